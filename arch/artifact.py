@@ -1,0 +1,248 @@
+"""The artifact directory: what `nnloom compile` writes and every device reads.
+
+Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words), `weights.bin` (weight
+memory words), `cpu.so` (operators and whole network for the CPU, if compiled), `report.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import AcceleratorConfig
+from .errors import ArtifactError, NnloomError
+
+__all__ = ["Artifact", "Manifest", "Region", "TensorInfo", "TensorLocation", "file_sha256"]
+
+FORMAT = "nnloom-artifact"
+VERSION = 1
+PROGRAM_FILE = "program.bin"
+WEIGHTS_FILE = "weights.bin"
+CPU_FILE = "cpu.so"
+REPORT_FILE = "report.json"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """A network input or output as the user sees it. `scale` 0 means not quantized."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorLocation:
+    """An int8 tensor [rows, columns, channels] in activation memory.
+
+    Row y lives in bank y mod row_banks, at granule base + (y // row_banks) * row_stride; pixels follow
+    each other every `pixel_stride` bytes, channels every byte.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    channels: int
+    base: int
+    """granules"""
+    row_stride: int
+    """granules"""
+    pixel_stride: int
+    """bytes; a multiple of the granule, or `channels` for a packed network input"""
+    shape: tuple[int, ...]
+    """shape of the tensor in the network (same number of elements)"""
+    scale: float = 0.0
+    zero_point: int = 0
+    layer: str = ""
+    """layer that writes the tensor, empty for inputs"""
+
+    def granules(self, config: AcceleratorConfig) -> int:
+        """Granules that the tensor takes in each bank."""
+        return -(-self.rows // config.row_banks) * self.row_stride
+
+    def pack(self, config: AcceleratorConfig, values: NDArray[np.int8]) -> list[NDArray[np.uint8]]:
+        """The bytes of each bank from `base` on, for `values` of any shape with the right element count.
+
+        Padding channels and row tails are zero. Returns `row_banks` uint8 arrays (empty for unused banks).
+        """
+        data = np.ascontiguousarray(values, np.int8).reshape(self.rows, self.columns, self.channels).view(np.uint8)
+        rows = np.zeros((self.rows, self.row_stride * config.granule), np.uint8)
+        pixels = np.zeros((self.rows, self.columns, self.pixel_stride), np.uint8)
+        pixels[:, :, : self.channels] = data
+        rows[:, : self.columns * self.pixel_stride] = pixels.reshape(self.rows, -1)
+        return [rows[bank :: config.row_banks].reshape(-1) for bank in range(config.row_banks)]
+
+    def unpack(self, config: AcceleratorConfig, banks: list[NDArray[np.uint8]]) -> NDArray[np.int8]:
+        """Inverse of `pack`: int8 array of `shape`."""
+        rows = np.zeros((self.rows, self.row_stride * config.granule), np.uint8)
+        for bank in range(config.row_banks):
+            rows[bank :: config.row_banks] = banks[bank].reshape(-1, self.row_stride * config.granule)
+        pixels = rows[:, : self.columns * self.pixel_stride].reshape(self.rows, self.columns, self.pixel_stride)
+        return np.ascontiguousarray(pixels[:, :, : self.channels]).view(np.int8).reshape(self.shape)
+
+    def bank_bytes(self, config: AcceleratorConfig, bank: int) -> int:
+        """Length of the byte block of one bank."""
+        return len(range(bank, self.rows, config.row_banks)) * self.row_stride * config.granule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """A part of the network that runs on the accelerator from one start command."""
+
+    name: str
+    program_start: int
+    """first program memory word"""
+    program_words: int
+    inputs: tuple[TensorLocation, ...]
+    outputs: tuple[TensorLocation, ...]
+    tensors: tuple[TensorLocation, ...] = ()
+    """every tensor that the region's descriptors write, in order of the descriptors (outputs among them)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything a device needs to know about an artifact besides the memory images."""
+
+    model: str
+    model_sha256: str
+    board: str
+    config: AcceleratorConfig
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    regions: tuple[Region, ...]
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file of the artifact"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, with the format, version and configuration hash."""
+        values = dataclasses.asdict(self)
+        values["config"] = self.config.to_dict()
+        return {"format": FORMAT, "version": VERSION, "config_hash": self.config.hash, **values}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Manifest:
+        """Inverse of `to_dict`.
+
+        Raises
+        ------
+        ArtifactError
+            If a key is missing, unknown or of the wrong kind, or the configuration hash does not match.
+        """
+        try:
+            if values["format"] != FORMAT or values["version"] != VERSION:
+                raise ArtifactError(
+                    f"manifest: format {values['format']} version {values['version']} is not "
+                    f"{FORMAT} version {VERSION}; compile the model again"
+                )
+            config = AcceleratorConfig.from_dict(values["config"])
+            if config.hash != values["config_hash"]:
+                raise ArtifactError("manifest: config does not match config_hash; compile the model again")
+
+            def location(v: dict[str, Any]) -> TensorLocation:
+                return TensorLocation(**{**v, "shape": tuple(v["shape"])})
+
+            def info(v: dict[str, Any]) -> TensorInfo:
+                return TensorInfo(**{**v, "shape": tuple(v["shape"])})
+
+            return cls(
+                model=values["model"],
+                model_sha256=values["model_sha256"],
+                board=values["board"],
+                config=config,
+                inputs=tuple(info(v) for v in values["inputs"]),
+                outputs=tuple(info(v) for v in values["outputs"]),
+                regions=tuple(
+                    Region(
+                        name=v["name"],
+                        program_start=v["program_start"],
+                        program_words=v["program_words"],
+                        inputs=tuple(location(t) for t in v["inputs"]),
+                        outputs=tuple(location(t) for t in v["outputs"]),
+                        tensors=tuple(location(t) for t in v["tensors"]),
+                    )
+                    for v in values["regions"]
+                ),
+                files=dict(values["files"]),
+            )
+        except NnloomError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtifactError(f"manifest: damaged or edited ({error}); compile the model again") from error
+
+
+def file_sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact directory, loaded and checked."""
+
+    path: Path
+    manifest: Manifest
+    program: NDArray[np.uint32]
+    weights: NDArray[np.uint8]
+    """[words, weight_word_bytes]"""
+
+    @classmethod
+    def load(cls, path: str | Path) -> Artifact:
+        """Read and verify an artifact.
+
+        Raises
+        ------
+        ArtifactError
+            If the directory or a file is missing, or a file differs from its hash in the manifest.
+        """
+        path = Path(path)
+        manifest_path = path / MANIFEST_FILE
+        if not manifest_path.is_file():
+            raise ArtifactError(f"{path}: no {MANIFEST_FILE} there; make one with 'nnloom compile MODEL -o {path}'")
+        try:
+            text = manifest_path.read_text()
+            values = json.loads(text)
+        except (ValueError, OSError) as error:
+            raise ArtifactError(f"{manifest_path}: not readable as JSON ({error}); compile the model again") from error
+        if not isinstance(values, dict):
+            raise ArtifactError(f"{manifest_path}: not a JSON object; compile the model again")
+        seal = values.pop("sha256", None)
+        if seal != _seal(values):
+            raise ArtifactError(f"{manifest_path}: edited after compilation; compile the model again")
+        manifest = Manifest.from_dict(values)
+        for name, want in manifest.files.items():
+            file = path / name
+            if not file.is_file():
+                raise ArtifactError(f"{file}: missing; compile the model again")
+            if file_sha256(file) != want:
+                raise ArtifactError(f"{file}: differs from its hash in the manifest; compile the model again")
+        program = np.fromfile(path / PROGRAM_FILE, "<u4")
+        weights = np.fromfile(path / WEIGHTS_FILE, np.uint8).reshape(-1, manifest.config.weight_word_bytes)
+        return cls(path, manifest, program.astype(np.uint32), weights)
+
+
+def write_artifact(path: Path, manifest: Manifest, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
+    """Write program, weights and the sealed manifest into an existing directory (other files are hashed too).
+
+    The caller gives a fresh temporary directory and renames it into place once this returns.
+    """
+    program.astype("<u4").tofile(path / PROGRAM_FILE)
+    weights.astype(np.uint8).tofile(path / WEIGHTS_FILE)
+    names = [PROGRAM_FILE, WEIGHTS_FILE] + ([CPU_FILE] if (path / CPU_FILE).exists() else [])
+    manifest = dataclasses.replace(manifest, files={name: file_sha256(path / name) for name in names})
+    values = json.loads(json.dumps(manifest.to_dict()))
+    values["sha256"] = _seal(values)
+    (path / MANIFEST_FILE).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _seal(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

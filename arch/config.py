@@ -1,0 +1,141 @@
+"""The parameters of one accelerator: what RTL, compiler, golden model and driver agree on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ConfigError
+
+__all__ = ["AcceleratorConfig"]
+
+PARAMETER_BYTES = 9
+"""Bytes of requantization parameters of one output channel (bias, multiplier, shift): see `isa.PARAMETER`."""
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcceleratorConfig:
+    """Shape of the engine.
+
+    Raises
+    ------
+    ConfigError
+        If the values do not describe an engine that can be elaborated; the message gives the rule.
+    """
+
+    lanes: int = 16
+    """Output channels (or depthwise channels) computed side by side; a power of two, 4 to 64."""
+    taps: int = 9
+    """Multipliers of each lane: bytes of the input window consumed in one cycle."""
+    requant_units: int = 16
+    """Requantization units; divides `lanes`. Each takes one cycle for a narrow result, two for a wide one."""
+    activation_bytes: int = 65536
+    """Bytes of activation memory, over all row banks."""
+    weight_words: int = 2048
+    """Depth of the weight memory in words of `lanes * taps` bytes."""
+    program_words: int = 1024
+    """Depth of the program memory in 32-bit words."""
+    depthwise: bool = True
+    """Window operand: depthwise convolution, pooling and addition."""
+    max_pool: bool = True
+    """Running maximum beside the accumulator."""
+    elementwise_add: bool = True
+    """Addend queue behind the requantization units: residual addition."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            want: type = bool if field.type == "bool" else int
+            if type(value) is not want:
+                raise ConfigError(f"config: {field.name} must be {want.__name__}, not {value!r}")
+        if not (_is_power_of_two(self.lanes) and 4 <= self.lanes <= 64):
+            raise ConfigError(f"config: lanes must be a power of two from 4 to 64, not {self.lanes}")
+        if not 3 <= self.taps <= self.granule + 1:
+            raise ConfigError(
+                f"config: taps must be 3 to lanes / 2 + 1 = {self.granule + 1} "
+                f"(one unaligned read spans two granules), not {self.taps}"
+            )
+        if self.requant_units < 1 or self.lanes % self.requant_units:
+            raise ConfigError(f"config: requant_units must divide lanes ({self.lanes}), not {self.requant_units}")
+        if not _is_power_of_two(self.activation_bytes) or not 2048 <= self.activation_bytes <= 1 << 20:
+            raise ConfigError(
+                f"config: activation_bytes must be a power of two from 2048 to 1048576, not {self.activation_bytes}"
+            )
+        if not 64 <= self.weight_words <= 65536:
+            raise ConfigError(f"config: weight_words must be 64 to 65536, not {self.weight_words}")
+        if not 32 <= self.program_words <= 16384:
+            raise ConfigError(f"config: program_words must be 32 to 16384, not {self.program_words}")
+        if (self.max_pool or self.elementwise_add) and not self.depthwise:
+            raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
+
+    # Derived values: never stored.
+    @property
+    def row_banks(self) -> int:
+        """Banks of the activation memory; row y of a tensor lives in bank y mod `row_banks`."""
+        return 4
+
+    @property
+    def granule(self) -> int:
+        """Bytes of one activation memory word: the alignment of rows and pixels, half the lanes."""
+        return self.lanes // 2
+
+    @property
+    def bank_granules(self) -> int:
+        """Granules in each row bank."""
+        return self.activation_bytes // self.row_banks // self.granule
+
+    @property
+    def window_rows(self) -> int:
+        """Rows of the depthwise window."""
+        return 3
+
+    @property
+    def window_columns(self) -> int:
+        """Columns of the depthwise window: 3 when a lane has the nine multipliers for 3x3, else 1."""
+        return 3 if self.taps >= 9 else 1
+
+    @property
+    def multipliers(self) -> int:
+        """Multipliers of the array."""
+        return self.lanes * self.taps
+
+    @property
+    def weight_word_bytes(self) -> int:
+        """Bytes of a weight memory word."""
+        return self.lanes * self.taps
+
+    @property
+    def parameter_words(self) -> int:
+        """Weight memory words that hold the requantization parameters of one group of `lanes` channels."""
+        return -(-PARAMETER_BYTES // self.taps)
+
+    @property
+    def requant_slots(self) -> int:
+        """Turns that the requantization units need for one result of every lane."""
+        return self.lanes // self.requant_units
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> AcceleratorConfig:
+        """Inverse of `to_dict`; unknown keys are refused."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"config: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @property
+    def hash(self) -> int:
+        """32-bit identity of the configuration, in the bitstream, the program and the report."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

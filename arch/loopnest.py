@@ -1,0 +1,144 @@
+"""What a descriptor means: the loop nest that the sequencer runs, as executable reference.
+
+`steps` yields exactly what the RTL sequencer issues, in order (without bubbles). The golden model
+vectorises the same nest, the cost model counts it, and the sequencer's test compares against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .config import AcceleratorConfig
+from .isa import Descriptor, Kind
+
+__all__ = ["ADD_BATCH", "DRAIN_CYCLES", "ParameterLoad", "Step", "issue_cycles", "steps"]
+
+ADD_BATCH = 16
+"""Words of one batch of the ADD: depth of the addend queue, and more than the requantization latency."""
+
+
+@dataclass(frozen=True)
+class ParameterLoad:
+    """Read one word of requantization parameters."""
+
+    weight: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """Read operands, multiply, accumulate.
+
+    A byte i of window row r is *valid* when 0 <= row + r < in_rows, 0 <= q + i < in_row_bytes and
+    kernel_row + r < kernel_rows; other bytes read as `pad`.
+    """
+
+    row: int
+    """first input row (signed)"""
+    q: int
+    """first byte within the row (signed)"""
+    kernel_row: int
+    base: int
+    pad: int
+    weight: int
+    multiply: bool
+    """False for a column load that completes no window"""
+    first: bool
+    """start a new accumulation"""
+    result: bool
+    """the accumulation is complete"""
+    to_addend: bool
+    """ADD: the result goes to the addend queue instead of memory"""
+    out_bank: int
+    out_granule: int
+    out_enable: int
+    """bit 0, 1: write the lower, upper granule; 0: no write"""
+
+
+def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | Step]:
+    """Yield the steps of one descriptor in the order of the hardware."""
+    add = d.kind == Kind.ADD
+    for g in range(d.n_g):
+        parameters = d.weight_base + g * d.weight_step_g
+        weights = parameters + config.parameter_words * (2 if add else 1)
+        if not add:
+            for i in range(config.parameter_words):
+                yield ParameterLoad(parameters + i)
+        for oy in range(d.n_oy):
+            fired = 0
+            for ox in range(d.n_ox):
+                weight = weights
+                for ky in range(d.n_ky):
+                    if add:
+                        for i in range(config.parameter_words):
+                            yield ParameterLoad(parameters + ky * config.parameter_words + i)
+                    for kx in range(d.n_kx):
+                        q = d.q_start + g * d.q_step_g + ox * d.q_step_ox + kx * d.q_step_kx
+                        if d.slide:
+                            multiply = ox >= d.slide_first and (ox - d.slide_first) % d.slide_step == 0
+                            first = result = multiply
+                        elif add:
+                            multiply = first = result = True
+                        else:
+                            multiply = True
+                            first = ky == 0 and kx == 0
+                            result = ky == d.n_ky - 1 and kx == d.n_kx - 1
+                        dead = add and q >= d.in_row_bytes
+                        column = ox * ADD_BATCH + kx if add else fired
+                        if d.kind == Kind.ADD:
+                            enable = 0 if ky == 0 or dead else 3 if q + config.granule < d.in_row_bytes else 1
+                        else:
+                            enable = 1 if d.half_last and g == d.n_g - 1 else 3
+                        granule = (
+                            d.out_base
+                            + (oy // config.row_banks) * d.out_row_stride
+                            + column * d.out_step_ox
+                            + g * d.out_step_g
+                        )
+                        yield Step(
+                            row=d.row_start + oy * d.row_step_oy + (0 if add else ky * d.row_step_ky),
+                            q=q,
+                            kernel_row=0 if add else ky * d.row_step_ky,
+                            base=d.in2_base if add and ky == 1 else d.in_base,
+                            pad=d.pad_value2 if add and ky == 1 else d.pad_value,
+                            weight=weight,
+                            multiply=multiply,
+                            first=first,
+                            result=result,
+                            to_addend=add and ky == 0,
+                            out_bank=oy % config.row_banks,
+                            out_granule=granule if result else 0,
+                            out_enable=enable if result else 0,
+                        )
+                        if d.weights_advance:
+                            weight += 1
+                        if result and not add:
+                            fired += 1
+
+
+DRAIN_CYCLES = 32
+"""Upper bound of the cycles from the issue of a step to its result being readable in memory."""
+
+
+def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
+    """Cycles the sequencer needs to issue `steps(config, d)`, pacing bubbles included.
+
+    Pacing: a result, or a parameter load, issues no earlier than `interval` cycles after the previous
+    result (operand Y of an ADD: `requant_slots` cycles); everything else issues one a cycle.
+    """
+    load = config.parameter_words
+    interval = max(1, d.interval)
+    if d.kind == Kind.ADD:
+        y = max(1, config.requant_slots)
+        batch = (load + 1 + (d.n_kx - 1) * y) + (y - 1) + (load + 1 + (d.n_kx - 1) * interval)
+        return d.n_g * d.n_oy * d.n_ox * batch + (d.n_g * d.n_oy * d.n_ox - 1) * (interval - 1)
+    if d.slide:
+        fires = (d.n_ox - d.slide_first - 1) // d.slide_step + 1
+        lead = d.slide_first + 1
+        trail = d.n_ox - lead - (fires - 1) * d.slide_step
+        row = (fires - 1) * max(d.slide_step, interval)
+        group = load + lead + row + (d.n_oy - 1) * (max(trail + lead, interval) + row) + trail
+        return d.n_g * group + (d.n_g - 1) * max(0, interval - 1 - trail)
+    count = d.n_ky * d.n_kx
+    group = load + count + (d.n_oy * d.n_ox - 1) * max(count, interval)
+    return d.n_g * group + (d.n_g - 1) * (interval - 1)

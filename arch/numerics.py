@@ -1,0 +1,138 @@
+"""The integer arithmetic of nnloom, in one place: what every implementation must reproduce bit for bit.
+
+The rules are those of the TFLite reference kernels (gemmlowp fixed point, `tensorflow/lite/kernels/
+internal/common.h`). All functions are vectorised over NumPy arrays and exact for the full int32 range
+of accumulators and for multipliers in [0, 2**31). See docs/numerics.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "ADD_LEFT_SHIFT",
+    "IDENTITY_MULTIPLIER",
+    "average_pool_multiplier",
+    "quantize_multiplier",
+    "requantize",
+    "rounding_divide_by_pot",
+    "saturating_rounding_doubling_high_mul",
+    "wrap_int32",
+]
+
+ADD_LEFT_SHIFT = 20
+"""Left shift of both operands of the int8 ADD before rescaling (TFLite `AddParams.left_shift`)."""
+
+IDENTITY_MULTIPLIER = (1 << 31) - 1
+"""With shift 0 this multiplier returns every accumulator below 2**30 in magnitude unchanged."""
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """Split a positive real factor into a Q31 multiplier and a right shift: real ~= m * 2**-31 * 2**-shift.
+
+    Follows TFLite `QuantizeMultiplier`: round the mantissa half away from zero, renormalise, flush
+    factors below 2**-32 to zero.
+
+    Parameters
+    ----------
+    real
+        The factor as a double; it must be below 1 (the engine shifts right only).
+
+    Returns
+    -------
+    (multiplier, shift)
+        multiplier in [2**30, 2**31) or 0, shift in [0, 31].
+
+    Raises
+    ------
+    ValueError
+        If the factor is negative, not finite, or 1 or more after rounding.
+    """
+    if not math.isfinite(real) or real < 0:
+        raise ValueError(f"requantization factor must be finite and not negative, not {real}")
+    if real == 0:
+        return 0, 0
+    mantissa, exponent = math.frexp(real)
+    multiplier = math.floor(mantissa * (1 << 31) + 0.5)
+    if multiplier == 1 << 31:
+        multiplier //= 2
+        exponent += 1
+    if exponent < -31:
+        return 0, 0
+    if exponent > 0:
+        raise ValueError(f"requantization factor must be below 1, not {real}")
+    return multiplier, -exponent
+
+
+def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> NDArray[np.int64]:
+    """gemmlowp SRDHM for a not negative `b`: the high half of 2*a*b, rounded half up.
+
+    gemmlowp adds a sign-dependent nudge and truncates; for ties that is the same as rounding towards
+    plus infinity. The saturating case (both operands -2**31) cannot arise as multipliers are positive.
+    """
+    product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
+    return (product + (1 << 30)) >> 31
+
+
+def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
+    """gemmlowp RoundingDivideByPOT: divide by 2**exponent (0 to 31), ties away from zero."""
+    x = np.asarray(x, np.int64)
+    exponent = np.asarray(exponent, np.int64)
+    half = np.where(exponent > 0, np.int64(1) << np.maximum(exponent - 1, 0), 0)
+    return (x + half - ((x < 0) & (exponent > 0))) >> exponent
+
+
+def requantize(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, *, double_rounding: bool) -> NDArray[np.int64]:
+    """Scale int32 accumulators by multiplier * 2**-31 * 2**-shift; no zero point, no clamp.
+
+    Parameters
+    ----------
+    acc, multiplier, shift
+        Broadcastable integers: int32 accumulators, multipliers in [0, 2**31), right shifts in [0, 31].
+    double_rounding
+        True: round after the high multiply (half up) and again after the shift (half away from zero),
+        as CONV_2D, DEPTHWISE_CONV_2D and ADD. False: round once, half up, as FULLY_CONNECTED.
+
+    Returns
+    -------
+    int64 array of values in the int32 range.
+    """
+    if double_rounding:
+        return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(acc, multiplier), shift)
+    product = np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64)
+    total = np.asarray(shift, np.int64) + 31
+    # |product| < 2**62 and the rounding term is at most 2**61 for shift 31: no overflow of int64.
+    return (product + (np.int64(1) << (total - 1))) >> total
+
+
+def average_pool_multiplier(count: int) -> tuple[int, int]:
+    """Multiplier and shift that divide a sum of `count` int8 values, half away from zero, by *single* rounding.
+
+    TFLite's AVERAGE_POOL_2D adds half the count and truncates. A multiplier just above 2**k / count turns
+    every tie into a value slightly beyond it, away from zero. The result is checked here for every
+    possible sum.
+
+    Raises
+    ------
+    ValueError
+        If no multiplier reproduces the division (counts above about 2**20), or count < 2.
+    """
+    if count < 2:
+        raise ValueError(f"average pool window must have at least 2 elements, not {count}")
+    shift = max(0, (count - 1).bit_length() - 1)
+    multiplier = (1 << (31 + shift)) // count + 1
+    if multiplier >= 1 << 31 or count > 1 << 16:
+        raise ValueError(f"average pool window of {count} elements is too large")
+    sums = np.arange(-128 * count, 127 * count + 1, dtype=np.int64)
+    want = np.where(sums >= 0, (sums + count // 2) // count, -((-sums + count // 2) // count))
+    if not np.array_equal(requantize(sums, multiplier, shift, double_rounding=False), want):
+        raise ValueError(f"average pool window of {count} elements has no exact multiplier")
+    return multiplier, shift
+
+
+def wrap_int32(x: ArrayLike) -> NDArray[np.int64]:
+    """Reduce to 32-bit two's complement, as the accumulators do."""
+    return ((np.asarray(x, np.int64) + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)

@@ -1,0 +1,155 @@
+"""The layer graph: what the partitioner hands to the scheduler.
+
+Plain typed dataclasses. Activations are int8 NHWC with batch 1, described as [rows, columns, channels];
+a vector is 1 x 1 x channels. Scales are Python floats that hold the model's float32 values exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "Add",
+    "AveragePool2D",
+    "Conv2D",
+    "DepthwiseConv2D",
+    "FullyConnected",
+    "Layer",
+    "LayerGraph",
+    "MaxPool2D",
+    "Padding",
+    "Tensor",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tensor:
+    """An int8 activation tensor."""
+
+    name: str
+    rows: int
+    columns: int
+    channels: int
+    scale: float
+    zero_point: int
+    shape: tuple[int, ...] = ()
+    """shape in the network, e.g. (1, 25, 5, 64) or (1, 640); same number of elements"""
+
+    @property
+    def elements(self) -> int:
+        return self.rows * self.columns * self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """Rows and columns of padding at each edge."""
+
+    top: int = 0
+    left: int = 0
+    bottom: int = 0
+    right: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """Common part of every layer: one output, clamped to [act_min, act_max] (int8, after the zero point)."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    output: Tensor
+    act_min: int = -128
+    act_max: int = 127
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates as the literature counts them (pooling and addition: none)."""
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv2D(Layer):
+    """2-D convolution, dilation 1; requantization by double rounding (TFLite CONV_2D)."""
+
+    weights: NDArray[np.int8] = field(repr=False)
+    """[output channels, kernel rows, kernel columns, input channels]"""
+    weight_scales: NDArray[np.float64] = field(repr=False)
+    """[output channels], float32 values"""
+    bias: NDArray[np.int32] = field(repr=False)
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = Padding()
+
+    @property
+    def macs(self) -> int:
+        o = self.output
+        return o.rows * o.columns * int(np.prod(self.weights.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseConv2D(Layer):
+    """Depthwise 2-D convolution with channel multiplier 1; double rounding (TFLite DEPTHWISE_CONV_2D)."""
+
+    weights: NDArray[np.int8] = field(repr=False)
+    """[kernel rows, kernel columns, channels]"""
+    weight_scales: NDArray[np.float64] = field(repr=False)
+    bias: NDArray[np.int32] = field(repr=False)
+    strides: tuple[int, int] = (1, 1)
+    padding: Padding = Padding()
+
+    @property
+    def macs(self) -> int:
+        o = self.output
+        return o.rows * o.columns * int(np.prod(self.weights.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullyConnected(Layer):
+    """Matrix times the flattened input (row-major NHWC order); single rounding (TFLite FULLY_CONNECTED)."""
+
+    weights: NDArray[np.int8] = field(repr=False)
+    """[outputs, inputs]"""
+    weight_scales: NDArray[np.float64] = field(repr=False)
+    """[outputs] (per-tensor scales repeated)"""
+    bias: NDArray[np.int32] = field(repr=False)
+
+    @property
+    def macs(self) -> int:
+        return int(self.weights.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragePool2D(Layer):
+    """Average over a window, rounded half away from zero; same quantization in and out; no padding."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool2D(Layer):
+    """Maximum over a window (padding never wins); same quantization in and out."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    padding: Padding = Padding()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Layer):
+    """Elementwise sum of two tensors of equal shape (TFLite int8 ADD)."""
+
+
+@dataclass(frozen=True)
+class LayerGraph:
+    """One accelerator region: layers in execution order."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    layers: tuple[Layer, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)

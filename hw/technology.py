@@ -1,0 +1,113 @@
+"""How multipliers and memories are made: portable Amaranth for simulation, primitives for a device family.
+
+Both kinds have the same ports, latencies and contract, so that the engine is written once.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from amaranth.hdl import Cat, Module, Signal, signed, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["MULTIPLIER_LATENCY", "RAM_LATENCY", "GenericTechnology", "Multiplier", "Ram", "Technology"]
+
+MULTIPLIER_LATENCY = 3
+"""p(t + 3) = a(t) * b(t)"""
+RAM_LATENCY = 2
+"""r_data(t + 2) = the word at r_addr(t)"""
+
+
+class Multiplier(wiring.Component):
+    """Signed multiplier with input, pipeline and output registers; no enable, no reset.
+
+    Members
+    -------
+    a, b : In(signed)
+    p : Out(signed(a_width + b_width)); p(t + 3) = a(t) * b(t)
+    """
+
+    def __init__(self, *, a_width: int, b_width: int) -> None:
+        if not (1 <= a_width <= 18 and 1 <= b_width <= 18):
+            raise ValueError(f"multiplier operands must be 1 to 18 bits, not {a_width} and {b_width}")
+        self.a_width = a_width
+        self.b_width = b_width
+        super().__init__(
+            {"a": In(signed(a_width)), "b": In(signed(b_width)), "p": Out(signed(a_width + b_width))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        a = Signal(signed(self.a_width), reset_less=True)
+        b = Signal(signed(self.b_width), reset_less=True)
+        product = Signal(signed(self.a_width + self.b_width), reset_less=True)
+        p = Signal.like(product)
+        m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), p.eq(product)]
+        m.d.comb += self.p.eq(p)
+        return m
+
+
+class Ram(wiring.Component):
+    """Memory with one write and one read port and a registered output.
+
+    Reading an address in the cycle it is written gives an undefined word. Content is undefined at start.
+
+    Members
+    -------
+    w_en, w_addr, w_data : In
+    r_addr : In; sampled every cycle
+    r_data : Out; r_data(t + 2) = the word at r_addr(t)
+    """
+
+    def __init__(self, *, width: int, depth: int) -> None:
+        if width < 1 or depth < 2:
+            raise ValueError(f"memory must have at least 1 bit and 2 words, not {width} x {depth}")
+        self.width = width
+        self.depth = depth
+        address = unsigned((depth - 1).bit_length())
+        super().__init__(
+            {
+                "w_en": In(1),
+                "w_addr": In(address),
+                "w_data": In(width),
+                "r_addr": In(address),
+                "r_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.storage = storage = memory.Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        write = storage.write_port()
+        read = storage.read_port(domain="sync")
+        r_data = Signal(self.width, reset_less=True)
+        m.d.comb += [
+            write.en.eq(self.w_en),
+            write.addr.eq(self.w_addr),
+            write.data.eq(self.w_data),
+            read.addr.eq(self.r_addr),
+            self.r_data.eq(r_data),
+        ]
+        m.d.sync += r_data.eq(Cat(read.data))
+        return m
+
+
+class Technology(Protocol):
+    """Maker of the primitives of one device family."""
+
+    def multiplier(self, *, a_width: int, b_width: int) -> wiring.Component:
+        """A component with the ports and contract of `Multiplier`."""
+
+    def ram(self, *, width: int, depth: int) -> wiring.Component:
+        """A component with the ports and contract of `Ram`."""
+
+
+class GenericTechnology:
+    """Portable Amaranth; what simulators run."""
+
+    def multiplier(self, *, a_width: int, b_width: int) -> Multiplier:
+        return Multiplier(a_width=a_width, b_width=b_width)
+
+    def ram(self, *, width: int, depth: int) -> Ram:
+        return Ram(width=width, depth=depth)
