@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from .config import AcceleratorConfig
 from .isa import Descriptor, Kind
 
-__all__ = ["ADD_BATCH", "DRAIN_CYCLES", "ParameterLoad", "Step", "issue_cycles", "steps"]
+__all__ = ["ADD_BATCH", "DRAIN_CYCLES", "PARAMETER_SPACING", "ParameterLoad", "Step", "issue_cycles", "steps"]
 
 ADD_BATCH = 16
 """Words of one batch of the ADD: depth of the addend queue, and more than the requantization latency."""
+
+
+PARAMETER_SPACING = 8
+"""Fewest cycles between the first words of two parameter loads: a set waits this long for its results' turn."""
 
 
 @dataclass(frozen=True)

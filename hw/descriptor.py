@@ -1,0 +1,79 @@
+"""Descriptor layout and prefetch."""
+
+from amaranth.hdl import Module, Signal, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from nnloom.arch.isa import DESCRIPTOR_WORDS, FIELDS
+
+from .technology import RAM_LATENCY
+
+__all__ = ["DESCRIPTOR_LAYOUT", "DescriptorFetch"]
+
+DESCRIPTOR_LAYOUT = data.FlexibleLayout(
+    32 * DESCRIPTOR_WORDS,
+    {
+        field.name: data.Field(
+            signed(field.width) if field.signed else unsigned(field.width), 32 * field.word + field.offset
+        )
+        for field in FIELDS
+    },
+)
+
+
+class DescriptorFetch(wiring.Component):
+    """Reads descriptors one ahead of the sequencer.
+
+    After `start` the descriptor at `pc` is read; it stands on `descriptor` while `valid`. `take` consumes
+    it and starts reading the next one, unless it was the last. A descriptor takes
+    `DESCRIPTOR_WORDS` + 3 cycles to arrive.
+
+    Members
+    -------
+    start, pc : In
+    address, word : program memory read port (`RAM_LATENCY` cycles)
+    descriptor, valid : Out
+    take : In; only while `valid`
+    """
+
+    def __init__(self, *, address_width: int) -> None:
+        self.address_width = address_width
+        super().__init__(
+            {
+                "start": In(1),
+                "pc": In(address_width),
+                "address": Out(address_width),
+                "word": In(32),
+                "descriptor": Out(DESCRIPTOR_LAYOUT),
+                "valid": Out(1),
+                "take": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        address = Signal(self.address_width)
+        reading = Signal()
+        count = Signal(range(DESCRIPTOR_WORDS + RAM_LATENCY + 1))
+        words = Signal(32 * DESCRIPTOR_WORDS, reset_less=True)
+        begin = Signal()
+        m.d.comb += [
+            self.address.eq(address),
+            self.descriptor.as_value().eq(words),
+            begin.eq(self.start | (self.take & ~self.descriptor.last)),
+        ]
+        with m.If(reading):
+            m.d.sync += [address.eq(address + 1), count.eq(count + 1)]
+            with m.If(count >= RAM_LATENCY):
+                # Words shift in from the top: word 0 ends lowest.
+                m.d.sync += words.eq((words >> 32) | (self.word << (32 * (DESCRIPTOR_WORDS - 1))))
+            with m.If(count == DESCRIPTOR_WORDS + RAM_LATENCY - 1):
+                # RAM_LATENCY addresses beyond the descriptor were read ahead: step back.
+                m.d.sync += [reading.eq(0), self.valid.eq(1), address.eq(address + 1 - RAM_LATENCY)]
+        with m.If(self.take):
+            m.d.sync += self.valid.eq(0)
+        with m.If(begin):
+            m.d.sync += [reading.eq(1), count.eq(0)]
+        with m.If(self.start):
+            m.d.sync += [address.eq(self.pc), self.valid.eq(0)]
+        return m
