@@ -31,7 +31,7 @@ class AcceleratorConfig:
     """
 
     lanes: int = 16
-    """Output channels (or depthwise channels) computed side by side; a power of two, 4 to 64."""
+    """Output channels (or depthwise channels) computed side by side; a power of two, 8 to 64."""
     taps: int = 9
     """Multipliers of each lane: bytes of the input window consumed in one cycle."""
     requant_units: int = 16
@@ -55,8 +55,8 @@ class AcceleratorConfig:
             want: type = bool if field.type == "bool" else int
             if type(value) is not want:
                 raise ConfigError(f"config: {field.name} must be {want.__name__}, not {value!r}")
-        if not (_is_power_of_two(self.lanes) and 4 <= self.lanes <= 64):
-            raise ConfigError(f"config: lanes must be a power of two from 4 to 64, not {self.lanes}")
+        if not (_is_power_of_two(self.lanes) and 8 <= self.lanes <= 64):
+            raise ConfigError(f"config: lanes must be a power of two from 8 to 64, not {self.lanes}")
         if not 3 <= self.taps <= self.granule + 1:
             raise ConfigError(
                 f"config: taps must be 3 to lanes / 2 + 1 = {self.granule + 1} "

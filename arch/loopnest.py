@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from .config import AcceleratorConfig
 from .isa import Descriptor, Kind
 
-__all__ = ["ADD_BATCH", "DRAIN_CYCLES", "PARAMETER_SPACING", "ParameterLoad", "Step", "issue_cycles", "steps"]
+__all__ = [
+    "ADD_BATCH",
+    "DESCRIPTOR_CYCLES",
+    "PARAMETER_SPACING",
+    "START_CYCLES",
+    "ParameterLoad",
+    "Step",
+    "drain_cycles",
+    "finish_cycles",
+    "issue_cycles",
+    "steps",
+    "tree_levels",
+]
 
 ADD_BATCH = 16
 """Words of one batch of the ADD: depth of the addend queue, and more than the requantization latency."""
@@ -120,8 +132,35 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             fired += 1
 
 
-DRAIN_CYCLES = 32
-"""Upper bound of the cycles from the issue of a step to its result being readable in memory."""
+def tree_levels(taps: int) -> int:
+    """Registered levels of a lane's adder tree; each adds three values."""
+    levels = 0
+    while taps > 1:
+        taps = -(-taps // 3)
+        levels += 1
+    return levels
+
+
+def drain_cycles(config: AcceleratorConfig) -> int:
+    """`start_delay` after which every result of the previous descriptor can be read.
+
+    Depth of the pipeline from operand address to write back, less the cycles that taking over a descriptor
+    costs anyway (`DESCRIPTOR_CYCLES`).
+    """
+    return 18 + tree_levels(config.taps) + 2 * (config.requant_slots - 1)
+
+
+DESCRIPTOR_CYCLES = 6
+"""Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
+
+
+def finish_cycles(config: AcceleratorConfig) -> int:
+    """Cycles from the last step of a program to the done flag."""
+    return 30 + tree_levels(config.taps) + 2 * config.requant_slots
+
+
+START_CYCLES = 28
+"""Cycles from the start command to the first parameter load: the first descriptor is fetched."""
 
 
 def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
@@ -132,6 +171,7 @@ def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
     """
     load = config.parameter_words
     interval = max(1, d.interval)
+    groups = d.n_g - 1
     if d.kind == Kind.ADD:
         y = max(1, config.requant_slots)
         batch = (load + 1 + (d.n_kx - 1) * y) + (y - 1) + (load + 1 + (d.n_kx - 1) * interval)
@@ -142,7 +182,7 @@ def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
         trail = d.n_ox - lead - (fires - 1) * d.slide_step
         row = (fires - 1) * max(d.slide_step, interval)
         group = load + lead + row + (d.n_oy - 1) * (max(trail + lead, interval) + row) + trail
-        return d.n_g * group + (d.n_g - 1) * max(0, interval - 1 - trail)
+        return group + groups * max(group + max(0, interval - 1 - trail), PARAMETER_SPACING)
     count = d.n_ky * d.n_kx
     group = load + count + (d.n_oy * d.n_ox - 1) * max(count, interval)
-    return d.n_g * group + (d.n_g - 1) * (interval - 1)
+    return group + groups * max(group + interval - 1, PARAMETER_SPACING)

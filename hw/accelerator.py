@@ -1,0 +1,316 @@
+"""The accelerator: host bus in, finished tensors in activation memory.
+
+One feed-forward pipeline, no stalls: the sequencer paces the steps so that nothing downstream can overflow.
+
+    sequencer -> activation memory -> operand fetch -> MAC array -> requantizer -> activation memory
+             \\-> weight memory ------------------------^        (parameters) ^
+"""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import (
+    ISA_VERSION,
+    MAGIC,
+    HostAddress,
+    Kind,
+    Register,
+    granule_columns,
+)
+from nnloom.arch.loopnest import tree_levels
+
+from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, WritePort
+from .descriptor import DescriptorFetch
+from .host_bus import HostBus
+from .mac_array import MacArray, mac_latency
+from .operand import OPERAND_LATENCY, OperandFetch
+from .requantizer import REQUANT_LATENCY, Requantizer
+from .sequencer import Sequencer
+from .technology import RAM_LATENCY, GenericTechnology, Technology
+from .weight_memory import WeightMemory
+
+__all__ = ["Accelerator"]
+
+WRITE_QUEUE_DEPTH = 32
+"""More than the results that the pipeline can hold between their issue and their write."""
+
+
+class Accelerator(wiring.Component):
+    """The engine with its memories, registers and host bus.
+
+    Reset clears the control state, not the memories. While a program runs the memories belong to the engine:
+    host accesses to them are ignored (reads answer zero) and set `Status.ERROR`.
+
+    Members
+    -------
+    host : In(HostBus); one write a cycle, reads one at a time
+    trace : Out; every write of the engine to the activation memory, for simulation
+    busy : Out
+    """
+
+    def __init__(self, config: AcceleratorConfig, technology: Technology | None = None) -> None:
+        self.config = config
+        self.technology: Technology = technology or GenericTechnology()
+        super().__init__({"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        passes = 2 * config.requant_slots
+        operand_stage = ROW_FETCH_LATENCY + OPERAND_LATENCY
+        result_stage = operand_stage + mac_latency(config)
+        write_stage = result_stage + REQUANT_LATENCY + passes - 1
+        assert mac_latency(config) - tree_levels(config.taps) == 4 and write_stage - REQUANT_LATENCY < 64
+
+        m.submodules.program = program = self.technology.ram(width=32, depth=config.program_words)
+        address_width = len(program.r_addr)
+        m.submodules.fetch = fetch = DescriptorFetch(address_width=address_width)
+        m.submodules.sequencer = sequencer = Sequencer(config, drain=write_stage + 2)
+        m.submodules.activations = activations = ActivationMemory(config, self.technology)
+        m.submodules.weights = weights = WeightMemory(config, self.technology)
+        m.submodules.operand = operand = OperandFetch(config)
+        m.submodules.mac = mac = MacArray(config, self.technology)
+        m.submodules.requantizer = requantizer = Requantizer(config, self.technology)
+
+        step = sequencer.step
+        active = sequencer.active
+        start = Signal()
+        program_start = Signal(16)
+        m.d.comb += [
+            fetch.start.eq(start),
+            fetch.pc.eq(program_start),
+            fetch.word.eq(program.r_data),
+            program.r_addr.eq(fetch.address),
+            fetch.take.eq(sequencer.take),
+            sequencer.start.eq(start),
+            sequencer.next.eq(fetch.descriptor),
+            sequencer.next_valid.eq(fetch.valid),
+        ]
+
+        def delay(value, cycles: int, name: str, *, reset: bool = False):
+            for i in range(cycles):
+                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=not reset)
+                m.d.sync += register.eq(value)
+                value = register
+            return value
+
+        # Operands.
+        m.d.comb += [
+            activations.request.row.eq(step.row),
+            activations.request.q.eq(step.q),
+            activations.request.base.eq(Mux(step.operand_x, active.in2_base, active.in_base)),
+            activations.request.row_stride.eq(active.in_row_stride),
+        ]
+        fetched = ROW_FETCH_LATENCY
+        m.d.comb += [
+            operand.rows.eq(activations.rows),
+            operand.valid.eq(delay(step.step, fetched, "fetched_step", reset=True)),
+            operand.row.eq(delay(step.row, fetched, "fetched_row")),
+            operand.q.eq(delay(step.q, fetched, "fetched_q")),
+            operand.kernel_row.eq(delay(step.kernel_row, fetched, "fetched_kernel_row")),
+            operand.pad.eq(Mux(delay(step.operand_x, fetched, "fetched_x"), active.pad_value2, active.pad_value)),
+            operand.in_rows.eq(active.in_rows),
+            operand.in_row_bytes.eq(active.in_row_bytes),
+            operand.kernel_rows.eq(active.kernel_rows),
+            operand.dense.eq(active.kind == Kind.DENSE),
+            operand.row_pair.eq(active.row_pair),
+            weights.address.eq(delay(step.weight, operand_stage - RAM_LATENCY, "weight_address")),
+        ]
+
+        # Multiply, accumulate.
+        m.d.comb += [
+            mac.operands.eq(operand.operands),
+            mac.weights.as_value().eq(weights.word),
+            mac.multiply.eq(delay(step.step & step.multiply, operand_stage, "multiply", reset=True)),
+            mac.first.eq(delay(step.first, operand_stage, "first")),
+        ]
+
+        # Parameters: the words of a set are shifted together, and wait for the results before them to pass.
+        load = delay(step.load, operand_stage, "load", reset=True)
+        load_last = delay(step.load & step.load_last, result_stage, "load_last", reset=True)
+        parts = [
+            Signal(8 * config.weight_word_bytes, name=f"parameters_{i}", reset_less=True)
+            for i in range(config.parameter_words)
+        ]
+        with m.If(load):
+            m.d.sync += [a.eq(b) for a, b in zip(parts, [*parts[1:], weights.word], strict=True)]
+        lane_bits = 8 * config.taps
+        for lane in range(config.lanes):
+            together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in parts)
+            m.d.comb += requantizer.parameters[lane].eq(together[:72])
+        m.d.comb += [
+            requantizer.load.eq(load_last),
+            requantizer.mode.add.eq(active.kind == Kind.ADD),
+            *(
+                requantizer.mode[name].eq(active[name])
+                for name in ("maximum", "double_rounding", "narrow", "out_zero_point", "act_min", "act_max")
+            ),
+            requantizer.accumulators.eq(mac.accumulators),
+            requantizer.maxima.eq(mac.maxima),
+            requantizer.valid.eq(delay(step.step & step.result, result_stage, "result", reset=True)),
+            requantizer.to_addend.eq(delay(step.to_addend, result_stage, "to_addend")),
+        ]
+
+        # Write back: addresses wait in a queue, in the order of the results.
+        target = data.StructLayout({"bank": 2, "granule": 16, "enable": 2})
+        push = Signal()
+        pushed = Signal(target, reset_less=True)
+        remaining = active.in_row_bytes - step.q
+        partial = Mux(
+            active.kind == Kind.ADD,
+            Mux(remaining <= 0, 0, Mux(remaining <= config.granule, 1, 3)),
+            Mux(step.half, 1, 3),
+        )
+        m.d.sync += [
+            push.eq(step.step & step.result & ~step.to_addend),
+            pushed.bank.eq(step.out_bank),
+            pushed.granule.eq(step.out_granule),
+            pushed.enable.eq(partial),
+        ]
+        m.submodules.targets = targets = memory.Memory(shape=target, depth=WRITE_QUEUE_DEPTH, init=[])
+        targets_write = targets.write_port()
+        targets_read = targets.read_port(domain="comb")
+        push_index, pop_index = Signal(range(WRITE_QUEUE_DEPTH)), Signal(range(WRITE_QUEUE_DEPTH))
+        m.d.comb += [
+            targets_write.en.eq(push),
+            targets_write.addr.eq(push_index),
+            targets_write.data.eq(pushed),
+            targets_read.addr.eq(pop_index),
+        ]
+        with m.If(push):
+            m.d.sync += push_index.eq(push_index + 1)
+        with m.If(requantizer.done):
+            m.d.sync += pop_index.eq(pop_index + 1)
+        written = Signal(WritePort(config))
+        m.d.comb += [
+            written.valid.eq(requantizer.done),
+            written.bank.eq(targets_read.data.bank),
+            written.granule.eq(targets_read.data.granule),
+            written.enable.eq(targets_read.data.enable),
+            written.data.eq(requantizer.bytes),
+            self.trace.eq(written),
+        ]
+
+        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer)
+        return m
+
+    def _elaborate_host(
+        self, m: Module, program, activations, weights, written, start, program_start, sequencer: Sequencer
+    ) -> None:
+        """Registers, memory windows, cycle counter."""
+        config = self.config
+        host = self.host
+        busy, done, error = Signal(), Signal(), Signal()
+        cycles = Signal(32)
+        m.d.comb += self.busy.eq(busy)
+        with m.If(busy):
+            m.d.sync += cycles.eq(cycles + 1)
+        with m.If(sequencer.finished):
+            m.d.sync += [busy.eq(0), done.eq(1)]
+
+        # A request is registered and decoded in the next cycle; a read holds off the next request.
+        request = Signal.like(host.request.payload, reset_less=True)
+        valid = Signal()
+        reading = Signal()
+        m.d.comb += host.request.ready.eq(~reading & ~(valid & ~request.write))
+        m.d.sync += valid.eq(host.request.valid & host.request.ready)
+        with m.If(host.request.ready):
+            m.d.sync += request.eq(host.request.payload)
+        window = request.address[28:]
+        offset = request.address[:28]
+        write = valid & request.write
+        in_window = {w: window == (w >> 28) for w in HostAddress}
+        memory_access = valid & ~in_window[HostAddress.REGISTERS]
+        with m.If(memory_access & busy):
+            m.d.sync += error.eq(1)
+
+        with m.If(write & in_window[HostAddress.REGISTERS]):
+            with m.Switch(offset[:8]):
+                with m.Case(Register.PROGRAM_START):
+                    m.d.sync += program_start.eq(request.data)
+                with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
+                    m.d.comb += start.eq(1)
+                    m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
+        m.d.comb += [
+            program.w_en.eq(write & in_window[HostAddress.PROGRAM] & ~busy),
+            program.w_addr.eq(offset >> 2),
+            program.w_data.eq(request.data),
+            weights.host_write.eq(write & in_window[HostAddress.WEIGHTS] & ~busy),
+            weights.host_address.eq(offset),
+            weights.host_data.eq(request.data),
+        ]
+
+        # Activation memory: columns are shifted into a granule, the last one commits it.
+        columns = granule_columns(config)
+        column_bits = (columns - 1).bit_length()
+        granule_bits = (config.granule - 1).bit_length()
+        bank_bits = (config.bank_granules - 1).bit_length()
+        column = offset[2 : 2 + column_bits] if column_bits else Const(0, 1)
+        granule = offset[granule_bits : granule_bits + bank_bits]
+        bank = offset[granule_bits + bank_bits : granule_bits + bank_bits + 2]
+        shift = Signal(32 * columns, reset_less=True)
+        commit = Signal()
+        host_bank, host_granule = Signal(2, reset_less=True), Signal(16, reset_less=True)
+        activation_write = write & in_window[HostAddress.ACTIVATIONS] & ~busy
+        with m.If(activation_write):
+            m.d.sync += shift.eq(Cat(shift, request.data)[32:])
+        m.d.sync += [
+            commit.eq(activation_write & (column == columns - 1)),
+            host_bank.eq(bank),
+            host_granule.eq(granule),
+        ]
+        with m.If(busy):
+            m.d.comb += activations.write.eq(written)
+        with m.Else():
+            m.d.comb += [
+                activations.write.valid.eq(commit),
+                activations.write.bank.eq(host_bank),
+                activations.write.granule.eq(host_granule),
+                activations.write.enable.eq(1),
+                activations.write.data.eq(shift),
+            ]
+
+        read_wait = Signal(range(RAM_LATENCY + 3))
+        read_column = Signal.like(column, reset_less=True)
+        read_activations = Signal(reset_less=True)
+        register_value = Signal(32)
+        with m.Switch(offset[:8]):
+            for register, value in (
+                (Register.MAGIC, Const(MAGIC, 32)),
+                (Register.VERSION, Const(ISA_VERSION, 32)),
+                (Register.CONFIG_HASH, Const(config.hash, 32)),
+                (Register.STATUS, Cat(busy, done, error)),
+                (Register.CYCLES, cycles),
+                (Register.PROGRAM_START, program_start),
+                (Register.LAYERS, sequencer.completed),
+            ):
+                with m.Case(register):
+                    m.d.comb += register_value.eq(value)
+        answer = Signal(32, reset_less=True)
+        read = valid & ~request.write
+        with m.If(read):
+            m.d.sync += [
+                reading.eq(1),
+                read_wait.eq(RAM_LATENCY + 2),
+                read_column.eq(column),
+                read_activations.eq(in_window[HostAddress.ACTIVATIONS] & ~busy),
+                answer.eq(Mux(in_window[HostAddress.REGISTERS], register_value, 0)),
+            ]
+        m.d.comb += [
+            activations.host_read.eq(~busy),
+            activations.host_bank.eq(bank),
+            activations.host_granule.eq(granule),
+        ]
+        with m.If(reading & (read_wait != 0)):
+            m.d.sync += read_wait.eq(read_wait - 1)
+            with m.If((read_wait == 1) & read_activations):
+                words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
+                m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
+        m.d.comb += [
+            host.response.valid.eq(reading & (read_wait == 0)),
+            host.response.payload.data.eq(answer),
+        ]
+        with m.If(host.response.valid & host.response.ready):
+            m.d.sync += reading.eq(0)

@@ -1,0 +1,92 @@
+"""The multipliers, adder trees and accumulators: `lanes` x `taps`, output stationary."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.loopnest import tree_levels
+
+from .technology import MULTIPLIER_LATENCY, Technology
+
+__all__ = ["MacArray", "mac_latency"]
+
+
+def mac_latency(config: AcceleratorConfig) -> int:
+    """Cycles from operands to the updated accumulator."""
+    return MULTIPLIER_LATENCY + tree_levels(config.taps) + 1
+
+
+class MacArray(wiring.Component):
+    """acc = (first ? 0 : acc) + sum of operand * weight, per lane, one step a cycle.
+
+    Beside the accumulator a running maximum of the products' sum is kept (max pooling), if configured.
+    The accumulator wraps at 32 bits.
+
+    Members
+    -------
+    operands, weights : In; [lanes][taps] int8
+    multiply, first : In; with the operands; a step without `multiply` changes nothing
+    accumulators : Out; [lanes] int32, `mac_latency` cycles later
+    maxima : Out; [lanes] int8, the same
+    """
+
+    def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
+        self.config = config
+        self.technology = technology
+        bytes_layout = data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)
+        super().__init__(
+            {
+                "operands": In(bytes_layout),
+                "weights": In(bytes_layout),
+                "multiply": In(1),
+                "first": In(1),
+                "accumulators": Out(data.ArrayLayout(signed(32), config.lanes)),
+                "maxima": Out(data.ArrayLayout(signed(8), config.lanes)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+
+        def control(value, name: str):
+            for i in range(mac_latency(config) - 1):
+                register = Signal(name=f"{name}_{i + 1}", reset_less=True)
+                m.d.sync += register.eq(value)
+                value = register
+            return value
+
+        multiply = control(self.multiply, "multiply")
+        first = control(self.first, "first")
+        for lane in range(config.lanes):
+            values = []
+            for tap in range(config.taps):
+                multiplier = self.technology.multiplier(a_width=8, b_width=8)
+                m.submodules[f"multiplier_{lane}_{tap}"] = multiplier
+                m.d.comb += [
+                    multiplier.a.eq(self.operands[lane][tap].as_signed()),
+                    multiplier.b.eq(self.weights[lane][tap].as_signed()),
+                ]
+                values.append(multiplier.p)
+            level = 0
+            while len(values) > 1:
+                sums = []
+                for i in range(0, len(values), 3):
+                    total = sum(values[i + 1 : i + 3], values[i])
+                    register = Signal(total.shape(), name=f"sum_{lane}_{level}_{i // 3}", reset_less=True)
+                    m.d.sync += register.eq(total)
+                    sums.append(register)
+                values = sums
+                level += 1
+            accumulator = Signal(signed(32), name=f"accumulator_{lane}", reset_less=True)
+            with m.If(multiply):
+                m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + values[0])
+            m.d.comb += self.accumulators[lane].eq(accumulator)
+            if config.max_pool:
+                maximum = Signal(signed(8), name=f"maximum_{lane}", reset_less=True)
+                value = values[0][:8].as_signed()
+                with m.If(multiply & (first | (value > maximum))):
+                    m.d.sync += maximum.eq(value)
+                m.d.comb += self.maxima[lane].eq(maximum)
+        return m

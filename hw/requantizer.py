@@ -1,0 +1,250 @@
+"""Requantization: int32 accumulators to int8, exactly as `nnloom.arch.numerics.requantize`.
+
+A unit multiplies 18 bits of the accumulator by the 31-bit multiplier each cycle, with two 18-bit
+multipliers. An accumulator that is proved to fit 18 bits takes one pass, another takes two (low 17 bits,
+then the rest). See docs/numerics.md for why dropping bits between the passes is exact.
+"""
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import PARAMETER
+from nnloom.arch.loopnest import ADD_BATCH
+from nnloom.arch.numerics import ADD_LEFT_SHIFT
+
+from .technology import MULTIPLIER_LATENCY, Technology
+
+__all__ = ["MODE_LAYOUT", "REQUANT_LATENCY", "Requantizer"]
+
+MODE_LAYOUT = data.StructLayout(
+    {
+        "add": 1,
+        "maximum": 1,
+        "double_rounding": 1,
+        "narrow": 1,
+        "out_zero_point": signed(8),
+        "act_min": signed(8),
+        "act_max": signed(8),
+    }
+)
+"""Descriptor fields that hold for all results of a layer; taken over with its parameters."""
+
+REQUANT_LATENCY = MULTIPLIER_LATENCY + 9
+"""Cycles from `valid` to the bytes of a narrow result with as many units as lanes.
+
+bias, multiply, add the partial products, first rounding, high half, second rounding, shift by 8s, shift
+by 1s, clamp, zero point. Each further pass and slot takes one more cycle.
+"""
+
+LOW_BITS = 17
+
+
+class Requantizer(wiring.Component):
+    """`requant_units` units working through the `lanes` accumulators of a result.
+
+    Parameters take effect for results that come after `load`; results must keep the distance that the
+    descriptor's `interval` gives (nothing is buffered, nothing stalls).
+
+    Members
+    -------
+    load : In; take over `parameters` (72 bits a lane, see `nnloom.arch.isa.PARAMETER`) and `mode`
+    valid : In; `accumulators` and `maxima` are a finished result
+    to_addend : In; with `valid`: operand Y of an ADD, its rescaled value goes to the addend queue
+    bytes : Out; [lanes] int8, with `done` for results that were not `to_addend`
+    """
+
+    def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
+        self.config = config
+        self.technology = technology
+        super().__init__(
+            {
+                "load": In(1),
+                "parameters": In(data.ArrayLayout(72, config.lanes)),
+                "mode": In(MODE_LAYOUT),
+                "valid": In(1),
+                "to_addend": In(1),
+                "accumulators": In(data.ArrayLayout(signed(32), config.lanes)),
+                "maxima": In(data.ArrayLayout(signed(8), config.lanes)),
+                "bytes": Out(8 * config.lanes),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        lanes, units, slots = config.lanes, config.requant_units, config.requant_slots
+        fields = {name: slice(low, low + width) for name, low, width in PARAMETER}
+
+        parameters = Signal(data.ArrayLayout(72, lanes), reset_less=True)
+        mode = Signal(MODE_LAYOUT, reset_less=True)
+        low_clamp = Signal(signed(9), reset_less=True)
+        high_clamp = Signal(signed(9), reset_less=True)
+        with m.If(self.load):
+            m.d.sync += [parameters.eq(self.parameters), mode.eq(self.mode)]
+        m.d.sync += [
+            low_clamp.eq(mode.act_min - mode.out_zero_point),
+            high_clamp.eq(mode.act_max - mode.out_zero_point),
+        ]
+
+        # Add the bias, or in an ADD the rescaled operand Y.
+        addend = Signal(data.ArrayLayout(signed(32), lanes))
+        biased = [Signal(signed(32), name=f"biased_{lane}", reset_less=True) for lane in range(lanes)]
+        for lane in range(lanes):
+            value: Value = self.accumulators[lane]
+            if config.max_pool:
+                value = Mux(mode.maximum, self.maxima[lane], value)
+            bias: Value = parameters[lane][fields["bias"]].as_signed()
+            if config.elementwise_add:
+                # X has the factor 1/2 exactly, hence one bit less.
+                small = value[:10].as_signed()
+                value = Mux(
+                    mode.add,
+                    Mux(self.to_addend, small << ADD_LEFT_SHIFT, small << (ADD_LEFT_SHIFT - 1)),
+                    value,
+                )
+                bias = Mux(mode.add & ~self.to_addend, addend[lane], bias)
+            with m.If(self.valid):
+                m.d.sync += biased[lane].eq(value + bias)
+
+        # Passes and slots.
+        active = Signal()
+        high = Signal(reset_less=True)
+        only_high = Signal(reset_less=True)
+        slot = Signal(range(max(2, slots)), reset_less=True)
+        last_slot = slot == slots - 1
+        wide = ~mode.narrow
+        final_pass = mode.narrow | high
+        with m.If(active):
+            with m.If(~final_pass):
+                m.d.sync += high.eq(1)
+            with m.Else():
+                m.d.sync += [high.eq(only_high), slot.eq(slot + 1)]
+                with m.If(last_slot):
+                    m.d.sync += active.eq(0)
+        with m.If(self.valid):
+            m.d.sync += [active.eq(1), slot.eq(0), only_high.eq(self.to_addend), high.eq(self.to_addend)]
+
+        def pipe(value, cycles: int, name: str, shape=None) -> list:
+            """`value` now and after 1 .. cycles cycles."""
+            result = [value]
+            for i in range(cycles):
+                register = Signal(shape or Value.cast(value).shape(), name=f"{name}_{i + 1}", reset_less=True)
+                m.d.sync += register.eq(result[-1])
+                result.append(register)
+            return result
+
+        mul = MULTIPLIER_LATENCY
+        # Ages count from the cycle in which a unit's multipliers get their operands.
+        is_high = pipe(high & (wide | only_high), mul + 2, "is_high", 1)
+        is_only_high = pipe(only_high, mul + 1, "is_only_high", 1)
+        completes = pipe(active & (final_pass | only_high), mul + 8, "completes", 1)
+        goes_to_addend = pipe(only_high, mul + 8, "goes_to_addend", 1)
+        slots_pipe = pipe(slot, mul + 8, "slot")
+        lasts = pipe(last_slot, mul + 8, "last_slot", 1)
+
+        y_addend = []
+        y_bytes = []
+        for unit in range(units):
+            mine = [unit + units * s for s in range(slots)]
+
+            def choose(values: list, mine: list[int] = mine) -> Value:
+                return values[mine[0]] if slots == 1 else Array(values[lane] for lane in mine)[slot]
+
+            a = choose(biased)
+            multiplier = choose([parameters[lane][fields["multiplier"]] for lane in range(lanes)])
+            shift = choose([parameters[lane][fields["shift"]] for lane in range(lanes)])
+            part = Signal(signed(18), name=f"part_{unit}")
+            with m.If(only_high | (wide & high)):
+                m.d.comb += part.eq(a[LOW_BITS:].as_signed())
+            with m.Elif(wide):
+                m.d.comb += part.eq(a[:LOW_BITS])
+            with m.Else():
+                m.d.comb += part.eq(a[:18].as_signed())
+            m.submodules[f"low_{unit}"] = low_product = self.technology.multiplier(a_width=18, b_width=18)
+            m.submodules[f"high_{unit}"] = high_product = self.technology.multiplier(a_width=18, b_width=18)
+            m.d.comb += [
+                low_product.a.eq(part),
+                low_product.b.eq(multiplier[:LOW_BITS]),
+                high_product.a.eq(part),
+                high_product.b.eq(multiplier[LOW_BITS:]),
+            ]
+            shifts = pipe(shift, mul + 5, f"shift_{unit}")
+            nonzero = pipe(shift != 0, mul + 3, f"nonzero_{unit}", 1)
+
+            # Age mul: partial products -> product of 18 by 31 bits.
+            product = Signal(signed(50), name=f"product_{unit}", reset_less=True)
+            m.d.sync += product.eq(low_product.p + (high_product.p << LOW_BITS))
+            # Age mul + 1: half of 2**31 before the high half is taken (a single rounding rounds later).
+            rounded = Signal(signed(50), name=f"rounded_{unit}", reset_less=True)
+            nudge = mode.double_rounding | ~nonzero[mul + 1]
+            at_low = nudge & ~is_high[mul + 1]
+            at_high = nudge & is_only_high[mul + 1]
+            m.d.sync += rounded.eq(product + Cat(Const(0, 13), at_high, Const(0, 16), at_low, Const(0, 1)))
+            # Age mul + 2: the high half; the low pass of a wide value was here one cycle ago.
+            previous = Signal(signed(50), name=f"previous_{unit}", reset_less=True)
+            m.d.sync += previous.eq(Mux(is_only_high[mul + 1], 0, rounded))
+            x = Signal(signed(32), name=f"x_{unit}", reset_less=True)
+            with m.If(is_high[mul + 2]):
+                m.d.sync += x.eq((rounded + (previous >> LOW_BITS)) >> (31 - LOW_BITS))
+            with m.Else():
+                m.d.sync += x.eq(rounded >> 31)
+            # Age mul + 3: half of 2**shift; in double rounding ties go away from zero.
+            exponent = shifts[mul + 3]
+            half_less_one = Cat(exponent > i + 1 for i in range(31))
+            carry = nonzero[mul + 3] & ~(mode.double_rounding & (x < 0))
+            y0 = Signal(signed(33), name=f"y0_{unit}", reset_less=True)
+            m.d.sync += y0.eq(x + half_less_one + carry)
+            # Ages mul + 4, mul + 5: shift.
+            y1 = Signal(signed(33), name=f"y1_{unit}", reset_less=True)
+            m.d.sync += y1.eq(y0 >> (shifts[mul + 4] & 0b11000))
+            y2 = Signal(signed(33), name=f"y2_{unit}", reset_less=True)
+            m.d.sync += y2.eq(y1 >> shifts[mul + 5][:3])
+            y_addend.append(y2)
+            # Ages mul + 6, mul + 7: clamp, zero point.
+            clamped = Signal(signed(9), name=f"clamped_{unit}", reset_less=True)
+            with m.If(y2 < low_clamp):
+                m.d.sync += clamped.eq(low_clamp)
+            with m.Elif(y2 > high_clamp):
+                m.d.sync += clamped.eq(high_clamp)
+            with m.Else():
+                m.d.sync += clamped.eq(y2)
+            byte = Signal(8, name=f"byte_{unit}", reset_less=True)
+            m.d.sync += byte.eq(clamped + mode.out_zero_point)
+            y_bytes.append(byte)
+
+        if slots == 1:
+            m.d.comb += self.bytes.eq(Cat(y_bytes))
+        else:
+            held = Signal(8 * lanes, reset_less=True)
+            with m.Switch(slots_pipe[mul + 8]):
+                for s in range(slots):
+                    with m.Case(s):
+                        m.d.sync += held[8 * units * s : 8 * units * (s + 1)].eq(Cat(y_bytes))
+            m.d.comb += self.bytes.eq(Cat(held[: 8 * units * (slots - 1)], *y_bytes))
+        m.d.comb += self.done.eq(completes[mul + 8] & lasts[mul + 8] & ~goes_to_addend[mul + 8])
+
+        if config.elementwise_add:
+            # One queue per slot, all as wide as the units; they advance together.
+            push = completes[mul + 6] & goes_to_addend[mul + 6]
+            pop = self.valid & mode.add & ~self.to_addend
+            write_index, read_index = Signal(range(ADD_BATCH)), Signal(range(ADD_BATCH))
+            with m.If(push & lasts[mul + 6]):
+                m.d.sync += write_index.eq(write_index + 1)
+            with m.If(pop):
+                m.d.sync += read_index.eq(read_index + 1)
+            for s in range(slots):
+                queue = memory.Memory(shape=32 * units, depth=ADD_BATCH, init=[])
+                m.submodules[f"addend_queue_{s}"] = queue
+                write = queue.write_port()
+                read = queue.read_port(domain="comb")
+                m.d.comb += [
+                    write.en.eq(push & (slots_pipe[mul + 6] == s)),
+                    write.addr.eq(write_index),
+                    write.data.eq(Cat(y[:32] for y in y_addend)),
+                    read.addr.eq(read_index),
+                    addend.as_value()[32 * units * s : 32 * units * (s + 1)].eq(read.data),
+                ]
+        return m

@@ -1,0 +1,156 @@
+"""The sequencer issues exactly the steps of the reference loop nest, at the predicted cycles."""
+
+import random
+
+import pytest
+from amaranth.sim import Simulator
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import Descriptor, Kind
+from nnloom.arch.loopnest import ParameterLoad, issue_cycles, steps
+from nnloom.hw.sequencer import Sequencer
+
+CONFIGS = [
+    AcceleratorConfig(),
+    AcceleratorConfig(lanes=8, taps=5, requant_units=2),
+    AcceleratorConfig(lanes=8, taps=3, requant_units=8),
+]
+
+
+def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bool) -> Descriptor:
+    kind = rng.choice(["dense", "slide", "window", "add"])
+    slots = config.requant_slots
+    common = dict(
+        last=int(last),
+        in_base=rng.randrange(1000),
+        in2_base=rng.randrange(1000),
+        in_rows=20,
+        in_row_bytes=rng.randrange(8, 600),
+        in_row_stride=40,
+        out_row_stride=rng.randrange(1, 60),
+        out_base=rng.randrange(1000),
+        weight_base=rng.randrange(1000),
+        weight_step_g=rng.randrange(40),
+        out_step_g=rng.randrange(3),
+        row_start=-rng.randrange(4),
+        q_start=-rng.randrange(64),
+        row_step_oy=rng.randrange(1, 4),
+        half_last=rng.randrange(2),
+        start_delay=rng.randrange(20),
+        pad_value=rng.randrange(-128, 128),
+        n_oy=rng.randrange(1, 7),
+        n_g=rng.randrange(1, 4),
+        interval=slots * rng.randrange(1, 3),
+    )
+    if kind == "add":
+        return Descriptor(
+            **{**common, "n_g": 1, "interval": 2 * slots, "q_start": 0, "row_start": 0},
+            kind=Kind.ADD,
+            n_ox=rng.randrange(1, 4),
+            n_ky=2,
+            n_kx=16,
+            q_step_kx=config.lanes,
+            q_step_ox=16 * config.lanes,
+            out_step_ox=2,
+            weights_advance=0,
+        )
+    if kind == "slide":
+        first = rng.randrange(3)
+        return Descriptor(
+            **common,
+            kind=Kind.WINDOW,
+            slide=1,
+            slide_first=first,
+            slide_step=rng.randrange(1, 4),
+            n_ox=first + rng.randrange(1, 9),
+            n_ky=1,
+            n_kx=1,
+            q_step_ox=16,
+            out_step_ox=2,
+            q_step_g=config.lanes,
+            weights_advance=0,
+        )
+    return Descriptor(
+        **common,
+        kind=Kind.DENSE if kind == "dense" else Kind.WINDOW,
+        n_ox=rng.randrange(1, 6),
+        n_ky=rng.randrange(1, 4),
+        n_kx=rng.randrange(1, 4),
+        row_step_ky=rng.randrange(1, 4),
+        q_step_ox=rng.randrange(64),
+        q_step_kx=rng.randrange(32),
+        q_step_g=rng.randrange(32),
+        out_step_ox=rng.randrange(4),
+        weights_advance=rng.randrange(2),
+    )
+
+
+def simulate(config: AcceleratorConfig, descriptors: list[Descriptor], stalls: random.Random):
+    """Run descriptors, each arriving after a random delay; returns per descriptor [(cycle, issued)]."""
+    dut = Sequencer(config, drain=4)
+    issued: list[list[tuple[int, object]]] = []
+
+    async def bench(ctx):
+        ctx.set(dut.start, 1)
+        pending = list(descriptors)
+        arrival = stalls.randrange(30)
+        cycle = 0
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        while True:
+            ctx.set(dut.next_valid, 0)
+            if pending and arrival == 0:
+                words = pending[0].encode()
+                ctx.set(dut.next.as_value(), sum(int(w) << (32 * i) for i, w in enumerate(words)))
+                ctx.set(dut.next_valid, 1)
+            elif arrival:
+                arrival -= 1
+            taken = ctx.get(dut.take)
+            if ctx.get(dut.finished):
+                assert not pending and ctx.get(dut.completed) == len(descriptors)
+                return
+            await ctx.tick()
+            cycle += 1
+            if taken:
+                pending.pop(0)
+                arrival = stalls.randrange(30)
+                issued.append([])
+            step = ctx.get(dut.step)
+            if step.load:
+                issued[-1].append((cycle, ParameterLoad(step.weight)))
+            if step.step:
+                issued[-1].append((cycle, step))
+            assert cycle < 200_000
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    return issued
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.lanes}x{c.taps}r{c.requant_units}")
+@pytest.mark.parametrize("seed", range(8))
+def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
+    rng = random.Random(seed)
+    descriptors = [random_descriptor(rng, config, last=i == 4) for i in range(5)]
+    issued = simulate(config, descriptors, rng)
+    assert len(issued) == len(descriptors)
+    for d, got in zip(descriptors, issued, strict=True):
+        want = list(steps(config, d))
+        assert len(got) == len(want)
+        for (_, g), w in zip(got, want, strict=True):
+            if isinstance(w, ParameterLoad):
+                assert g == w
+                continue
+            assert not isinstance(g, ParameterLoad)
+            assert (g.row, g.q, g.kernel_row, g.weight) == (w.row, w.q, w.kernel_row & 255, w.weight)
+            assert (g.multiply, g.result, g.to_addend) == (w.multiply, w.result, w.to_addend)
+            if w.multiply:
+                assert g.first == w.first
+            assert bool(g.operand_x) == (w.base == d.in2_base and d.kind == Kind.ADD)
+            if w.result and not w.to_addend:
+                assert (g.out_bank, g.out_granule) == (w.out_bank, w.out_granule)
+                if d.kind != Kind.ADD:
+                    assert (1 if g.half else 3) == w.out_enable
+        assert got[-1][0] - got[0][0] + 1 == issue_cycles(config, d)
