@@ -74,7 +74,12 @@ def _layout() -> tuple[Field, ...]:
             [
                 ("kind", 2, False, "`Kind`: 0 DENSE, 1 WINDOW, 2 ADD"),
                 ("last", 1, False, "last descriptor of the program"),
-                ("slide", 1, False, "WINDOW: every load shifts the window by one column, a result fires once it is full"),
+                (
+                    "slide",
+                    1,
+                    False,
+                    "WINDOW: every load shifts the window by one column, a result fires once it is full",
+                ),
                 ("maximum", 1, False, "WINDOW: running maximum instead of the sum"),
                 ("row_pair", 1, False, "DENSE: a step takes taps // 2 bytes from each of two rows"),
                 ("double_rounding", 1, False, "requantization rounds twice (CONV_2D, ADD) instead of once"),

@@ -226,13 +226,12 @@ class Accelerator(wiring.Component):
         with m.If(memory_access & busy):
             m.d.sync += error.eq(1)
 
-        with m.If(write & in_window[HostAddress.REGISTERS]):
-            with m.Switch(offset[:8]):
-                with m.Case(Register.PROGRAM_START):
-                    m.d.sync += program_start.eq(request.data)
-                with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
-                    m.d.comb += start.eq(1)
-                    m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
+        with m.If(write & in_window[HostAddress.REGISTERS]), m.Switch(offset[:8]):
+            with m.Case(Register.PROGRAM_START):
+                m.d.sync += program_start.eq(request.data)
+            with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
+                m.d.comb += start.eq(1)
+                m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
         m.d.comb += [
             program.w_en.eq(write & in_window[HostAddress.PROGRAM] & ~busy),
             program.w_addr.eq(offset >> 2),

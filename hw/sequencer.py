@@ -1,6 +1,6 @@
 """The loop nest in hardware: one descriptor in, one step a cycle out."""
 
-from amaranth.hdl import Const, Mux, Module, Signal, Value, signed
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -189,10 +189,9 @@ class Sequencer(wiring.Component):
         running_last = d.last
 
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.start):
-                    m.d.sync += self.completed.eq(0)
-                    m.next = "FETCH"
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += self.completed.eq(0)
+                m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.sync += delay.eq(self.next.start_delay)
                 with m.If(self.next_valid):
@@ -212,14 +211,13 @@ class Sequencer(wiring.Component):
             with m.State("GROUP"):
                 m.d.sync += begin_group
                 m.next = "LOAD"
-            with m.State("LOAD"):
-                with m.If(~busy & (spaced | (load_index != 0))):
-                    m.d.sync += [s.load.eq(1), s.load_last.eq(load_final), s.weight.eq(load), load.eq(load + 1)]
-                    with m.If(load_index == 0):
-                        m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
-                    m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
-                    with m.If(load_final):
-                        m.next = "RUN"
+            with m.State("LOAD"), m.If(~busy & (spaced | (load_index != 0))):
+                m.d.sync += [s.load.eq(1), s.load_last.eq(load_final), s.weight.eq(load), load.eq(load + 1)]
+                with m.If(load_index == 0):
+                    m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
+                m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
+                with m.If(load_final):
+                    m.next = "RUN"
             with m.State("RUN"), m.If(~(result & busy)):
                 m.d.sync += [
                     s.step.eq(1),

@@ -33,9 +33,7 @@ class Multiplier(wiring.Component):
             raise ValueError(f"multiplier operands must be 1 to 18 bits, not {a_width} and {b_width}")
         self.a_width = a_width
         self.b_width = b_width
-        super().__init__(
-            {"a": In(signed(a_width)), "b": In(signed(b_width)), "p": Out(signed(a_width + b_width))}
-        )
+        super().__init__({"a": In(signed(a_width)), "b": In(signed(b_width)), "p": Out(signed(a_width + b_width))})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

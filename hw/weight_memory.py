@@ -45,7 +45,10 @@ class WeightMemory(wiring.Component):
         word_address = Signal(16, reset_less=True)
         column = self.host_address[2 : 2 + column_bits] if column_bits else 0
         with m.If(self.host_write):
-            m.d.sync += [shift.eq(Cat(shift, self.host_data)[32:]), word_address.eq(self.host_address[2 + column_bits :])]
+            m.d.sync += [
+                shift.eq(Cat(shift, self.host_data)[32:]),
+                word_address.eq(self.host_address[2 + column_bits :]),
+            ]
         m.d.sync += commit.eq(self.host_write & (column == columns - 1))
         m.d.comb += [
             ram.r_addr.eq(self.address),

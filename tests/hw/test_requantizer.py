@@ -105,9 +105,7 @@ def test_addition_through_the_addend_queue(units):
 
     async def load(ctx, multiplier, shift):
         zero = np.zeros(8, np.int64)
-        ctx.set(
-            dut.parameters.as_value(), parameters_value(config, zero, zero + multiplier, zero + shift)
-        )
+        ctx.set(dut.parameters.as_value(), parameters_value(config, zero, zero + multiplier, zero + shift))
         ctx.set(dut.load, 1)
         await ctx.tick()
         ctx.set(dut.load, 0)

@@ -1,0 +1,280 @@
+"""Activation memory, operand fetch, MAC array and weight memory, each against a few lines of NumPy."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import weight_stride, weight_word_columns
+from nnloom.hw.activation_memory import ROW_FETCH_LATENCY, ActivationMemory
+from nnloom.hw.mac_array import MacArray, mac_latency
+from nnloom.hw.operand import OPERAND_LATENCY, OperandFetch
+from nnloom.hw.technology import RAM_LATENCY, GenericTechnology, Multiplier, Ram
+from nnloom.hw.weight_memory import WeightMemory
+
+CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64)
+WIDE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192)
+
+
+def run(dut, *benches):
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    for bench in benches:
+        sim.add_testbench(bench)
+    sim.run()
+
+
+def as_int(values: np.ndarray) -> int:
+    return int.from_bytes(np.ascontiguousarray(values).tobytes(), "little")
+
+
+def as_bytes(value: int, count: int) -> np.ndarray:
+    return np.frombuffer(int(value).to_bytes(count, "little"), np.uint8)
+
+
+@pytest.mark.parametrize("widths", [(8, 8), (18, 18), (16, 17), (1, 2)])
+def test_multiplier_latency_and_extremes(widths):
+    a_width, b_width = widths
+    dut = Multiplier(a_width=a_width, b_width=b_width)
+    rng = np.random.default_rng(0)
+    corners = [(a, b) for a in (-(1 << a_width - 1), (1 << a_width - 1) - 1) for b in (-(1 << b_width - 1), 0)]
+    pairs = corners + [
+        (
+            int(rng.integers(-(1 << a_width - 1), 1 << a_width - 1)),
+            int(rng.integers(-(1 << b_width - 1), 1 << b_width - 1)),
+        )
+        for _ in range(50)
+    ]
+
+    async def bench(ctx):
+        products = []
+        for a, b in pairs + [(0, 0)] * 3:
+            ctx.set(dut.a, a)
+            ctx.set(dut.b, b)
+            products.append(ctx.get(dut.p))
+            await ctx.tick()
+        assert products[3:] == [a * b for a, b in pairs]
+
+    run(dut, bench)
+
+
+def test_ram_reads_what_was_written_after_its_latency():
+    dut = Ram(width=12, depth=20)
+    rng = np.random.default_rng(1)
+    content = rng.integers(0, 1 << 12, 20)
+
+    async def bench(ctx):
+        for address, word in enumerate(content):
+            ctx.set(dut.w_en, 1)
+            ctx.set(dut.w_addr, address)
+            ctx.set(dut.w_data, int(word))
+            await ctx.tick()
+        ctx.set(dut.w_en, 0)
+        ctx.set(dut.w_data, 0)
+        addresses = [int(a) for a in rng.integers(0, 20, 40)]
+        seen = []
+        for address in addresses + [0] * RAM_LATENCY:
+            ctx.set(dut.r_addr, address)
+            seen.append(ctx.get(dut.r_data))
+            await ctx.tick()
+        assert seen[RAM_LATENCY:] == [int(content[a]) for a in addresses]
+
+    run(dut, bench)
+
+
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["8", "16"])
+def test_activation_memory_fetches_windows_while_being_written(config):
+    rng = np.random.default_rng(2)
+    dut = ActivationMemory(config, GenericTechnology())
+    size = config.bank_granules * config.granule
+    image = rng.integers(0, 256, (config.row_banks, size), np.uint8)
+    spare = size // 2
+    """Bytes from here on are written during the reads."""
+
+    async def write(ctx, bank, granule, enable, values):
+        ctx.set(dut.write.valid, 1)
+        ctx.set(dut.write.bank, bank)
+        ctx.set(dut.write.granule, granule)
+        ctx.set(dut.write.enable, enable)
+        ctx.set(dut.write.data, as_int(values))
+
+    async def bench(ctx):
+        for bank in range(config.row_banks):
+            for granule in range(0, config.bank_granules - 1):
+                # The upper granule written here is the lower one of the next write.
+                first = granule * config.granule
+                await write(ctx, bank, granule, 3, image[bank, first : first + config.lanes])
+                await ctx.tick()
+        requests = []
+        for i in range(400):
+            row = int(rng.integers(-3, 20))
+            stride = int(rng.integers(1, 5))
+            base = int(rng.integers(stride * 2, 8 + stride * 2))
+            q = int(rng.integers(-8, 5 * config.granule))
+            requests.append((row, stride, base, q))
+            ctx.set(dut.request.row, row)
+            ctx.set(dut.request.row_stride, stride)
+            ctx.set(dut.request.base, base)
+            ctx.set(dut.request.q, q)
+            if rng.integers(2):
+                granule = int(rng.integers(spare // config.granule, config.bank_granules - 1))
+                values = rng.integers(0, 256, config.lanes, np.uint8)
+                enable, bank = int(rng.integers(4)), int(rng.integers(config.row_banks))
+                await write(ctx, bank, granule, enable, values)
+                for part in range(2):
+                    if enable >> part & 1:
+                        at = (granule + part) * config.granule
+                        image[bank, at : at + config.granule] = values[part * config.granule :][: config.granule]
+            else:
+                ctx.set(dut.write.valid, 0)
+            if i >= ROW_FETCH_LATENCY:
+                row, stride, base, q = requests[i - ROW_FETCH_LATENCY]
+                got = as_bytes(ctx.get(dut.rows.as_value()), config.lanes * config.window_rows)
+                for r in range(config.window_rows):
+                    at = base + (row + r) // config.row_banks * stride + q // config.granule
+                    first = at * config.granule
+                    want = image[(row + r) % config.row_banks, first : first + config.lanes]
+                    np.testing.assert_array_equal(got[r * config.lanes :][: config.lanes], want)
+            await ctx.tick()
+        # What was written meanwhile is there.
+        ctx.set(dut.write.valid, 0)
+        ctx.set(dut.host_read, 1)
+        await ctx.tick().repeat(4)
+        for bank in range(config.row_banks):
+            for granule in range(0, config.bank_granules, 3):
+                ctx.set(dut.host_bank, bank)
+                ctx.set(dut.host_granule, granule)
+                await ctx.tick().repeat(RAM_LATENCY + 2)
+                first = granule * config.granule
+                want = image[bank, first : first + config.granule]
+                np.testing.assert_array_equal(as_bytes(ctx.get(dut.host_data), config.granule), want)
+
+    run(dut, bench)
+
+
+@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["8", "16"])
+def test_operand_fetch_aligns_pads_and_slides(config):
+    rng = np.random.default_rng(3)
+    dut = OperandFetch(config)
+    lanes, taps, rows = config.lanes, config.taps, config.window_rows
+    columns = config.window_columns
+    half = taps // 2
+
+    async def bench(ctx):
+        window = np.zeros((columns, rows, lanes), np.uint8)
+        pending = []
+        for i in range(600):
+            values = rng.integers(0, 256, (rows, lanes), np.uint8)
+            dense, pair, valid = (int(rng.integers(2)) for _ in range(3))
+            in_rows, in_row_bytes = int(rng.integers(1, 12)), int(rng.integers(1, 80))
+            row, q = int(rng.integers(-4, 14)), int(rng.integers(-20, 90))
+            if not dense:
+                q -= q % config.granule
+                in_row_bytes += -in_row_bytes % config.granule
+            kernel_row, kernel_rows = int(rng.integers(0, 6)), int(rng.integers(1, 8))
+            pad = int(rng.integers(256))
+            for name, value in dict(
+                dense=dense, row_pair=pair, valid=valid, in_rows=in_rows, in_row_bytes=in_row_bytes,
+                row=row, q=q, kernel_row=kernel_row, kernel_rows=kernel_rows, pad=pad,
+            ).items():  # fmt: skip
+                ctx.set(getattr(dut, name), value)
+            ctx.set(dut.rows.as_value(), as_int(values))
+
+            def ok(r, byte, row=row, q=q, in_rows=in_rows, n=in_row_bytes, k=kernel_row, kn=kernel_rows):
+                return 0 <= row + r < in_rows and k + r < kn and 0 <= q + byte < n
+
+            if dense:
+                shift = q % config.granule
+                vector = np.array([values[0, shift + t] if ok(0, t) else pad for t in range(taps)])
+                if pair:
+                    for t in range(half):
+                        vector[half + t] = values[1, shift + t] if ok(1, t) else pad
+                want = np.broadcast_to(vector, (lanes, taps))
+                # The tap that a pair leaves over has weight zero: do not care.
+                used = 2 * half if pair else taps
+            else:
+                if valid:
+                    new = np.stack([values[r] if ok(r, 0) else np.full(lanes, pad) for r in range(rows)])
+                    window = np.concatenate([window[1:], new[None]])
+                want = np.zeros((lanes, taps), np.uint8)
+                flat = window.reshape(columns * rows, lanes).T
+                want[:, : columns * rows] = flat
+                used = taps
+            pending.append((want[:, :used], used) if dense or valid else None)
+            if i >= OPERAND_LATENCY and i > 8:
+                expected = pending[i - OPERAND_LATENCY]
+                if expected is not None:
+                    got = as_bytes(ctx.get(dut.operands.as_value()), lanes * taps).reshape(lanes, taps)
+                    np.testing.assert_array_equal(got[:, : expected[1]], expected[0])
+            await ctx.tick()
+
+    run(dut, bench)
+
+
+@pytest.mark.parametrize("taps", [3, 5, 9])
+def test_mac_array_accumulates_and_takes_maxima(taps):
+    config = AcceleratorConfig(lanes=16, taps=taps)
+    rng = np.random.default_rng(taps)
+    dut = MacArray(config, GenericTechnology())
+    latency = mac_latency(config)
+
+    async def bench(ctx):
+        acc = np.zeros(config.lanes, np.int64)
+        maximum = np.zeros(config.lanes, np.int64)
+        history = []
+        for i in range(300):
+            x = rng.integers(-128, 128, (config.lanes, taps), np.int8)
+            w = rng.integers(-128, 128, (config.lanes, taps), np.int8)
+            one_tap = i >= 150
+            if one_tap:
+                w[:] = 0
+                w[:, 0] = 1
+            multiply, first = int(rng.integers(4) > 0), int(rng.integers(5) == 0 or i == 0)
+            if i == 0:
+                multiply = 1
+            ctx.set(dut.operands.as_value(), as_int(x))
+            ctx.set(dut.weights.as_value(), as_int(w))
+            ctx.set(dut.multiply, multiply)
+            ctx.set(dut.first, first)
+            total = (x.astype(np.int64) * w).sum(1)
+            if multiply:
+                acc = total if first else acc + total
+                if one_tap:
+                    maximum = total if first else np.maximum(maximum, total)
+            history.append((acc, maximum, one_tap))
+            if i >= latency:
+                want, want_maximum, check = history[i - latency]
+                got = np.frombuffer(int(ctx.get(dut.accumulators.as_value())).to_bytes(64, "little"), np.int32)
+                np.testing.assert_array_equal(got, want)
+                if check and i > 200:
+                    got = as_bytes(ctx.get(dut.maxima.as_value()), config.lanes).view(np.int8)
+                    np.testing.assert_array_equal(got, want_maximum)
+            await ctx.tick()
+
+    run(dut, bench)
+
+
+def test_weight_memory_commits_whole_words():
+    rng = np.random.default_rng(4)
+    config = CONFIG
+    dut = WeightMemory(config, GenericTechnology())
+    words = rng.integers(0, 256, (6, config.weight_word_bytes), np.uint8)
+
+    async def bench(ctx):
+        for index in rng.permutation(6):
+            columns = words[index].view("<u4")
+            assert len(columns) == weight_word_columns(config)
+            for column, value in enumerate(columns):
+                ctx.set(dut.host_write, 1)
+                ctx.set(dut.host_address, int(index) * weight_stride(config) + 4 * column)
+                ctx.set(dut.host_data, int(value))
+                await ctx.tick()
+                ctx.set(dut.host_write, 0)
+                await ctx.tick().repeat(int(rng.integers(1, 4)))
+        await ctx.tick().repeat(2)
+        for index in range(6):
+            ctx.set(dut.address, index)
+            await ctx.tick().repeat(RAM_LATENCY)
+            np.testing.assert_array_equal(as_bytes(ctx.get(dut.word), config.weight_word_bytes), words[index])
+
+    run(dut, bench)
