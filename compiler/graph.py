@@ -43,7 +43,7 @@ class Tensor:
         return self.rows * self.columns * self.channels
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Padding:
     """Rows and columns of padding at each edge."""
 

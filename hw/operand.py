@@ -121,9 +121,7 @@ class OperandFetch(wiring.Component):
         for lane in range(lanes):
             for tap in range(taps):
                 column, r = divmod(tap, rows)
-                if column < config.window_columns:
-                    own = window[column][r][8 * lane : 8 * lane + 8]
-                else:
-                    own = Const(0, 8)
+                in_window = column < config.window_columns
+                own = window[column][r][8 * lane : 8 * lane + 8] if in_window else Const(0, 8)
                 m.d.comb += self.operands[lane][tap].eq(Mux(use_dense, shared[tap], own))
         return m

@@ -1,0 +1,501 @@
+"""Layers to descriptors and weight words.
+
+Each `_lower_*` function states the loop nest (`nnloom.arch.loopnest`) of one layer kind and lays its weights
+out in the order in which that nest reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.artifact import TensorLocation
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
+from nnloom.arch.isa import Descriptor, Kind, encode_parameters
+from nnloom.arch.loopnest import ADD_BATCH, drain_cycles
+from nnloom.arch.numerics import ADD_LEFT_SHIFT, IDENTITY_MULTIPLIER, average_pool_multiplier, quantize_multiplier
+
+from .graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    LayerGraph,
+    MaxPool2D,
+    Tensor,
+)
+
+__all__ = ["LoweredLayer", "add_operands", "lower", "lower_layer", "real_multipliers", "tensor_shape", "unsupported_reason"]
+
+NARROW_BITS = 18
+
+
+@dataclass(frozen=True)
+class LoweredLayer:
+    """One layer as the engine runs it; `weight_base` and `last` are set when the program is put together."""
+
+    layer: Layer
+    descriptor: Descriptor
+    weights: NDArray[np.uint8]
+    """[words, weight_word_bytes]: of each group its parameters, then its weights"""
+
+
+def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], output_scale: float) -> list[float]:
+    """Real requantization factor of each channel, in the reference kernels' order of operations."""
+    return [float(input_scale) * float(scale) / float(output_scale) for scale in weight_scales]
+
+
+def add_operands(layer: Add) -> tuple[int, int]:
+    """Indices (x, y): operand X has the larger scale and so the factor 1/2 exactly."""
+    a, b = layer.inputs
+    return (0, 1) if a.scale >= b.scale else (1, 0)
+
+
+def _add_factors(layer: Add) -> tuple[float, float]:
+    """Real factors of operand Y and of the sum."""
+    x, y = add_operands(layer)
+    twice = 2 * max(float(t.scale) for t in layer.inputs)
+    return layer.inputs[y].scale / twice, twice / ((1 << ADD_LEFT_SHIFT) * float(layer.output.scale))
+
+
+def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
+    """Why this configuration cannot run the layer, or None if it can."""
+    if not isinstance(layer, Conv2D | FullyConnected) and not config.depthwise:
+        return "the configuration has no window operand (depthwise=False)"
+    match layer:
+        case Conv2D() | DepthwiseConv2D() | FullyConnected():
+            factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
+            try:
+                for factor in factors:
+                    quantize_multiplier(factor)
+            except ValueError as error:
+                return str(error)
+            if isinstance(layer, DepthwiseConv2D) and layer.weights.shape[0] > 255:
+                return "kernel of more than 255 rows"
+        case AveragePool2D():
+            rows, columns = layer.window
+            o, i = layer.output, layer.inputs[0]
+            if ((o.rows - 1) * layer.strides[0] + rows > i.rows) or (
+                (o.columns - 1) * layer.strides[1] + columns > i.columns
+            ):
+                return "average pool with padding"
+            if (o.scale, o.zero_point) != (i.scale, i.zero_point):
+                return "pooling that changes the quantization"
+            try:
+                if rows * columns > 1:
+                    average_pool_multiplier(rows * columns)
+            except ValueError as error:
+                return str(error)
+        case MaxPool2D():
+            if not config.max_pool:
+                return "the configuration has no maximum unit (max_pool=False)"
+            if (layer.output.scale, layer.output.zero_point) != (layer.inputs[0].scale, layer.inputs[0].zero_point):
+                return "pooling that changes the quantization"
+        case Add():
+            if not config.elementwise_add:
+                return "the configuration has no addend queue (elementwise_add=False)"
+            a, b = layer.inputs
+            if (a.rows, a.columns, a.channels) != (b.rows, b.columns, b.channels):
+                return "addition with broadcasting"
+            try:
+                for factor in _add_factors(layer):
+                    quantize_multiplier(factor)
+            except ValueError as error:
+                return str(error)
+        case _:
+            return f"no lowering for {type(layer).__name__}"
+    return None
+
+
+def tensor_shape(config: AcceleratorConfig, tensor: Tensor, *, packed: bool, name: str = "") -> TensorLocation:
+    """Memory layout of a tensor, at base 0: packed (dense reads only) or padded to whole granules."""
+    granule = config.granule
+    pixel = tensor.channels if packed else -(-tensor.channels // granule) * granule
+    return TensorLocation(
+        name=tensor.name,
+        rows=tensor.rows,
+        columns=tensor.columns,
+        channels=tensor.channels,
+        base=0,
+        row_stride=-(-tensor.columns * pixel // granule),
+        pixel_stride=pixel,
+        shape=tensor.shape or (1, tensor.rows, tensor.columns, tensor.channels),
+        scale=float(tensor.scale),
+        zero_point=int(tensor.zero_point),
+        layer=name,
+    )
+
+
+def _pad_to(values: NDArray, count: int, axis: int = 0) -> NDArray:
+    """Zeros appended along `axis` up to `count`."""
+    width = [(0, 0)] * values.ndim
+    width[axis] = (0, count - values.shape[axis])
+    return np.pad(values, width)
+
+
+def _is_narrow(weights: NDArray[np.int8], bias: NDArray[np.int64]) -> bool:
+    """Whether every possible final accumulator plus folded bias fits `NARROW_BITS`.
+
+    weights [channels, taps]; inputs and padding are any int8.
+    """
+    w = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    high = np.maximum(w * -128, w * 127).sum(1) + bias
+    low = np.minimum(w * -128, w * 127).sum(1) + bias
+    limit = 1 << (NARROW_BITS - 1)
+    return bool(high.max(initial=0) < limit and low.min(initial=0) >= -limit)
+
+
+def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
+    """(bias folded with the input zero point, multipliers, shifts), int64 per channel; weights [channels, ...]."""
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    bias = layer.bias.astype(np.int64) - layer.inputs[0].zero_point * sums
+    factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
+    pairs = np.array([quantize_multiplier(factor) for factor in factors], np.int64).reshape(-1, 2)
+    if np.any(np.abs(bias) >= 1 << 31):
+        raise UnsupportedOperatorError(f"{layer.name}: a folded bias exceeds 32 bits; run this layer on the CPU")
+    return bias, pairs[:, 0], pairs[:, 1]
+
+
+def _group_words(
+    config: AcceleratorConfig,
+    bias: NDArray[np.int64],
+    multiplier: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    steps: NDArray[np.int8],
+) -> NDArray[np.uint8]:
+    """Weight memory of a layer: for each group its parameters, then `steps` [channels, steps, taps]."""
+    lanes = config.lanes
+    groups = -(-len(bias) // lanes)
+    bias, multiplier, shift = (_pad_to(v, groups * lanes) for v in (bias, multiplier, shift))
+    steps = _pad_to(steps, groups * lanes)
+    words = []
+    for g in range(groups):
+        mine = slice(g * lanes, (g + 1) * lanes)
+        words.append(encode_parameters(config, bias[mine], multiplier[mine], shift[mine]))
+        words.append(steps[mine].transpose(1, 0, 2).reshape(-1, config.weight_word_bytes).view(np.uint8))
+    return np.concatenate(words)
+
+
+def _output_fields(config: AcceleratorConfig, layer: Layer, out: TensorLocation) -> dict[str, int]:
+    """Descriptor fields that every layer with channel groups has in common."""
+    groups = -(-out.channels // config.lanes)
+    granules = out.pixel_stride // config.granule
+    return dict(
+        out_base=out.base,
+        out_row_stride=out.row_stride,
+        out_step_ox=granules,
+        out_step_g=2,
+        n_oy=out.rows,
+        n_g=groups,
+        half_last=granules % 2,
+        out_zero_point=layer.output.zero_point,
+        act_min=layer.act_min,
+        act_max=layer.act_max,
+    )
+
+
+def _input_fields(source: TensorLocation) -> dict[str, int]:
+    return dict(
+        in_base=source.base,
+        in_rows=source.rows,
+        in_row_bytes=source.columns * source.pixel_stride,
+        in_row_stride=source.row_stride,
+    )
+
+
+def _interval(config: AcceleratorConfig, narrow: bool) -> int:
+    return config.requant_slots * (1 if narrow else 2)
+
+
+def _lower_dense(
+    config: AcceleratorConfig,
+    layer: Conv2D | FullyConnected,
+    kernel: NDArray[np.int8],
+    strides: tuple[int, int],
+    origin: tuple[int, int],
+    source: TensorLocation,
+    out: TensorLocation,
+) -> LoweredLayer:
+    """kernel [outputs, kernel rows, kernel columns, input channels]; origin: input row, column of output 0."""
+    outputs, kernel_rows, kernel_columns, channels = kernel.shape
+    pixel = source.pixel_stride
+    row_bytes = (kernel_columns - 1) * pixel + channels
+    bias, multiplier, shift = _channel_parameters(layer, kernel)
+    # A kernel row as it lies in memory, with zeros over the padding channels.
+    rows = _pad_to(kernel, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)[:, :, :row_bytes]
+    half = config.taps // 2
+    single_steps = kernel_rows * -(-row_bytes // config.taps)
+    pair_steps = -(-kernel_rows // 2) * -(-row_bytes // half)
+    row_pair = pair_steps < single_steps
+    if row_pair:
+        chunks = -(-row_bytes // half)
+        padded = _pad_to(_pad_to(rows, chunks * half, axis=2), -(-kernel_rows // 2) * 2, axis=1)
+        pairs = padded.reshape(outputs, -1, 2, chunks, half).transpose(0, 1, 3, 2, 4)
+        steps = _pad_to(pairs.reshape(outputs, -1, 2 * half), config.taps, axis=2)
+    else:
+        chunks = -(-row_bytes // config.taps)
+        steps = _pad_to(rows, chunks * config.taps, axis=2).reshape(outputs, -1, config.taps)
+    narrow = _is_narrow(kernel, bias)
+    words = _group_words(config, bias, multiplier, shift, steps)
+    fields = _output_fields(config, layer, out)
+    descriptor = Descriptor(
+        kind=Kind.DENSE,
+        row_pair=int(row_pair),
+        double_rounding=int(not isinstance(layer, FullyConnected)),
+        narrow=int(narrow),
+        interval=_interval(config, narrow),
+        **_input_fields(source),
+        **fields,
+        n_ox=out.columns,
+        n_ky=-(-kernel_rows // 2) if row_pair else kernel_rows,
+        n_kx=chunks,
+        row_start=origin[0],
+        q_start=origin[1] * pixel,
+        row_step_oy=strides[0],
+        row_step_ky=2 if row_pair else 1,
+        q_step_ox=strides[1] * pixel,
+        q_step_kx=half if row_pair else config.taps,
+        weight_step_g=len(words) // fields["n_g"],
+        pad_value=layer.inputs[0].zero_point,
+        kernel_rows=kernel_rows if kernel_rows < 256 else 255,
+    )
+    return LoweredLayer(layer, descriptor, words)
+
+
+def _lower_conv(config: AcceleratorConfig, layer: Conv2D, sources: list[TensorLocation], out: TensorLocation):
+    origin = (-layer.padding.top, -layer.padding.left)
+    return _lower_dense(config, layer, layer.weights, layer.strides, origin, sources[0], out)
+
+
+def _lower_fully_connected(
+    config: AcceleratorConfig, layer: FullyConnected, sources: list[TensorLocation], out: TensorLocation
+):
+    """One output pixel whose kernel is the whole input tensor."""
+    source = sources[0]
+    kernel = layer.weights.reshape(-1, source.rows, source.columns, source.channels)
+    return _lower_dense(config, layer, kernel, (1, 1), (0, 0), source, out)
+
+
+def _window_geometry(
+    source: TensorLocation,
+    out: TensorLocation,
+    window: tuple[int, int],
+    strides: tuple[int, int],
+    origin: tuple[int, int],
+    rows_per_step: int,
+) -> dict[str, int]:
+    """Loop fields of a window that is loaded column by column for each result."""
+    pixel = source.pixel_stride
+    return dict(
+        n_ox=out.columns,
+        n_ky=-(-window[0] // rows_per_step),
+        n_kx=window[1],
+        row_start=origin[0],
+        q_start=origin[1] * pixel,
+        row_step_oy=strides[0],
+        row_step_ky=rows_per_step,
+        q_step_ox=strides[1] * pixel,
+        q_step_kx=pixel,
+        kernel_rows=window[0],
+    )
+
+
+def _lower_depthwise(
+    config: AcceleratorConfig, layer: DepthwiseConv2D, sources: list[TensorLocation], out: TensorLocation
+):
+    source = sources[0]
+    kernel_rows, kernel_columns, channels = layer.weights.shape
+    rows, columns = config.window_rows, config.window_columns
+    kernel = layer.weights.transpose(2, 1, 0)  # [channels, kernel columns, kernel rows]
+    bias, multiplier, shift = _channel_parameters(layer, kernel)
+    origin = (-layer.padding.top, -layer.padding.left)
+    slide = columns > 1 and kernel_columns <= columns and kernel_rows <= rows
+    if slide:
+        # One word; the kernel sits in the newest columns.
+        taps = np.zeros((channels, columns, rows), np.int8)
+        taps[:, columns - kernel_columns :, :kernel_rows] = kernel
+        steps = _pad_to(taps.reshape(channels, 1, -1), config.taps, axis=2)
+        geometry = _window_geometry(source, out, (kernel_rows, 1), layer.strides, origin, rows)
+        geometry |= dict(
+            slide=1,
+            slide_first=kernel_columns - 1,
+            slide_step=layer.strides[1],
+            n_ox=(out.columns - 1) * layer.strides[1] + kernel_columns,
+            q_step_ox=source.pixel_stride,
+            weights_advance=0,
+        )
+    else:
+        # A word for each step: one column of three rows, in the newest column.
+        turns = -(-kernel_rows // rows)
+        split = _pad_to(kernel, turns * rows, axis=2).reshape(channels, kernel_columns, turns, rows)
+        taps = np.zeros((channels, turns, kernel_columns, columns, rows), np.int8)
+        taps[:, :, :, columns - 1] = split.transpose(0, 2, 1, 3)
+        steps = _pad_to(taps.reshape(channels, turns * kernel_columns, -1), config.taps, axis=2)
+        geometry = _window_geometry(source, out, (kernel_rows, kernel_columns), layer.strides, origin, rows)
+    narrow = _is_narrow(kernel, bias)
+    words = _group_words(config, bias, multiplier, shift, steps)
+    fields = _output_fields(config, layer, out)
+    descriptor = Descriptor(
+        kind=Kind.WINDOW,
+        narrow=int(narrow),
+        interval=_interval(config, narrow),
+        **_input_fields(source),
+        **fields,
+        **geometry,
+        q_step_g=config.lanes,
+        weight_step_g=len(words) // fields["n_g"],
+        pad_value=layer.inputs[0].zero_point,
+    )
+    return LoweredLayer(layer, descriptor, words)
+
+
+def _newest_column(config: AcceleratorConfig, rows: list[int]) -> NDArray[np.int8]:
+    """One weight word with the same taps in every lane: `rows` in the newest window column. [1, 1, taps]"""
+    taps = np.zeros((config.window_columns, config.window_rows), np.int8)
+    taps[-1, : len(rows)] = rows
+    return _pad_to(taps.reshape(1, 1, -1), config.taps, axis=2)
+
+
+def _shared_words(config: AcceleratorConfig, sets: list[tuple[int, int]], rows: list[int]) -> NDArray[np.uint8]:
+    """Parameter sets (multiplier, shift; bias 0) and one weight word, the same for every lane and group."""
+    one = np.ones(config.lanes, np.int64)
+    parameters = [encode_parameters(config, 0 * one, multiplier * one, shift * one) for multiplier, shift in sets]
+    taps = np.repeat(_newest_column(config, rows), config.lanes, axis=0)
+    return np.concatenate([*parameters, taps.reshape(1, config.weight_word_bytes).view(np.uint8)])
+
+
+def _lower_average_pool(
+    config: AcceleratorConfig, layer: AveragePool2D, sources: list[TensorLocation], out: TensorLocation
+):
+    count = layer.window[0] * layer.window[1]
+    multiplier, shift = average_pool_multiplier(count) if count > 1 else (IDENTITY_MULTIPLIER, 0)
+    narrow = 128 * count < 1 << (NARROW_BITS - 1)
+    descriptor = Descriptor(
+        kind=Kind.WINDOW,
+        double_rounding=0,
+        narrow=int(narrow),
+        interval=_interval(config, narrow),
+        weights_advance=0,
+        **_input_fields(sources[0]),
+        **{**_output_fields(config, layer, out), "out_zero_point": 0},
+        **_window_geometry(sources[0], out, layer.window, layer.strides, (0, 0), config.window_rows),
+        q_step_g=config.lanes,
+    )
+    return LoweredLayer(layer, descriptor, _shared_words(config, [(multiplier, shift)], [1] * config.window_rows))
+
+
+def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[TensorLocation], out: TensorLocation):
+    descriptor = Descriptor(
+        kind=Kind.WINDOW,
+        maximum=1,
+        double_rounding=0,
+        narrow=1,
+        interval=_interval(config, True),
+        weights_advance=0,
+        **_input_fields(sources[0]),
+        **{**_output_fields(config, layer, out), "out_zero_point": 0},
+        **_window_geometry(
+            sources[0], out, layer.window, layer.strides, (-layer.padding.top, -layer.padding.left), 1
+        ),
+        q_step_g=config.lanes,
+        pad_value=-128,
+    )
+    return LoweredLayer(layer, descriptor, _shared_words(config, [(IDENTITY_MULTIPLIER, 0)], [1]))
+
+
+def _lower_add(config: AcceleratorConfig, layer: Add, sources: list[TensorLocation], out: TensorLocation):
+    x, y = add_operands(layer)
+    y_factor, out_factor = _add_factors(layer)
+    row_words = -(-out.columns * out.pixel_stride // config.lanes)
+    descriptor = Descriptor(
+        kind=Kind.ADD,
+        interval=_interval(config, False),
+        weights_advance=0,
+        **{**_input_fields(sources[y]), "in2_base": sources[x].base},
+        **{**_output_fields(config, layer, out), "n_g": 1, "out_step_ox": 2, "out_step_g": 0, "half_last": 0},
+        n_ox=-(-row_words // ADD_BATCH),
+        n_ky=2,
+        n_kx=ADD_BATCH,
+        row_step_oy=1,
+        q_step_kx=config.lanes,
+        q_step_ox=ADD_BATCH * config.lanes,
+        pad_value=layer.inputs[y].zero_point,
+        pad_value2=layer.inputs[x].zero_point,
+        kernel_rows=1,
+    )
+    # Row 1 of the window reads as padding, the zero point: value minus zero point in one step.
+    sets = [quantize_multiplier(y_factor), quantize_multiplier(out_factor)]
+    return LoweredLayer(layer, descriptor, _shared_words(config, sets, [1, -1]))
+
+
+_LOWERINGS: dict[type[Layer], Callable] = {
+    Conv2D: _lower_conv,
+    DepthwiseConv2D: _lower_depthwise,
+    FullyConnected: _lower_fully_connected,
+    AveragePool2D: _lower_average_pool,
+    MaxPool2D: _lower_max_pool,
+    Add: _lower_add,
+}
+
+
+def lower_layer(
+    config: AcceleratorConfig, layer: Layer, sources: list[TensorLocation], out: TensorLocation
+) -> LoweredLayer:
+    """Lower one layer whose tensors have been placed.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        If the configuration cannot run the layer (`unsupported_reason`).
+    CapacityError
+        If a dimension exceeds its descriptor field.
+    """
+    reason = unsupported_reason(layer, config)
+    if reason:
+        raise UnsupportedOperatorError(f"{layer.name}: {reason}; run this layer on the CPU")
+    try:
+        return _LOWERINGS[type(layer)](config, layer, sources, out)
+    except ValueError as error:
+        raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
+
+
+def lower(
+    config: AcceleratorConfig,
+    graph: LayerGraph,
+    locations: dict[str, TensorLocation],
+    *,
+    weight_base: int = 0,
+) -> list[LoweredLayer]:
+    """Lower a region whose tensors are placed at `locations` (by name); weights start at word `weight_base`.
+
+    Layers with identical weight words share them.
+    """
+    result: list[LoweredLayer] = []
+    placed: dict[bytes, int] = {}
+    for index, layer in enumerate(graph.layers):
+        sources = [locations[tensor.name] for tensor in layer.inputs]
+        lowered = lower_layer(config, layer, sources, locations[layer.output.name])
+        key = lowered.weights.tobytes()
+        base = placed.setdefault(key, weight_base)
+        weights = lowered.weights
+        if base == weight_base:
+            weight_base += len(weights)
+        else:
+            weights = weights[:0]
+        if base > 0xFFFF:
+            raise CapacityError(f"{layer.name}: weights beyond word 65535; the network is too large for the engine")
+        descriptor = dataclasses.replace(
+            lowered.descriptor,
+            weight_base=base,
+            start_delay=drain_cycles(config) if index else 0,
+            last=int(index == len(graph.layers) - 1),
+        )
+        result.append(LoweredLayer(layer, descriptor, weights))
+    return result

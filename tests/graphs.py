@@ -1,0 +1,187 @@
+"""Small random layer graphs, and their results from the definition of each operator."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.numerics import quantize_multiplier, requantize
+from nnloom.compiler.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    LayerGraph,
+    MaxPool2D,
+    Padding,
+    Tensor,
+)
+
+KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "dense", "average", "maximum", "add")
+
+
+def tensor(rng: np.random.Generator, name: str, rows: int, columns: int, channels: int) -> Tensor:
+    scale = float(np.float32(rng.uniform(0.01, 0.1)))
+    return Tensor(
+        name=name,
+        rows=rows,
+        columns=columns,
+        channels=channels,
+        scale=scale,
+        zero_point=int(rng.integers(-128, 128)),
+        shape=(1, rows, columns, channels),
+    )
+
+
+def _weights(rng: np.random.Generator, shape: tuple[int, ...], channels: int, depth: int, output: Tensor, i: Tensor):
+    weights = rng.integers(-127, 128, shape, np.int8)
+    # Scales that keep results within a few times the int8 range.
+    base = output.scale / i.scale / (30 * np.sqrt(depth))
+    scales = (base * rng.uniform(0.3, 1.0, channels)).astype(np.float32).astype(np.float64)
+    bias = rng.integers(-2000, 2000, channels).astype(np.int32)
+    return dict(weights=weights, weight_scales=scales, bias=bias)
+
+
+def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = None, name: str = "layer") -> Layer:
+    """A layer of the kind; reads `source` if given, else a new random tensor `name`_in."""
+    i = source or tensor(
+        rng,
+        f"{name}_in",
+        int(rng.integers(1, 9)),
+        int(rng.integers(1, 9)),
+        1 if kind == "conv_narrow_rows" else int(rng.integers(1, 40)),
+    )
+    clamp = sorted(int(v) for v in rng.integers(-128, 128, 2)) if rng.integers(2) else [-128, 127]
+    common = dict(name=name, inputs=(i,), act_min=clamp[0], act_max=clamp[1])
+    pad = Padding(*(int(v) for v in rng.integers(0, 3, 4)))
+
+    def extent(size: int, kernel: int, stride: int, before: int, after: int) -> int:
+        return (size + before + after - kernel) // stride + 1
+
+    def out(rows: int, columns: int, channels: int, like: Tensor | None = None) -> Tensor:
+        t = tensor(rng, f"{name}_out", rows, columns, channels)
+        if like:
+            t = Tensor(**{**t.__dict__, "scale": like.scale, "zero_point": like.zero_point})
+        return t
+
+    if kind == "dense":
+        o = out(1, 1, int(rng.integers(1, 40)))
+        return FullyConnected(
+            **common, output=o, **_weights(rng, (o.channels, i.elements), o.channels, i.elements, o, i)
+        )
+    if kind == "add":
+        j = tensor(rng, f"{name}_in2", i.rows, i.columns, i.channels)
+        return Add(**{**common, "inputs": (i, j)}, output=out(i.rows, i.columns, i.channels))
+    strides = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+    if kind in ("average", "maximum"):
+        window = (int(rng.integers(1, i.rows + 1)), int(rng.integers(1, i.columns + 1)))
+        if kind == "average":
+            o = out(extent(i.rows, window[0], strides[0], 0, 0), extent(i.columns, window[1], strides[1], 0, 0), i.channels, i)
+            return AveragePool2D(**common, output=o, window=window, strides=strides)
+        # At most window - 1 of padding, so that every window holds a value.
+        pad = Padding(*(min(p, w - 1) for p, w in zip((pad.top, pad.left, pad.bottom, pad.right), window * 2, strict=True)))
+        o = out(
+            extent(i.rows, window[0], strides[0], pad.top, pad.bottom),
+            extent(i.columns, window[1], strides[1], pad.left, pad.right),
+            i.channels,
+            i,
+        )
+        return MaxPool2D(**common, output=o, window=window, strides=strides, padding=pad)
+    limit = {"conv": 4, "conv_narrow_rows": 6, "depthwise": 3, "depthwise_large": 7}[kind]
+    kernel = (
+        int(rng.integers(1, min(limit, i.rows + pad.top + pad.bottom) + 1)),
+        int(rng.integers(1, min(limit, i.columns + pad.left + pad.right) + 1)),
+    )
+    rows = extent(i.rows, kernel[0], strides[0], pad.top, pad.bottom)
+    columns = extent(i.columns, kernel[1], strides[1], pad.left, pad.right)
+    depth = kernel[0] * kernel[1]
+    if kind.startswith("depthwise"):
+        o = out(rows, columns, i.channels)
+        weights = _weights(rng, (*kernel, i.channels), i.channels, depth, o, i)
+        return DepthwiseConv2D(**common, output=o, strides=strides, padding=pad, **weights)
+    o = out(rows, columns, int(rng.integers(1, 40)))
+    weights = _weights(rng, (o.channels, *kernel, i.channels), o.channels, depth * i.channels, o, i)
+    return Conv2D(**common, output=o, strides=strides, padding=pad, **weights)
+
+
+def random_graph(rng: np.random.Generator, kinds: list[str]) -> LayerGraph:
+    """A chain of layers of the given kinds; the second operand of an addition is a further region input."""
+    layers: list[Layer] = []
+    source = None
+    for index, kind in enumerate(kinds):
+        layer = random_layer(rng, kind, source, f"{kind}_{index}")
+        layers.append(layer)
+        source = layer.output
+    made = {layer.output.name for layer in layers}
+    inputs = tuple(t for layer in layers for t in layer.inputs if t.name not in made)
+    return LayerGraph("region", inputs, (layers[-1].output,), tuple(layers))
+
+
+def evaluate(graph: LayerGraph, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
+    """Every tensor of the graph as int8 [rows, columns, channels], by explicit loops over the output."""
+    values = {name: value.reshape(-1).astype(np.int64) for name, value in inputs.items()}
+    for layer in graph.layers:
+        operands = [values[t.name].reshape(t.rows, t.columns, t.channels) for t in layer.inputs]
+        result = np.clip(_evaluate(layer, operands), layer.act_min, layer.act_max)
+        values[layer.output.name] = result.astype(np.int8).astype(np.int64)
+    return {
+        t.name: values[t.name].reshape(t.rows, t.columns, t.channels).astype(np.int8)
+        for layer in graph.layers
+        for t in (*layer.inputs, layer.output)
+    }
+
+
+def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
+    i, o = layer.inputs[0], layer.output
+    x = operands[0]
+    if isinstance(layer, Add):
+        return _evaluate_add(layer, operands)
+    if isinstance(layer, FullyConnected):
+        acc = layer.weights.astype(np.int64) @ (x.reshape(-1) - i.zero_point) + layer.bias
+        return _rescale(acc, layer, double_rounding=False)
+    pad = getattr(layer, "padding", Padding())
+    fill = -128 if isinstance(layer, MaxPool2D) else i.zero_point
+    x = np.pad(x, ((pad.top, pad.bottom), (pad.left, pad.right), (0, 0)), constant_values=fill)
+    if isinstance(layer, AveragePool2D | MaxPool2D):
+        kernel = layer.window
+    elif isinstance(layer, DepthwiseConv2D):
+        kernel = layer.weights.shape[:2]
+    else:
+        kernel = layer.weights.shape[1:3]
+    result = np.zeros((o.rows, o.columns, o.channels), np.int64)
+    for row in range(o.rows):
+        for column in range(o.columns):
+            top, left = row * layer.strides[0], column * layer.strides[1]
+            window = x[top : top + kernel[0], left : left + kernel[1]]
+            if isinstance(layer, MaxPool2D):
+                result[row, column] = window.max((0, 1))
+            elif isinstance(layer, AveragePool2D):
+                total, count = window.sum((0, 1)), kernel[0] * kernel[1]
+                result[row, column] = np.where(
+                    total >= 0, (total + count // 2) // count, -((-total + count // 2) // count)
+                )
+            elif isinstance(layer, DepthwiseConv2D):
+                result[row, column] = ((window - i.zero_point) * layer.weights).sum((0, 1)) + layer.bias
+            else:
+                result[row, column] = np.tensordot(layer.weights.astype(np.int64), window - i.zero_point, 3) + layer.bias
+    if isinstance(layer, AveragePool2D | MaxPool2D):
+        return result
+    return _rescale(result, layer, double_rounding=True)
+
+
+def _rescale(acc: NDArray[np.int64], layer, *, double_rounding: bool) -> NDArray[np.int64]:
+    pairs = [quantize_multiplier(layer.inputs[0].scale * s / layer.output.scale) for s in layer.weight_scales]
+    multiplier, shift = np.array(pairs).T
+    return requantize(acc, multiplier, shift, double_rounding=double_rounding) + layer.output.zero_point
+
+
+def _evaluate_add(layer: Add, operands: list[NDArray]) -> NDArray[np.int64]:
+    twice = 2 * max(t.scale for t in layer.inputs)
+    total = 0
+    for t, value in zip(layer.inputs, operands, strict=True):
+        multiplier, shift = quantize_multiplier(t.scale / twice)
+        total = total + requantize((value - t.zero_point) << 20, multiplier, shift, double_rounding=True)
+    multiplier, shift = quantize_multiplier(twice / ((1 << 20) * layer.output.scale))
+    return requantize(total, multiplier, shift, double_rounding=True) + layer.output.zero_point

@@ -1,0 +1,52 @@
+"""From a layer graph to memory images and back, without TVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import Descriptor, encode_program
+from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.lower import lower
+from nnloom.compiler.memory import MemoryPlan, plan_memory
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A region with its images."""
+
+    config: AcceleratorConfig
+    graph: LayerGraph
+    plan: MemoryPlan
+    descriptors: list[Descriptor]
+    program: NDArray[np.uint32]
+    weights: NDArray[np.uint8]
+
+
+def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:
+    plan = plan_memory(config, graph)
+    lowered = lower(config, graph, plan.locations)
+    descriptors = [item.descriptor for item in lowered]
+    weights = np.concatenate([item.weights for item in lowered])
+    return Compiled(config, graph, plan, descriptors, encode_program(descriptors), weights)
+
+
+def random_inputs(rng: np.random.Generator, graph: LayerGraph) -> dict[str, NDArray[np.int8]]:
+    return {t.name: rng.integers(-128, 128, (t.rows, t.columns, t.channels), np.int8) for t in graph.inputs}
+
+
+def place(config: AcceleratorConfig, activations: NDArray[np.uint8], location, value: NDArray[np.int8]) -> None:
+    """Write a tensor into a [bank, byte] image."""
+    for bank, data in enumerate(location.pack(config, value)):
+        start = location.base * config.granule
+        activations[bank, start : start + len(data)] = data
+
+
+def read(config: AcceleratorConfig, activations: NDArray[np.uint8], location) -> NDArray[np.int8]:
+    """Read a tensor from a [bank, byte] image."""
+    start = location.base * config.granule
+    banks = [activations[b, start : start + location.bank_bytes(config, b)] for b in range(config.row_banks)]
+    return location.unpack(config, banks).reshape(location.rows, location.columns, location.channels)

@@ -1,0 +1,92 @@
+"""Lowering and golden model together, against the operators' definitions and the literal loop nest."""
+
+import numpy as np
+import pytest
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.sim.golden import GoldenModel, execute_literally
+
+from tests.graphs import KINDS, evaluate, random_graph
+from tests.harness import compile_region, place, random_inputs, read
+
+CONFIGS = {
+    "16x9": AcceleratorConfig(),
+    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2),
+    "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8),
+    "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),
+}
+
+
+def golden_for(compiled, rng):
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    # What the memory held before must not matter.
+    model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
+    return model
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_single_layers_equal_their_definition(config, kind):
+    rng = np.random.default_rng([KINDS.index(kind), config.lanes, config.taps])
+    for _ in range(12):
+        graph = random_graph(rng, [kind])
+        compiled = compile_region(config, graph)
+        inputs = random_inputs(rng, graph)
+        model = golden_for(compiled, rng)
+        for name, value in inputs.items():
+            place(config, model.activations, compiled.plan.locations[name], value)
+        model.run()
+        for t in graph.outputs:
+            got = read(config, model.activations, compiled.plan.locations[t.name])
+            np.testing.assert_array_equal(got, evaluate(graph, inputs)[t.name], err_msg=repr(graph))
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectorised_equals_the_literal_loop_nest(config, kind):
+    rng = np.random.default_rng([99, KINDS.index(kind), config.lanes, config.taps])
+    for _ in range(2):
+        graph = random_graph(rng, [kind])
+        compiled = compile_region(config, graph)
+        fast = golden_for(compiled, rng)
+        slow = GoldenModel(config, compiled.program, compiled.weights)
+        slow.activations[:] = fast.activations
+        for d in compiled.descriptors:
+            a, b = fast.execute(d), execute_literally(slow, d)
+            np.testing.assert_array_equal(a.bank, b.bank)
+            np.testing.assert_array_equal(a.granule, b.granule)
+            np.testing.assert_array_equal(a.enable, b.enable)
+            np.testing.assert_array_equal(a.data[a.enable > 0], b.data[b.enable > 0])
+        np.testing.assert_array_equal(fast.activations, slow.activations)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_chains_keep_every_live_tensor(seed):
+    rng = np.random.default_rng(seed)
+    config = CONFIGS["16x9"]
+    graph = random_graph(rng, [str(k) for k in rng.choice(KINDS, 5)])
+    compiled = compile_region(config, graph)
+    model = golden_for(compiled, rng)
+    for _ in range(3):
+        inputs = random_inputs(rng, graph)
+        for name, value in inputs.items():
+            place(config, model.activations, compiled.plan.locations[name], value)
+        want = evaluate(graph, inputs)
+        for layer, d in zip(graph.layers, compiled.descriptors, strict=True):
+            model.execute(d)
+            name = layer.output.name
+            got = read(config, model.activations, compiled.plan.locations[name])
+            np.testing.assert_array_equal(got, want[name])
+
+
+def test_a_false_narrow_promise_is_refused():
+    rng = np.random.default_rng(0)
+    graph = random_graph(rng, ["dense"])
+    compiled = compile_region(CONFIGS["16x9"], graph)
+    model = golden_for(compiled, rng)
+    model.weights = model.weights.copy()
+    words = model.weights[: model.config.parameter_words].view(np.uint8).reshape(model.config.lanes, -1)
+    words[0, 2] = 0x7F  # a bias above 2**17
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="narrow"):
+        model.execute(replace(compiled.descriptors[0], narrow=1))
