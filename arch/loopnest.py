@@ -159,7 +159,7 @@ def finish_cycles(config: AcceleratorConfig) -> int:
     return 30 + tree_levels(config.taps) + 2 * config.requant_slots
 
 
-START_CYCLES = 28
+START_CYCLES = 23
 """Cycles from the start command to the first parameter load: the first descriptor is fetched."""
 
 

