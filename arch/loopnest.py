@@ -150,7 +150,7 @@ def drain_cycles(config: AcceleratorConfig) -> int:
     return 18 + tree_levels(config.taps) + 2 * (config.requant_slots - 1)
 
 
-DESCRIPTOR_CYCLES = 6
+DESCRIPTOR_CYCLES = 5
 """Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
 
 

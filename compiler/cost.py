@@ -10,7 +10,7 @@ from nnloom.arch.loopnest import DESCRIPTOR_CYCLES, START_CYCLES, finish_cycles,
 
 __all__ = ["layer_cycles", "program_cycles"]
 
-FETCH_CYCLES = DESCRIPTOR_WORDS + 5
+FETCH_CYCLES = DESCRIPTOR_WORDS + 1
 """From taking a descriptor to being able to take the next one, if the layer is shorter."""
 
 

