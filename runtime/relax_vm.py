@@ -1,0 +1,81 @@
+"""Runs the CPU library of an artifact in TVM's Relax VM, with accelerator regions as callbacks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.errors import ToolMissingError
+
+__all__ = ["Accelerator", "RelaxProgram"]
+
+Accelerator = Callable[[int, list[NDArray[np.int8]]], list[NDArray[np.int8]]]
+"""Runs a region: (index, inputs) -> outputs"""
+
+_current = threading.local()
+"""The accelerator of the session that is running in this thread: packed functions are global to the process."""
+_registered: set[int] = set()
+_lock = threading.Lock()
+
+
+def _register(index: int) -> None:
+    import tvm
+
+    with _lock:
+        if index in _registered:
+            return
+
+        def run(*arguments: Any) -> None:
+            accelerator, outputs = _current.state
+            count = len(outputs[index])
+            inputs = [np.array(argument.numpy()) for argument in arguments[: len(arguments) - count]]
+            results = accelerator(index, inputs)
+            for target, result in zip(arguments[len(arguments) - count :], results, strict=True):
+                target.copyfrom(np.ascontiguousarray(result))
+
+        tvm.register_global_func(f"nnloom.accelerator.{index}", run, override=True)
+        _registered.add(index)
+
+
+class RelaxProgram:
+    """A loaded library.
+
+    Parameters
+    ----------
+    library
+        `cpu.so` of an artifact.
+    region_outputs
+        Number of outputs of each region.
+    """
+
+    def __init__(self, library: Path, region_outputs: Sequence[int]) -> None:
+        try:
+            import tvm
+            from tvm import relax
+        except ImportError as error:
+            raise ToolMissingError("TVM is not installed; pip install 'nnloom[compiler]'") from error
+        self._tvm = tvm
+        self._outputs = [range(count) for count in region_outputs]
+        for index in range(len(region_outputs)):
+            _register(index)
+        self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+
+    def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
+        """Run the network: on the CPU alone, or with regions on `accelerator`."""
+        arguments = [self._tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs]
+        if accelerator is None:
+            result = self._machine["main_cpu"](*arguments)
+        else:
+            _current.state = (accelerator, self._outputs)
+            try:
+                result = self._machine["main"](*arguments)
+            finally:
+                del _current.state
+        if hasattr(result, "numpy"):
+            return [result.numpy()]
+        return [item.numpy() for item in result]
