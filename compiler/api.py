@@ -1,0 +1,122 @@
+"""Compilation from model file to artifact directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnloom.arch.artifact import CPU_FILE, MANIFEST_FILE, REPORT_FILE, Manifest, write_artifact
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ArtifactError
+
+__all__ = ["CompileResult", "compile"]
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """An artifact directory and its report."""
+
+    path: Path
+    report: dict[str, Any]
+
+
+def compile(
+    model: str | Path,
+    *,
+    board: str = "ulx3s-85f",
+    output: str | Path,
+    config: AcceleratorConfig | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CompileResult:
+    """Compile a TFLite model for a board.
+
+    Parameters
+    ----------
+    model
+        Path of an int8 .tflite file.
+    board
+        Name of a board (`nnloom.boards`).
+    output
+        Artifact directory; an existing artifact is replaced, but only on success.
+    config
+        Accelerator configuration; default: the board's.
+    progress
+        Called with the name of each phase.
+
+    Raises
+    ------
+    NnloomError
+        `ModelError`, `UnsupportedOperatorError`, `ConfigError`, `CapacityError`, `ArtifactError`,
+        `ToolMissingError` or `BuildError`, each with a message of one line.
+    """
+    from nnloom import boards
+
+    from .cpu import build_cpu
+    from .emit import emit
+    from .frontend.tflite import import_tflite
+    from .partition import partition
+    from .report import make_report
+
+    say = progress or (lambda _: None)
+    target = boards.get(board)
+    config = config or target.config
+    output = Path(output)
+    _check_output(output)
+    say("importing the model")
+    imported = import_tflite(model)
+    say("partitioning")
+    partitioned = partition(imported, config)
+    say("scheduling and planning memory")
+    emitted = emit(config, partitioned.graphs)
+    report = make_report(partitioned, emitted, config, target.name)
+    manifest = Manifest(
+        model=imported.name,
+        model_sha256=imported.sha256,
+        board=target.name,
+        config=config,
+        inputs=imported.inputs,
+        outputs=imported.outputs,
+        regions=tuple(r.region for r in emitted.regions),
+    )
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
+    except OSError as error:
+        raise ArtifactError(f"{output}: cannot write there ({error.strerror or error}); choose another -o") from error
+    try:
+        say("compiling the CPU code")
+        build_cpu(partitioned, temporary / CPU_FILE)
+        (temporary / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
+        write_artifact(temporary, manifest, emitted.program, emitted.weights)
+        _replace(temporary, output)
+    except OSError as error:
+        raise ArtifactError(f"{output}: cannot write there ({error.strerror or error}); choose another -o") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return CompileResult(output, report)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse to replace something that is not an artifact."""
+    if output.is_dir():
+        if any(output.iterdir()) and not (output / MANIFEST_FILE).is_file():
+            raise ArtifactError(f"{output}: exists and is not an nnloom artifact; choose another -o")
+    elif output.exists():
+        raise ArtifactError(f"{output}: exists and is not a directory; choose another -o")
+
+
+def _replace(temporary: Path, output: Path) -> None:
+    """Put a finished directory in place of the old one."""
+    temporary.chmod(0o755)
+    if output.exists():
+        old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.old."))
+        output.rename(old / "artifact")
+        temporary.rename(output)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        temporary.rename(output)

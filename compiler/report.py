@@ -1,0 +1,92 @@
+"""`report.json`: what was compiled, where it runs, what it costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnloom.arch.config import AcceleratorConfig
+
+from .cost import layer_cycles
+from .emit import Emitted
+from .partition import Partitioned
+
+__all__ = ["make_report"]
+
+_OPS = {
+    "Conv2D": "conv2d",
+    "DepthwiseConv2D": "depthwise_conv2d",
+    "FullyConnected": "fully_connected",
+    "AveragePool2D": "average_pool2d",
+    "MaxPool2D": "max_pool2d",
+    "Add": "add",
+}
+
+
+def make_report(
+    partitioned: Partitioned, emitted: Emitted, config: AcceleratorConfig, board: str
+) -> dict[str, Any]:
+    """The report after compilation; simulation and build add what they measure.
+
+    Cycles are estimates of the cost model until `cycles_measured` is set. `utilisation` is
+    macs / cycles / mac_units; macs counts convolutions and matrix products only.
+    """
+    layers: list[dict[str, Any]] = []
+    total = 0
+    for emitted_region in emitted.regions:
+        cycles = layer_cycles(config, emitted_region.descriptors)
+        total += sum(cycles)
+        for item, count in zip(emitted_region.layers, cycles, strict=True):
+            layers.append(
+                {
+                    "name": item.layer.name,
+                    "op": _OPS[type(item.layer).__name__],
+                    "target": "accelerator",
+                    "region": emitted_region.region.name,
+                    "output_shape": list(item.layer.output.shape),
+                    "macs": item.layer.macs,
+                    "cycles_estimated": count,
+                    "cycles_measured": None,
+                    "utilisation": round(item.layer.macs / count / config.multipliers, 4),
+                    "weight_bytes": int(item.weights.size),
+                }
+            )
+    layers += [
+        {"name": op.name, "op": op.op, "target": "cpu", "reason": op.reason, "macs": 0}
+        for op in partitioned.cpu_operators
+    ]
+    macs = sum(layer["macs"] for layer in layers)
+    return {
+        "model": partitioned.model.name,
+        "model_sha256": partitioned.model.sha256,
+        "board": board,
+        "config": config.to_dict(),
+        "config_hash": f"{config.hash:#010x}",
+        "layers": layers,
+        "macs": macs,
+        "mac_units": config.multipliers,
+        "cycles": total,
+        "cycles_estimated": total,
+        "cycles_measured": None,
+        "utilisation": round(macs / total / config.multipliers, 4) if total else 0.0,
+        "memory": {
+            "weights_bytes": int(emitted.weights.size),
+            "weights_available": config.weight_words * config.weight_word_bytes,
+            "program_bytes": 4 * len(emitted.program),
+            "program_available": 4 * config.program_words,
+            "activations_peak_bytes": max((r.plan.peak_bytes(config) for r in emitted.regions), default=0),
+            "activations_available": config.activation_bytes,
+            "planner": [r.plan.strategy for r in emitted.regions],
+            "tensors": [
+                {
+                    "region": r.region.name,
+                    "name": life.name,
+                    "granule": r.plan.locations[life.name].base,
+                    "granules_per_bank": life.granules,
+                    "first_layer": life.first,
+                    "last_layer": life.last,
+                }
+                for r in emitted.regions
+                for life in r.plan.lifetimes
+            ],
+        },
+    }
