@@ -1,0 +1,5 @@
+"""Runtime: sessions and devices."""
+
+from .session import InferenceSession
+
+__all__ = ["InferenceSession"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind, decode_parameters, decode_program
 from nnloom.arch.loopnest import ParameterLoad, Step, steps
@@ -52,6 +53,23 @@ class GoldenModel:
         self.weights = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
         self.activations = np.zeros((config.row_banks, config.bank_granules * config.granule), np.uint8)
         """uint8 [bank, byte]"""
+
+    def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:
+        """Place a tensor in activation memory."""
+        start = location.base * self.config.granule
+        for bank, data in enumerate(location.pack(self.config, values)):
+            self.activations[bank, start : start + len(data)] = data
+
+    def read_tensor(self, location: TensorLocation) -> NDArray[np.int8]:
+        """Read a tensor from activation memory, int8 of the location's `shape`."""
+        start = location.base * self.config.granule
+        return location.unpack(
+            self.config,
+            [
+                self.activations[bank, start : start + location.bank_bytes(self.config, bank)]
+                for bank in range(self.config.row_banks)
+            ],
+        )
 
     def run(self, program_start: int = 0) -> list[WriteTrace]:
         """Run from a program word to the descriptor marked last; returns the writes of each descriptor.

@@ -36,17 +36,3 @@ def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:
 
 def random_inputs(rng: np.random.Generator, graph: LayerGraph) -> dict[str, NDArray[np.int8]]:
     return {t.name: rng.integers(-128, 128, (t.rows, t.columns, t.channels), np.int8) for t in graph.inputs}
-
-
-def place(config: AcceleratorConfig, activations: NDArray[np.uint8], location, value: NDArray[np.int8]) -> None:
-    """Write a tensor into a [bank, byte] image."""
-    for bank, data in enumerate(location.pack(config, value)):
-        start = location.base * config.granule
-        activations[bank, start : start + len(data)] = data
-
-
-def read(config: AcceleratorConfig, activations: NDArray[np.uint8], location) -> NDArray[np.int8]:
-    """Read a tensor from a [bank, byte] image."""
-    start = location.base * config.granule
-    banks = [activations[b, start : start + location.bank_bytes(config, b)] for b in range(config.row_banks)]
-    return location.unpack(config, banks).reshape(location.rows, location.columns, location.channels)

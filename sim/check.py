@@ -1,0 +1,155 @@
+"""Checks made while a program runs: is the memory plan sound, did the RTL write what the golden model wrote.
+
+Both are independent of the compiler: they see descriptors, locations in the manifest and writes only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.artifact import Region, TensorLocation
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ArtifactError, DeviceError
+from nnloom.arch.isa import Descriptor, Kind
+from nnloom.arch.loopnest import finish_cycles
+
+from .golden import WriteTrace
+from .rtl import RtlWrites
+
+__all__ = ["OwnershipChecker", "compare_writes", "layer_cycles", "written_tensor"]
+
+_NOBODY = -1
+
+
+class OwnershipChecker:
+    """Follows which tensor owns each granule of the activation memory during one region.
+
+    A descriptor may read only granules that all belong to one tensor; a tensor that was overwritten while
+    it is still needed is found at the layer that reads it.
+    """
+
+    def __init__(self, config: AcceleratorConfig, region: Region) -> None:
+        self._config = config
+        self._region = region
+        self._owner = np.full((config.row_banks, config.bank_granules), _NOBODY, np.int64)
+        self._names = [location.name for location in region.inputs]
+        for index, location in enumerate(region.inputs):
+            for bank in range(config.row_banks):
+                count = location.bank_bytes(config, bank) // config.granule
+                self._owner[bank, location.base : location.base + count] = index
+
+    def before(self, descriptor: Descriptor) -> None:
+        """Check what a descriptor is going to read.
+
+        Raises
+        ------
+        ArtifactError
+            If its operand is not one whole tensor.
+        """
+        bases = [descriptor.in_base]
+        if descriptor.kind == Kind.ADD:
+            bases.append(descriptor.in2_base)
+        for base in bases:
+            self._one_owner(base, descriptor.in_rows, descriptor.in_row_bytes, descriptor.in_row_stride)
+
+    def after(self, trace: WriteTrace) -> None:
+        """Take note of the writes of a descriptor: they belong to the next tensor of the region."""
+        index = len(self._names) - len(self._region.inputs)
+        tensors = self._region.tensors
+        self._names.append(tensors[index].name if index < len(tensors) else f"layer {index}")
+        for part in range(2):
+            chosen = (trace.enable >> part & 1).astype(bool)
+            granule = (trace.granule[chosen] + part) % self._config.bank_granules
+            self._owner[trace.bank[chosen], granule] = len(self._names) - 1
+
+    def finish(self) -> None:
+        """Check that the region's outputs are still whole.
+
+        Raises
+        ------
+        ArtifactError
+            If one was overwritten.
+        """
+        for location in self._region.outputs:
+            bytes_of_row = location.columns * location.pixel_stride
+            owner = self._one_owner(location.base, location.rows, bytes_of_row, location.row_stride)
+            if owner != location.name and location.name in self._names:
+                raise ArtifactError(f"memory plan: output {location.name} was overwritten by {owner}")
+
+    def _one_owner(self, base: int, rows: int, row_bytes: int, row_stride: int) -> str:
+        config = self._config
+        row = np.arange(rows)[:, None]
+        granule = base + row // config.row_banks * row_stride + np.arange(-(-row_bytes // config.granule))
+        owners = np.unique(self._owner[row % config.row_banks, granule % config.bank_granules])
+        if len(owners) != 1 or owners[0] == _NOBODY:
+            names = ", ".join("unwritten memory" if o == _NOBODY else self._names[o] for o in owners)
+            raise ArtifactError(f"memory plan: a layer of {self._region.name} reads a mixture of {names}")
+        return self._names[owners[0]]
+
+
+def compare_writes(config: AcceleratorConfig, region: Region, golden: Sequence[WriteTrace], rtl: RtlWrites) -> None:
+    """Require that the RTL wrote every byte that the golden model wrote, in the same order, and nothing else.
+
+    Raises
+    ------
+    DeviceError
+        At the first difference; names layer, write and both values.
+    """
+    for name in ("bank", "granule", "enable"):
+        want: NDArray[np.int64] = np.concatenate([getattr(trace, name) for trace in golden])
+        got: NDArray[np.int64] = getattr(rtl, name)
+        if len(want) != len(got):
+            raise DeviceError(f"{region.name}: RTL made {len(got)} writes, the golden model {len(want)}")
+        _require_equal(region, golden, name, want, got)
+    enable = np.repeat(rtl.enable[:, None] >> np.arange(2) & 1, config.granule, axis=1).astype(bool)
+    want_data = np.where(enable, np.concatenate([trace.data for trace in golden]), 0)
+    _require_equal(region, golden, "data", want_data, np.where(enable, rtl.data, 0))
+
+
+def _require_equal(region: Region, golden: Sequence[WriteTrace], name: str, want: NDArray, got: NDArray) -> None:
+    wrong = np.argwhere(want != got)
+    if not len(wrong):
+        return
+    index = tuple(wrong[0])
+    ends = np.cumsum([len(trace.bank) for trace in golden])
+    layer = int(np.searchsorted(ends, index[0], side="right"))
+    tensors = region.tensors
+    label = tensors[layer].name if layer < len(tensors) else f"layer {layer}"
+    raise DeviceError(
+        f"{region.name}: RTL differs from the golden model in {len(wrong)} values of {name}, first in {label} at "
+        f"{[int(i) for i in index]}: expected {int(want[index])}, got {int(got[index])}"
+    )
+
+
+def layer_cycles(
+    config: AcceleratorConfig, golden: Sequence[WriteTrace], rtl: RtlWrites, total: int
+) -> list[int]:
+    """Measured cycles of each layer, divided as `nnloom.compiler.cost.layer_cycles` does; they sum to `total`.
+
+    A layer lasts from the last write of the layer before to its own last write. The time that the last
+    result needs through the pipeline counts with the last layer, not the first.
+    """
+    ends = np.cumsum([len(trace.bank) for trace in golden]) - 1
+    result = [int(v) for v in np.diff(rtl.cycle[ends])]
+    result.insert(0, total - sum(result))
+    result[0] -= finish_cycles(config)
+    result[-1] += finish_cycles(config)
+    return result
+
+
+def written_tensor(config: AcceleratorConfig, location: TensorLocation, trace: WriteTrace) -> NDArray[np.int8]:
+    """The tensor that one descriptor wrote, gathered from its writes: int8 of the location's shape."""
+    memory = np.zeros((config.row_banks, config.bank_granules, config.granule), np.uint8)
+    for part in range(2):
+        chosen = (trace.enable >> part & 1).astype(bool)
+        granule = (trace.granule[chosen] + part) % config.bank_granules
+        memory[trace.bank[chosen], granule] = trace.data[chosen, part * config.granule : (part + 1) * config.granule]
+    banks = []
+    for bank in range(config.row_banks):
+        start = location.base
+        count = location.bank_bytes(config, bank) // config.granule
+        banks.append(memory[bank, start : start + count].reshape(-1))
+    return location.unpack(config, banks)

@@ -1,0 +1,75 @@
+"""Small artifacts without TVM: one region of random layers whose tensors are the network's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from nnloom.arch.artifact import REPORT_FILE, Manifest, Region, TensorInfo, write_artifact
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.compiler.cost import layer_cycles
+from nnloom.compiler.graph import LayerGraph, Tensor
+
+from tests.harness import Compiled, compile_region
+
+SMALL = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256)
+
+
+def tensor_info(tensor: Tensor) -> TensorInfo:
+    shape = (1, tensor.rows, tensor.columns, tensor.channels)
+    return TensorInfo(
+        name=tensor.name, shape=shape, dtype="int8", scale=tensor.scale, zero_point=tensor.zero_point
+    )
+
+
+def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL) -> Compiled:
+    """Write an artifact of `graph` into `path` (created)."""
+    compiled = compile_region(config, graph)
+    locations = compiled.plan.locations
+    region = Region(
+        name="region0",
+        program_start=0,
+        program_words=len(compiled.program),
+        inputs=tuple(locations[t.name] for t in graph.inputs),
+        outputs=tuple(locations[t.name] for t in graph.outputs),
+        tensors=tuple(locations[layer.output.name] for layer in graph.layers),
+    )
+    manifest = Manifest(
+        model="random",
+        model_sha256="0" * 64,
+        board="ulx3s-85f",
+        config=config,
+        inputs=tuple(tensor_info(t) for t in graph.inputs),
+        outputs=tuple(tensor_info(t) for t in graph.outputs),
+        regions=(region,),
+    )
+    path.mkdir(parents=True, exist_ok=True)
+    estimate = layer_cycles(config, compiled.descriptors)
+    layers = [
+        {
+            "name": layer.name,
+            "op": type(layer).__name__,
+            "target": "accelerator",
+            "macs": layer.macs,
+            "cycles_estimated": cycles,
+            "cycles_measured": None,
+        }
+        for layer, cycles in zip(graph.layers, estimate, strict=True)
+    ]
+    report = {
+        "model": "random",
+        "board": "ulx3s-85f",
+        "config": config.to_dict(),
+        "layers": layers,
+        "macs": graph.macs,
+        "mac_units": config.multipliers,
+        "cycles": sum(estimate),
+    }
+    (path / REPORT_FILE).write_text(json.dumps(report))
+    write_artifact(path, manifest, compiled.program, compiled.weights)
+    return compiled
+
+
+def random_network_inputs(rng: np.random.Generator, graph: LayerGraph) -> dict[str, np.ndarray]:
+    return {t.name: rng.integers(-128, 128, (1, t.rows, t.columns, t.channels), np.int8) for t in graph.inputs}
