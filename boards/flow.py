@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.files import cache_directory, write_atomically
 
 from . import get
 from .board import Board
@@ -148,7 +149,7 @@ def build(
     """
     from importlib.metadata import PackageNotFoundError, version
 
-    from nnloom.hw.emit import cache_directory, source_hash, write_atomically
+    from nnloom.hw.emit import source_hash
 
     artifact = Artifact.load(artifact_path)
     board = get(artifact.manifest.board)

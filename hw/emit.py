@@ -12,27 +12,7 @@ from amaranth.lib import wiring
 
 from nnloom.arch.errors import BuildError, ToolMissingError
 
-__all__ = ["cache_directory", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash", "write_atomically"]
-
-
-def cache_directory(*parts: str) -> Path:
-    """A folder of the user's cache for generated files; created."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = root.joinpath("nnloom", *parts)
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+__all__ = ["emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
 
 
 def source_hash(*packages: str) -> str:

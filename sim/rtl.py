@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, DeviceError, ToolMissingError
+from nnloom.arch.files import cache_directory
 
 __all__ = ["SIMULATORS", "RtlSimulator", "RtlWrites", "build_simulation", "verilator_root"]
 
@@ -136,9 +137,9 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
     command = [
         "perl",
         str(root / "bin" / "verilator"),
-        *("-cc --exe --vpi -O3 --x-assign fast --x-initial fast --noassert".split()),
-        *("-Wno-fatal -Wno-WIDTH -Wno-UNOPTFLAT -Wno-CASEINCOMPLETE -Wno-UNSIGNED -Wno-CMPCONST".split()),
-        *("--timescale 1ns/1ps --prefix Vtop --top-module".split()),
+        *(["-cc", "--exe", "--vpi", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"]),
+        *(["-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"]),
+        *(["--timescale", "1ns/1ps", "--prefix", "Vtop", "--top-module"]),
         TOPLEVEL,
         "-Mdir",
         str(folder / "obj"),
@@ -187,7 +188,7 @@ def build_simulation(
     ConfigError, ToolMissingError, BuildError
         Unknown simulator; a missing tool; a failed build (the message names the log).
     """
-    from nnloom.hw.emit import cache_directory, emit_verilog, source_hash
+    from nnloom.hw.emit import emit_verilog, source_hash
 
     if simulator not in SIMULATORS:
         raise ConfigError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
