@@ -6,10 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
+from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import DeviceError
 from nnloom.compiler.cost import program_cycles
-from nnloom.runtime import InferenceSession
-from nnloom.runtime.devices.rtl import RtlDevice
+from nnloom.runtime.devices.verified import VerifiedRtlDevice
 from nnloom.sim.check import compare_writes
 
 from tests.artifacts import make_artifact, random_network_inputs
@@ -24,14 +24,14 @@ def _networks(folder, count):
 
 
 def _check(device, rng, graph, compiled, folder):
-    region = InferenceSession(folder, "model").artifact.manifest.regions[0]
+    region = Artifact.load(folder).manifest.regions[0]
     inputs = random_network_inputs(rng, graph)
     outputs, cycles = device.run_region(region, list(inputs.values()))
     expected = evaluate(graph, {name: value[0] for name, value in inputs.items()})
     for tensor, output in zip(graph.outputs, outputs, strict=True):
         np.testing.assert_array_equal(output.reshape(expected[tensor.name].shape), expected[tensor.name])
     assert abs(cycles - program_cycles(compiled.config, compiled.descriptors)) <= 0.05 * cycles
-    assert sum(device.last_layer_cycles) == cycles
+    assert sum(device.layer_cycles[region.name]) == cycles
     return region
 
 
@@ -39,10 +39,10 @@ def _check(device, rng, graph, compiled, folder):
 def test_many_networks_on_one_engine_without_reset(tmp_path):
     networks = list(_networks(tmp_path, 4))
     rng = np.random.default_rng(3)
-    with RtlDevice() as device:
+    with VerifiedRtlDevice() as device:
         for index in rng.permutation(np.repeat(np.arange(4), 3)):
             _, graph, compiled, folder = networks[index]
-            device.load(InferenceSession(folder, "model").artifact)
+            device.load(Artifact.load(folder))
             for _ in range(2):
                 _check(device, rng, graph, compiled, folder)
 
@@ -50,10 +50,10 @@ def test_many_networks_on_one_engine_without_reset(tmp_path):
 @pytest.mark.verilator
 def test_a_wrong_write_is_found(tmp_path):
     rng, graph, compiled, folder = next(_networks(tmp_path, 1))
-    with RtlDevice() as device:
-        device.load(InferenceSession(folder, "model").artifact)
+    with VerifiedRtlDevice() as device:
+        device.load(Artifact.load(folder))
         region = _check(device, rng, graph, compiled, folder)
-        writes, golden = device.last_writes, device._model.traces
+        writes, golden = device.writes, device.golden
         compare_writes(compiled.config, region, golden, writes)
         index = int(np.flatnonzero(writes.enable & 1)[-1])
         data = writes.data.copy()
@@ -74,19 +74,23 @@ def _fields(writes):
 def test_icarus_and_verilator_count_the_same_cycles(tmp_path):
     rng, graph, _, folder = next(_networks(tmp_path, 1))
     inputs = random_network_inputs(rng, graph)
+    artifact = Artifact.load(folder)
     results = []
     for simulator in ("verilator", "icarus"):
-        with InferenceSession(folder, "sim", simulator=simulator) as session:
-            results.append((session.run(inputs), session.last_cycles))
+        with VerifiedRtlDevice(simulator=simulator) as device:
+            device.load(artifact)
+            results.append(device.run_region(artifact.manifest.regions[0], list(inputs.values())))
     assert results[0][1] == results[1][1] > 0
-    for name, value in results[0][0].items():
-        np.testing.assert_array_equal(value, results[1][0][name])
+    for a, b in zip(results[0][0], results[1][0], strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.verilator
 def test_waveform_is_written(tmp_path):
     rng, graph, _, folder = next(_networks(tmp_path, 1))
     waves = tmp_path / "run.fst"
-    with InferenceSession(folder, "sim", waves=waves) as session:
-        session.run(random_network_inputs(rng, graph))
+    artifact = Artifact.load(folder)
+    with VerifiedRtlDevice(waves=waves) as device:
+        device.load(artifact)
+        device.run_region(artifact.manifest.regions[0], list(random_network_inputs(rng, graph).values()))
     assert waves.stat().st_size > 1000

@@ -1,0 +1,146 @@
+"""The five networks: golden model, RTL, CPU and LiteRT's reference kernels agree in every bit."""
+
+import numpy as np
+import pytest
+
+from nnloom.arch.isa import decode_program
+from nnloom.arch.loopnest import issue_cycles
+from nnloom.compiler.cost import program_cycles
+from nnloom.runtime import InferenceSession
+from nnloom.sim.golden import GoldenModel
+from tests.conftest import NETWORKS
+from tests.reference import LiteRtReference
+
+INPUTS = 20
+
+CYCLE_BARS = {
+    "keyword_spotting": 40_000,
+    "image_classification": 150_000,
+    "visual_wake_words": 110_000,
+    "anomaly_detection": 6_000,
+}
+
+
+def quantize(info, value):
+    """Input as int8, by LiteRT's rule."""
+    if value.dtype == np.int8:
+        return value
+    scaled = value.astype(np.float32) / np.float32(info.scale)
+    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
+    return np.clip(rounded + info.zero_point, -128, 127).astype(np.int8)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", NETWORKS)
+def test_golden_model_equals_litert_in_every_tensor(name, artifacts, model_path, network_inputs):
+    reference = LiteRtReference(model_path(name))
+    with InferenceSession(artifacts(name), "model") as session:
+        artifact = session.artifact
+        info = session.get_inputs()[0]
+        config = artifact.manifest.config
+        model = GoldenModel(config, artifact.program, artifact.weights)
+        model.activations[:] = np.random.default_rng(0).integers(0, 256, model.activations.shape, np.uint8)
+        (region,) = artifact.manifest.regions
+        descriptors = decode_program(artifact.program, region.program_start)
+        assert len(descriptors) == len(region.tensors)
+        for value in network_inputs(name, info, INPUTS):
+            (want,) = reference.run(value)
+            model.write_tensor(region.inputs[0], quantize(info, value))
+            for descriptor, location in zip(descriptors, region.tensors, strict=True):
+                model.execute(descriptor)
+                got = model.read_tensor(location).reshape(-1)
+                candidates = reference.candidates(got.size, location.scale, location.zero_point)
+                assert candidates, f"{location.name}: LiteRT has no such tensor"
+                assert any(np.array_equal(got, c.reshape(-1)) for c in candidates), location.name
+            np.testing.assert_array_equal(session.run({info.name: value})[session.get_outputs()[0].name], want)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cpu_equals_litert(name, artifacts, model_path, network_inputs):
+    reference = LiteRtReference(model_path(name))
+    with InferenceSession(artifacts(name), "cpu") as session:
+        info = session.get_inputs()[0]
+        for value in network_inputs(name, info, INPUTS):
+            np.testing.assert_array_equal(session.run({info.name: value})[session.get_outputs()[0].name], reference.run(value)[0])
+
+
+def check_rtl(session, golden, name, value, reference=None):
+    """One inference on RTL: every write of the engine equals the golden model's. Returns the cycles."""
+    info = session.get_inputs()[0]
+    (region,) = session.artifact.manifest.regions
+    (output,) = session.run({info.name: value}).values()
+    if reference is not None:
+        np.testing.assert_array_equal(output, reference.run(value)[0])
+    writes = session.accelerator.simulation.writes()
+    golden.write_tensor(region.inputs[0], quantize(info, value))
+    traces = golden.run(region.program_start)
+    granule = golden.config.granule
+    for field in ("bank", "granule", "enable"):
+        want = np.concatenate([getattr(t, field) for t in traces])
+        np.testing.assert_array_equal(getattr(writes, field), want, err_msg=f"{name}: {field}")
+    want = np.concatenate([t.data for t in traces])
+    for part in range(2):
+        chosen = (writes.enable >> part & 1).astype(bool)
+        columns = slice(part * granule, (part + 1) * granule)
+        np.testing.assert_array_equal(writes.data[chosen, columns], want[chosen, columns], err_msg=name)
+    return session.last_cycles
+
+
+@pytest.mark.model
+@pytest.mark.verilator
+def test_rtl_equals_golden_model_and_litert_in_every_write(artifacts, model_path, network_inputs):
+    """Twenty inputs of each network, back to back in one simulation without a reset, networks mixed."""
+    rng = np.random.default_rng(5)
+    with InferenceSession(artifacts(NETWORKS[0]), "sim") as first:
+        device = first.accelerator
+        sessions, goldens, references, pending = {}, {}, {}, []
+        for name in NETWORKS:
+            session = sessions[name] = InferenceSession(artifacts(name), "cpu")
+            artifact = session.artifact
+            goldens[name] = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+            references[name] = LiteRtReference(model_path(name))
+            values = network_inputs(name, session.get_inputs()[0], INPUTS)
+            # Groups of five, so that networks follow each other in changing order.
+            pending += [(name, values[i : i + 5]) for i in range(0, INPUTS, 5)]
+        rng.shuffle(pending)
+        cycles: dict[str, set[int]] = {name: set() for name in NETWORKS}
+        for name, values in pending:
+            session = sessions[name]
+            session._device = device
+            device.load(session.artifact)
+            device.simulation.writes()
+            for value in values:
+                cycles[name].add(check_rtl(session, goldens[name], name, value, references[name]))
+            session._device = None
+    for name in NETWORKS:
+        (measured,) = cycles[name]  # the same for every input
+        artifact = sessions[name].artifact
+        config = artifact.manifest.config
+        predicted = program_cycles(config, decode_program(artifact.program))
+        assert abs(predicted - measured) <= 0.005 * measured
+        assert measured <= CYCLE_BARS.get(name, measured)
+        assert sum(issue_cycles(config, d) for d in decode_program(artifact.program)) < measured
+
+
+@pytest.mark.model
+@pytest.mark.icarus
+@pytest.mark.slow
+def test_keyword_spotting_in_icarus(artifacts, model_path, network_inputs):
+    with InferenceSession(artifacts("keyword_spotting"), "sim", simulator="icarus") as session:
+        artifact = session.artifact
+        golden = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+        (value, *_) = network_inputs("keyword_spotting", session.get_inputs()[0], 1)
+        session.accelerator.simulation.writes()
+        check_rtl(session, golden, "keyword_spotting", value, LiteRtReference(model_path("keyword_spotting")))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("word", "want"), [("yes", [127, -128, -128, -128]), ("no", [-128, 123, -123, -128])])
+def test_spoken_words(word, want, artifacts):
+    from nnloom.compiler import zoo
+
+    with InferenceSession(artifacts("tflite_micro_speech"), "model") as session:
+        features = zoo.fetch_recordings()[word].reshape(1, 49, 40, 1)
+        (output,) = session.run({session.get_inputs()[0].name: features}).values()
+        assert output.reshape(-1).tolist() == want
