@@ -124,9 +124,7 @@ def _require_equal(region: Region, golden: Sequence[WriteTrace], name: str, want
     )
 
 
-def layer_cycles(
-    config: AcceleratorConfig, golden: Sequence[WriteTrace], rtl: RtlWrites, total: int
-) -> list[int]:
+def layer_cycles(config: AcceleratorConfig, golden: Sequence[WriteTrace], rtl: RtlWrites, total: int) -> list[int]:
     """Measured cycles of each layer, divided as `nnloom.compiler.cost.layer_cycles` does; they sum to `total`.
 
     A layer lasts from the last write of the layer before to its own last write. The time that the last

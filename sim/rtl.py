@@ -31,6 +31,8 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, DeviceError, ToolMissingError
 from nnloom.arch.files import cache_directory
 
+from .fst import write_stand_ins
+
 __all__ = ["SIMULATORS", "RtlSimulator", "RtlWrites", "build_simulation", "verilator_root"]
 
 SIMULATORS = ("verilator", "icarus")
@@ -134,6 +136,9 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
     libs = cocotb_tools.config.libs_dir
     # The package's makefile was never configured: give the precompiled header option itself.
     env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    stand_ins = folder / "fst"
+    if waves:
+        write_stand_ins(stand_ins)
     command = [
         "perl",
         str(root / "bin" / "verilator"),
@@ -146,9 +151,9 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
         "-o",
         str(folder / TOPLEVEL),
         "-CFLAGS",
-        "-O2 -fno-var-tracking",
+        "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else ""),
         "-LDFLAGS",
-        f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator",
+        f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else ""),
         *(["--trace-fst"] if waves else []),
         str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"),
         str(folder / "public.vlt"),
@@ -165,6 +170,7 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
     make = ["make", "-j2", "-C", str(folder / "obj"), "-f", "Vtop.mk", "OPT_FAST=-O2", f"VM_TRACE={int(waves)}"]
     _run([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
     shutil.rmtree(folder / "obj")
+    shutil.rmtree(stand_ins, ignore_errors=True)
 
 
 def _build_icarus(folder: Path) -> None:
@@ -193,7 +199,7 @@ def build_simulation(
     if simulator not in SIMULATORS:
         raise ConfigError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
     if simulator == "icarus" and not shutil.which("iverilog"):
-        raise ToolMissingError("Icarus Verilog is not installed; apt-get install iverilog, or use --simulator verilator")
+        raise ToolMissingError("Icarus Verilog is not installed; apt-get install iverilog, or use Verilator")
     if simulator == "verilator":
         verilator_root()
     say = progress or (lambda _: None)
@@ -277,7 +283,7 @@ class RtlSimulator:
         address = str(self._temporary / "socket")
         listener.bind(address)
         listener.listen(1)
-        listener.settimeout(60)
+        listener.settimeout(300)
         plusargs = [f"+writes={self._temporary / 'writes'}", f"+log={self._temporary / 'log'}"]
         libs = cocotb_tools.config.libs_dir
         env = {
@@ -299,7 +305,7 @@ class RtlSimulator:
         else:
             if self._waves:
                 plusargs.append(f"+waves={self._waves}")
-            command = ["vvp", "-M", str(libs), "-m", "libcocotbvpi_icarus", str(self._folder / "sim.vvp")]
+            command = ["vvp", "-m", str(libs / "libcocotbvpi_icarus.so"), str(self._folder / "sim.vvp")]
             command += [*(["-fst"] if self._waves else []), *plusargs]
         log = (self._temporary / "stdout").open("wb")
         self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self._temporary)
@@ -369,7 +375,8 @@ class RtlSimulator:
             self._log_offset = log.tell()
         numbers = [np.array([int(row[i], 16) for row in rows], np.int64) for i in range(4)]
         lanes = self.config.lanes
-        data = b"".join(int(row[4], 16).to_bytes(lanes, "little") if "x" not in row[4] else bytes(lanes) for row in rows)
+        # Bytes that are not written may be unknown.
+        data = b"".join(bytes.fromhex(row[4].replace("x", "0"))[::-1] for row in rows)
         return RtlWrites(*numbers, np.frombuffer(data, np.uint8).reshape(-1, lanes))
 
     def close(self) -> None:

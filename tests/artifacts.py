@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+
 from nnloom.arch.artifact import REPORT_FILE, Manifest, Region, TensorInfo, write_artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler.cost import layer_cycles
 from nnloom.compiler.graph import LayerGraph, Tensor
-
 from tests.harness import Compiled, compile_region
 
 SMALL = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256)
@@ -18,9 +18,7 @@ SMALL = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=819
 
 def tensor_info(tensor: Tensor) -> TensorInfo:
     shape = (1, tensor.rows, tensor.columns, tensor.channels)
-    return TensorInfo(
-        name=tensor.name, shape=shape, dtype="int8", scale=tensor.scale, zero_point=tensor.zero_point
-    )
+    return TensorInfo(name=tensor.name, shape=shape, dtype="int8", scale=tensor.scale, zero_point=tensor.zero_point)
 
 
 def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL) -> Compiled:

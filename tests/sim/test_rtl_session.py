@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+import pywellen
+
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import DeviceError
 from nnloom.compiler.cost import program_cycles
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
 from nnloom.sim.check import compare_writes
-
 from tests.artifacts import make_artifact, random_network_inputs
 from tests.graphs import KINDS, evaluate, random_graph
 
@@ -86,11 +87,14 @@ def test_icarus_and_verilator_count_the_same_cycles(tmp_path):
 
 
 @pytest.mark.verilator
-def test_waveform_is_written(tmp_path):
+def test_waveform_holds_the_run(tmp_path):
     rng, graph, _, folder = next(_networks(tmp_path, 1))
     waves = tmp_path / "run.fst"
     artifact = Artifact.load(folder)
     with VerifiedRtlDevice(waves=waves) as device:
         device.load(artifact)
-        device.run_region(artifact.manifest.regions[0], list(random_network_inputs(rng, graph).values()))
-    assert waves.stat().st_size > 1000
+        _, cycles = device.run_region(artifact.manifest.regions[0], list(random_network_inputs(rng, graph).values()))
+    busy = next(v for v in pywellen.Waveform(str(waves)).all_vars() if v.full_name == "nnloom_tb.busy")
+    (_, low), (rise, high), (fall, _), *_ = busy.tv
+    assert (low, high) == (0, 1)
+    assert (fall - rise) // 10_000 == cycles  # ps; the clock period is 10 ns
