@@ -16,7 +16,7 @@ import numpy as np
 from nnloom.arch.errors import BuildError, UnsupportedOperatorError
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, quantize_multiplier
 
-from .frontend.qdq import QuantizedOp, extract, patterns
+from .frontend.qdq import QuantizedOp, is_quantized_operator, patterns, read_composite
 from .lower import real_multipliers
 from .partition import Partitioned
 
@@ -153,7 +153,9 @@ def _emit_pool(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
                 lambda n, y, z, c: te.max(padded[n, y * stride_y + ky, z * stride_x + kx, c], axis=[ky, kx]),
                 name="best",
             )
-            return te.compute(op.output_shape, lambda *i: _clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped")
+            return te.compute(
+                op.output_shape, lambda *i: _clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped"
+            )
         padded = _padded(te, x, op, 0, "int32")
         total = te.compute(
             op.output_shape,
@@ -238,6 +240,30 @@ def _emit_softmax(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     return softmax_te, []
 
 
+def _emit_quantize(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
+    """TFLite QUANTIZE: `numerics.quantize`. TVM's own rounds half to even."""
+    from tvm import te, tirx
+
+    output = op.output_quantization
+    assert output
+    # Far outside int8 already, and exact in float32 and int32.
+    limit = float(1 << 20)
+
+    def quantize_te(x: Any) -> Any:
+        def element(*index: Any) -> Any:
+            scaled = x(*index) / tirx.const(output.scale, "float32")
+            scaled = tirx.max(tirx.min(scaled, tirx.const(limit, "float32")), tirx.const(-limit, "float32"))
+            whole = tirx.trunc(scaled)
+            rest = scaled - whole
+            away = tirx.Select(rest >= 0.5, tirx.const(1, "int32"), tirx.const(0, "int32"))
+            away = tirx.Select(rest <= -0.5, tirx.const(-1, "int32"), away)
+            return _clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
+
+        return te.compute(op.output_shape, element, name="quantized")
+
+    return quantize_te, []
+
+
 def _emit_flatten(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     from tvm import topi
 
@@ -252,33 +278,15 @@ _EMITTERS: dict[str, Callable[[QuantizedOp], tuple[Callable, list[np.ndarray]]]]
     "add": _emit_add,
     "softmax": _emit_softmax,
     "flatten": _emit_flatten,
+    "quantize": _emit_quantize,
 }
-
-
-def _readable(context: Any) -> bool:
-    """Accept a match that `extract` understands."""
-    bindings = dict(context.matched_bindings.items())
-    try:
-        extract(context.matched_expr, _resolver(bindings))
-    except ValueError:
-        return False
-    return True
-
-
-def _resolver(bindings: dict[Any, Any]) -> Callable[[Any], Any]:
-    def resolve(expr: Any) -> Any:
-        while expr in bindings:
-            expr = bindings[expr]
-        return expr
-
-    return resolve
 
 
 def _lower_composites(module: tvm.IRModule) -> tvm.IRModule:
     """Every quantized operator as a call of integer TIR."""
     from tvm import relax
 
-    module = relax.transform.FuseOpsByPattern(patterns("cpu", _readable), bind_constants=True)(module)
+    module = relax.transform.FuseOpsByPattern(patterns("cpu", is_quantized_operator), bind_constants=True)(module)
 
     @relax.expr_functor.mutator
     class Lower(relax.PyExprMutator):
@@ -287,15 +295,12 @@ def _lower_composites(module: tvm.IRModule) -> tvm.IRModule:
             function = module[call.op] if call.op in composites else None
             if function is None:
                 return call
-            bindings = {b.var: b.value for block in function.body.blocks for b in block.bindings}
-            op = extract(function.body.body, _resolver(bindings))
+            op = read_composite(function)
             emit, constants = _EMITTERS[op.kind](op)
             arguments = [*call.args, *(relax.const(value) for value in constants)]
             return self.builder_.call_te(emit, *arguments, primfunc_name_hint=op.kind)
 
-    composites = {
-        var for var, function in module.functions.items() if function.attrs and "Composite" in function.attrs
-    }
+    composites = {var for var, function in module.functions.items() if function.attrs and "Composite" in function.attrs}
     lower = Lower(module)
     for var, function in module.functions.items():
         if var not in composites:
@@ -314,7 +319,7 @@ def build_cpu(partitioned: Partitioned, path: Path) -> None:
     UnsupportedOperatorError
         If an operator has no CPU code either.
     BuildError
-        If TVM or the host compiler fails; the message gives the first line.
+        If TVM or the host compiler fails.
     """
     import tvm
     from tvm import relax
@@ -326,6 +331,14 @@ def build_cpu(partitioned: Partitioned, path: Path) -> None:
         executable = relax.build(module, target=tvm.target.Target({"kind": "llvm"}))
         executable.export_library(str(path))
     except tvm.error.OpNotImplemented as error:
-        raise UnsupportedOperatorError(f"{partitioned.model.name}: no CPU code ({error})") from error
-    except (tvm.error.InternalError, RuntimeError, ValueError) as error:
-        raise BuildError(f"{partitioned.model.name}: TVM cannot build the CPU code ({str(error).splitlines()[0]})") from error
+        raise UnsupportedOperatorError(f"{partitioned.model.name}: no CPU code ({_last_line(error)})") from error
+    except (tvm.error.InternalError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise BuildError(
+            f"{partitioned.model.name}: TVM cannot build the CPU code ({_last_line(error)}); is g++ installed?"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    """The part of a TVM message that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

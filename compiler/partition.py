@@ -8,14 +8,23 @@ call of a packed function. Everything else stays in Relax and is compiled for th
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ModelError
 
-from .frontend.qdq import Quantization, QuantizedOp, extract, patterns
-from .frontend.tflite import ImportedModel
+from .frontend.qdq import (
+    Quantization,
+    QuantizedOp,
+    extract,
+    is_quantized_operator,
+    patterns,
+    read_composite,
+    resolver,
+)
+from .frontend.tflite import ImportedModel, TfliteTensor
 from .graph import (
     Add,
     AveragePool2D,
@@ -90,9 +99,7 @@ def make_layer(op: QuantizedOp, name: str, inputs: tuple[Tensor, ...]) -> Layer:
         (quantization.scale, quantization.zero_point) if quantization else (inputs[0].scale, inputs[0].zero_point)
     )
     output = _tensor(name, op.output_shape, scale, zero_point)
-    common: dict[str, Any] = dict(
-        name=name, inputs=inputs, output=output, act_min=op.act_min, act_max=op.act_max
-    )
+    common: dict[str, Any] = dict(name=name, inputs=inputs, output=output, act_min=op.act_min, act_max=op.act_max)
     top, left, bottom, right = op.padding
     padding = Padding(top, left, bottom, right)
     match op.kind:
@@ -100,9 +107,7 @@ def make_layer(op: QuantizedOp, name: str, inputs: tuple[Tensor, ...]) -> Layer:
             assert op.weights is not None
             if op.dilation != (1, 1):
                 raise ValueError(f"dilation {op.dilation}")
-            common |= dict(
-                weight_scales=op.weight_scales, bias=op.bias, strides=op.strides, padding=padding
-            )
+            common |= dict(weight_scales=op.weight_scales, bias=op.bias, strides=op.strides, padding=padding)
             channels = op.input_shapes[0][3]
             if op.groups == 1:
                 return Conv2D(**common, weights=op.weights.transpose(3, 0, 1, 2))
@@ -140,25 +145,44 @@ def _refusal(op: QuantizedOp, config: AcceleratorConfig) -> str | None:
 
 
 class _Regions:
-    """Reads region functions into layer graphs."""
+    """Reads region functions into layer graphs, and gives tensors the names they have in the file."""
 
     def __init__(self, model: ImportedModel) -> None:
+        self._inputs = {info.name for info in model.inputs}
         self._pending = list(model.activations)
-        self._used: set[str] = set()
+        self._found: list[tuple[TfliteTensor, str]] = []
+        self._made_outside: list[tuple[tuple, str]] = []
+        self._used = set(self._inputs)
         self._count = 0
 
-    def name(self, op: QuantizedOp) -> str:
-        """The file's name for the operator's output, found by its size and quantization."""
-        elements = 1
-        for v in op.output_shape:
-            elements *= v
+    def name(self, kind: str, shape: tuple[int, ...], scale: float, zero_point: int) -> str:
+        """Name of the next tensor of this size and quantization: the importer keeps order, but no names."""
         self._count += 1
-        q = op.output_quantization
-        for item in self._pending if q else ():
-            if (item.elements, item.scale, item.zero_point) == (elements, q.scale, q.zero_point):
+        for item in self._pending:
+            if (item.elements, item.scale, item.zero_point) == (math.prod(shape), scale, zero_point):
                 self._pending.remove(item)
-                return self._unique(item.name.split(";")[0])
-        return self._unique(f"{op.kind}_{self._count}")
+                self._found.append((item, self._unique(item.name.split(";")[0] or kind)))
+                return self._found[-1][1]
+        return self._unique(f"{kind}_{self._count}")
+
+    def _input_name(self, given: str, shape: tuple[int, ...], scale: float, zero_point: int) -> str:
+        """Name of a region's input: the network's, or that of the operator before the region."""
+        if given in self._inputs:
+            return given
+        for item, name in reversed(self._found):
+            if (item.elements, item.scale, item.zero_point) == (math.prod(shape), scale, zero_point):
+                return name
+        name = self.name("input", shape, scale, zero_point)
+        self._made_outside.append(((math.prod(shape), scale, zero_point), name))
+        return name
+
+    def cpu_name(self, kind: str, shape: tuple[int, ...], scale: float, zero_point: int) -> str:
+        """Name of what a CPU operator makes: a region's input has one already."""
+        for item in self._made_outside:
+            if item[0] == (math.prod(shape), scale, zero_point):
+                self._made_outside.remove(item)
+                return item[1]
+        return self.name(kind, shape, scale, zero_point)
 
     def _unique(self, name: str) -> str:
         candidate, index = name, 1
@@ -167,7 +191,7 @@ class _Regions:
         self._used.add(candidate)
         return candidate
 
-    def read(self, function: Any, name: str) -> LayerGraph:
+    def read(self, function: Any, graph_name: str) -> LayerGraph:
         """A function with attribute Codegen -> its layers, in order."""
         from tvm import relax
 
@@ -183,7 +207,7 @@ class _Regions:
                 if isinstance(value, relax.Function):
                     local[binding.var] = value
                 elif isinstance(value, relax.Call) and value.op in local:
-                    calls.append((binding.var, value, _composite(local[value.op])))
+                    calls.append((binding.var, value, read_composite(local[value.op])))
         readers: dict[Any, list[QuantizedOp]] = {}
         for _, call, op in calls:
             for arg in call.args:
@@ -200,8 +224,12 @@ class _Regions:
 
         def source(arg: Any, op: QuantizedOp, index: int) -> Tensor:
             if arg not in tensors:
-                q = quantization(arg)
-                t = _tensor(str(arg.name), op.input_shapes[index], q.scale if q else 1.0, q.zero_point if q else 0)
+                q = quantization(arg) or Quantization(1.0, 0)
+                shape = op.input_shapes[index]
+                name = self._input_name(str(arg.name), shape, q.scale, q.zero_point)
+                if name in {tensor.name for tensor in tensors.values()}:
+                    name = self._unique(name)
+                t = _tensor(name, shape, q.scale, q.zero_point)
                 if all(reader.kind == "flatten" for reader in readers[arg]):
                     t = dataclasses.replace(t, rows=1, columns=1, channels=t.elements)
                 tensors[arg] = t
@@ -212,7 +240,8 @@ class _Regions:
                 tensors[var] = source(call.args[0], op, 0)
             else:
                 inputs = tuple(source(arg, op, i) for i, arg in enumerate(call.args))
-                layer = make_layer(op, self.name(op), inputs)
+                q = op.output_quantization or Quantization(inputs[0].scale, inputs[0].zero_point)
+                layer = make_layer(op, self.name(op.kind, op.output_shape, q.scale, q.zero_point), inputs)
                 layers.append(layer)
                 tensors[var] = layer.output
         result = function.body.body
@@ -223,19 +252,7 @@ class _Regions:
             shape = tuple(int(v) for v in part.ty.shape.values)
             outputs.append(dataclasses.replace(tensors[part], shape=shape))
         inputs = tuple(tensors[param] for param in function.params)
-        return LayerGraph(name, inputs, tuple(outputs), tuple(layers))
-
-
-def _composite(function: Any) -> QuantizedOp:
-    """The operator of a composite function; its inputs are the function's parameters."""
-    bindings = {b.var: b.value for block in function.body.blocks for b in block.bindings}
-
-    def resolve(expr: Any) -> Any:
-        while expr in bindings:
-            expr = bindings[expr]
-        return expr
-
-    return extract(function.body.body, resolve)
+        return LayerGraph(graph_name, inputs, tuple(outputs), tuple(layers))
 
 
 def partition(model: ImportedModel, config: AcceleratorConfig) -> Partitioned:
@@ -249,25 +266,16 @@ def partition(model: ImportedModel, config: AcceleratorConfig) -> Partitioned:
     from tvm import relax
     from tvm.ir import GlobalVar
 
-    refused: dict[str, CpuOperator] = {}
+    refused: dict[tuple, str] = {}
 
     def check(context: Any) -> bool:
-        bindings = dict(context.matched_bindings.items())
-
-        def resolve(expr: Any) -> Any:
-            while expr in bindings:
-                expr = bindings[expr]
-            return expr
-
         try:
-            op = extract(context.matched_expr, resolve)
-        except ValueError as error:
-            refused.setdefault(str(error), CpuOperator("", "", str(error)))
-            return False
+            op = extract(context.matched_expr, resolver(context.matched_bindings))
+        except ValueError:
+            return False  # no quantized operator after all: TVM's own code runs it
         reason = _refusal(op, config)
         if reason:
-            key = f"{op.kind}{op.output_shape}{op.output_quantization}"
-            refused.setdefault(key, CpuOperator(f"{op.kind} {list(op.output_shape)}", op.kind, reason))
+            refused[_identity(op)] = reason
         return reason is None
 
     offered = [p for p in patterns("nnloom", check) if p[0].split(".")[1] in _ACCELERATED]
@@ -283,11 +291,37 @@ def partition(model: ImportedModel, config: AcceleratorConfig) -> Partitioned:
                 order[op] = len(graphs)
                 graphs.append(regions.read(module[op], f"region{len(graphs)}"))
     if not any(graph.layers for graph in graphs):
-        reasons = "; ".join(sorted({item.reason for item in refused.values()})) or "no quantized operator found"
+        reasons = "; ".join(sorted(set(refused.values()))) or "no quantized operator found"
         raise ModelError(f"{model.name}: nothing can run on the accelerator ({reasons})")
-    return Partitioned(
-        model, tuple(graphs), _outline(module, order), tuple(item for item in refused.values() if item.op)
-    )
+    main = _outline(module, order)
+    return Partitioned(model, tuple(graphs), main, _cpu_operators(main, refused, regions))
+
+
+def _identity(op: QuantizedOp) -> tuple:
+    """What tells a refused operator from others when it is met again."""
+    return op.kind, op.input_shapes, op.output_shape, op.input_quantization, op.output_quantization
+
+
+def _cpu_operators(main: tvm.IRModule, refused: dict[tuple, str], regions: _Regions) -> tuple[CpuOperator, ...]:
+    """What is left in `main` beside the regions, in order."""
+    from tvm import relax
+    from tvm.ir import GlobalVar, Op
+
+    module = relax.transform.FuseOpsByPattern(patterns("cpu", is_quantized_operator), bind_constants=True)(main)
+    result = []
+    for block in module["main"].body.blocks:
+        for binding in block.bindings:
+            called = getattr(binding.value, "op", None)
+            if isinstance(called, GlobalVar):
+                op = read_composite(module[called])
+                q = op.output_quantization or next((q for q in op.input_quantization if q), Quantization(0.0, 0))
+                name = regions.cpu_name(op.kind, op.output_shape, q.scale, q.zero_point)
+                reason = refused.get(_identity(op), f"{op.kind} has no lowering to the accelerator")
+                result.append(CpuOperator(name, op.kind, reason))
+            elif isinstance(called, Op) and called.name != "relax.call_dps_packed":
+                kind = called.name.removeprefix("relax.")
+                result.append(CpuOperator(f"{kind}_{len(result)}", kind, "not an int8 operator"))
+    return tuple(result)
 
 
 def _outline(module: tvm.IRModule, order: dict[Any, int]) -> tvm.IRModule:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.errors import ToolMissingError
+from nnloom.arch.errors import ArtifactError, ToolMissingError
 
 __all__ = ["Accelerator", "RelaxProgram"]
 
@@ -51,6 +51,13 @@ class RelaxProgram:
         `cpu.so` of an artifact.
     region_outputs
         Number of outputs of each region.
+
+    Raises
+    ------
+    ToolMissingError
+        If TVM is not installed.
+    ArtifactError
+        If the library cannot be loaded.
     """
 
     def __init__(self, library: Path, region_outputs: Sequence[int]) -> None:
@@ -63,7 +70,11 @@ class RelaxProgram:
         self._outputs = [range(count) for count in region_outputs]
         for index in range(len(region_outputs)):
             _register(index)
-        self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+        try:
+            self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+        except (OSError, RuntimeError, ValueError) as error:
+            line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ArtifactError(f"{library}: cannot be loaded ({line[0][:200]}); compile the model again") from error
 
     def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
         """Run the network: on the CPU alone, or with regions on `accelerator`."""

@@ -1,79 +1,109 @@
-"""Folding of shape arithmetic in a TFLite model.
+"""Shape arithmetic, evaluated while a TFLite model is imported.
 
 Exporters compute the shape of a RESHAPE at run time (SHAPE -> STRIDED_SLICE -> PACK) even where every
-dimension is static. Such chains are evaluated here and replaced by constants, as TVM's importer refuses them.
+dimension is fixed, and TVM's importer refuses a shape that is an expression. The converter here gives the
+importer the values instead.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fold_shapes"]
+__all__ = ["folding_converter"]
 
 
-def fold_shapes(data: bytes) -> bytes:
-    """Return the model with constant shape arithmetic evaluated; unchanged bytes if there is none."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+@cache
+def folding_converter() -> type:
+    """TVM's `OperatorConverter` with folding of shape arithmetic; a class, made when TVM is first needed."""
+    from tflite.PackOptions import PackOptions
+    from tflite.StridedSliceOptions import StridedSliceOptions
+    from tvm import relax
+    from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter
 
-    operator = schema.BuiltinOperator
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
-    graph = model.subgraphs[0]
-    constants: dict[int, NDArray] = {}
+    class FoldingConverter(OperatorConverter):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._folded: dict[int, NDArray] = {}
+            for name, fold in (("SHAPE", self._shape), ("STRIDED_SLICE", self._strided_slice), ("PACK", self._pack)):
+                self.convert_map[name] = self._folding(fold, self.convert_map[name])
+            # A shape does not depend on the values, quantized or not.
+            self._SUPPORTED_QUANTIZED_OPS = OperatorConverter._SUPPORTED_QUANTIZED_OPS | {"SHAPE"}
 
-    def value(index: int) -> NDArray | None:
-        if index in constants:
-            return constants[index]
-        tensor = graph.tensors[index]
-        content = model.buffers[tensor.buffer].data
-        if content is None or len(content) == 0 or tensor.type != schema.TensorType.INT32:
-            return None
-        shape = [] if tensor.shape is None else [int(v) for v in tensor.shape]
-        return np.frombuffer(bytes(content), np.int32).reshape(shape)
+        def get_tensor_value(self, tensor_wrapper: Any, is_sparse: bool = False) -> NDArray:
+            folded = self._folded.get(tensor_wrapper.tensor_idx)
+            return super().get_tensor_value(tensor_wrapper, is_sparse) if folded is None else folded
 
-    def evaluate(op: Any, code: int) -> NDArray | None:
-        if code == operator.SHAPE:
-            tensor = graph.tensors[op.inputs[0]]
-            signature = tensor.shape if tensor.shapeSignature is None else tensor.shapeSignature
-            # A batch of unknown size was fixed to the tensor's own shape by the importer.
-            del signature
-            return np.array([int(v) for v in tensor.shape], np.int32)
-        inputs = [value(int(index)) for index in op.inputs]
-        if any(item is None for item in inputs):
-            return None
-        if code == operator.STRIDED_SLICE:
-            source, begin, end, strides = inputs
-            options = op.builtinOptions
-            if source.ndim != 1 or options.beginMask or options.endMask or options.ellipsisMask or options.newAxisMask:
+        def convert_qnn_fused_activation_function(
+            self, expr: Any, fused_activation_fn: int, scale: float, zero_point: int, dtype: str
+        ) -> Any:
+            """Clamp to the activation's range; bounds by TFLite's rule (float32, half away from zero)."""
+            bounds = {"NONE": None, "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+            name = self.activation_fn_type[fused_activation_fn]
+            if dtype != "int8" or name not in bounds:
+                return super().convert_qnn_fused_activation_function(
+                    expr, fused_activation_fn, scale, zero_point, dtype
+                )
+            limits = bounds[name]
+            if limits is None:
+                return expr
+            low, high = (None if v is None else _quantize_bound(v, scale, zero_point) for v in limits)
+            return relax.op.clip(expr, min=-128 if low is None else low, max=127 if high is None else high)
+
+        def _folding(self, fold: Any, convert: Any) -> Any:
+            def converter(op: Any) -> Any:
+                result = fold(op)
+                if result is None:
+                    return convert(op)
+                (output,) = self.get_output_tensors(op)
+                self._folded[output.tensor_idx] = result
+                return None  # "optimized out", in the importer's terms
+
+            return converter
+
+        def _constants(self, op: Any) -> list[NDArray] | None:
+            """Values of the integer operands, None unless all are known."""
+            values = []
+            for tensor in self.get_input_tensors(op):
+                if tensor.tensor_idx in self._folded:
+                    values.append(self._folded[tensor.tensor_idx])
+                elif tensor.buffer.DataLength() and tensor.qnn_params is None:
+                    values.append(self.get_tensor_value(tensor))
+                else:
+                    return None
+            return values
+
+        def _shape(self, op: Any) -> NDArray:
+            (source,), (output,) = self.get_input_tensors(op), self.get_output_tensors(op)
+            return np.array(self.get_tensor_shape(source), self.get_tensor_type_as_numpy(output))
+
+        def _strided_slice(self, op: Any) -> NDArray | None:
+            values = self._constants(op)
+            options = self._get_builtin_options(op, StridedSliceOptions)
+            if values is None or values[0].ndim != 1 or options.EllipsisMask() or options.NewAxisMask():
                 return None
-            part = source[int(begin[0]) : int(end[0]) : int(strides[0])]
-            return part[0] if options.shrinkAxisMask & 1 else part
-        if code == operator.PACK:
-            return np.stack(inputs, axis=op.builtinOptions.axis)
-        return None
+            source, begin, end, strides = values
+            part = source[
+                slice(
+                    None if options.BeginMask() & 1 else int(begin[0]),
+                    None if options.EndMask() & 1 else int(end[0]),
+                    int(strides[0]),
+                )
+            ]
+            return part[0] if options.ShrinkAxisMask() & 1 else part
 
-    kept = []
-    for op in graph.operators:
-        code_entry = model.operatorCodes[op.opcodeIndex]
-        code = max(code_entry.builtinCode, code_entry.deprecatedBuiltinCode)
-        if code in (operator.SHAPE, operator.STRIDED_SLICE, operator.PACK):
-            result = evaluate(op, code)
-            if result is not None:
-                constants[int(op.outputs[0])] = np.asarray(result, np.int32)
-                continue
-        kept.append(op)
-    if not constants:
-        return data
-    graph.operators = kept
-    for index, result in constants.items():
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(result.tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        graph.tensors[index].buffer = len(model.buffers) - 1
-        graph.tensors[index].shape = np.array(result.shape, np.int32)
-    builder = flatbuffers.Builder(len(data))
-    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    return bytes(builder.Output())
+        def _pack(self, op: Any) -> NDArray | None:
+            values = self._constants(op)
+            return None if values is None else np.stack(values, axis=self._get_builtin_options(op, PackOptions).Axis())
+
+    return FoldingConverter
+
+
+def _quantize_bound(value: float, scale: float, zero_point: int) -> int:
+    """Bound of an activation as int8 (TFLite `CalculateActivationRangeQuantized`)."""
+    scaled = np.float32(value) / np.float32(scale)
+    rounded = int(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)))
+    return max(-128, min(127, rounded + zero_point))

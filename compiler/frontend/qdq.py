@@ -7,14 +7,23 @@ and the CPU's integer code are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["QuantizedOp", "Quantization", "extract", "patterns", "static_shape"]
+__all__ = [
+    "Quantization",
+    "QuantizedOp",
+    "extract",
+    "is_quantized_operator",
+    "patterns",
+    "read_composite",
+    "resolver",
+    "static_shape",
+]
 
 
 @dataclass(frozen=True)
@@ -30,9 +39,9 @@ class QuantizedOp:
     """One quantized operator. Shapes are NHWC, or [1, n] for dense; padding is (top, left, bottom, right)."""
 
     kind: str
-    """conv2d, dense, average_pool, max_pool, add, flatten or softmax"""
+    """conv2d, dense, average_pool, max_pool, add, flatten, softmax or quantize"""
     inputs: tuple[Any, ...]
-    """Relax expressions of the int8 operands"""
+    """Relax expressions of the operands: int8, or float32 for quantize"""
     input_shapes: tuple[tuple[int, ...], ...]
     input_quantization: tuple[Quantization | None, ...]
     output_shape: tuple[int, ...]
@@ -100,6 +109,7 @@ def patterns(prefix: str, check: Callable[[Any], bool] | None = None) -> list[tu
     result.append(("flatten", is_op("relax.reshape")(wildcard(), wildcard())))
     softmax = is_op("relax.nn.softmax")(dequantize(wildcard()))
     result.append(("softmax", is_op("relax.quantize")(softmax, is_const(), is_const())))
+    result.append(("quantize", is_op("relax.quantize")(wildcard(), is_const(), is_const())))
     if check is None:
         return [(f"{prefix}.{name}", pattern) for name, pattern in result]
     return [(f"{prefix}.{name}", pattern, {}, check) for name, pattern in result]
@@ -179,6 +189,15 @@ def extract(expr: Any, resolve: Callable[[Any], Any]) -> QuantizedOp:
             raise ValueError(f"operand is not quantized ({_name(call) or 'variable'})")
         return call.args[0], static_shape(call.args[0]), _quantization(call)
 
+    if not _name(expr):
+        # A float value from elsewhere: the QUANTIZE operator itself.
+        return QuantizedOp(
+            kind="quantize",
+            inputs=(expr,),
+            input_shapes=(static_shape(expr),),
+            input_quantization=(None,),
+            **common,
+        )
     if _name(expr) == "relax.nn.softmax":
         data, shape, quantization = operand(expr.args[0])
         return QuantizedOp(
@@ -227,6 +246,33 @@ def extract(expr: Any, resolve: Callable[[Any], Any]) -> QuantizedOp:
         groups=int(attrs.groups),
         **common,
     )
+
+
+def resolver(bindings: Mapping[Any, Any]) -> Callable[[Any], Any]:
+    """The `resolve` of `extract`, for variables bound in a match or a function."""
+    table = dict(bindings.items())
+
+    def resolve(expr: Any) -> Any:
+        while expr in table:
+            expr = table[expr]
+        return expr
+
+    return resolve
+
+
+def is_quantized_operator(context: Any) -> bool:
+    """Check of a match for `patterns`: whether `extract` can read it."""
+    try:
+        extract(context.matched_expr, resolver(context.matched_bindings))
+    except ValueError:
+        return False
+    return True
+
+
+def read_composite(function: Any) -> QuantizedOp:
+    """The operator of a composite function; its inputs are the function's parameters."""
+    bindings = {b.var: b.value for block in function.body.blocks for b in block.bindings}
+    return extract(function.body.body, resolver(bindings))
 
 
 def _pair(values: Any) -> tuple[int, int]:

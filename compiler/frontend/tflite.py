@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
+import math
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +15,17 @@ import numpy as np
 from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperatorError
 
+from .fold import folding_converter
+
 if TYPE_CHECKING:
     import tvm
 
 __all__ = ["ImportedModel", "TfliteTensor", "import_tflite"]
 
 _DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
+
+_DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+"""What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,6 @@ def import_tflite(path: str | Path) -> ImportedModel:
     try:
         import tflite
         import tvm
-        from tvm.relax.frontend import tflite as importer
     except ImportError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[compiler]'") from error
     try:
@@ -73,31 +78,42 @@ def import_tflite(path: str | Path) -> ImportedModel:
     if data[4:8] != b"TFL3":
         raise ModelError(f"{path}: not a TFLite model (no TFL3 identifier); give a .tflite file")
     try:
-        from .fold import fold_shapes
-
-        data = fold_shapes(data)
         model = tflite.Model.GetRootAsModel(data, 0)
         inputs, outputs, activations = _interface(model, tflite, path)
     except ModelError:
         raise
-    except (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"{path}: damaged TFLite file ({_first_line(error)})") from error
-    logger = logging.getLogger("tvm")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
     try:
-        module = importer.from_tflite(model)
+        module = _convert(model)
     except tvm.error.OpNotImplemented as error:
-        names = str(error).split(":")[-1].strip() if ":" in str(error) else str(error)
-        line = " ".join(str(error).split())
-        raise UnsupportedOperatorError(f"{path}: {line[:200] if len(line) < 200 else names[:200]}") from error
+        named = sorted(set(re.findall(r"'([A-Z0-9_]+)'", str(error))))
+        what = f"operator not supported: {', '.join(named)}" if named else _first_line(error)
+        raise UnsupportedOperatorError(
+            f"{path}: {what}; nnloom has no route for it, leave it out of the model"
+        ) from error
     except Exception as error:  # the importer reads untrusted bytes and fails in many ways
         raise ModelError(f"{path}: TVM cannot import it ({_first_line(error)})") from error
-    finally:
-        logger.setLevel(level)
-    return ImportedModel(
-        path.stem, hashlib.sha256(path.read_bytes()).hexdigest(), module, inputs, outputs, activations
-    )
+    return ImportedModel(path.stem, hashlib.sha256(data).hexdigest(), module, inputs, outputs, activations)
+
+
+def _convert(model: Any) -> tvm.IRModule:
+    """Run TVM's importer."""
+    from tvm.relax.frontend.tflite import from_tflite
+
+    builders = []
+
+    def converter(model: Any, subgraph: Any, expressions: Any, builder: Any) -> Any:
+        builders.append(builder)
+        return folding_converter()(model, subgraph, expressions, builder)
+
+    try:
+        return from_tflite(model, op_converter=converter)
+    except BaseException:
+        # The importer leaves a block open when it fails, and TVM complains about that on stderr.
+        for builder in builders:
+            builder._end_block()
+        raise
 
 
 def _first_line(error: BaseException) -> str:
@@ -126,38 +142,41 @@ def _interface(
         tensor = graph.Tensors(index)
         return tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
 
+    def name(index: int) -> str:
+        return (graph.Tensors(index).Name() or b"").decode()
+
     def info(index: int, neighbours: dict[int, int]) -> TensorInfo:
         tensor = graph.Tensors(index)
         dtype = _DTYPES.get(tensor.Type(), str(tensor.Type()))
-        if any(v < 1 for v in shape(index)):
-            raise ModelError(f"{path}: dynamic shape {shape(index)}; export the model with fixed shapes")
+        # The first dimension is the batch: exporters leave it open, and it is 1 here.
+        signature = [int(tensor.ShapeSignature(i)) for i in range(1, tensor.ShapeSignatureLength())]
+        if any(v < 1 for v in (*shape(index), *signature)):
+            raise ModelError(f"{path}: input or output {name(index)!r} has a dynamic shape; export it with a fixed one")
         # A float input or output of a quantized model: the quantization behind its QUANTIZE or DEQUANTIZE.
         scale, zero_point = quantization(index if dtype == "int8" else neighbours.get(index, index))
-        name = (tensor.Name() or b"").decode(errors="replace")
-        return TensorInfo(name=name, shape=shape(index), dtype=dtype, scale=scale, zero_point=zero_point)
+        return TensorInfo(name=name(index), shape=shape(index), dtype=dtype, scale=scale, zero_point=zero_point)
 
     before: dict[int, int] = {}
     after: dict[int, int] = {}
     activations = []
-    quantized = floating = None
+    quantized, floating = False, ""
     for i in range(graph.OperatorsLength()):
         op = graph.Operators(i)
         entry = model.OperatorCodes(op.OpcodeIndex())
-        name = names.get(max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode()), "?")
+        kind = names.get(max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode()), "?")
         output = int(op.Outputs(0))
-        if name == "QUANTIZE":
+        dtype = _DTYPES.get(graph.Tensors(output).Type(), "?")
+        if kind == "QUANTIZE":
             after[int(op.Inputs(0))] = output
-        elif name == "DEQUANTIZE":
+        elif kind == "DEQUANTIZE":
             before[output] = int(op.Inputs(0))
-        elif name in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            if _DTYPES.get(graph.Tensors(output).Type()) == "int8":
-                quantized = name
-            else:
-                floating = f"{name} is {_DTYPES.get(graph.Tensors(output).Type())}"
-        if graph.Tensors(output).Type() == 9:
+        elif dtype == "int8":
+            quantized = True
+        elif kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+            floating = f"{kind} is {dtype}"
+        if dtype == "int8":
             scale, zero_point = quantization(output)
-            text = (graph.Tensors(output).Name() or b"").decode(errors="replace")
-            activations.append(TfliteTensor(text, int(np.prod(shape(output))), scale, zero_point))
+            activations.append(TfliteTensor(name(output), math.prod(shape(output)), scale, zero_point))
     if floating:
         raise ModelError(f"{path}: not an int8 model ({floating}); quantize it to int8 first")
     if not quantized:
