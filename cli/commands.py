@@ -6,35 +6,25 @@ import argparse
 import io
 import json
 import os
-import shutil
-import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import ArtifactError, ConfigError, InputError
+from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
+from nnloom.arch.files import write_atomically
 
 from .console import Console
 
+if TYPE_CHECKING:
+    from nnloom.runtime import InferenceSession
+    from nnloom.runtime.devices.base import Device
+
 __all__ = ["boards", "build", "compile_model", "inspect", "run", "simulate", "zoo_fetch", "zoo_list"]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write under a temporary name, then rename."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _load_config(path: str | None) -> AcceleratorConfig | None:
@@ -74,7 +64,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     on_cpu = [layer for layer in report["layers"] if layer["target"] == "cpu"]
     console.say(
         f"{output}: {len(report['layers']) - len(on_cpu)} layers on the accelerator, {len(on_cpu)} on the CPU, "
-        f"{report['cycles']:,} cycles (estimated), {100 * report['utilisation']:.1f} % of {report['mac_units']} multipliers"
+        f"{report['cycles']:,} cycles (estimated), "
+        f"{100 * report['utilisation']:.1f} % of {report['mac_units']} multipliers"
     )
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
@@ -90,7 +81,8 @@ def _build(artifact: Path, seed: int | None, use_cache: bool, console: Console) 
     report = _read_report(str(artifact))
     latency = f", {report['latency_us']:,} us an inference" if report["latency_us"] else ""
     console.say(
-        f"{artifact / result.bitstream}: timing met, {result.fmax_mhz} MHz for a clock of {result.clock_mhz:g} MHz{latency}"
+        f"{artifact / result.bitstream}: timing met, "
+        f"{result.fmax_mhz} MHz for a clock of {result.clock_mhz:g} MHz{latency}"
     )
     console.table(
         ["resource", "used", "available"], [[name, v["used"], v["available"]] for name, v in result.resources.items()]
@@ -127,7 +119,7 @@ def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
         np.save(buffer, next(iter(outputs.values())))
     else:
         np.savez(buffer, **outputs)
-    _write(Path(path), buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def _check_writable(path: str | None) -> None:
@@ -139,49 +131,99 @@ def _check_writable(path: str | None) -> None:
         raise InputError(f"{path}: cannot be written; choose another --output")
 
 
-def _run(options: argparse.Namespace, console: Console, device: str, **extra: Any) -> dict[str, Any]:
+def _split(inputs: dict[str, NDArray], infos: tuple[TensorInfo, ...]) -> list[dict[str, NDArray]]:
+    """Several inputs in one file: a first dimension above the network's 1 counts them."""
+    counts = {
+        len(inputs[info.name])
+        for info in infos
+        if info.name in inputs
+        and inputs[info.name].shape[1:] == info.shape[1:]
+        and info.shape[:1] == (1,)
+        and inputs[info.name].shape[0] > 1
+    }
+    if len(counts) != 1:
+        return [inputs]
+    return [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(counts.pop())]
+
+
+def _run(
+    options: argparse.Namespace,
+    console: Console,
+    device: str | Device,
+    label: str,
+    check: InferenceSession | None = None,
+) -> dict[str, Any]:
+    """Run every input of the file; with `check`, its outputs must be the same."""
     from nnloom.runtime import InferenceSession
 
     _check_writable(options.output)
     artifact = Artifact.load(options.artifact)
-    inputs = _read_inputs(options.input, artifact.manifest.inputs)
-    with InferenceSession(options.artifact, device, progress=console.phase, **extra) as session:
-        console.phase(f"running {artifact.manifest.model} on {device}")
-        outputs = session.run(inputs)
-        cycles = session.last_cycles
+    cases = _split(_read_inputs(options.input, artifact.manifest.inputs), artifact.manifest.inputs)
+    results: list[dict[str, NDArray]] = []
+    cycles: list[int | None] = []
+    with InferenceSession(options.artifact, device, progress=console.phase) as session:
+        console.phase(f"running {artifact.manifest.model} on {label}")
+        for case in cases:
+            results.append(session.run(case))
+            cycles.append(session.last_cycles)
+            if check is not None:
+                for name, want in check.run(case).items():
+                    wrong = int((results[-1][name] != want).sum())
+                    if wrong:
+                        raise DeviceError(f"{label}: {wrong} of {want.size} values of {name} differ from the CPU's")
+    outputs = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
     _write_outputs(options.output, outputs)
     for name, value in outputs.items():
-        text = np.array2string(value.reshape(-1), threshold=16, max_line_width=100, precision=6)
-        console.say(f"{name} {list(value.shape)}: {text}")
-        if value.size > 1:
-            console.say(f"  largest: index {int(value.reshape(-1).argmax())}")
-    if cycles:
-        console.say(f"{cycles:,} cycles")
+        for row in value.reshape(len(cases), -1):
+            text = np.array2string(row, threshold=16, max_line_width=100, precision=6)
+            largest = f", largest at {int(row.argmax())}" if row.size > 1 else ""
+            console.say(f"{name}: {text}{largest}")
+    if cycles[-1]:
+        console.say(f"{cycles[-1]:,} cycles")
     return {
-        "device": device,
-        "outputs": {name: {"shape": list(v.shape), "values": v.reshape(-1).tolist()} for name, v in outputs.items()},
-        "cycles": cycles,
+        "device": label,
+        "inputs": len(cases),
+        "outputs": {
+            name: {"shape": list(v.shape), "dtype": str(v.dtype), "values": v.reshape(-1).tolist()}
+            for name, v in outputs.items()
+        },
+        "cycles": cycles[-1],
     }
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom run"""
-    return _run(options, console, options.device)
+    return _run(options, console, options.device, options.device)
 
 
 def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """nnloom simulate: also notes the measured cycles in the report."""
+    """nnloom simulate: the RTL against the golden model and the CPU; the measured cycles go into the report."""
+    from nnloom.runtime import InferenceSession
+    from nnloom.runtime.devices.verified import VerifiedRtlDevice
+
     _check_writable(options.waves)
     waves = Path(options.waves).resolve() if options.waves else None
-    result = _run(options, console, "sim", simulator=options.simulator, waves=waves)
-    if result["cycles"]:
-        report = _read_report(options.artifact)
-        report["cycles_measured"] = report["cycles"] = result["cycles"]
-        report["utilisation"] = round(report["macs"] / result["cycles"] / report["mac_units"], 4)
-        if report.get("clock_mhz"):
-            report["latency_us"] = round(result["cycles"] / report["clock_mhz"], 3)
-        _write(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
-    return result
+    device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
+    with InferenceSession(options.artifact, "cpu") as cpu:
+        result = _run(options, console, device, f"RTL in {options.simulator}", check=cpu)
+    console.say("every write of the engine equals the golden model's; outputs equal the CPU's")
+    report = _read_report(options.artifact)
+    _note_cycles(report, device.layer_cycles, result["cycles"])
+    write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
+    return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True}
+
+
+def _note_cycles(report: dict[str, Any], layer_cycles: dict[str, list[int]], total: int) -> None:
+    """Put measured cycles into a report."""
+    for region, cycles in layer_cycles.items():
+        layers = [layer for layer in report["layers"] if layer.get("region") == region]
+        for layer, count in zip(layers, cycles, strict=True):
+            layer["cycles_measured"] = count
+            layer["utilisation"] = round(layer["macs"] / count / report["mac_units"], 4)
+    report["cycles_measured"] = report["cycles"] = total
+    report["utilisation"] = round(report["macs"] / total / report["mac_units"], 4)
+    if report.get("clock_mhz"):
+        report["latency_us"] = round(total / report["clock_mhz"], 3)
 
 
 def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -275,7 +317,7 @@ def zoo_fetch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         for word, features in zoo.fetch_recordings(progress=console.phase).items():
             buffer = io.BytesIO()
             np.save(buffer, features.reshape(1, 49, 40, 1))
-            _write(folder / f"{word}.npy", buffer.getvalue())
+            write_atomically(folder / f"{word}.npy", buffer.getvalue())
             paths.append(str(folder / f"{word}.npy"))
             console.say(paths[-1])
         return {"paths": paths}
@@ -283,8 +325,6 @@ def zoo_fetch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     target = Path(options.output or f"{options.name}.tflite")
     if target.is_dir():
         target = target / f"{options.name}.tflite"
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(shutil.copy(source, temporary))
-        _write(target, copy.read_bytes())
+    write_atomically(target, source.read_bytes())
     console.say(str(target))
     return {"path": str(target)}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import Any
 
 __all__ = ["Console"]
+
+PATIENCE = 2.0
+"""Seconds that a phase may last before a line about it is printed, where there is no terminal."""
 
 
 class Console:
@@ -17,11 +21,18 @@ class Console:
         self._progress: Any = None
         self._task: Any = None
         self._started = time.monotonic()
+        self._pending: threading.Timer | None = None
 
     def phase(self, name: str) -> None:
-        """Tell what is being done now; a moving bar with the elapsed time on a terminal."""
+        """Tell what is being done now.
+
+        A moving bar with the elapsed time on a terminal; elsewhere a line, if it lasts longer than `PATIENCE`.
+        """
         if not sys.stderr.isatty():
-            print(f"[{time.monotonic() - self._started:6.1f} s] {name}", file=sys.stderr, flush=True)
+            self._cancel()
+            self._pending = threading.Timer(PATIENCE, self._note, (name, time.monotonic() - self._started))
+            self._pending.daemon = True
+            self._pending.start()
             return
         from rich.console import Console as RichConsole
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -39,6 +50,15 @@ class Console:
             self._progress.update(self._task, total=1, completed=1)
         self._task = self._progress.add_task(name, total=None)
 
+    @staticmethod
+    def _note(name: str, started: float) -> None:
+        print(f"[{started:6.1f} s] {name}", file=sys.stderr, flush=True)
+
+    def _cancel(self) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+
     def say(self, text: str = "") -> None:
         """A line of the result."""
         self.close()
@@ -49,7 +69,10 @@ class Console:
         """Columns of text; numbers to the right."""
         cells = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
         widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
-        numeric = [bool(rows) and all(isinstance(row[i], int | float) or row[i] == "" for row in rows) for i in range(len(titles))]
+        numeric = [
+            bool(rows) and all(isinstance(row[i], int | float) or row[i] == "" for row in rows)
+            for i in range(len(titles))
+        ]
         for row in [titles, *cells]:
             line = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
             self.say("  ".join(line).rstrip())
@@ -61,6 +84,7 @@ class Console:
 
     def close(self) -> None:
         """End the progress display."""
+        self._cancel()
         if self._progress is not None:
             if self._task is not None:
                 self._progress.update(self._task, total=1, completed=1)

@@ -69,7 +69,11 @@ def _build_parser() -> argparse.ArgumentParser:
     ):
         p = _subparser(verbs, name, summary, example)
         p.add_argument("artifact", help="artifact directory")
-        p.add_argument("--input", metavar="FILE", help="input as .npy; of several inputs, .npz with their names")
+        p.add_argument(
+            "--input",
+            metavar="FILE",
+            help="input as .npy (several stacked along the first axis); of several tensors, .npz with their names",
+        )
         p.add_argument("--output", metavar="FILE", help="where to write the output (.npy, or .npz for several)")
         if name == "run":
             p.add_argument("--device", default="cpu", help="cpu, model, sim or serial:PORT (default: %(default)s)")
@@ -91,7 +95,9 @@ def _build_parser() -> argparse.ArgumentParser:
     p.set_defaults(run=commands.zoo_list)
     p = _subparser(zoo_verbs, "fetch", "fetch a model into the current folder", "nnloom zoo fetch keyword_spotting")
     p.add_argument("name", help="model name, or 'recordings' for the spoken words yes.npy and no.npy")
-    p.add_argument("-o", "--output", metavar="PATH", help="file to write (default: NAME.tflite); a folder for recordings")
+    p.add_argument(
+        "-o", "--output", metavar="PATH", help="file to write (default: NAME.tflite); a folder for recordings"
+    )
     p.set_defaults(run=commands.zoo_fetch)
     return parser
 

