@@ -16,7 +16,7 @@ import numpy as np
 from nnloom.arch.errors import BuildError, UnsupportedOperatorError
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, quantize_multiplier
 
-from .frontend.qdq import QuantizedOp, is_quantized_operator, patterns, read_composite
+from .frontend.qdq import QuantizedOp, is_quantized_operator, operands, patterns, read_composite
 from .lower import real_multipliers
 from .partition import Partitioned
 
@@ -297,7 +297,7 @@ def _lower_composites(module: tvm.IRModule) -> tvm.IRModule:
                 return call
             op = read_composite(function)
             emit, constants = _EMITTERS[op.kind](op)
-            arguments = [*call.args, *(relax.const(value) for value in constants)]
+            arguments = [*operands(function, op, call), *(relax.const(value) for value in constants)]
             return self.builder_.call_te(emit, *arguments, primfunc_name_hint=op.kind)
 
     composites = {var for var, function in module.functions.items() if function.attrs and "Composite" in function.attrs}

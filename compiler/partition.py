@@ -19,7 +19,9 @@ from .frontend.qdq import (
     Quantization,
     QuantizedOp,
     extract,
+    is_constant,
     is_quantized_operator,
+    operands,
     patterns,
     read_composite,
     resolver,
@@ -135,6 +137,8 @@ def _refusal(op: QuantizedOp, config: AcceleratorConfig) -> str | None:
             return None if len(op.output_shape) == 2 and op.output_shape[0] == 1 else "reshape other than flattening"
         if op.kind not in _ACCELERATED:
             return f"{op.kind} has no lowering"
+        if any(is_constant(expr) for expr in op.inputs):
+            return "constant operand"
         inputs = tuple(
             _tensor(f"input{i}", shape, q.scale if q else 1.0, q.zero_point if q else 0)
             for i, (shape, q) in enumerate(zip(op.input_shapes, op.input_quantization, strict=True))
@@ -198,7 +202,7 @@ class _Regions:
         tensors: dict[Any, Tensor] = {}
         local: dict[Any, Any] = {}
         layers: list[Layer] = []
-        calls: list[tuple[Any, Any, QuantizedOp]] = []
+        calls: list[tuple[Any, list[Any], QuantizedOp]] = []
         values: dict[Any, Any] = {}
         for block in function.body.blocks:
             for binding in block.bindings:
@@ -207,16 +211,17 @@ class _Regions:
                 if isinstance(value, relax.Function):
                     local[binding.var] = value
                 elif isinstance(value, relax.Call) and value.op in local:
-                    calls.append((binding.var, value, read_composite(local[value.op])))
+                    op = read_composite(local[value.op])
+                    calls.append((binding.var, operands(local[value.op], op, value), op))
         readers: dict[Any, list[QuantizedOp]] = {}
-        for _, call, op in calls:
-            for arg in call.args:
+        for _, args, op in calls:
+            for arg in args:
                 readers.setdefault(arg, []).append(op)
 
         def quantization(var: Any) -> Quantization | None:
             """What a later dequantize says of a region input; pools and reshapes do not change it."""
-            for out, call, op in calls:
-                for arg, q in zip(call.args, op.input_quantization, strict=True):
+            for out, args, op in calls:
+                for arg, q in zip(args, op.input_quantization, strict=True):
                     found = (q or quantization(out)) if arg.same_as(var) else None
                     if found:
                         return found
@@ -235,11 +240,11 @@ class _Regions:
                 tensors[arg] = t
             return tensors[arg]
 
-        for var, call, op in calls:
+        for var, args, op in calls:
             if op.kind == "flatten":
-                tensors[var] = source(call.args[0], op, 0)
+                tensors[var] = source(args[0], op, 0)
             else:
-                inputs = tuple(source(arg, op, i) for i, arg in enumerate(call.args))
+                inputs = tuple(source(arg, op, i) for i, arg in enumerate(args))
                 q = op.output_quantization or Quantization(inputs[0].scale, inputs[0].zero_point)
                 layer = make_layer(op, self.name(op.kind, op.output_shape, q.scale, q.zero_point), inputs)
                 layers.append(layer)
@@ -283,14 +288,15 @@ def partition(model: ImportedModel, config: AcceleratorConfig) -> Partitioned:
     module = relax.transform.MergeCompositeFunctions()(module)
     regions = _Regions(model)
     graphs: list[LayerGraph] = []
-    order: dict[Any, int] = {}
+    order: dict[Any, int | None] = {}
     for block in module["main"].body.blocks:
         for binding in block.bindings:
             op = getattr(binding.value, "op", None)
             if isinstance(op, GlobalVar) and "Codegen" in module[op].attrs:
-                order[op] = len(graphs)
-                graphs.append(regions.read(module[op], f"region{len(graphs)}"))
-    if not any(graph.layers for graph in graphs):
+                graph = regions.read(module[op], f"region{len(graphs)}")
+                order[op] = len(graphs) if graph.layers else None
+                graphs += [graph] if graph.layers else []
+    if not graphs:
         reasons = "; ".join(sorted(set(refused.values()))) or "no quantized operator found"
         raise ModelError(f"{model.name}: nothing can run on the accelerator ({reasons})")
     main = _outline(module, order)
@@ -324,8 +330,11 @@ def _cpu_operators(main: tvm.IRModule, refused: dict[tuple, str], regions: _Regi
     return tuple(result)
 
 
-def _outline(module: tvm.IRModule, order: dict[Any, int]) -> tvm.IRModule:
-    """Replace region calls by calls of packed functions and drop the region functions."""
+def _outline(module: tvm.IRModule, order: dict[Any, int | None]) -> tvm.IRModule:
+    """Replace region calls by calls of packed functions and drop the region functions.
+
+    A region without a number only flattens: that stays a reshape.
+    """
     import tvm
     from tvm import relax
 
@@ -333,14 +342,16 @@ def _outline(module: tvm.IRModule, order: dict[Any, int]) -> tvm.IRModule:
     class Outline(relax.PyExprMutator):
         def visit_call_(self, call: Any) -> Any:
             call = self.visit_expr_post_order(call)
-            if call.op in order:
-                name = ACCELERATOR_FUNCTION.format(order[call.op])
-                ty = call.ty
-                out = list(ty.fields) if isinstance(ty, relax.TupleType) else ty
-                return relax.op.call_dps_packed(name, relax.Tuple(list(call.args)), out_ty=out)
-            return call
+            if call.op not in order:
+                return call
+            index, ty = order[call.op], call.ty
+            out = list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
+            single = not isinstance(ty, relax.TupleType)
+            if index is None:
+                parts = [relax.op.reshape(call.args[0], part.shape) for part in out]
+                return parts[0] if single else relax.Tuple(parts)
+            name = ACCELERATOR_FUNCTION.format(index)
+            return relax.op.call_dps_packed(name, relax.Tuple(list(call.args)), out_ty=out[0] if single else out)
 
-    outline = Outline(module)
-    main = outline.visit_expr(module["main"])
-    result = tvm.IRModule({module.get_global_var("main"): main})
-    return result
+    main = Outline(module).visit_expr(module["main"])
+    return tvm.IRModule({module.get_global_var("main"): main})

@@ -1,8 +1,8 @@
-"""Shape arithmetic, evaluated while a TFLite model is imported.
+"""What TVM's TFLite importer needs to know more: a converter for its `op_converter` hook.
 
 Exporters compute the shape of a RESHAPE at run time (SHAPE -> STRIDED_SLICE -> PACK) even where every
 dimension is fixed, and TVM's importer refuses a shape that is an expression. The converter here gives the
-importer the values instead.
+importer the values instead, flattens operands of fully connected layers, and rounds activation bounds as TFLite.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ __all__ = ["folding_converter"]
 
 @cache
 def folding_converter() -> type:
-    """TVM's `OperatorConverter` with folding of shape arithmetic; a class, made when TVM is first needed."""
+    """TVM's `OperatorConverter`, extended; a class, made when TVM is first needed."""
+    from tflite.FullyConnectedOptions import FullyConnectedOptions
     from tflite.PackOptions import PackOptions
     from tflite.StridedSliceOptions import StridedSliceOptions
     from tvm import relax
-    from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter
+    from tvm.relax.frontend.tflite.tflite_frontend import OperatorConverter, get_tensor_name
 
     class FoldingConverter(OperatorConverter):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,6 +53,20 @@ def folding_converter() -> type:
                 return expr
             low, high = (None if v is None else _quantize_bound(v, scale, zero_point) for v in limits)
             return relax.op.clip(expr, min=-128 if low is None else low, max=127 if high is None else high)
+
+        def convert_fully_connected(self, op: Any) -> Any:
+            """TFLite flattens an operand of more than two dimensions; TVM would multiply its last one only."""
+            source, weights = self.get_input_tensors(op)[:2]
+            options = self._get_builtin_options(op, FullyConnectedOptions)
+            if len(self.get_tensor_shape(source)) <= 2 or options.KeepNumDims():
+                return super().convert_fully_connected(op)
+            name = get_tensor_name(self.subgraph, source.tensor_idx)
+            expr = self.get_tensor_expr(source)
+            inputs = int(self.get_tensor_shape(weights)[1])
+            self.exp_tab.set_expr(name, self.bb.normalize(relax.op.reshape(expr, (-1, inputs))), force_override=True)
+            result = self.bb.normalize(super().convert_fully_connected(op))
+            self.exp_tab.set_expr(name, expr, force_override=True)
+            return result
 
         def _folding(self, fold: Any, convert: Any) -> Any:
             def converter(op: Any) -> Any:

@@ -18,7 +18,9 @@ __all__ = [
     "Quantization",
     "QuantizedOp",
     "extract",
+    "is_constant",
     "is_quantized_operator",
+    "operands",
     "patterns",
     "read_composite",
     "resolver",
@@ -105,7 +107,8 @@ def patterns(prefix: str, check: Callable[[Any], bool] | None = None) -> list[tu
     result += activated("add", is_op("relax.add")(dequantize(wildcard()), dequantize(wildcard())))
     pooled = is_op("relax.astype")(is_op("relax.nn.avg_pool2d")(is_op("relax.astype")(wildcard())))
     result += [("average_pool", is_op("relax.clip")(pooled, wildcard(), wildcard())), ("average_pool", pooled)]
-    result.append(("max_pool", is_op("relax.nn.max_pool2d")(wildcard())))
+    largest = is_op("relax.nn.max_pool2d")(wildcard())
+    result += [("max_pool", is_op("relax.clip")(largest, wildcard(), wildcard())), ("max_pool", largest)]
     result.append(("flatten", is_op("relax.reshape")(wildcard(), wildcard())))
     softmax = is_op("relax.nn.softmax")(dequantize(wildcard()))
     result.append(("softmax", is_op("relax.quantize")(softmax, is_const(), is_const())))
@@ -206,7 +209,7 @@ def extract(expr: Any, resolve: Callable[[Any], Any]) -> QuantizedOp:
     bias_call = None
     if _name(expr) == "relax.add":
         second = resolve(expr.args[1])
-        if _name(second) == "relax.dequantize" and not _is_constant(second.args[0]):
+        if _name(resolve(expr.args[0])) not in ("relax.nn.conv2d", "relax.matmul"):
             operands = [operand(arg) for arg in expr.args]
             return QuantizedOp(
                 kind="add",
@@ -275,12 +278,19 @@ def read_composite(function: Any) -> QuantizedOp:
     return extract(function.body.body, resolver(bindings))
 
 
+def operands(function: Any, op: QuantizedOp, call: Any) -> list[Any]:
+    """Operands of a composite's operator at a call: arguments, or constants that are part of the composite."""
+    arguments = dict(zip(function.params, call.args, strict=True))
+    return [arguments.get(expr, expr) for expr in op.inputs]
+
+
 def _pair(values: Any) -> tuple[int, int]:
     first, second = (int(v) for v in values)
     return first, second
 
 
-def _is_constant(expr: Any) -> bool:
+def is_constant(expr: Any) -> bool:
+    """Whether a Relax expression is a constant array."""
     return hasattr(expr, "value") and hasattr(expr.value, "numpy")
 
 
@@ -298,7 +308,7 @@ def _extract_weights(expr: Any, resolve: Callable[[Any], Any], *, dense: bool) -
     source = resolve(expr.args[0])
     if _name(source) == "relax.permute_dims":
         transposed, source = True, resolve(source.args[0])
-    if not _is_constant(source):
+    if not is_constant(source):
         raise ValueError("weights are not constant")
     values = _array(source)
     if values.dtype != np.int8:

@@ -130,7 +130,7 @@ def _interface(
     graph = model.Subgraphs(0)
     if graph.OperatorsLength() == 0:
         raise ModelError(f"{path}: the model has no operators")
-    names = {value: key for key, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
+    operators = {value: key for key, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
 
     def quantization(index: int) -> tuple[float, int]:
         q = graph.Tensors(index).Quantization()
@@ -163,7 +163,7 @@ def _interface(
     for i in range(graph.OperatorsLength()):
         op = graph.Operators(i)
         entry = model.OperatorCodes(op.OpcodeIndex())
-        kind = names.get(max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode()), "?")
+        kind = operators.get(max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode()), "?")
         output = int(op.Outputs(0))
         dtype = _DTYPES.get(graph.Tensors(output).Type(), "?")
         if kind == "QUANTIZE":
@@ -183,4 +183,8 @@ def _interface(
         raise ModelError(f"{path}: no quantized operator to accelerate; quantize the model to int8 first")
     inputs = tuple(info(int(graph.Inputs(i)), after) for i in range(graph.InputsLength()))
     outputs = tuple(info(int(graph.Outputs(i)), before) for i in range(graph.OutputsLength()))
+    for part in (inputs, outputs):
+        names = [item.name for item in part]
+        if len(set(names)) < len(names):
+            raise ModelError(f"{path}: several inputs or outputs share a name ({', '.join(names)}); rename them")
     return inputs, outputs, tuple(activations)

@@ -1,0 +1,246 @@
+"""Writes small quantized TFLite files with random weights, operator by operator."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+_PADDING = {"SAME": schema.Padding.SAME, "VALID": schema.Padding.VALID}
+_ACTIVATION = {
+    None: schema.ActivationFunctionType.NONE,
+    "relu": schema.ActivationFunctionType.RELU,
+    "relu6": schema.ActivationFunctionType.RELU6,
+    "relu_n1_to_1": schema.ActivationFunctionType.RELU_N1_TO_1,
+}
+
+_VERSION = {schema.BuiltinOperator.RESHAPE: 1, schema.BuiltinOperator.FULLY_CONNECTED: 4}
+"""Operator versions with int8 kernels; 2 for the others"""
+
+
+class ModelWriter:
+    """A model under construction. Operators take and return tensor indices; activations are int8 NHWC."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.tensors: list[Any] = []
+        self.operators: list[Any] = []
+        self.inputs: list[int] = []
+        self._codes: list[int] = []
+        empty = schema.BufferT()
+        empty.data = None
+        self._buffers = [empty]
+
+    def tensor(
+        self, shape: tuple[int, ...], *, scale: Any = None, zero_point: Any = None, dtype: str = "INT8", data: Any = None
+    ) -> int:
+        """Add a tensor; scale and zero point are numbers, or arrays for each last-axis channel."""
+        item = schema.TensorT()
+        item.name = f"tensor_{len(self.tensors)}"
+        item.shape = np.array(shape, np.int32)
+        item.type = getattr(schema.TensorType, dtype)
+        item.buffer = 0
+        if scale is not None:
+            item.quantization = schema.QuantizationParametersT()
+            item.quantization.scale = np.atleast_1d(np.asarray(scale, np.float32))
+            zero_points = np.zeros_like(item.quantization.scale) if zero_point is None else zero_point
+            item.quantization.zeroPoint = np.atleast_1d(np.asarray(zero_points, np.int64))
+        if data is not None:
+            buffer = schema.BufferT()
+            buffer.data = np.frombuffer(np.ascontiguousarray(data).tobytes(), np.uint8)
+            self._buffers.append(buffer)
+            item.buffer = len(self._buffers) - 1
+        self.tensors.append(item)
+        return len(self.tensors) - 1
+
+    def input(self, shape: tuple[int, ...], dtype: str = "INT8", scale: float | None = None) -> int:
+        quantized = dtype == "INT8"
+        step = float(self.rng.uniform(0.01, 0.1)) if scale is None else scale
+        point = int(self.rng.integers(-128, 128))
+        index = self.tensor(
+            shape, dtype=dtype, scale=step if quantized else None, zero_point=point if quantized else None
+        )
+        self.inputs.append(index)
+        return index
+
+    def operator(self, name: str, inputs: list[int], output: int, options: Any = None) -> int:
+        code = getattr(schema.BuiltinOperator, name)
+        if code not in self._codes:
+            self._codes.append(code)
+        op = schema.OperatorT()
+        op.opcodeIndex = self._codes.index(code)
+        op.inputs = np.array(inputs, np.int32)
+        op.outputs = np.array([output], np.int32)
+        if options is not None:
+            op.builtinOptions = options
+            op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self.operators.append(op)
+        return output
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        return tuple(int(v) for v in self.tensors[index].shape)
+
+    def scale(self, index: int) -> float:
+        return float(self.tensors[index].quantization.scale[0])
+
+    def _product(self, x: int, shape: tuple[int, ...], axis: int, depth: int, output_shape: tuple[int, ...]):
+        """Weight, bias and output tensors of a product with `depth` terms; scales in proportion."""
+        channels = shape[axis]
+        weight_scale = self.rng.uniform(0.001, 0.02, channels).astype(np.float32)
+        weights = self.tensor(shape, scale=weight_scale, data=self.rng.integers(-127, 128, shape, np.int8))
+        self.tensors[weights].quantization.quantizedDimension = axis
+        bias = self.tensor(
+            (channels,),
+            dtype="INT32",
+            scale=weight_scale * np.float32(self.scale(x)),
+            data=self.rng.integers(-1000, 1000, channels).astype(np.int32),
+        )
+        out_scale = self.scale(x) * 0.02 * math.sqrt(depth) * 40
+        output = self.tensor(output_shape, scale=out_scale, zero_point=int(self.rng.integers(-128, 128)))
+        return weights, bias, output
+
+    def _spatial(self, x: int, kernel: tuple[int, int], options: Any) -> tuple[int, int]:
+        dilation = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
+        result = []
+        for size, k, s, d in zip(
+            self.shape(x)[1:3], kernel, (options.strideH, options.strideW), dilation, strict=True
+        ):
+            reach = (k - 1) * d + 1
+            result.append(-(-size // s) if options.padding == schema.Padding.SAME else (size - reach) // s + 1)
+        return result[0], result[1]
+
+    @staticmethod
+    def _window(options: Any, strides: tuple[int, int], padding: str, activation: str | None) -> Any:
+        options.strideH, options.strideW = strides
+        options.padding = _PADDING[padding]
+        options.fusedActivationFunction = _ACTIVATION[activation]
+        return options
+
+    def conv(
+        self,
+        x: int,
+        channels: int,
+        kernel: tuple[int, int] = (3, 3),
+        strides: tuple[int, int] = (1, 1),
+        padding: str = "SAME",
+        activation: str | None = "relu",
+        dilation: tuple[int, int] = (1, 1),
+    ) -> int:
+        options = self._window(schema.Conv2DOptionsT(), strides, padding, activation)
+        options.dilationHFactor, options.dilationWFactor = dilation
+        depth = self.shape(x)[3]
+        shape = (channels, *kernel, depth)
+        out = (1, *self._spatial(x, kernel, options), channels)
+        weights, bias, output = self._product(x, shape, 0, math.prod(shape[1:]), out)
+        return self.operator("CONV_2D", [x, weights, bias], output, options)
+
+    def depthwise(
+        self,
+        x: int,
+        kernel: tuple[int, int] = (3, 3),
+        strides: tuple[int, int] = (1, 1),
+        padding: str = "SAME",
+        activation: str | None = "relu",
+        multiplier: int = 1,
+    ) -> int:
+        options = self._window(schema.DepthwiseConv2DOptionsT(), strides, padding, activation)
+        options.depthMultiplier = multiplier
+        options.dilationHFactor = options.dilationWFactor = 1
+        channels = self.shape(x)[3] * multiplier
+        out = (1, *self._spatial(x, kernel, options), channels)
+        weights, bias, output = self._product(x, (1, *kernel, channels), 3, math.prod(kernel), out)
+        return self.operator("DEPTHWISE_CONV_2D", [x, weights, bias], output, options)
+
+    def dense(self, x: int, outputs: int, activation: str | None = None) -> int:
+        options = schema.FullyConnectedOptionsT()
+        options.fusedActivationFunction = _ACTIVATION[activation]
+        count = math.prod(self.shape(x))
+        weights, bias, output = self._product(x, (outputs, count), 0, count, (1, outputs))
+        # Fully connected weights have one scale.
+        for index in (weights, bias):
+            q = self.tensors[index].quantization
+            q.scale, q.zeroPoint, q.quantizedDimension = q.scale[:1], q.zeroPoint[:1], 0
+        return self.operator("FULLY_CONNECTED", [x, weights, bias], output, options)
+
+    def pool(
+        self,
+        x: int,
+        kind: str,
+        window: tuple[int, int],
+        strides: tuple[int, int],
+        padding: str = "VALID",
+        activation: str | None = None,
+    ) -> int:
+        options = self._window(schema.Pool2DOptionsT(), strides, padding, activation)
+        options.filterHeight, options.filterWidth = window
+        out = (1, *self._spatial(x, window, options), self.shape(x)[3])
+        q = self.tensors[x].quantization
+        output = self.tensor(out, scale=q.scale, zero_point=q.zeroPoint)
+        return self.operator(f"{kind}_POOL_2D", [x], output, options)
+
+    def add(self, a: int, b: int, activation: str | None = None) -> int:
+        options = schema.AddOptionsT()
+        options.fusedActivationFunction = _ACTIVATION[activation]
+        shape = np.broadcast_shapes(self.shape(a), self.shape(b))
+        scale = 1.3 * max(self.scale(a), self.scale(b))
+        output = self.tensor(shape, scale=scale, zero_point=int(self.rng.integers(-128, 128)))
+        return self.operator("ADD", [a, b], output, options)
+
+    def reshape(self, x: int, shape: tuple[int, ...]) -> int:
+        options = schema.ReshapeOptionsT()
+        options.newShape = np.array(shape, np.int32)
+        target = self.tensor((len(shape),), dtype="INT32", data=np.array(shape, np.int32))
+        q = self.tensors[x].quantization
+        return self.operator("RESHAPE", [x, target], self.tensor(shape, scale=q.scale, zero_point=q.zeroPoint), options)
+
+    def softmax(self, x: int) -> int:
+        options = schema.SoftmaxOptionsT()
+        options.beta = 1.0
+        return self.operator("SOFTMAX", [x], self.tensor(self.shape(x), scale=1 / 256, zero_point=-128), options)
+
+    def quantize(self, x: int, scale: float, zero_point: int) -> int:
+        output = self.tensor(self.shape(x), scale=scale, zero_point=zero_point)
+        return self.operator("QUANTIZE", [x], output, schema.QuantizeOptionsT())
+
+    def dequantize(self, x: int) -> int:
+        return self.operator(
+            "DEQUANTIZE", [x], self.tensor(self.shape(x), dtype="FLOAT32"), schema.DequantizeOptionsT()
+        )
+
+    def finish(self, *outputs: int) -> bytes:
+        """The file."""
+        import flatbuffers
+
+        graph = schema.SubGraphT()
+        graph.tensors, graph.operators = self.tensors, self.operators
+        graph.inputs, graph.outputs = np.array(self.inputs, np.int32), np.array(outputs, np.int32)
+        model = schema.ModelT()
+        model.version = 3
+        model.buffers = self._buffers
+        model.subgraphs = [graph]
+        model.operatorCodes = []
+        for code in self._codes:
+            entry = schema.OperatorCodeT()
+            entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, min(code, 127), _VERSION.get(code, 2)
+            model.operatorCodes.append(entry)
+        builder = flatbuffers.Builder(1024)
+        builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+        return bytes(builder.Output())
+
+
+def edited(data: bytes, edit: Any) -> bytes:
+    """A TFLite file with `edit(model)` applied to its object form."""
+    import flatbuffers
+
+    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    edit(model)
+    builder = flatbuffers.Builder(len(data))
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def random_input(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    return rng.integers(-128, 128, shape, np.int8)
