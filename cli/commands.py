@@ -118,7 +118,7 @@ def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
     if len(outputs) == 1:
         np.save(buffer, next(iter(outputs.values())))
     else:
-        np.savez(buffer, **outputs)
+        np.savez(buffer, **outputs)  # type: ignore[arg-type]
     write_atomically(Path(path), buffer.getvalue())
 
 

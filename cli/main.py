@@ -17,7 +17,7 @@ from nnloom.arch.errors import NnloomError
 from . import commands
 from .console import Console
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 
 def _subparser(verbs: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -37,7 +37,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"nnloom: error: {message} (see {self.prog} --help)\n")
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parsers of every command; `docs/cli.md` is made from them."""
     parser = _Parser(
         prog="nnloom",
         description="Weave a quantized neural network into FPGA fabric.",
@@ -104,7 +105,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _build_parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     console = Console(quiet=options.json)
     try:
         result = options.run(options, console)

@@ -88,7 +88,13 @@ class GoldenModel:
         return trace
 
     def _fetch(
-        self, d: Descriptor, base: NDArray, pad: NDArray, row: NDArray, q: NDArray, kernel_row: NDArray
+        self,
+        d: Descriptor,
+        base: NDArray | np.int64,
+        pad: NDArray | np.int64,
+        row: NDArray,
+        q: NDArray,
+        kernel_row: NDArray,
     ) -> NDArray[np.int8]:
         """Bytes (row, q) of the input, padding where they are not valid; arguments broadcast."""
         granule = self.config.granule
@@ -182,7 +188,7 @@ class GoldenModel:
             per_pixel = d.n_ky * d.n_kx
             index = np.tile(np.arange(per_pixel) if d.weights_advance else np.zeros(per_pixel, int), d.n_oy * d.n_ox)
             weights = self.weights[first + index]
-            total = np.zeros((count, config.lanes), np.int64)
+            total: NDArray = np.zeros((count, config.lanes), np.int64)
             for tap in range(columns * config.window_rows):
                 column, r = divmod(tap, config.window_rows)
                 total += history[column : column + count, r].astype(np.int64) * weights[:, :, tap]

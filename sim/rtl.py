@@ -373,11 +373,11 @@ class RtlSimulator:
             log.seek(self._log_offset)
             rows = [line.split() for line in log]
             self._log_offset = log.tell()
-        numbers = [np.array([int(row[i], 16) for row in rows], np.int64) for i in range(4)]
+        cycle, bank, granule, enable = (np.array([int(row[i], 16) for row in rows], np.int64) for i in range(4))
         lanes = self.config.lanes
         # Bytes that are not written may be unknown.
         data = b"".join(bytes.fromhex(row[4].replace("x", "0"))[::-1] for row in rows)
-        return RtlWrites(*numbers, np.frombuffer(data, np.uint8).reshape(-1, lanes))
+        return RtlWrites(cycle, bank, granule, enable, np.frombuffer(data, np.uint8).reshape(-1, lanes))
 
     def close(self) -> None:
         """End the simulation."""

@@ -60,7 +60,7 @@ class HostBusDevice(abc.ABC):
     def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Read 32-bit words."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (not every device holds something)
         """Release the device."""
 
     def __enter__(self) -> Self:
@@ -88,7 +88,7 @@ class HostBusDevice(abc.ABC):
         config = artifact.manifest.config
         magic = self._read_register(Register.MAGIC)
         if magic != MAGIC:
-            raise DeviceError(f"device answers {magic:#010x}, not as an nnloom accelerator; program the bitstream first")
+            raise DeviceError(f"device answers {magic:#010x}, not as an nnloom accelerator; load the bitstream first")
         version = self._read_register(Register.VERSION)
         if version != ISA_VERSION:
             raise DeviceError(

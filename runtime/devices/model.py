@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
+from nnloom.sim.golden import GoldenModel
 
 __all__ = ["ModelDevice"]
 
@@ -16,12 +17,10 @@ class ModelDevice:
     """Executes the emitted program in NumPy. Memory starts as zeros and is never cleared between runs."""
 
     def __init__(self) -> None:
-        self._model = None
+        self._model: GoldenModel | None = None
 
     def load(self, artifact: Artifact) -> None:
         """Take over an artifact."""
-        from nnloom.sim.golden import GoldenModel
-
         self._model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
 
     def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:

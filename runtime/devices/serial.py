@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -96,7 +97,7 @@ def _runs(addresses: NDArray[np.uint32]) -> list[tuple[int, int]]:
     breaks = np.flatnonzero(np.diff(addresses.astype(np.int64)) != 4) + 1
     edges = [0, *breaks.tolist(), len(addresses)]
     runs = []
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         runs += [(i, min(i + BURST_WORDS, last)) for i in range(first, last, BURST_WORDS)]
     return runs
 

@@ -1,0 +1,46 @@
+# nnloom: set-up, demonstration, tests. Everything lives in .venv and build/.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The folders that are installed as nnloom.*; mypy does not see them through an editable installation.
+PACKAGES := arch boards cli compiler hw runtime sim
+
+.PHONY: help venv demo test lint benchmarks docs clean
+
+help:
+	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
+	@echo "make test        the test suite"
+	@echo "make lint        style and types"
+	@echo "make benchmarks  measure the four networks again"
+	@echo "make docs        regenerate the generated documentation"
+
+venv: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/python examples/demo.py
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGUMENTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p build/types/nnloom
+	for folder in $(PACKAGES); do ln -sfn ../../../$$folder build/types/nnloom/$$folder; done
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p nnloom
+
+benchmarks: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache
