@@ -16,6 +16,7 @@ __all__ = [
     "ADD_LEFT_SHIFT",
     "IDENTITY_MULTIPLIER",
     "average_pool_multiplier",
+    "quantize",
     "quantize_multiplier",
     "requantize",
     "rounding_divide_by_pot",
@@ -106,6 +107,14 @@ def requantize(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, *, doubl
     total = np.asarray(shift, np.int64) + 31
     # |product| < 2**62 and the rounding term is at most 2**61 for shift 31: no overflow of int64.
     return (product + (np.int64(1) << (total - 1))) >> total
+
+
+def quantize(values: NDArray[np.floating], scale: float, zero_point: int) -> NDArray[np.int8]:
+    """Real values to int8, as the TFLite QUANTIZE reference kernel: float32 division, half away from zero."""
+    scaled = np.asarray(values, np.float32) / np.float32(scale)
+    whole = np.trunc(scaled)
+    rounded = whole + np.where(np.abs(scaled - whole) >= 0.5, np.sign(scaled), 0)
+    return np.clip(rounded + zero_point, -128, 127).astype(np.int8)
 
 
 def average_pool_multiplier(count: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnloom.arch.artifact import CPU_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, InputError
+from nnloom.arch.numerics import quantize
 
 from .devices.base import Device
 from .relax_vm import RelaxProgram
@@ -176,11 +177,10 @@ def check_input(info: TensorInfo, value: NDArray) -> NDArray:
     if np.issubdtype(value.dtype, np.floating):
         if not np.all(np.isfinite(value)):
             raise InputError(f"input {info.name!r} holds NaN or infinity; give finite values")
+        if np.any(np.abs(value) > np.finfo(np.float32).max):
+            raise InputError(f"input {info.name!r} holds values beyond float32; give smaller values")
         if info.dtype == "int8":
-            # TFLite's rounding: half away from zero.
-            scaled = value.astype(np.float32) / np.float32(info.scale)
-            rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)) + info.zero_point
-            return np.clip(rounded, -128, 127).astype(np.int8)
+            return quantize(value, info.scale, info.zero_point)
     if str(value.dtype) == info.dtype:
         return value
     if info.dtype == "float32" and value.dtype == np.float64:

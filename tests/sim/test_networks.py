@@ -5,6 +5,7 @@ import pytest
 
 from nnloom.arch.isa import decode_program
 from nnloom.arch.loopnest import issue_cycles
+from nnloom.arch.numerics import quantize
 from nnloom.compiler.cost import program_cycles
 from nnloom.runtime import InferenceSession
 from nnloom.sim.golden import GoldenModel
@@ -21,13 +22,9 @@ CYCLE_BARS = {
 }
 
 
-def quantize(info, value):
-    """Input as int8, by LiteRT's rule."""
-    if value.dtype == np.int8:
-        return value
-    scaled = value.astype(np.float32) / np.float32(info.scale)
-    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
-    return np.clip(rounded + info.zero_point, -128, 127).astype(np.int8)
+def as_int8(info, value):
+    """The network input as the region sees it."""
+    return value if value.dtype == np.int8 else quantize(value, info.scale, info.zero_point)
 
 
 @pytest.mark.model
@@ -45,7 +42,7 @@ def test_golden_model_equals_litert_in_every_tensor(name, artifacts, model_path,
         assert len(descriptors) == len(region.tensors)
         for value in network_inputs(name, info, INPUTS):
             (want,) = reference.run(value)
-            model.write_tensor(region.inputs[0], quantize(info, value))
+            model.write_tensor(region.inputs[0], as_int8(info, value))
             for descriptor, location in zip(descriptors, region.tensors, strict=True):
                 model.execute(descriptor)
                 got = model.read_tensor(location).reshape(-1)
@@ -73,7 +70,7 @@ def check_rtl(session, golden, name, value, reference=None):
     if reference is not None:
         np.testing.assert_array_equal(output, reference.run(value)[0])
     writes = session.accelerator.simulation.writes()
-    golden.write_tensor(region.inputs[0], quantize(info, value))
+    golden.write_tensor(region.inputs[0], as_int8(info, value))
     traces = golden.run(region.program_start)
     granule = golden.config.granule
     for field in ("bank", "granule", "enable"):
@@ -144,3 +141,23 @@ def test_spoken_words(word, want, artifacts):
         features = zoo.fetch_recordings()[word].reshape(1, 49, 40, 1)
         (output,) = session.run({session.get_inputs()[0].name: features}).values()
         assert output.reshape(-1).tolist() == want
+
+
+@pytest.mark.model
+def test_float_inputs_are_quantized_as_litert_does(artifacts, model_path):
+    """Ties, ends of the range and values far outside it, seen through the first layer's input."""
+    name = "visual_wake_words"
+    reference = LiteRtReference(model_path(name))
+    with InferenceSession(artifacts(name), "model") as session:
+        info = session.get_inputs()[0]
+        value = np.resize(np.arange(-20, 290, 0.5, dtype=np.float32), info.shape)
+        value.reshape(-1)[:4] = [1e6, -1e6, 194.49999, 0.49999997]
+        seen = []
+        device = session.accelerator
+        run_region = device.run_region
+        device.run_region = lambda region, inputs: seen.append(inputs[0]) or run_region(region, inputs)
+        session.run({info.name: value})
+        reference.run(value)
+        (want,) = reference.candidates(value.size, info.scale, info.zero_point)
+        np.testing.assert_array_equal(seen[0], want)
+        np.testing.assert_array_equal(quantize(value, info.scale, info.zero_point), want)
