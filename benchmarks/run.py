@@ -1,0 +1,121 @@
+"""Measures the networks of the results table again: `benchmarks/results/*.json` and the table in README.md.
+
+Each network is compiled for the board, simulated in RTL on 20 inputs with every write compared with the golden
+model and every output with the CPU's, and built to a bitstream (one for all: it depends on the board only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnloom.arch.errors import NnloomError
+from nnloom.arch.files import write_atomically
+from nnloom.cli import main as command
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+NETWORKS = ("keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection")
+INPUTS = 20
+BEGIN, END = "<!-- results: written by benchmarks/run.py -->", "<!-- end of results -->"
+
+
+def _nnloom(*arguments: str) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = command(list(arguments))
+    if code:
+        raise SystemExit(f"nnloom {' '.join(arguments)}: exit code {code}")
+
+
+def measure(name: str, board: str, folder: Path, *, bitstream: bool) -> dict[str, Any]:
+    """The report of one network, with `seconds` of each step."""
+    from nnloom.arch.artifact import Artifact
+    from nnloom.compiler import zoo
+
+    model, artifact = zoo.fetch(name), folder / name
+    seconds: dict[str, float] = {}
+
+    def timed(step: str, *arguments: str) -> None:
+        started = time.monotonic()
+        _nnloom(*arguments)
+        seconds[step] = round(time.monotonic() - started, 1)
+
+    timed("compile", "compile", str(model), "--board", board, "-o", str(artifact))
+    (info,) = Artifact.load(artifact).manifest.inputs
+    rng = np.random.default_rng(20)
+    values = rng.integers(-128, 128, (INPUTS, *info.shape[1:]), np.int8)
+    if info.dtype != "int8":
+        values = ((values.astype(np.float64) - info.zero_point) * info.scale).astype(np.float32)
+    np.save(folder / "x.npy", values)
+    timed("simulate", "simulate", str(artifact), "--input", str(folder / "x.npy"), "--output", str(folder / "y.npy"))
+    if bitstream:
+        timed("build", "build", str(artifact))
+    report = json.loads((artifact / "report.json").read_text())
+    return {**report, "inputs_simulated": INPUTS, "seconds": seconds}
+
+
+def table(reports: list[dict[str, Any]]) -> str:
+    """Markdown rows of the results."""
+    lines = [
+        "| network | MACs | cycles (RTL) | estimate | utilisation | clock MHz | latency us |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for r in reports:
+        clock = f"{r['clock_mhz']:g}" if r.get("clock_mhz") else "-"
+        latency = f"{r['latency_us']:,.0f}" if r.get("latency_us") else "-"
+        lines.append(
+            f"| {r['model'].replace('_', ' ')} | {r['macs']:,} | {r['cycles']:,} | {r['cycles_estimated']:,} | "
+            f"{100 * r['utilisation']:.1f} % | {clock} | {latency} |"
+        )
+    built = next((r for r in reports if r.get("resources")), None)
+    if built:
+        used = ", ".join(f"{n} {v['used']:,} of {v['available']:,}" for n, v in built["resources"].items())
+        lines += ["", f"One bitstream for all of them: {used}; nextpnr reaches {built['fmax_mhz']} MHz."]
+    return "\n".join(lines)
+
+
+def write_readme(text: str, path: Path = ROOT / "README.md") -> None:
+    """Replace the results between their marks."""
+    readme = path.read_text()
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"{path} has no marks for the results")
+    write_atomically(path, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+
+
+def main() -> int:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help="default: the four of the table")
+    parser.add_argument("--board", default="ulx3s-85f")
+    parser.add_argument("--no-bitstream", action="store_true", help="leave out place and route")
+    options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nnloom-benchmarks-") as temporary:
+            for name in options.networks:
+                print(f"== {name}", file=sys.stderr)
+                report = measure(name, options.board, Path(temporary), bitstream=not options.no_bitstream)
+                write_atomically(RESULTS / f"{name}.json", (json.dumps(report, indent=1) + "\n").encode())
+    except NnloomError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    reports = [json.loads(path.read_text()) for name in NETWORKS if (path := RESULTS / f"{name}.json").exists()]
+    text = table(reports)
+    write_readme(text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
