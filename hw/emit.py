@@ -55,13 +55,20 @@ def emit_rtlil(component: wiring.Component, name: str) -> str:
     return rtlil.convert(component, name=name, emit_src=False)
 
 
-def emit_verilog(component: wiring.Component, name: str) -> str:
-    """Verilog of a component and its submodules, with ports named as their paths joined by two underscores."""
+def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = False) -> str:
+    """Verilog of a component and its submodules, with ports named as their paths joined by two underscores.
+
+    `flatten` gives one module of assignments and flip-flops, which event-driven simulators run far faster than
+    processes that recompute a wide word when a byte of it changes.
+    """
+    # Multiplexers become functions, which need proper names.
+    naming = "" if flatten else "-norename"
+    passes = "proc\nflatten\nopt_expr\nopt_merge\nopt_clean\n" if flatten else "proc -nomux -norom\n"
     with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
         folder = Path(temporary)
         (folder / "design.il").write_text(emit_rtlil(component, name))
         run_yosys(
-            "read_rtlil design.il\nproc -nomux -norom\nmemory_collect\nwrite_verilog -norename -noattr design.v\n",
+            f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {naming} -noattr design.v\n",
             folder=folder,
         )
         return (folder / "design.v").read_text()

@@ -215,7 +215,9 @@ def build_simulation(
     temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{key}."))
     try:
         say("elaborating the accelerator")
-        (temporary / "accelerator.v").write_text(emit_verilog(Accelerator(config), "accelerator"))
+        (temporary / "accelerator.v").write_text(
+            emit_verilog(Accelerator(config), "accelerator", flatten=simulator == "icarus")
+        )
         dump = (
             '    if ($value$plusargs("waves=%s", log_path)) begin $dumpfile(log_path); $dumpvars(0, nnloom_tb); end'
             if waves and simulator == "icarus"
