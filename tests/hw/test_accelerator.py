@@ -1,0 +1,201 @@
+"""The host bus of the accelerator: registers, memory windows, stalls, accesses while busy, reset."""
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import (
+    ISA_VERSION,
+    MAGIC,
+    HostAddress,
+    Register,
+    Status,
+    weight_stride,
+    weight_word_columns,
+)
+from nnloom.hw.accelerator import Accelerator
+from tests.graphs import random_graph
+from tests.harness import compile_region, random_inputs
+
+CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=64)
+
+
+class Bus:
+    """Host side of the bus, with random pauses before requests and before taking responses."""
+
+    def __init__(self, ctx, dut, rng, pause: float) -> None:
+        self.ctx, self.dut, self.rng, self.pause = ctx, dut, rng, pause
+
+    async def _stall(self) -> None:
+        while self.rng.random() < self.pause:
+            await self.ctx.tick()
+
+    async def _request(self, write: int, address: int, data: int = 0) -> None:
+        ctx, request = self.ctx, self.dut.host.request
+        await self._stall()
+        ctx.set(request.payload.write, write)
+        ctx.set(request.payload.address, address)
+        ctx.set(request.payload.data, data)
+        ctx.set(request.valid, 1)
+        while not ctx.get(request.ready):
+            await ctx.tick()
+        await ctx.tick()
+        ctx.set(request.valid, 0)
+        ctx.set(request.payload.data, int(self.rng.integers(2**32)))
+
+    async def write(self, address: int, data: int) -> None:
+        await self._request(1, int(address), int(data))
+
+    async def read(self, address: int) -> int:
+        ctx, response = self.ctx, self.dut.host.response
+        await self._request(0, int(address))
+        # A response waits for ready, unchanged.
+        while not ctx.get(response.valid):
+            await ctx.tick()
+        first = ctx.get(response.payload.data)
+        await self._stall()
+        assert ctx.get(response.valid) and ctx.get(response.payload.data) == first
+        ctx.set(response.ready, 1)
+        await ctx.tick()
+        ctx.set(response.ready, 0)
+        return first
+
+    async def register(self, register: Register) -> int:
+        return await self.read(HostAddress.REGISTERS + register)
+
+    async def load(self, compiled) -> None:
+        for i, word in enumerate(compiled.program):
+            await self.write(HostAddress.PROGRAM + 4 * i, word)
+        columns = weight_word_columns(CONFIG)
+        for index, word in enumerate(compiled.weights):
+            data = np.resize(word, 4 * columns).view("<u4")
+            for column in range(columns):
+                await self.write(HostAddress.WEIGHTS + index * weight_stride(CONFIG) + 4 * column, data[column])
+
+    async def write_tensor(self, location, values) -> None:
+        for bank, data in enumerate(location.pack(CONFIG, values)):
+            start = HostAddress.ACTIVATIONS + (bank * CONFIG.bank_granules + location.base) * CONFIG.granule
+            for i, word in enumerate(data.view("<u4")):
+                await self.write(start + 4 * i, word)
+
+    async def read_tensor(self, location):
+        banks = []
+        for bank in range(CONFIG.row_banks):
+            start = HostAddress.ACTIVATIONS + (bank * CONFIG.bank_granules + location.base) * CONFIG.granule
+            words = [await self.read(start + 4 * i) for i in range(location.bank_bytes(CONFIG, bank) // 4)]
+            banks.append(np.array(words, "<u4").view(np.uint8))
+        return location.unpack(CONFIG, banks)
+
+    async def start_and_wait(self) -> None:
+        await self.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+        while not await self.register(Register.STATUS) & Status.DONE:
+            pass
+
+
+def run(test, seed: int, pause: float) -> None:
+    dut = Accelerator(CONFIG)
+
+    async def bench(ctx):
+        await test(Bus(ctx, dut, np.random.default_rng(seed), pause))
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+
+
+def small_region(seed: int):
+    """A region that fits the small memories."""
+    rng = np.random.default_rng(seed)
+    while True:
+        graph = random_graph(rng, ["depthwise", "add", "maximum"])
+        sizes = [t.elements for layer in graph.layers for t in (*layer.inputs, layer.output)]
+        if max(sizes) <= 256:
+            return graph, compile_region(CONFIG, graph), random_inputs(rng, graph)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.4])
+def test_registers_and_memories(pause):
+    async def test(bus):
+        assert await bus.register(Register.MAGIC) == MAGIC
+        assert await bus.register(Register.VERSION) == ISA_VERSION
+        assert await bus.register(Register.CONFIG_HASH) == CONFIG.hash
+        assert await bus.register(Register.STATUS) == 0
+        await bus.write(HostAddress.REGISTERS + Register.PROGRAM_START, 48)
+        assert await bus.register(Register.PROGRAM_START) == 48
+        count = 24
+        words = bus.rng.integers(0, 2**32, count)
+        for bank in (0, 3):
+            start = HostAddress.ACTIVATIONS + bank * CONFIG.bank_granules * CONFIG.granule
+            for i in range(count):
+                await bus.write(start + 4 * i, words[i])
+            for i in bus.rng.permutation(count):
+                assert await bus.read(start + 4 * int(i)) == words[i]
+
+    run(test, 1, pause)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.4])
+def test_runs_back_to_back_give_the_same_answer(pause):
+    from nnloom.sim.golden import GoldenModel
+
+    graph, compiled, inputs = small_region(3)
+    golden = GoldenModel(CONFIG, compiled.program, compiled.weights)
+    locations = compiled.plan.locations
+    for name, value in inputs.items():
+        golden.write_tensor(locations[name], value)
+    golden.run()
+    output = locations[graph.outputs[0].name]
+    want = golden.read_tensor(output)
+
+    async def test(bus):
+        await bus.load(compiled)
+        for _ in range(2):
+            for name, value in inputs.items():
+                await bus.write_tensor(locations[name], value)
+            await bus.start_and_wait()
+            np.testing.assert_array_equal(await bus.read_tensor(output), want)
+            assert await bus.register(Register.LAYERS) == len(graph.layers)
+            assert await bus.register(Register.STATUS) == Status.DONE
+
+    run(test, 2, pause)
+
+
+def test_accesses_while_busy_are_ignored_and_reported():
+    graph, compiled, inputs = small_region(4)
+    locations = compiled.plan.locations
+    output = locations[graph.outputs[0].name]
+
+    async def test(bus):
+        await bus.load(compiled)
+
+        async def once(disturb: bool):
+            for name, value in inputs.items():
+                await bus.write_tensor(locations[name], value)
+            await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+            if disturb:
+                assert await bus.register(Register.STATUS) == Status.BUSY
+                for window in (HostAddress.PROGRAM, HostAddress.ACTIVATIONS):
+                    for i in range(4):
+                        await bus.write(window + 4 * i, 0xFFFFFFFF)
+                for i in range(weight_word_columns(CONFIG)):
+                    await bus.write(HostAddress.WEIGHTS + 4 * i, 0xFFFFFFFF)
+                assert await bus.read(HostAddress.ACTIVATIONS) == 0
+                # A second start while busy does nothing.
+                await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+                assert await bus.register(Register.STATUS) == Status.BUSY | Status.ERROR
+            while (await bus.register(Register.STATUS)) & Status.BUSY:
+                pass
+            return await bus.read_tensor(output), await bus.register(Register.CYCLES)
+
+        quiet, cycles = await once(False)
+        disturbed, cycles_disturbed = await once(True)
+        np.testing.assert_array_equal(quiet, disturbed)
+        assert cycles == cycles_disturbed
+        assert await bus.register(Register.STATUS) == Status.DONE | Status.ERROR
+        again, _ = await once(False)
+        np.testing.assert_array_equal(quiet, again)
+        assert await bus.register(Register.STATUS) == Status.DONE
+
+    run(test, 5, 0.0)
