@@ -7,6 +7,7 @@ Every quantized operator that is left is lowered to integer TIR with exactly the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,20 +29,37 @@ __all__ = ["build_cpu"]
 CPU_FUNCTION = "main_cpu"
 
 
-def _requantize(te: Any, acc: Any, multiplier: Any, shift: Any, *, double_rounding: bool) -> Any:
-    """`numerics.requantize` on int32 expressions; returns int64."""
+def _split_factor(real: float) -> tuple[int, int]:
+    """`numerics.quantize_multiplier` for any factor; a negative shift is a left shift (the CPU has those)."""
+    left = max(0, math.frexp(real)[1])
+    try:
+        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
+    except ValueError:  # rounded up to 1
+        left += 1
+        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
+    return multiplier, shift - left
+
+
+def _requantize(acc: Any, multiplier: Any, shift: Any, *, double_rounding: bool, left: bool = False) -> Any:
+    """`numerics.requantize` on int32 expressions; returns int64.
+
+    With `left`, a negative shift means that the accumulator is shifted left before it is multiplied.
+    """
     from tvm import tirx
 
-    product = acc.astype("int64") * multiplier.astype("int64")
     shift = shift.astype("int64")
-    one = tirx.const(1, "int64")
+    one, zero = tirx.const(1, "int64"), tirx.const(0, "int64")
+    if left:
+        acc = (acc.astype("int64") << tirx.max(-shift, zero)).astype("int32")
+        shift = tirx.max(shift, zero)
+    product = acc.astype("int64") * multiplier.astype("int64")
     if not double_rounding:
         total = shift + 31
         return (product + (one << (total - 1))) >> total
     high = (product + (1 << 30)) >> 31
     half = (one << shift) >> 1
     # Ties go away from zero: one less below zero, where there is a shift at all.
-    correction = tirx.Select(high < 0, tirx.min(shift, one), tirx.const(0, "int64"))
+    correction = tirx.Select(high < 0, tirx.min(shift, one), zero)
     return (high + half - correction) >> shift
 
 
@@ -56,16 +74,13 @@ def _factors(op: QuantizedOp) -> tuple[np.ndarray, np.ndarray]:
     """(multiplier, shift), int32 [outputs]."""
     source, output = op.input_quantization[0], op.output_quantization
     assert source and output and op.weight_scales is not None
-    try:
-        pairs = [quantize_multiplier(f) for f in real_multipliers(source.scale, op.weight_scales, output.scale)]
-    except ValueError as error:
-        raise UnsupportedOperatorError(f"{op.kind} {list(op.output_shape)}: {error}") from error
+    pairs = [_split_factor(f) for f in real_multipliers(source.scale, op.weight_scales, output.scale)]
     multiplier, shift = np.array(pairs, np.int64).T
     return multiplier.astype(np.int32), shift.astype(np.int32)
 
 
-def _padded(te: Any, x: Any, op: QuantizedOp, fill: int, dtype: str) -> Any:
-    from tvm import tirx
+def _padded(x: Any, op: QuantizedOp, fill: int, dtype: str) -> Any:
+    from tvm import te, tirx
 
     top, left, bottom, right = op.padding
     _, rows, columns, channels = (int(v) for v in x.shape)
@@ -97,7 +112,7 @@ def _emit_product(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     def finish(acc: Any, b: Any, m: Any, s: Any) -> Any:
         def element(*index: Any) -> Any:
             c = index[-1]
-            y = _requantize(te, acc(*index) + b[c], m[c], s[c], double_rounding=not dense)
+            y = _requantize(acc(*index) + b[c], m[c], s[c], double_rounding=not dense, left=bool(np.any(shift < 0)))
             return _clamp(y + zero_point, op.act_min, op.act_max, "int64")
 
         return te.compute(acc.shape, element, name="requantized")
@@ -122,7 +137,7 @@ def _emit_product(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     packed = np.ascontiguousarray(op.weights.transpose(3, 0, 1, 2))
 
     def conv_te(x: Any, w: Any, b: Any, m: Any, s: Any) -> Any:
-        padded = _padded(te, x, op, source.zero_point, "int32")
+        padded = _padded(x, op, source.zero_point, "int32")
         ky, kx = te.reduce_axis((0, kernel_rows), "ky"), te.reduce_axis((0, kernel_columns), "kx")
         kc = te.reduce_axis((0, depth), "kc")
 
@@ -147,7 +162,7 @@ def _emit_pool(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     def pool_te(x: Any) -> Any:
         ky, kx = te.reduce_axis((0, rows), "ky"), te.reduce_axis((0, columns), "kx")
         if op.kind == "max_pool":
-            padded = _padded(te, x, op, -128, "int8")
+            padded = _padded(x, op, -128, "int8")
             best = te.compute(
                 op.output_shape,
                 lambda n, y, z, c: te.max(padded[n, y * stride_y + ky, z * stride_x + kx, c], axis=[ky, kx]),
@@ -156,7 +171,7 @@ def _emit_pool(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
             return te.compute(
                 op.output_shape, lambda *i: _clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped"
             )
-        padded = _padded(te, x, op, 0, "int32")
+        padded = _padded(x, op, 0, "int32")
         total = te.compute(
             op.output_shape,
             lambda n, y, z, c: te.sum(padded[n, y * stride_y + ky, z * stride_x + kx, c], axis=[ky, kx]),
@@ -186,15 +201,12 @@ def _emit_add(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     output = op.output_quantization
     assert a and b and output
     twice = 2 * max(a.scale, b.scale)
-    try:
-        factors = [quantize_multiplier(a.scale / twice), quantize_multiplier(b.scale / twice)]
-        factors.append(quantize_multiplier(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)))
-    except ValueError as error:
-        raise UnsupportedOperatorError(f"add {list(op.output_shape)}: {error}") from error
+    factors = [_split_factor(f) for f in (a.scale / twice, b.scale / twice)]
+    factors.append(_split_factor(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)))
 
     def scaled(value: Any, factor: tuple[int, int]) -> Any:
         multiplier, shift = (tirx.const(v, "int32") for v in factor)
-        return _requantize(te, value, multiplier, shift, double_rounding=True)
+        return _requantize(value, multiplier, shift, double_rounding=True, left=factor[1] < 0)
 
     def add_te(x: Any, y: Any) -> Any:
         x, y = (topi.broadcast_to(v, op.output_shape) for v in (x, y))

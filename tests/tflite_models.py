@@ -35,7 +35,13 @@ class ModelWriter:
         self._buffers = [empty]
 
     def tensor(
-        self, shape: tuple[int, ...], *, scale: Any = None, zero_point: Any = None, dtype: str = "INT8", data: Any = None
+        self,
+        shape: tuple[int, ...],
+        *,
+        scale: Any = None,
+        zero_point: Any = None,
+        dtype: str = "INT8",
+        data: Any = None,
     ) -> int:
         """Add a tensor; scale and zero point are numbers, or arrays for each last-axis channel."""
         item = schema.TensorT()
@@ -91,7 +97,7 @@ class ModelWriter:
         channels = shape[axis]
         weight_scale = self.rng.uniform(0.001, 0.02, channels).astype(np.float32)
         weights = self.tensor(shape, scale=weight_scale, data=self.rng.integers(-127, 128, shape, np.int8))
-        self.tensors[weights].quantization.quantizedDimension = axis
+        self.tensors[weights].quantization.quantizedDimension = axis if channels > 1 else 0
         bias = self.tensor(
             (channels,),
             dtype="INT32",
@@ -105,9 +111,7 @@ class ModelWriter:
     def _spatial(self, x: int, kernel: tuple[int, int], options: Any) -> tuple[int, int]:
         dilation = (getattr(options, "dilationHFactor", 1), getattr(options, "dilationWFactor", 1))
         result = []
-        for size, k, s, d in zip(
-            self.shape(x)[1:3], kernel, (options.strideH, options.strideW), dilation, strict=True
-        ):
+        for size, k, s, d in zip(self.shape(x)[1:3], kernel, (options.strideH, options.strideW), dilation, strict=True):
             reach = (k - 1) * d + 1
             result.append(-(-size // s) if options.padding == schema.Padding.SAME else (size - reach) // s + 1)
         return result[0], result[1]

@@ -1,0 +1,127 @@
+"""The CPU library against LiteRT's reference kernels: every output byte, with regions and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnloom import boards
+from nnloom.compiler.cpu import build_cpu
+from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.partition import Partitioned, partition
+from nnloom.runtime.relax_vm import RelaxProgram
+from tests.compiler.networks import NETWORKS, random_network
+from tests.graphs import evaluate
+from tests.reference import LiteRtReference
+from tests.tflite_models import ModelWriter
+
+CONFIG = boards.get("ulx3s-85f").config
+
+
+def check(data: bytes, folder: Path, count: int = 5) -> Partitioned:
+    """Compare `main_cpu`, and `main` with regions run by the definition of their operators, to LiteRT."""
+    path = folder / "model.tflite"
+    path.write_bytes(data)
+    partitioned = partition(import_tflite(path), CONFIG)
+    build_cpu(partitioned, folder / "cpu.so")
+    program = RelaxProgram(folder / "cpu.so", [len(graph.outputs) for graph in partitioned.graphs])
+    reference = LiteRtReference(path)
+
+    def accelerator(index, operands):
+        graph = partitioned.graphs[index]
+        inputs = {t.name: value for t, value in zip(graph.inputs, operands, strict=True)}
+        values = {**inputs, **evaluate(graph, inputs)}
+        return [values[t.name].reshape(t.shape) for t in graph.outputs]
+
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        inputs = []
+        for info in partitioned.model.inputs:
+            levels = rng.integers(-128, 128, info.shape)
+            if info.dtype == "int8":
+                inputs.append(levels.astype(np.int8))
+            else:
+                real = (levels - info.zero_point + rng.uniform(-0.5, 0.5, info.shape)) * info.scale
+                inputs.append(real.astype(np.float32))
+        want = reference.run(*inputs)
+        for route in (None, accelerator):
+            got = program.run(inputs, route)
+            assert len(got) == len(want)
+            for g, w in zip(got, want, strict=True):
+                assert g.dtype == w.dtype
+                np.testing.assert_array_equal(g, w)
+    return partitioned
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equals_litert(name, tmp_path):
+    m = ModelWriter(len(name))
+    check(m.finish(*NETWORKS[name](m)), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_network_equals_litert(seed, tmp_path):
+    m = ModelWriter(seed)
+    check(m.finish(*random_network(m)), tmp_path)
+
+
+def test_quantize_rounds_ties_away_from_zero(tmp_path):
+    m = ModelWriter()
+    x = m.quantize(m.input((1, 4, 4, 8), dtype="FLOAT32"), 0.5, 3)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(m.finish(m.conv(x, 4), x))
+    partitioned = partition(import_tflite(path), CONFIG)
+    build_cpu(partitioned, tmp_path / "cpu.so")
+    program = RelaxProgram(tmp_path / "cpu.so", [len(g.outputs) for g in partitioned.graphs])
+    values = (np.arange(-64, 64) * 0.25).astype(np.float32).reshape(1, 4, 4, 8)
+    values[0, 0, 0] = [1e9, -1e9, 65536.25, -65536.25, 200, -200, np.nextafter(np.float32(0.25), 0), 0.0]
+    want = LiteRtReference(path).run(values)
+    for got, w in zip(program.run([values]), want, strict=True):
+        np.testing.assert_array_equal(got, w)
+
+
+def test_softmax_of_many_classes(tmp_path):
+    m = ModelWriter(3)
+    check(m.finish(m.softmax(m.dense(m.input((1, 40)), 1001))), tmp_path, count=20)
+
+
+def test_programs_in_one_process_do_not_interfere(tmp_path):
+    """Packed functions are global to the process; each run must reach its own accelerator."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    m = ModelWriter()
+    path = tmp_path / "model.tflite"
+    path.write_bytes(m.finish(m.conv(m.input((1, 4, 4, 3)), 5)))
+    partitioned = partition(import_tflite(path), CONFIG)
+    build_cpu(partitioned, tmp_path / "cpu.so")
+
+    def runner(value: int):
+        program = RelaxProgram(tmp_path / "cpu.so", [1])
+        answer = np.full((1, 4, 4, 5), value, np.int8)
+        inputs = [np.zeros((1, 4, 4, 3), np.int8)]
+        return all((program.run(inputs, lambda i, x: [answer])[0] == value).all() for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(runner, range(8)))
+
+
+def test_an_error_of_the_accelerator_reaches_the_caller(tmp_path):
+    from nnloom.arch.errors import DeviceError
+
+    m = ModelWriter()
+    path = tmp_path / "model.tflite"
+    path.write_bytes(m.finish(m.conv(m.input((1, 4, 4, 3)), 5)))
+    build_cpu(partition(import_tflite(path), CONFIG), tmp_path / "cpu.so")
+    program = RelaxProgram(tmp_path / "cpu.so", [1])
+    inputs = [np.zeros((1, 4, 4, 3), np.int8)]
+
+    def broken(index, operands):
+        raise DeviceError("unplugged")
+
+    with pytest.raises(DeviceError, match="unplugged"):
+        program.run(inputs, broken)
+    # and the next run is not affected
+    answer = np.ones((1, 4, 4, 5), np.int8)
+    assert (program.run(inputs, lambda i, x: [answer])[0] == 1).all()

@@ -1,0 +1,178 @@
+"""Reading TFLite files: interface, folding, and one clear line for everything that cannot be used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from nnloom.arch.errors import ModelError, NnloomError, UnsupportedOperatorError
+from nnloom.compiler.frontend.tflite import import_tflite
+from tests.tflite_models import ModelWriter, edited
+
+
+@pytest.fixture
+def convolution() -> bytes:
+    m = ModelWriter()
+    return m.finish(m.conv(m.input((1, 6, 5, 3)), 4))
+
+
+def refused(path, data: bytes, match: str, error: type[NnloomError] = ModelError) -> None:
+    path.write_bytes(data)
+    with pytest.raises(error, match=match) as raised:
+        import_tflite(path)
+    assert "\n" not in str(raised.value)
+    assert str(path) in str(raised.value)
+
+
+def test_interface_of_an_int8_model(tmp_path, convolution):
+    path = tmp_path / "small.tflite"
+    path.write_bytes(convolution)
+    model = import_tflite(path)
+    (source,), (output,) = model.inputs, model.outputs
+    assert model.name == "small"
+    assert (source.name, source.shape, source.dtype) == ("tensor_0", (1, 6, 5, 3), "int8")
+    assert (output.shape, output.dtype) == ((1, 6, 5, 4), "int8")
+    written = schema.ModelT.InitFromPackedBuf(convolution, 0).subgraphs[0].tensors[0].quantization
+    assert (source.scale, source.zero_point) == (float(written.scale[0]), int(written.zeroPoint[0]))
+
+
+def test_float_interface_gives_the_quantization_behind_it(tmp_path):
+    m = ModelWriter()
+    x = m.input((1, 4, 4, 3), dtype="FLOAT32")
+    output = m.conv(m.quantize(x, 0.05, 3), 4)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(m.finish(m.dequantize(output)))
+    model = import_tflite(path)
+    assert model.inputs[0].dtype == model.outputs[0].dtype == "float32"
+    assert (model.inputs[0].scale, model.inputs[0].zero_point) == (float(np.float32(0.05)), 3)
+    assert model.outputs[0].scale == float(np.float32(m.scale(output)))
+
+
+@pytest.mark.model
+def test_shape_arithmetic_is_folded(model_path):
+    """The anomaly detection model computes the shape of a RESHAPE with SHAPE, STRIDED_SLICE and PACK."""
+    data = model_path("anomaly_detection").read_bytes()
+    codes = {c.builtinCode for c in schema.ModelT.InitFromPackedBuf(data, 0).operatorCodes}
+    assert {schema.BuiltinOperator.SHAPE, schema.BuiltinOperator.STRIDED_SLICE, schema.BuiltinOperator.PACK} <= codes
+    text = import_tflite(model_path("anomaly_detection")).module.script()
+    assert "shape_of" not in text and "strided_slice" not in text
+    assert "R.reshape" in text
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ModelError, match="No such file"):
+        import_tflite(tmp_path / "none.tflite")
+
+
+def test_directory(tmp_path):
+    with pytest.raises(ModelError, match="directory"):
+        import_tflite(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"abc", b"\x1c\0\0\0"])
+def test_empty(tmp_path, data):
+    refused(tmp_path / "m.tflite", data, "empty or truncated")
+
+
+@pytest.mark.parametrize("data", [b"x" * 1000, b"\x08\0\0\0ONNX" + bytes(100), b"PK\x03\x04" + bytes(100)])
+def test_another_format(tmp_path, data):
+    refused(tmp_path / "m.tflite", data, "not a TFLite model")
+
+
+@pytest.mark.parametrize("keep", [8, 20, 100, 0.5, 0.9])
+def test_truncated(tmp_path, convolution, keep):
+    size = keep if isinstance(keep, int) else int(len(convolution) * keep)
+    refused(tmp_path / "m.tflite", convolution[:size], "damaged|cannot import")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_damaged_bytes_never_crash(tmp_path, capfd, seed):
+    """Whatever the bytes: a model, or one line; nothing on stderr."""
+    m = ModelWriter(seed)
+    rng = np.random.default_rng(seed)
+    data = bytearray(m.finish(m.softmax(m.dense(m.conv(m.input((1, 6, 5, 3)), 4), 3))))
+    for _ in range(int(rng.integers(1, 20))):
+        data[int(rng.integers(8, len(data)))] = int(rng.integers(256))
+    path = tmp_path / "m.tflite"
+    path.write_bytes(data)
+    try:
+        import_tflite(path)
+    except NnloomError as error:
+        assert "\n" not in str(error)
+    assert capfd.readouterr().err == ""
+
+
+def test_float_model(tmp_path):
+    m = ModelWriter()
+    x = m.input((1, 4, 4, 3), dtype="FLOAT32")
+    weights = m.tensor((2, 1, 1, 3), dtype="FLOAT32", data=np.ones((2, 1, 1, 3), np.float32))
+    bias = m.tensor((2,), dtype="FLOAT32", data=np.zeros(2, np.float32))
+    options = schema.Conv2DOptionsT()
+    options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = 1
+    output = m.operator("CONV_2D", [x, weights, bias], m.tensor((1, 4, 4, 2), dtype="FLOAT32"), options)
+    refused(tmp_path / "m.tflite", m.finish(output), "CONV_2D is float32.*quantize it to int8")
+
+
+def test_no_quantized_operator(tmp_path):
+    m = ModelWriter()
+    refused(
+        tmp_path / "m.tflite", m.finish(m.quantize(m.input((1, 4), dtype="FLOAT32"), 0.1, 0)), "no quantized operator"
+    )
+
+
+@pytest.mark.parametrize("name", ["SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM"])
+def test_unsupported_operator_is_named(tmp_path, name):
+    m = ModelWriter()
+    x = m.conv(m.input((1, 4, 4, 3)), 4)
+    output = m.operator(name, [x], m.tensor((1, 4, 4, 4), scale=0.1, zero_point=0))
+    refused(tmp_path / "m.tflite", m.finish(output), name, UnsupportedOperatorError)
+
+
+def test_two_subgraphs(tmp_path, convolution):
+    def duplicate(model):
+        model.subgraphs.append(model.subgraphs[0])
+
+    refused(tmp_path / "m.tflite", edited(convolution, duplicate), "2 subgraphs")
+
+
+def test_dynamic_shape(tmp_path, convolution):
+    def open_rows(model):
+        model.subgraphs[0].tensors[0].shapeSignature = np.array([-1, -1, 5, 3], np.int32)
+
+    refused(tmp_path / "m.tflite", edited(convolution, open_rows), "dynamic shape")
+
+
+def test_open_batch_is_one(tmp_path, convolution):
+    def open_batch(model):
+        model.subgraphs[0].tensors[0].shapeSignature = np.array([-1, 6, 5, 3], np.int32)
+
+    path = tmp_path / "m.tflite"
+    path.write_bytes(edited(convolution, open_batch))
+    assert import_tflite(path).inputs[0].shape == (1, 6, 5, 3)
+
+
+def test_shared_names(tmp_path, convolution):
+    def twice(model):
+        model.subgraphs[0].outputs = np.repeat(model.subgraphs[0].outputs, 2)
+
+    refused(tmp_path / "m.tflite", edited(convolution, twice), "share a name")
+
+
+def test_no_operators(tmp_path, convolution):
+    def clear(model):
+        model.subgraphs[0].operators = []
+
+    refused(tmp_path / "m.tflite", edited(convolution, clear), "no operators")
+
+
+def test_relu6_bound_rounds_half_away_from_zero(tmp_path):
+    """6 / scale is a tie; the importer's own rounding (half to even) would clamp one lower."""
+    m = ModelWriter()
+    x = m.conv(m.input((1, 4, 4, 3)), 4, activation="relu6")
+    q = m.tensors[x].quantization
+    q.scale[0], q.zeroPoint[0] = 6 / 4.5, -100  # 4.5 steps
+    path = tmp_path / "m.tflite"
+    path.write_bytes(m.finish(x))
+    assert float(np.float32(6) / np.float32(6 / 4.5)) == 4.5
+    assert "-95" in import_tflite(path).module.script()

