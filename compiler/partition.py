@@ -117,6 +117,7 @@ def make_layer(op: QuantizedOp, name: str, inputs: tuple[Tensor, ...]) -> Layer:
                 raise ValueError("grouped convolution or depth multiplier above 1")
             return DepthwiseConv2D(**common, weights=op.weights[:, :, 0, :])
         case "dense":
+            assert op.weights is not None and op.weight_scales is not None and op.bias is not None
             return FullyConnected(**common, weights=op.weights, weight_scales=op.weight_scales, bias=op.bias)
         case "average_pool":
             if any(op.padding):

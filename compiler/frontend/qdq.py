@@ -244,7 +244,7 @@ def extract(expr: Any, resolve: Callable[[Any], Any]) -> QuantizedOp:
     return QuantizedOp(
         kind="conv2d",
         strides=_pair(attrs.strides),
-        padding=tuple(int(v) for v in attrs.padding),
+        padding=_padding(attrs.padding),
         dilation=_pair(attrs.dilation),
         groups=int(attrs.groups),
         **common,
@@ -287,6 +287,11 @@ def operands(function: Any, op: QuantizedOp, call: Any) -> list[Any]:
 def _pair(values: Any) -> tuple[int, int]:
     first, second = (int(v) for v in values)
     return first, second
+
+
+def _padding(values: Any) -> tuple[int, int, int, int]:
+    top, left, bottom, right = (int(v) for v in values)
+    return top, left, bottom, right
 
 
 def is_constant(expr: Any) -> bool:
@@ -349,5 +354,5 @@ def _extract_pool(
         act_max=act_max,
         window=_pair(attrs.pool_size),
         strides=_pair(attrs.strides),
-        padding=tuple(int(v) for v in attrs.padding),
+        padding=_padding(attrs.padding),
     )
