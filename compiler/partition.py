@@ -328,7 +328,7 @@ def _cpu_operators(main: tvm.IRModule, refused: dict[tuple, str], regions: _Regi
                 result.append(CpuOperator(name, op.kind, reason))
             elif isinstance(called, Op) and called.name != "relax.call_dps_packed":
                 kind = called.name.removeprefix("relax.")
-                result.append(CpuOperator(f"{kind}_{len(result)}", kind, "not an int8 operator"))
+                result.append(CpuOperator(f"{kind}_{len(result)}", kind, "no integer lowering: TVM's float code"))
     return tuple(result)
 
 
