@@ -154,11 +154,14 @@ def _run(
     check: InferenceSession | None = None,
 ) -> dict[str, Any]:
     """Run every input of the file; with `check`, its outputs must be the same."""
-    from nnloom.runtime import InferenceSession
+    from nnloom.runtime.session import InferenceSession, check_inputs
 
     _check_writable(options.output)
     artifact = Artifact.load(options.artifact)
-    cases = _split(_read_inputs(options.input, artifact.manifest.inputs), artifact.manifest.inputs)
+    infos = artifact.manifest.inputs
+    cases = _split(_read_inputs(options.input, infos), infos)
+    for case in cases:
+        check_inputs(infos, case)  # before the device starts, which may take long
     results: list[dict[str, NDArray]] = []
     cycles: list[int | None] = []
     with InferenceSession(options.artifact, device, progress=console.phase) as session:

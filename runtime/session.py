@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -83,9 +83,7 @@ class InferenceSession:
         if CPU_FILE not in manifest.files:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
         self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions])
-        self._device = (
-            _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
-        )
+        self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
         if self._device is not None:
             try:
                 self._device.load(self._artifact)
@@ -128,19 +126,7 @@ class InferenceSession:
         DeviceError
             If the device fails.
         """
-        names = ", ".join(info.name for info in self.get_inputs())
-        if not isinstance(inputs, Mapping):
-            if len(self.get_inputs()) != 1:
-                raise InputError(f"the network has {len(self.get_inputs())} inputs; give a dict ({names})")
-            inputs = {self.get_inputs()[0].name: inputs}
-        unknown = sorted(set(inputs) - {info.name for info in self.get_inputs()})
-        if unknown:
-            raise InputError(f"no input named {unknown[0]!r} (inputs: {names})")
-        values = []
-        for info in self.get_inputs():
-            if info.name not in inputs:
-                raise InputError(f"input {info.name!r} is missing (inputs: {names})")
-            values.append(check_input(info, np.asarray(inputs[info.name])))
+        values = check_inputs(self.get_inputs(), inputs)
         cycles = 0
 
         def accelerate(index: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
@@ -167,6 +153,22 @@ class InferenceSession:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_inputs(infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]:
+    """The inputs in the network's order, as it takes them; see `InferenceSession.run`."""
+    names = ", ".join(info.name for info in infos)
+    if not isinstance(inputs, Mapping):
+        if len(infos) != 1:
+            raise InputError(f"the network has {len(infos)} inputs; give a dict ({names})")
+        inputs = {infos[0].name: inputs}
+    unknown = sorted(set(inputs) - {info.name for info in infos})
+    if unknown:
+        raise InputError(f"no input named {unknown[0]!r} (inputs: {names})")
+    missing = [info.name for info in infos if info.name not in inputs]
+    if missing:
+        raise InputError(f"input {missing[0]!r} is missing (inputs: {names})")
+    return [check_input(info, np.asarray(inputs[info.name])) for info in infos]
 
 
 def check_input(info: TensorInfo, value: NDArray) -> NDArray:
