@@ -25,7 +25,7 @@ ULX3S_85F = Board(
         "uart_rx": "M1",
         "uart_tx": "L4",
         "wifi_gpio0": "L2",
-        **{f"led_{i}": pin for i, pin in enumerate("B2 C2 C1 D2 D1 E2 E1 H3".split())},
+        **{f"led_{i}": pin for i, pin in enumerate(["B2", "C2", "C1", "D2", "D1", "E2", "E1", "H3"])},
     },
     primitives={"LUT4": 83640, "TRELLIS_FF": 83640, "DP16KD": 208, "MULT18X18D": 156},
 )

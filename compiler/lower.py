@@ -32,7 +32,15 @@ from .graph import (
     Tensor,
 )
 
-__all__ = ["LoweredLayer", "add_operands", "lower", "lower_layer", "real_multipliers", "tensor_shape", "unsupported_reason"]
+__all__ = [
+    "LoweredLayer",
+    "add_operands",
+    "lower",
+    "lower_layer",
+    "real_multipliers",
+    "tensor_shape",
+    "unsupported_reason",
+]
 
 NARROW_BITS = 18
 
@@ -60,7 +68,7 @@ def add_operands(layer: Add) -> tuple[int, int]:
 
 def _add_factors(layer: Add) -> tuple[float, float]:
     """Real factors of operand Y and of the sum."""
-    x, y = add_operands(layer)
+    _x, y = add_operands(layer)
     twice = 2 * max(float(t.scale) for t in layer.inputs)
     return layer.inputs[y].scale / twice, twice / ((1 << ADD_LEFT_SHIFT) * float(layer.output.scale))
 
@@ -401,9 +409,7 @@ def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[T
         weights_advance=0,
         **_input_fields(sources[0]),
         **{**_output_fields(config, layer, out), "out_zero_point": 0},
-        **_window_geometry(
-            sources[0], out, layer.window, layer.strides, (-layer.padding.top, -layer.padding.left), 1
-        ),
+        **_window_geometry(sources[0], out, layer.window, layer.strides, (-layer.padding.top, -layer.padding.left), 1),
         q_step_g=config.lanes,
         pad_value=-128,
     )

@@ -131,9 +131,7 @@ def plan_memory(config: AcceleratorConfig, graph: LayerGraph) -> MemoryPlan:
     return plan
 
 
-def check_plan(
-    locations: dict[str, TensorLocation], lives: Sequence[Lifetime], config: AcceleratorConfig
-) -> None:
+def check_plan(locations: dict[str, TensorLocation], lives: Sequence[Lifetime], config: AcceleratorConfig) -> None:
     """Independent check: cell by cell, layer by layer, no two live tensors share memory.
 
     Raises

@@ -22,9 +22,7 @@ _OPS = {
 }
 
 
-def make_report(
-    partitioned: Partitioned, emitted: Emitted, config: AcceleratorConfig, board: str
-) -> dict[str, Any]:
+def make_report(partitioned: Partitioned, emitted: Emitted, config: AcceleratorConfig, board: str) -> dict[str, Any]:
     """The report after compilation; simulation and build add what they measure.
 
     Cycles are estimates of the cost model until `cycles_measured` is set. `utilisation` is

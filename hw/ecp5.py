@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from .technology import Multiplier, Ram
 
-__all__ = ["DspMultiplier", "Ecp5Technology", "LutMultiplier", "BlockRam", "Pll", "PllSettings", "pll_settings"]
+__all__ = ["BlockRam", "DspMultiplier", "Ecp5Technology", "LutMultiplier", "Pll", "PllSettings", "pll_settings"]
 
 
 class DspMultiplier(Multiplier):

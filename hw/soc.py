@@ -1,9 +1,9 @@
 """The system on a board: clock, reset, UART, host link, accelerator."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, Module, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import In, Out, connect
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.link import TIMEOUT_BYTES

@@ -17,7 +17,7 @@ def baud_divisor(clock_hz: float, baud: int) -> int:
         If the rate would be off by more than 2 % (ten bits then drift by a fifth of a bit).
     """
     divisor = round(clock_hz / baud)
-    if divisor < 4 or abs(clock_hz / divisor / baud - 1) > 0.02:
+    if divisor < 8 or abs(clock_hz / divisor / baud - 1) > 0.02:
         raise ValueError(f"{baud} baud cannot be made from {clock_hz / 1e6:g} MHz within 2 %")
     return divisor
 
@@ -89,10 +89,9 @@ class UartTransmitter(wiring.Component):
         bits = Signal(range(11))
         shift = Signal(10, init=0x3FF)
         m.d.comb += [self.octets.ready.eq(bits == 0), self.tx.eq(shift[0])]
-        with m.If(bits == 0):
-            with m.If(self.octets.valid):
-                m.d.sync += [shift.eq(Cat(Const(0, 1), self.octets.payload, Const(1, 1))), bits.eq(10)]
-                m.d.sync += timer.eq(self.divisor - 1)
+        with m.If(bits == 0), m.If(self.octets.valid):
+            m.d.sync += [shift.eq(Cat(Const(0, 1), self.octets.payload, Const(1, 1))), bits.eq(10)]
+            m.d.sync += timer.eq(self.divisor - 1)
         with m.Elif(timer == 0):
             m.d.sync += [timer.eq(self.divisor - 1), shift.eq(Cat(shift[1:], Const(1, 1))), bits.eq(bits - 1)]
         with m.Else():

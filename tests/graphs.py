@@ -78,10 +78,17 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
     if kind in ("average", "maximum"):
         window = (int(rng.integers(1, i.rows + 1)), int(rng.integers(1, i.columns + 1)))
         if kind == "average":
-            o = out(extent(i.rows, window[0], strides[0], 0, 0), extent(i.columns, window[1], strides[1], 0, 0), i.channels, i)
+            o = out(
+                extent(i.rows, window[0], strides[0], 0, 0),
+                extent(i.columns, window[1], strides[1], 0, 0),
+                i.channels,
+                i,
+            )
             return AveragePool2D(**common, output=o, window=window, strides=strides)
         # At most window - 1 of padding, so that every window holds a value.
-        pad = Padding(*(min(p, w - 1) for p, w in zip((pad.top, pad.left, pad.bottom, pad.right), window * 2, strict=True)))
+        pad = Padding(
+            *(min(p, w - 1) for p, w in zip((pad.top, pad.left, pad.bottom, pad.right), window * 2, strict=True))
+        )
         o = out(
             extent(i.rows, window[0], strides[0], pad.top, pad.bottom),
             extent(i.columns, window[1], strides[1], pad.left, pad.right),
@@ -165,7 +172,9 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
             elif isinstance(layer, DepthwiseConv2D):
                 result[row, column] = ((window - i.zero_point) * layer.weights).sum((0, 1)) + layer.bias
             else:
-                result[row, column] = np.tensordot(layer.weights.astype(np.int64), window - i.zero_point, 3) + layer.bias
+                result[row, column] = (
+                    np.tensordot(layer.weights.astype(np.int64), window - i.zero_point, 3) + layer.bias
+                )
     if isinstance(layer, AveragePool2D | MaxPool2D):
         return result
     return _rescale(result, layer, double_rounding=True)

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.sim.golden import GoldenModel, execute_literally
-
 from tests.graphs import KINDS, evaluate, random_graph
 from tests.harness import compile_region, random_inputs
 

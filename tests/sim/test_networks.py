@@ -59,7 +59,9 @@ def test_cpu_equals_litert(name, artifacts, model_path, network_inputs):
     with InferenceSession(artifacts(name), "cpu") as session:
         info = session.get_inputs()[0]
         for value in network_inputs(name, info, INPUTS):
-            np.testing.assert_array_equal(session.run({info.name: value})[session.get_outputs()[0].name], reference.run(value)[0])
+            np.testing.assert_array_equal(
+                session.run({info.name: value})[session.get_outputs()[0].name], reference.run(value)[0]
+            )
 
 
 def check_rtl(session, golden, name, value, reference=None):
