@@ -1,0 +1,178 @@
+"""ECP5 primitives: the LUT multiplier exhaustively, the wrappers against behavioural models of the cells."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from nnloom.hw.ecp5 import BlockRam, DspMultiplier, Ecp5Technology, LutMultiplier, pll_settings
+from nnloom.hw.emit import emit_verilog
+from nnloom.hw.technology import MULTIPLIER_LATENCY, RAM_LATENCY
+
+# Behaviour of the cells in the modes that the wrappers use (Lattice FPGA-TN-02205 and FPGA-TN-02204).
+MULT18X18D = """
+module MULT18X18D({ports});
+  parameter REG_INPUTA_CLK="NONE", REG_INPUTB_CLK="NONE", REG_INPUTC_CLK="NONE", REG_PIPELINE_CLK="NONE",
+    REG_OUTPUT_CLK="NONE", REG_INPUTA_CE="", REG_INPUTB_CE="", REG_PIPELINE_CE="", REG_OUTPUT_CE="",
+    REG_INPUTA_RST="", REG_INPUTB_RST="", REG_PIPELINE_RST="", REG_OUTPUT_RST="", GSR="", SOURCEB_MODE="",
+    MULT_BYPASS="", RESETMODE="";
+  input CLK0, CLK1, CLK2, CLK3, CE0, CE1, CE2, CE3, RST0, RST1, RST2, RST3, SIGNEDA, SIGNEDB, SOURCEA, SOURCEB;
+  input {a}, {b}, {c}; output {p};
+  wire signed [17:0] a = {{{a}}}, b = {{{b}}};
+  reg signed [17:0] ar, br; reg signed [35:0] pipeline, out;
+  initial if (REG_INPUTA_CLK != "CLK0" || REG_INPUTB_CLK != "CLK0" || REG_PIPELINE_CLK != "CLK0"
+              || REG_OUTPUT_CLK != "CLK0") $fatal(1, "registers");
+  always @(posedge CLK0) if (CE0) begin ar <= a; br <= b; pipeline <= ar * br; out <= pipeline; end
+  assign {{{p}}} = out;
+endmodule
+"""
+
+DP16KD = """
+module DP16KD({ports});
+  parameter DATA_WIDTH_A=18, DATA_WIDTH_B=18, REGMODE_A="", REGMODE_B="", WRITEMODE_A="", WRITEMODE_B="",
+    RESETMODE="", ASYNC_RESET_RELEASE="", CSDECODE_A="", CSDECODE_B="", GSR="", CLKAMUX="", CLKBMUX="";
+  input CLKA, CLKB, CEA, CEB, OCEA, OCEB, WEA, WEB, RSTA, RSTB, CSA0, CSA1, CSA2, CSB0, CSB1, CSB2;
+  input {ada}, {adb}, {dia}, {dib}; output {doa}, {dob};
+  wire [13:0] ada = {{{ada}}}, adb = {{{adb}}};
+  wire [35:0] di = {{{dib}, {dia}}};
+  localparam shift = DATA_WIDTH_A == 36 ? 5 : DATA_WIDTH_A == 18 ? 4 : DATA_WIDTH_A == 9 ? 3 :
+                     DATA_WIDTH_A == 4 ? 2 : DATA_WIDTH_A == 2 ? 1 : 0;
+  reg [DATA_WIDTH_A-1:0] memory [0:(16384 >> shift)-1];
+  reg [35:0] data, out;
+  // Byte enables share the low address bits of the wide ports.
+  wire enable = WEA && (DATA_WIDTH_A == 36 ? &ada[3:0] : DATA_WIDTH_A == 18 ? &ada[1:0] : 1'b1);
+  initial if (REGMODE_B != "OUTREG" || DATA_WIDTH_A != DATA_WIDTH_B) $fatal(1, "mode");
+  always @(posedge CLKA) if (CEA && enable) memory[ada >> shift] <= di;
+  always @(posedge CLKB) begin data <= memory[adb >> shift]; out <= data; end
+  assign {{{dob_all}}} = out;
+endmodule
+"""
+
+
+def names(prefix: str, count: int) -> str:
+    return ", ".join(f"{prefix}{i}" for i in reversed(range(count)))
+
+
+def mult_model() -> str:
+    a, b, c, p = names("A", 18), names("B", 18), names("C", 18), names("P", 36)
+    control = "CLK0,CLK1,CLK2,CLK3,CE0,CE1,CE2,CE3,RST0,RST1,RST2,RST3,SIGNEDA,SIGNEDB,SOURCEA,SOURCEB"
+    return MULT18X18D.format(ports=f"{control},{a},{b},{c},{p}", a=a, b=b, c=c, p=p)
+
+
+def ram_model(width: int) -> str:
+    parts = {
+        n.lower(): names(n, count)
+        for n, count in (("ADA", 14), ("ADB", 14), ("DIA", 18), ("DIB", 18), ("DOA", 18), ("DOB", 18))
+    }
+    control = "CLKA,CLKB,CEA,CEB,OCEA,OCEB,WEA,WEB,RSTA,RSTB,CSA0,CSA1,CSA2,CSB0,CSB1,CSB2"
+    # The 36-bit port puts its lower half on the A pins.
+    dob_all = f"{parts['dob']}, {parts['doa']}" if width == 36 else parts["dob"]
+    return DP16KD.format(ports=",".join([control, *parts.values()]), dob_all=dob_all, **parts)
+
+
+def icarus(folder, *sources: str) -> list[str]:
+    """Run Verilog; the lines it printed."""
+    files = []
+    for index, source in enumerate(sources):
+        (folder / f"{index}.v").write_text(source)
+        files.append(str(folder / f"{index}.v"))
+    subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", str(folder / "a"), *files], check=True)
+    return subprocess.run(["vvp", str(folder / "a")], check=True, capture_output=True, text=True).stdout.split("\n")
+
+
+def test_lut_multiplier_is_exact_for_every_operand():
+    dut = LutMultiplier(a_width=8, b_width=8)
+    errors = []
+
+    async def bench(ctx):
+        pairs = [(a, b) for a in range(-128, 128) for b in range(-128, 128)]
+        for i in range(len(pairs) + MULTIPLIER_LATENCY):
+            if i < len(pairs):
+                ctx.set(dut.a, pairs[i][0])
+                ctx.set(dut.b, pairs[i][1])
+            if i >= MULTIPLIER_LATENCY:
+                a, b = pairs[i - MULTIPLIER_LATENCY]
+                if ctx.get(dut.p) != a * b:
+                    errors.append((a, b))
+            await ctx.tick()
+
+    sim = Simulator(dut)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    assert not errors
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize("widths", [(8, 8), (18, 18), (16, 17)])
+def test_dsp_multiplier_around_a_model_of_the_cell(tmp_path, widths):
+    rng = np.random.default_rng(0)
+    pairs = [[int(rng.integers(-(1 << w - 1), 1 << w - 1)) for w in widths] for _ in range(60)]
+    pairs += [[-(1 << widths[0] - 1), -(1 << widths[1] - 1)], [(1 << widths[0] - 1) - 1, -(1 << widths[1] - 1)]]
+    steps = "\n".join(f"a = {a}; b = {b}; #10;" for a, b in pairs)
+    bench = f"""
+    module bench; reg clk = 0; always #5 clk = ~clk;
+      reg signed [{widths[0] - 1}:0] a; reg signed [{widths[1] - 1}:0] b; wire signed [{sum(widths) - 1}:0] p;
+      dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p));
+      always @(negedge clk) $display("%0d", p);
+      initial begin #6 {steps} #50 $finish; end
+    endmodule"""
+    verilog = emit_verilog(DspMultiplier(a_width=widths[0], b_width=widths[1]), "dut")
+    printed = [line.strip() for line in icarus(tmp_path, bench, verilog, mult_model()) if line.strip()]
+    products = [str(a * b) for a, b in pairs]
+    start = printed.index(products[0])
+    assert printed[start : start + len(products)] == products
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth", "blocks"), [(70, 512, 2), (64, 1024, 4), (20, 2048, 3), (6, 4096, 2)])
+def test_block_ram_around_a_model_of_the_cell(tmp_path, width, depth, blocks):
+    rng = np.random.default_rng(1)
+    words = {int(a): int.from_bytes(rng.bytes(16), "little") % (1 << width) for a in rng.integers(0, depth, 40)}
+    words |= {0: (1 << width) - 1, depth - 1: 1}
+    writes = "\n".join(f"w_en = 1; w_addr = {a}; w_data = {width}'h{v:x}; #10;" for a, v in words.items())
+    reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
+    bits = (depth - 1).bit_length()
+    bench = f"""
+    module bench; reg clk = 0; always #5 clk = ~clk;
+      reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
+      reg show = 0; integer shown = 0;
+      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr), .r_data(r_data));
+      always @(negedge clk) if (show) $display("%h", r_data);
+      initial begin #6 {writes} w_en = 0; w_data = 0; w_addr = 0; #20 show = 1; {reads} #{10 * RAM_LATENCY} $finish; end
+    endmodule"""
+    verilog = emit_verilog(BlockRam(width=width, depth=depth), "dut")
+    assert verilog.count("DP16KD #(") == blocks
+    port = {512: 36, 1024: 18, 2048: 9, 4096: 4}[depth]
+    printed = [line.strip() for line in icarus(tmp_path, bench, verilog, ram_model(port)) if line.strip()]
+    want = [f"{v:0{-(-width // 4)}x}" for v in words.values()]
+    assert "\n".join(want) in "\n".join(printed)
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_technology_spreads_lut_multipliers_evenly():
+    technology = Ecp5Technology(lut_multipliers=24, small_multipliers=144)
+    kinds = [type(technology.multiplier(a_width=8, b_width=8)) for _ in range(144)]
+    assert kinds.count(LutMultiplier) == 24
+    for i in range(0, 144, 6):
+        assert kinds[i : i + 6].count(LutMultiplier) == 1
+    assert type(technology.multiplier(a_width=18, b_width=18)) is DspMultiplier
+
+
+@pytest.mark.parametrize("mhz", [25, 60, 75, 80, 100, 120, 125, 150])
+def test_pll_settings_keep_the_limits_of_the_data_sheet(mhz):
+    settings = pll_settings(25e6, mhz * 1e6)
+    assert 0.98 * mhz <= settings.output_hz(25e6) / 1e6 <= mhz * 1.000001
+    assert 400e6 <= settings.vco_hz(25e6) <= 800e6
+    assert 3.125e6 <= 25e6 / settings.input_div <= 400e6
+
+
+def test_impossible_clocks_are_refused():
+    with pytest.raises(ValueError, match="no PLL setting"):
+        pll_settings(25e6, 1e9)
+
+
+def test_icarus_is_there_in_ci():
+    assert shutil.which("iverilog") or not __import__("os").environ.get("CI")
