@@ -66,7 +66,7 @@ _ENTRIES = (
     ),
     ZooEntry(
         name="tflite_micro_speech",
-        description="TensorFlow Lite Micro speech: 49x40 features, silence, unknown, yes, no",
+        description="TensorFlow Lite Micro speech: 49x40 features: yes, no, unknown, silence",
         archive="tflite_micro/tflite_micro_speech.mltk.zip",
         sha256="eab6d4775d4f1b1051742434fcde376d6a4d6128dfa4c20f4b84cdb5e8147c46",
     ),

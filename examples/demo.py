@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 FOLDER = Path("build/demo")
-WORDS = ("silence", "unknown", "yes", "no")
+WORDS = ("yes", "no", "unknown", "silence")
 
 
 def nnloom(*arguments: str) -> Any:
