@@ -83,7 +83,7 @@ def _layout() -> tuple[Field, ...]:
                 ("maximum", 1, False, "WINDOW: running maximum instead of the sum"),
                 ("row_pair", 1, False, "DENSE: a step takes taps // 2 bytes from each of two rows"),
                 ("double_rounding", 1, False, "requantization rounds twice (CONV_2D, ADD) instead of once"),
-                ("narrow", 1, False, "every accumulator plus bias fits 18 bits signed: one cycle per result"),
+                ("narrow", 1, False, "accumulators plus bias saturate at 18 bits signed: one cycle per result"),
                 ("half_last", 1, False, "the last channel group writes only its lower granule"),
                 ("weights_advance", 1, False, "the weight word advances with every step of a result"),
                 ("start_delay", 8, False, "cycles to wait after the last step of the previous descriptor"),

@@ -18,7 +18,13 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
 from nnloom.arch.isa import Descriptor, Kind, encode_parameters
 from nnloom.arch.loopnest import ADD_BATCH, drain_cycles
-from nnloom.arch.numerics import ADD_LEFT_SHIFT, IDENTITY_MULTIPLIER, average_pool_multiplier, quantize_multiplier
+from nnloom.arch.numerics import (
+    ADD_LEFT_SHIFT,
+    IDENTITY_MULTIPLIER,
+    average_pool_multiplier,
+    quantize_multiplier,
+    requantize,
+)
 
 from .graph import (
     Add,
@@ -148,16 +154,31 @@ def _pad_to(values: NDArray, count: int, axis: int = 0) -> NDArray:
     return np.pad(values, width)
 
 
-def _is_narrow(weights: NDArray[np.int8], bias: NDArray[np.int64]) -> bool:
-    """Whether every possible final accumulator plus folded bias fits `NARROW_BITS`.
+def _is_narrow(
+    layer: Layer,
+    weights: NDArray[np.int8],
+    bias: NDArray[np.int64],
+    multiplier: NDArray[np.int64],
+    shift: NDArray[np.int64],
+    *,
+    double_rounding: bool,
+) -> bool:
+    """Whether limiting every final accumulator to `NARROW_BITS` changes no output.
 
-    weights [channels, taps]; inputs and padding are any int8.
+    Requantization is monotonic, so it is enough that the largest and the smallest accumulator that any input can
+    make give the same output after limiting. weights [channels, taps]; bias is the folded one.
     """
     w = weights.reshape(weights.shape[0], -1).astype(np.int64)
-    high = np.maximum(w * -128, w * 127).sum(1) + bias
-    low = np.minimum(w * -128, w * 127).sum(1) + bias
     limit = 1 << (NARROW_BITS - 1)
-    return bool(high.max(initial=0) < limit and low.min(initial=0) >= -limit)
+    extremes = np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)]) + bias
+    if extremes.max() >= 1 << 31 or extremes.min() < -(1 << 31):
+        return False
+
+    def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
+        y = requantize(acc, multiplier, shift, double_rounding=double_rounding) + layer.output.zero_point
+        return np.clip(y, layer.act_min, layer.act_max)
+
+    return bool(np.array_equal(output(extremes), output(np.clip(extremes, -limit, limit - 1))))
 
 
 def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
@@ -250,13 +271,14 @@ def _lower_dense(
     else:
         chunks = -(-row_bytes // config.taps)
         steps = _pad_to(rows, chunks * config.taps, axis=2).reshape(outputs, -1, config.taps)
-    narrow = _is_narrow(kernel, bias)
+    double_rounding = not isinstance(layer, FullyConnected)
+    narrow = _is_narrow(layer, kernel, bias, multiplier, shift, double_rounding=double_rounding)
     words = _group_words(config, bias, multiplier, shift, steps)
     fields = _output_fields(config, layer, out)
     descriptor = Descriptor(
         kind=Kind.DENSE,
         row_pair=int(row_pair),
-        double_rounding=int(not isinstance(layer, FullyConnected)),
+        double_rounding=int(double_rounding),
         narrow=int(narrow),
         interval=_interval(config, narrow),
         **_input_fields(source),
@@ -347,7 +369,7 @@ def _lower_depthwise(
         taps[:, :, :, columns - 1] = split.transpose(0, 2, 1, 3)
         steps = _pad_to(taps.reshape(channels, turns * kernel_columns, -1), config.taps, axis=2)
         geometry = _window_geometry(source, out, (kernel_rows, kernel_columns), layer.strides, origin, rows)
-    narrow = _is_narrow(kernel, bias)
+    narrow = _is_narrow(layer, kernel, bias, multiplier, shift, double_rounding=True)
     words = _group_words(config, bias, multiplier, shift, steps)
     fields = _output_fields(config, layer, out)
     descriptor = Descriptor(

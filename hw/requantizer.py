@@ -1,8 +1,8 @@
 """Requantization: int32 accumulators to int8, exactly as `nnloom.arch.numerics.requantize`.
 
 A unit multiplies 18 bits of the accumulator by the 31-bit multiplier each cycle, with two 18-bit
-multipliers. An accumulator that is proved to fit 18 bits takes one pass, another takes two (low 17 bits,
-then the rest). See docs/numerics.md for why dropping bits between the passes is exact.
+multipliers. Where limiting accumulators to 18 bits is proved to change no output, a result takes one pass,
+elsewhere two (low 17 bits, then the rest). See docs/numerics.md for why dropping bits between the passes is exact.
 """
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
@@ -161,8 +161,11 @@ class Requantizer(wiring.Component):
                 m.d.comb += part.eq(a[LOW_BITS:].as_signed())
             with m.Elif(wide):
                 m.d.comb += part.eq(a[:LOW_BITS])
-            with m.Else():
+            with m.Elif(a[17:].all() | ~a[17:].any()):
                 m.d.comb += part.eq(a[:18].as_signed())
+            with m.Else():
+                # The compiler has shown that the limit already reaches the clamp.
+                m.d.comb += part.eq(Cat((~a[31]).replicate(17), a[31]).as_signed())
             m.submodules[f"low_{unit}"] = low_product = self.technology.multiplier(a_width=18, b_width=18)
             m.submodules[f"high_{unit}"] = high_product = self.technology.multiplier(a_width=18, b_width=18)
             m.d.comb += [

@@ -59,9 +59,13 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding):
                 acc = rng.integers(-limit // 2, limit // 2, 8)
                 if not narrow:
                     acc[: len(EDGES) // 2] = rng.choice(EDGES, len(EDGES) // 2)
+                if narrow and trial % 4 == 0:
+                    acc[:3] = rng.choice(EDGES[[0, 2, 6, 7]] // 2, 3)
                 ctx.set(dut.accumulators.as_value(), pack(acc, 32))
                 ctx.set(dut.valid, 1)
                 total = wrap_int32(acc + bias)
+                if narrow:
+                    total = np.clip(total, -(1 << 17), (1 << 17) - 1)
                 y = requantize(total, multiplier, shift, double_rounding=bool(double_rounding))
                 expected.append(np.clip(y + zero_point, act_min, act_max))
                 when.append(cycle + REQUANT_LATENCY + interval - 1)

@@ -1,5 +1,7 @@
 """Lowering and golden model together, against the operators' definitions and the literal loop nest."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,15 +81,23 @@ def test_chains_keep_every_live_tensor(seed):
             np.testing.assert_array_equal(got.reshape(want[name].shape), want[name])
 
 
-def test_a_false_narrow_promise_is_refused():
+def test_narrow_results_saturate_at_18_bits():
     rng = np.random.default_rng(0)
     graph = random_graph(rng, ["dense"])
     compiled = compile_region(CONFIGS["16x9"], graph)
-    model = golden_for(compiled, rng)
-    model.weights = model.weights.copy()
-    words = model.weights[: model.config.parameter_words].view(np.uint8).reshape(model.config.lanes, -1)
-    words[0, 2] = 0x7F  # a bias above 2**17
-    from dataclasses import replace
-
-    with pytest.raises(ValueError, match="narrow"):
-        model.execute(replace(compiled.descriptors[0], narrow=1))
+    inputs = random_inputs(rng, graph)
+    outputs = {}
+    for bias in ((1 << 17) - 1, 1 << 30):
+        model = golden_for(compiled, rng)
+        model.weights = np.zeros_like(model.weights)
+        words = model.weights[: model.config.parameter_words].view(np.uint8).reshape(model.config.lanes, -1)
+        words[:, :4] = np.frombuffer(np.int32(bias).tobytes(), np.uint8)
+        words[:, 4:8] = np.frombuffer(np.int32(1 << 30).tobytes(), np.uint8)
+        words[:, 8] = 11
+        for name, value in inputs.items():
+            model.write_tensor(compiled.plan.locations[name], value)
+        for narrow in (0, 1):
+            d = replace(compiled.descriptors[0], narrow=narrow, act_min=-128, act_max=127, out_zero_point=0)
+            outputs[bias, narrow] = model.execute(d).data[0].view(np.int8)
+    assert (outputs[(1 << 17) - 1, 0] == 32).all() and (outputs[1 << 30, 0] == 127).all()
+    assert (outputs[1 << 30, 1] == 32).all() and (outputs[(1 << 17) - 1, 1] == 32).all()
