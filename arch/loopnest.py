@@ -22,7 +22,9 @@ __all__ = [
     "drain_cycles",
     "finish_cycles",
     "issue_cycles",
+    "result_latency",
     "steps",
+    "timed_steps",
     "tree_levels",
 ]
 
@@ -150,6 +152,11 @@ def drain_cycles(config: AcceleratorConfig) -> int:
     return 18 + tree_levels(config.taps) + 2 * (config.requant_slots - 1)
 
 
+def result_latency(config: AcceleratorConfig) -> int:
+    """Fewest cycles from the step that completes a result to a step that reads it."""
+    return drain_cycles(config) + DESCRIPTOR_CYCLES + 1 + config.parameter_words
+
+
 DESCRIPTOR_CYCLES = 5
 """Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
 
@@ -186,3 +193,21 @@ def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
     count = d.n_ky * d.n_kx
     group = load + count + (d.n_oy * d.n_ox - 1) * max(count, interval)
     return group + groups * max(group + interval - 1, PARAMETER_SPACING)
+
+
+def timed_steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[tuple[int, ParameterLoad | Step]]:
+    """`steps` with the cycle in which the sequencer issues each, counted from the first parameter load."""
+    interval = max(1, d.interval)
+    cycle, ready, spaced, in_set = -1, 0, 0, 0
+    for item in steps(config, d):
+        cycle += 1
+        if isinstance(item, ParameterLoad):
+            cycle = max(cycle, ready)
+            if in_set == 0:
+                cycle = max(cycle, spaced)
+                spaced = cycle + PARAMETER_SPACING
+            in_set = (in_set + 1) % config.parameter_words
+        elif item.result:
+            cycle = max(cycle, ready)
+            ready = cycle + (max(1, config.requant_slots) if item.to_addend else interval)
+        yield cycle, item

@@ -17,7 +17,7 @@ from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
 from nnloom.arch.isa import Descriptor, Kind, encode_parameters
-from nnloom.arch.loopnest import ADD_BATCH, drain_cycles
+from nnloom.arch.loopnest import ADD_BATCH
 from nnloom.arch.numerics import (
     ADD_LEFT_SHIFT,
     IDENTITY_MULTIPLIER,
@@ -37,6 +37,7 @@ from .graph import (
     MaxPool2D,
     Tensor,
 )
+from .overlap import start_delays
 
 __all__ = [
     "LoweredLayer",
@@ -522,8 +523,11 @@ def lower(
         descriptor = dataclasses.replace(
             lowered.descriptor,
             weight_base=base,
-            start_delay=drain_cycles(config) if index else 0,
             last=int(index == len(graph.layers) - 1),
         )
         result.append(LoweredLayer(layer, descriptor, weights))
-    return result
+    delays = start_delays(config, [item.descriptor for item in result])
+    return [
+        dataclasses.replace(item, descriptor=dataclasses.replace(item.descriptor, start_delay=delay))
+        for item, delay in zip(result, delays, strict=True)
+    ]

@@ -1,0 +1,83 @@
+"""When each descriptor may start: as soon as what it reads first has been written.
+
+A layer's first steps read what the layers before wrote; the pipeline is deep enough that waiting for it to drain
+costs small layers dearly. The issue cycle of every step is known (`loopnest.timed_steps`), so the earliest start is
+computed instead: each granule that a layer reads in its first cycles must have been written by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import Descriptor, Kind
+from nnloom.arch.loopnest import DESCRIPTOR_CYCLES, ParameterLoad, Step, drain_cycles, result_latency, timed_steps
+
+__all__ = ["start_delays"]
+
+_SETTLE = 8
+"""Least `start_delay`: the fields of a descriptor are in use until its last operands are formed."""
+
+_MODE_STAGE = 16
+"""Least `start_delay` plus cycles since the last parameter load: the mode travels with the parameters."""
+
+
+def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tuple[int, int]]:
+    """(bank, granule) of the valid bytes that a step reads."""
+    rows = config.window_rows
+    if d.kind == Kind.DENSE:
+        rows = 2 if d.row_pair else 1
+    first = step.q // config.granule
+    last = (d.in_row_bytes - 1) // config.granule
+    for row in range(step.row, step.row + rows):
+        if 0 <= row < d.in_rows and step.kernel_row + row - step.row < d.kernel_rows:
+            base = step.base + row // config.row_banks * d.in_row_stride
+            for granule in (first, first + 1):
+                if 0 <= granule <= last:
+                    yield row % config.row_banks, base + granule
+
+
+def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -> list[int]:
+    """The least safe `start_delay` of each descriptor of a program; 0 for the first.
+
+    Never more than `drain_cycles`, after which everything is written.
+    """
+    latency = result_latency(config)
+    drain = drain_cycles(config)
+    floor = _SETTLE + 2 * (config.requant_slots - 1)
+    written: dict[tuple[int, int], int] = {}
+    """when a step that reads the granule may be issued"""
+    end = 0
+    """cycle of the last step so far"""
+    last_load = 0
+    result: list[int] = []
+    for index, d in enumerate(descriptors):
+        timeline = list(timed_steps(config, d))
+        delay = 0
+        if index:
+            delay = max(floor, _MODE_STAGE - (end - last_load))
+            start = end + DESCRIPTOR_CYCLES + 1
+            for cycle, item in timeline:
+                if cycle > latency:
+                    break
+                if isinstance(item, Step):
+                    for place in _reads(config, d, item):
+                        delay = max(delay, written.get(place, 0) - cycle - start)
+            delay = min(delay, max(drain, floor))
+        result.append(delay)
+        begin = end + DESCRIPTOR_CYCLES + 1 + delay
+        horizon = begin + timeline[-1][0] - latency
+        written = {place: ready for place, ready in written.items() if ready > begin}
+        for cycle, item in reversed(timeline):
+            at = begin + cycle
+            if at < horizon:
+                break
+            if isinstance(item, ParameterLoad):
+                last_load = max(last_load, at)
+            elif item.out_enable:
+                for part in range(2):
+                    if item.out_enable >> part & 1:
+                        place = (item.out_bank, item.out_granule + part)
+                        written[place] = max(written.get(place, 0), at + latency)
+        end = begin + timeline[-1][0]
+    return result
