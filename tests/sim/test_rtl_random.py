@@ -25,11 +25,8 @@ CONFIGS = {
 
 def chains(config: AcceleratorConfig, count: int):
     """Regions that fit: first each kind alone, then chains of four."""
-    kinds = [
-        k
-        for k in KINDS
-        if not ((k == "add" and not config.elementwise_add) or (k == "maximum" and not config.max_pool))
-    ]
+    missing = {"add": not config.elementwise_add, "maximum": not config.max_pool}
+    kinds = [kind for kind in KINDS if not missing.get(kind)]
     seed = 0
     while count:
         rng = np.random.default_rng([seed, config.lanes, config.taps])
