@@ -26,11 +26,9 @@ class DspMultiplier(Multiplier):
         m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
         ports = {f"i_A{i}": a[i] for i in range(18)}
         ports |= {f"i_B{i}": b[i] for i in range(18)}
-        ports |= {f"i_C{i}": Const(0) for i in range(18)}
         ports |= {f"o_P{i}": p[i] for i in range(36)}
-        for index in range(4):
-            ports |= {f"i_CE{index}": Const(1), f"i_RST{index}": Const(0)}
-            ports[f"i_CLK{index}"] = ClockSignal() if index == 0 else Const(0)
+        # Pins that no mode uses stay open: each tied one would be another net to route.
+        ports |= {"i_CLK0": ClockSignal(), "i_CE0": Const(1), "i_RST0": Const(0)}
         registers = {}
         for name in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT"):
             registers |= {f"p_REG_{name}_CLK": "CLK0", f"p_REG_{name}_CE": "CE0", f"p_REG_{name}_RST": "RST0"}
@@ -128,9 +126,10 @@ class BlockRam(Ram):
             ports[f"i_ADB{i}"] = r_address[i] if i < len(r_address) else Const(0)
         # The 36-bit port borrows the other port's pins for its upper half.
         wide = port == 36
-        for i in range(18):
-            ports[f"i_DIA{i}"] = w_data[i] if i < port else Const(0)
-            ports[f"i_DIB{i}"] = w_data[18 + i] if wide else Const(0)
+        for i in range(min(port, 18)):
+            ports[f"i_DIA{i}"] = w_data[i]
+            if wide:
+                ports[f"i_DIB{i}"] = w_data[18 + i]
         outputs = {}
         unused = Signal(36)
         for i in range(18):
