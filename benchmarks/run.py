@@ -83,14 +83,14 @@ def table(reports: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_readme(text: str, path: Path = ROOT / "README.md") -> None:
+def write_readme(text: str, path: Path = ROOT / "README.md", *, begin_mark: str = BEGIN, end_mark: str = END) -> None:
     """Replace the results between their marks."""
     readme = path.read_text()
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = readme.partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not (begin and end):
         raise SystemExit(f"{path} has no marks for the results")
-    write_atomically(path, f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+    write_atomically(path, f"{before}{begin_mark}\n{text}\n{end_mark}{after}".encode())
 
 
 def main() -> int:
