@@ -68,20 +68,26 @@ def measure() -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """Markdown rows."""
-    lines = [
-        "| network | engine | cycles | of them NPU | cycles x multipliers | utilisation | activation SRAM KiB | ratio |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    titles = ["network", "engine", "cycles", "NPU alone", "cycles x multipliers", "utilisation", "SRAM KiB", "ratio"]
+    rows = [titles, ["---", "---", *["---:"] * (len(titles) - 2)]]
     for name, entry in results["networks"].items():
         own = entry["nnloom"]["cycles"] * entry["nnloom"]["multipliers"]
         for engine in ("nnloom", *(f"ethos-u55-{m}" for m in MULTIPLIERS)):
             figures = entry[engine]
             work = figures["cycles"] * figures["multipliers"]
-            lines.append(
-                f"| {name.replace('_', ' ')} | {engine} ({figures['multipliers']}) | {figures['cycles']:,.0f} | "
-                f"{figures.get('cycles_npu', figures['cycles']):,.0f} | {work / 1e6:,.2f} M | {100 * entry['macs'] / work:.1f} % | {figures['sram_bytes'] / 1024:,.1f} | "
-                f"{work / own:.2f} |"
+            rows.append(
+                [
+                    name.replace("_", " "),
+                    f"{engine} ({figures['multipliers']})",
+                    f"{figures['cycles']:,.0f}",
+                    f"{figures.get('cycles_npu', figures['cycles']):,.0f}",
+                    f"{work / 1e6:,.2f} M",
+                    f"{100 * entry['macs'] / work:.1f} %",
+                    f"{figures['sram_bytes'] / 1024:,.1f}",
+                    f"{work / own:.2f}",
+                ]
             )
+    lines = [f"| {' | '.join(row)} |" for row in rows]
     lines += ["", f"Vela {results['vela']}, `--optimise Performance`; ratio: cycles x multipliers against nnloom's. "]
     lines[-1] += "Vela counts weights streamed from flash, which dominates anomaly detection; nnloom's are on chip."
     return "\n".join(lines)
