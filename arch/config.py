@@ -34,6 +34,8 @@ class AcceleratorConfig:
     """Output channels (or depthwise channels) computed side by side; a power of two, 8 to 64."""
     taps: int = 9
     """Multipliers of each lane: bytes of the input window consumed in one cycle."""
+    pixels: int = 1
+    """Output pixels (neighbours in a column) that a convolution computes side by side with the same weights; 1 or 2."""
     requant_units: int = 16
     """Requantization units; divides `lanes`. Each takes one cycle for a narrow result, two for a wide one."""
     activation_bytes: int = 65536
@@ -62,6 +64,8 @@ class AcceleratorConfig:
                 f"config: taps must be 3 to lanes / 2 + 1 = {self.granule + 1} "
                 f"(one unaligned read spans two granules), not {self.taps}"
             )
+        if self.pixels not in (1, 2):
+            raise ConfigError(f"config: pixels must be 1 or 2, not {self.pixels}")
         if self.requant_units < 1 or self.lanes % self.requant_units:
             raise ConfigError(f"config: requant_units must divide lanes ({self.lanes}), not {self.requant_units}")
         if not _is_power_of_two(self.activation_bytes) or not 2048 <= self.activation_bytes <= 1 << 20:
@@ -104,7 +108,7 @@ class AcceleratorConfig:
     @property
     def multipliers(self) -> int:
         """Multipliers of the array."""
-        return self.lanes * self.taps
+        return self.lanes * self.taps * self.pixels
 
     @property
     def weight_word_bytes(self) -> int:

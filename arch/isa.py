@@ -20,6 +20,7 @@ __all__ = [
     "FIELDS",
     "MEMORY_WINDOWS",
     "PARAMETER",
+    "PROGRAM_COLUMNS",
     "Descriptor",
     "Field",
     "HostAddress",
@@ -65,6 +66,8 @@ class Field:
 
 
 DESCRIPTOR_WORDS = 16
+PROGRAM_COLUMNS = 4
+"""32-bit words of a program memory word: a descriptor is read in four cycles."""
 
 
 def _layout() -> tuple[Field, ...]:
@@ -87,6 +90,13 @@ def _layout() -> tuple[Field, ...]:
                 ("half_last", 1, False, "the last channel group writes only its lower granule"),
                 ("weights_advance", 1, False, "the weight word advances with every step of a result"),
                 ("start_delay", 8, False, "cycles to wait after the last step of the previous descriptor"),
+                (
+                    "pixel_pair",
+                    1,
+                    False,
+                    "DENSE: two output rows at once; `n_oy` counts pairs, `row_step_oy` spans two",
+                ),
+                ("odd_rows", 1, False, "`pixel_pair`: the last pair has only its first row"),
                 ("interval", 8, False, "fewest cycles between two results, and from a result to a parameter load"),
             ],
         ),
@@ -216,6 +226,8 @@ class Descriptor:
     half_last: int = 0
     weights_advance: int = 1
     start_delay: int = 0
+    pixel_pair: int = 0
+    odd_rows: int = 0
     interval: int = 1
     in_base: int
     in2_base: int = 0
@@ -346,7 +358,10 @@ class HostAddress(enum.IntEnum):
 
 
 MEMORY_WINDOWS = {
-    HostAddress.PROGRAM: "word i at 4 * i; write only",
+    HostAddress.PROGRAM: (
+        "32-bit word i at 4 * i; written in ascending words, every fourth one commits itself and the three before it; "
+        "write only"
+    ),
     HostAddress.WEIGHTS: (
         "weight word k at k * weight_stride, weight_stride = the power of two that holds lanes * taps bytes; "
         "written in ascending 32-bit words, the last one of a weight word commits it; write only"
@@ -390,7 +405,7 @@ class Status(enum.IntFlag):
 
 
 MAGIC = 0x4D4F4F4C
-ISA_VERSION = 1
+ISA_VERSION = 2
 
 
 def weight_stride(config: AcceleratorConfig) -> int:

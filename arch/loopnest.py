@@ -15,7 +15,9 @@ from .isa import Descriptor, Kind
 __all__ = [
     "ADD_BATCH",
     "DESCRIPTOR_CYCLES",
+    "OPERAND_STAGE",
     "PARAMETER_SPACING",
+    "REQUANT_STAGES",
     "START_CYCLES",
     "ParameterLoad",
     "Step",
@@ -23,16 +25,18 @@ __all__ = [
     "finish_cycles",
     "issue_cycles",
     "result_latency",
+    "result_stage",
     "steps",
     "timed_steps",
     "tree_levels",
+    "write_stage",
 ]
 
 ADD_BATCH = 16
 """Words of one batch of the ADD: depth of the addend queue, and more than the requantization latency."""
 
 
-PARAMETER_SPACING = 8
+PARAMETER_SPACING = 4
 """Fewest cycles between the first words of two parameter loads: a set waits this long for its results' turn."""
 
 
@@ -71,6 +75,10 @@ class Step:
     out_granule: int
     out_enable: int
     """bit 0, 1: write the lower, upper granule; 0: no write"""
+    second_row: int | None
+    """first input row of the second pixel; None without one (the same bytes, padding and weights)"""
+    pair: bool
+    """the second pixel has a result, too: it goes to the next bank, same granule, same enable"""
 
 
 def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | Step]:
@@ -107,14 +115,16 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             enable = 0 if ky == 0 or dead else 3 if q + config.granule < d.in_row_bytes else 1
                         else:
                             enable = 1 if d.half_last and g == d.n_g - 1 else 3
+                        y = 2 * oy if d.pixel_pair else oy
                         granule = (
                             d.out_base
-                            + (oy // config.row_banks) * d.out_row_stride
+                            + (y // config.row_banks) * d.out_row_stride
                             + column * d.out_step_ox
                             + g * d.out_step_g
                         )
+                        row = d.row_start + oy * d.row_step_oy + (0 if add else ky * d.row_step_ky)
                         yield Step(
-                            row=d.row_start + oy * d.row_step_oy + (0 if add else ky * d.row_step_ky),
+                            row=row,
                             q=q,
                             kernel_row=0 if add else ky * d.row_step_ky,
                             base=d.in2_base if add and ky == 1 else d.in_base,
@@ -124,9 +134,11 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             first=first,
                             result=result,
                             to_addend=add and ky == 0,
-                            out_bank=oy % config.row_banks,
+                            out_bank=y % config.row_banks,
                             out_granule=granule if result else 0,
                             out_enable=enable if result else 0,
+                            second_row=row + d.row_step_oy // 2 if d.pixel_pair else None,
+                            pair=bool(d.pixel_pair and result and not (d.odd_rows and oy == d.n_oy - 1)),
                         )
                         if d.weights_advance:
                             weight += 1
@@ -143,18 +155,36 @@ def tree_levels(taps: int) -> int:
     return levels
 
 
-def drain_cycles(config: AcceleratorConfig) -> int:
-    """`start_delay` after which every result of the previous descriptor can be read.
+OPERAND_STAGE = 10
+"""Cycles from a step to its operands at the multipliers."""
 
-    Depth of the pipeline from operand address to write back, less the cycles that taking over a descriptor
-    costs anyway (`DESCRIPTOR_CYCLES`).
+REQUANT_STAGES = 15
+"""Cycles from a finished accumulation to the write of a narrow result, with as many units as lanes."""
+
+
+def result_stage(config: AcceleratorConfig) -> int:
+    """Cycles from a step to the accumulation that it completes."""
+    return OPERAND_STAGE + 4 + tree_levels(config.taps)
+
+
+def write_stage(config: AcceleratorConfig, interval: int | None = None) -> int:
+    """Cycles from a step to the write of its result, the last pixel of it.
+
+    `interval` is the descriptor's; without it, that of the slowest result.
     """
-    return 18 + tree_levels(config.taps) + 2 * (config.requant_slots - 1)
+    if interval is None:
+        interval = 2 * config.requant_slots * config.pixels
+    return result_stage(config) + REQUANT_STAGES + interval - 1
 
 
-def result_latency(config: AcceleratorConfig) -> int:
-    """Fewest cycles from the step that completes a result to a step that reads it."""
-    return drain_cycles(config) + DESCRIPTOR_CYCLES + 1 + config.parameter_words
+def result_latency(config: AcceleratorConfig, d: Descriptor) -> int:
+    """Fewest cycles from the step that completes a result of a layer to a step that reads it."""
+    return write_stage(config, d.interval) - 1
+
+
+def drain_cycles(config: AcceleratorConfig) -> int:
+    """`start_delay` after which every result of the previous descriptor can be read."""
+    return write_stage(config) - 1 - DESCRIPTOR_CYCLES - 1 - config.parameter_words
 
 
 DESCRIPTOR_CYCLES = 5
@@ -163,10 +193,10 @@ DESCRIPTOR_CYCLES = 5
 
 def finish_cycles(config: AcceleratorConfig) -> int:
     """Cycles from the last step of a program to the done flag."""
-    return 30 + tree_levels(config.taps) + 2 * config.requant_slots
+    return write_stage(config) + 2
 
 
-START_CYCLES = 23
+START_CYCLES = 11
 """Cycles from the start command to the first parameter load: the first descriptor is fetched."""
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor
+from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, Descriptor
 from nnloom.arch.loopnest import DESCRIPTOR_CYCLES, START_CYCLES, finish_cycles, issue_cycles
 
 __all__ = ["layer_cycles", "program_cycles"]
 
-FETCH_CYCLES = DESCRIPTOR_WORDS + 1
+FETCH_CYCLES = DESCRIPTOR_WORDS // PROGRAM_COLUMNS + 1
 """From taking a descriptor to being able to take the next one, if the layer is shorter."""
 
 

@@ -276,12 +276,22 @@ def _lower_dense(
     narrow = _is_narrow(layer, kernel, bias, multiplier, shift, double_rounding=double_rounding)
     words = _group_words(config, bias, multiplier, shift, steps)
     fields = _output_fields(config, layer, out)
+    # Two output rows at once, unless requantization or an odd row makes it slower.
+    count, interval = steps.shape[1], _interval(config, narrow)
+    pair_rows = -(-out.rows // 2)
+    pixel_pair = (
+        config.pixels > 1 and strides[0] <= 2 and pair_rows * max(count, 2 * interval) < out.rows * max(count, interval)
+    )
+    if pixel_pair:
+        fields |= dict(n_oy=pair_rows)
     descriptor = Descriptor(
         kind=Kind.DENSE,
         row_pair=int(row_pair),
+        pixel_pair=int(pixel_pair),
+        odd_rows=int(pixel_pair and out.rows % 2),
         double_rounding=int(double_rounding),
         narrow=int(narrow),
-        interval=_interval(config, narrow),
+        interval=interval * (2 if pixel_pair else 1),
         **_input_fields(source),
         **fields,
         n_ox=out.columns,
@@ -289,7 +299,7 @@ def _lower_dense(
         n_kx=chunks,
         row_start=origin[0],
         q_start=origin[1] * pixel,
-        row_step_oy=strides[0],
+        row_step_oy=strides[0] * (2 if pixel_pair else 1),
         row_step_ky=2 if row_pair else 1,
         q_step_ox=strides[1] * pixel,
         q_step_kx=half if row_pair else config.taps,

@@ -11,15 +11,21 @@ from collections.abc import Iterator, Sequence
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
-from nnloom.arch.loopnest import DESCRIPTOR_CYCLES, ParameterLoad, Step, drain_cycles, result_latency, timed_steps
+from nnloom.arch.loopnest import (
+    DESCRIPTOR_CYCLES,
+    ParameterLoad,
+    Step,
+    drain_cycles,
+    result_latency,
+    result_stage,
+    timed_steps,
+    write_stage,
+)
 
 __all__ = ["start_delays"]
 
-_SETTLE = 8
+_SETTLE = 7
 """Least `start_delay`: the fields of a descriptor are in use until its last operands are formed."""
-
-_MODE_STAGE = 16
-"""Least `start_delay` plus cycles since the last parameter load: the mode travels with the parameters."""
 
 
 def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tuple[int, int]]:
@@ -29,12 +35,13 @@ def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tup
         rows = 2 if d.row_pair else 1
     first = step.q // config.granule
     last = (d.in_row_bytes - 1) // config.granule
-    for row in range(step.row, step.row + rows):
-        if 0 <= row < d.in_rows and step.kernel_row + row - step.row < d.kernel_rows:
-            base = step.base + row // config.row_banks * d.in_row_stride
-            for granule in (first, first + 1):
-                if 0 <= granule <= last:
-                    yield row % config.row_banks, base + granule
+    for start in (step.row,) if step.second_row is None else (step.row, step.second_row):
+        for row in range(start, start + rows):
+            if 0 <= row < d.in_rows and step.kernel_row + row - start < d.kernel_rows:
+                base = step.base + row // config.row_banks * d.in_row_stride
+                for granule in (first, first + 1):
+                    if 0 <= granule <= last:
+                        yield row % config.row_banks, base + granule
 
 
 def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -> list[int]:
@@ -42,9 +49,10 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
 
     Never more than `drain_cycles`, after which everything is written.
     """
-    latency = result_latency(config)
     drain = drain_cycles(config)
-    floor = _SETTLE + 2 * (config.requant_slots - 1)
+    deepest = write_stage(config)
+    # The mode is taken over with the parameters: it must stand until the last ones have been.
+    mode_stage = result_stage(config)
     written: dict[tuple[int, int], int] = {}
     """when a step that reads the granule may be issued"""
     end = 0
@@ -55,18 +63,19 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
         timeline = list(timed_steps(config, d))
         delay = 0
         if index:
-            delay = max(floor, _MODE_STAGE - (end - last_load))
+            delay = max(_SETTLE, mode_stage - (end - last_load))
             start = end + DESCRIPTOR_CYCLES + 1
             for cycle, item in timeline:
-                if cycle > latency:
+                if cycle > deepest:
                     break
                 if isinstance(item, Step):
                     for place in _reads(config, d, item):
                         delay = max(delay, written.get(place, 0) - cycle - start)
-            delay = min(delay, max(drain, floor))
+            delay = min(delay, max(drain, _SETTLE))
         result.append(delay)
+        latency = result_latency(config, d)
         begin = end + DESCRIPTOR_CYCLES + 1 + delay
-        horizon = begin + timeline[-1][0] - latency
+        horizon = begin + timeline[-1][0] - deepest
         written = {place: ready for place, ready in written.items() if ready > begin}
         for cycle, item in reversed(timeline):
             at = begin + cycle
@@ -77,7 +86,8 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
             elif item.out_enable:
                 for part in range(2):
                     if item.out_enable >> part & 1:
-                        place = (item.out_bank, item.out_granule + part)
-                        written[place] = max(written.get(place, 0), at + latency)
+                        for bank in range(item.out_bank, item.out_bank + 1 + item.pair):
+                            place = (bank, item.out_granule + part)
+                            written[place] = max(written.get(place, 0), at + latency)
         end = begin + timeline[-1][0]
     return result

@@ -10,16 +10,17 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from nnloom.arch import loopnest
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
+    PROGRAM_COLUMNS,
     HostAddress,
     Kind,
     Register,
     granule_columns,
 )
-from nnloom.arch.loopnest import tree_levels
 
 from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, WritePort
 from .descriptor import DescriptorFetch
@@ -29,9 +30,11 @@ from .operand import OPERAND_LATENCY, OperandFetch
 from .requantizer import REQUANT_LATENCY, Requantizer
 from .sequencer import Sequencer
 from .technology import RAM_LATENCY, GenericTechnology, Technology
-from .weight_memory import WeightMemory
+from .weight_memory import WEIGHT_LATENCY, WeightMemory
 
 __all__ = ["Accelerator"]
+
+PROGRAM_COLUMN_BITS = (PROGRAM_COLUMNS - 1).bit_length()
 
 WRITE_QUEUE_DEPTH = 32
 """More than the results that the pipeline can hold between their issue and their write."""
@@ -58,19 +61,21 @@ class Accelerator(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        passes = 2 * config.requant_slots
         operand_stage = ROW_FETCH_LATENCY + OPERAND_LATENCY
         result_stage = operand_stage + mac_latency(config)
-        write_stage = result_stage + REQUANT_LATENCY + passes - 1
-        assert mac_latency(config) - tree_levels(config.taps) == 4 and write_stage - REQUANT_LATENCY < 64
+        # The compiler counts on these.
+        assert operand_stage == loopnest.OPERAND_STAGE and result_stage == loopnest.result_stage(config)
+        assert REQUANT_LATENCY == loopnest.REQUANT_STAGES
 
-        m.submodules.program = program = self.technology.ram(width=32, depth=config.program_words)
+        m.submodules.program = program = self.technology.ram(
+            width=32 * PROGRAM_COLUMNS, depth=-(-config.program_words // PROGRAM_COLUMNS)
+        )
         address_width = len(program.r_addr)
         m.submodules.fetch = fetch = DescriptorFetch(address_width=address_width)
-        m.submodules.sequencer = sequencer = Sequencer(config, drain=write_stage + 2)
+        m.submodules.sequencer = sequencer = Sequencer(config, drain=loopnest.write_stage(config))
         m.submodules.activations = activations = ActivationMemory(config, self.technology)
         m.submodules.weights = weights = WeightMemory(config, self.technology)
-        m.submodules.operand = operand = OperandFetch(config)
+        m.submodules.operand = operand = OperandFetch(config, self.technology)
         m.submodules.mac = mac = MacArray(config, self.technology)
         m.submodules.requantizer = requantizer = Requantizer(config, self.technology)
 
@@ -80,7 +85,7 @@ class Accelerator(wiring.Component):
         program_start = Signal(16)
         m.d.comb += [
             fetch.start.eq(start),
-            fetch.pc.eq(program_start),
+            fetch.pc.eq(program_start >> PROGRAM_COLUMN_BITS),
             fetch.word.eq(program.r_data),
             program.r_addr.eq(fetch.address),
             fetch.take.eq(sequencer.take),
@@ -96,9 +101,12 @@ class Accelerator(wiring.Component):
                 value = register
             return value
 
-        # Operands.
+        # Operands. The rows of a second pixel lie one stride, 1 or 2, below.
+        second = Signal(2)
+        m.d.comb += second.eq(Mux(active.pixel_pair, active.row_step_oy[1:3], 2) if config.pixels > 1 else 2)
         m.d.comb += [
-            activations.request.row.eq(step.row),
+            activations.request.row_ahead.eq(sequencer.row_ahead),
+            activations.request.second.eq(second),
             activations.request.q.eq(step.q),
             activations.request.base.eq(Mux(step.operand_x, active.in2_base, active.in_base)),
             activations.request.row_stride.eq(active.in_row_stride),
@@ -116,32 +124,43 @@ class Accelerator(wiring.Component):
             operand.kernel_rows.eq(active.kernel_rows),
             operand.dense.eq(active.kind == Kind.DENSE),
             operand.row_pair.eq(active.row_pair),
-            weights.address.eq(delay(step.weight, operand_stage - RAM_LATENCY, "weight_address")),
+            operand.second.eq(second),
+            weights.address.eq(delay(step.weight, operand_stage - WEIGHT_LATENCY, "weight_address")),
         ]
 
         # Multiply, accumulate.
         m.d.comb += [
             mac.operands.eq(operand.operands),
+            mac.second_operands.eq(operand.second_operands),
             mac.weights.as_value().eq(weights.word),
             mac.multiply.eq(delay(step.step & step.multiply, operand_stage, "multiply", reset=True)),
             mac.first.eq(delay(step.first, operand_stage, "first")),
         ]
 
-        # Parameters: the words of a set are shifted together, and wait for the results before them to pass.
+        # Parameters: the words of a set are shifted together; then they wait in `held` for the results before them to
+        # pass, while the next set comes in.
         load = delay(step.load, operand_stage, "load", reset=True)
-        load_last = delay(step.load & step.load_last, result_stage, "load_last", reset=True)
-        parts = [
-            Signal(8 * config.weight_word_bytes, name=f"parameters_{i}", reset_less=True)
-            for i in range(config.parameter_words)
-        ]
+        parts, held = (
+            [
+                Signal(8 * config.weight_word_bytes, name=f"{name}_{i}", reset_less=True)
+                for i in range(config.parameter_words)
+            ]
+            for name in ("parameters", "held")
+        )
+        hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
+        assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
+        load_last = delay(step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
+        take_over = delay(load_last, mac_latency(config) - hold, "take_over", reset=True)
         with m.If(load):
             m.d.sync += [a.eq(b) for a, b in zip(parts, [*parts[1:], weights.word], strict=True)]
+        with m.If(load_last):
+            m.d.sync += [a.eq(b) for a, b in zip(held, parts, strict=True)]
         lane_bits = 8 * config.taps
         for lane in range(config.lanes):
-            together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in parts)
+            together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in held)
             m.d.comb += requantizer.parameters[lane].eq(together[:72])
         m.d.comb += [
-            requantizer.load.eq(load_last),
+            requantizer.load.eq(take_over),
             requantizer.mode.add.eq(active.kind == Kind.ADD),
             *(
                 requantizer.mode[name].eq(active[name])
@@ -150,6 +169,7 @@ class Accelerator(wiring.Component):
             requantizer.accumulators.eq(mac.accumulators),
             requantizer.maxima.eq(mac.maxima),
             requantizer.valid.eq(delay(step.step & step.result, result_stage, "result", reset=True)),
+            requantizer.pair.eq(delay(step.pair, result_stage, "pair") if config.pixels > 1 else 0),
             requantizer.to_addend.eq(delay(step.to_addend, result_stage, "to_addend")),
         ]
 
@@ -181,12 +201,13 @@ class Accelerator(wiring.Component):
         ]
         with m.If(push):
             m.d.sync += push_index.eq(push_index + 1)
-        with m.If(requantizer.done):
+        with m.If(requantizer.done & requantizer.last):
             m.d.sync += pop_index.eq(pop_index + 1)
         written = Signal(WritePort(config))
         m.d.comb += [
             written.valid.eq(requantizer.done),
-            written.bank.eq(targets_read.data.bank),
+            # The rows of a pair are in banks 0 and 1, or 2 and 3.
+            written.bank.eq(targets_read.data.bank | requantizer.second),
             written.granule.eq(targets_read.data.granule),
             written.enable.eq(targets_read.data.enable),
             written.data.eq(requantizer.bytes),
@@ -232,10 +253,14 @@ class Accelerator(wiring.Component):
             with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
                 m.d.comb += start.eq(1)
                 m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
+        program_write = write & in_window[HostAddress.PROGRAM] & ~busy
+        program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
+        with m.If(program_write):
+            m.d.sync += program_shift.eq(Cat(program_shift, request.data)[32:])
         m.d.comb += [
-            program.w_en.eq(write & in_window[HostAddress.PROGRAM] & ~busy),
-            program.w_addr.eq(offset >> 2),
-            program.w_data.eq(request.data),
+            program.w_en.eq(program_write & offset[2 : 2 + PROGRAM_COLUMN_BITS].all()),
+            program.w_addr.eq(offset >> (2 + PROGRAM_COLUMN_BITS)),
+            program.w_data.eq(Cat(program_shift, request.data)),
             weights.host_write.eq(write & in_window[HostAddress.WEIGHTS] & ~busy),
             weights.host_address.eq(offset),
             weights.host_data.eq(request.data),

@@ -10,26 +10,32 @@ from .technology import MULTIPLIER_LATENCY, RAM_LATENCY, Technology
 
 __all__ = ["ROW_FETCH_LATENCY", "ActivationMemory", "RowRequest", "WritePort", "rows_layout"]
 
-ROW_FETCH_LATENCY = MULTIPLIER_LATENCY + 1 + 1 + RAM_LATENCY + 2
-"""Cycles from `request` to `rows`: row product, base sum, bank addresses, memory, granule swap, row rotation."""
+ROW_FETCH_LATENCY = MULTIPLIER_LATENCY - 1 + 1 + 1 + RAM_LATENCY + 2
+"""Cycles from `request` to `rows`: row product (its operand comes a cycle before), base sum, bank addresses, memory,
+granule swap, row rotation."""
 
-WRITE_LATENCY = 1
+WRITE_LATENCY = 2
 """Cycles from `write` to the memory's own write port."""
 
 RowRequest = data.StructLayout(
     {
-        "row": signed(17),
+        "row_ahead": signed(17),
+        "row_stride": 16,
+        "second": 2,
         "q": signed(18),
         "base": 16,
-        "row_stride": 16,
     }
 )
-"""Read `lanes` bytes of each of `window_rows` rows from `row` on, from the granule that holds byte `q`."""
+"""Read `lanes` bytes of some rows, from the granule that holds byte `q`.
+
+The rows are `row` and `row` + 1, and with `second` (1 or 2) `row` + `second` and, for two pixels, `row` + `second` + 1.
+`row_ahead` and `row_stride` belong to the request of the next cycle.
+"""
 
 
 def rows_layout(config: AcceleratorConfig) -> data.ArrayLayout:
-    """`window_rows` rows of `lanes` bytes."""
-    return data.ArrayLayout(data.ArrayLayout(8, config.lanes), config.window_rows)
+    """The rows of a request, `lanes` bytes of each."""
+    return data.ArrayLayout(data.ArrayLayout(8, config.lanes), config.window_rows + config.pixels - 1)
 
 
 def WritePort(config: AcceleratorConfig) -> data.StructLayout:
@@ -54,8 +60,8 @@ class ActivationMemory(wiring.Component):
     Members
     -------
     request : In; sampled every cycle
-    rows : Out; `ROW_FETCH_LATENCY` cycles after the request; bytes outside the tensor are arbitrary
-    write : In; the word is readable by requests issued `MULTIPLIER_LATENCY` + 1 cycles before or later
+    rows : Out; `ROW_FETCH_LATENCY` cycles after `q`; bytes outside the tensor are arbitrary
+    write : In; the word is readable by requests whose `q` comes one cycle before or later
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
     host_data : Out; `RAM_LATENCY` + 2 cycles after
     """
@@ -94,10 +100,10 @@ class ActivationMemory(wiring.Component):
 
         # row // banks * row_stride, beside base + q // granule.
         m.submodules.row_product = product = self.technology.multiplier(a_width=16, b_width=17)
-        m.d.comb += [product.a.eq(request.row >> 2), product.b.eq(request.row_stride)]
+        m.d.comb += [product.a.eq(request.row_ahead >> 2), product.b.eq(request.row_stride)]
         offset = Signal(17, reset_less=True)
         m.d.sync += offset.eq(request.base + (request.q >> granule_bits))
-        offset = delay(offset, MULTIPLIER_LATENCY - 2, "offset")
+        offset = delay(offset, MULTIPLIER_LATENCY - 3, "offset")
         stride = delay(request.row_stride, MULTIPLIER_LATENCY - 1, "row_stride")
         offset_same = Signal(17, reset_less=True)
         offset_next = Signal(17, reset_less=True)
@@ -105,13 +111,31 @@ class ActivationMemory(wiring.Component):
         granule_same = Signal(address_bits + 1, reset_less=True)
         granule_next = Signal(address_bits + 1, reset_less=True)
         m.d.sync += [granule_same.eq(product.p + offset_same), granule_next.eq(product.p + offset_next)]
-        low = delay(request.row[:2], MULTIPLIER_LATENCY + 1, "row_low")
+        low = delay(request.row_ahead[:2], MULTIPLIER_LATENCY + 1, "row_low")
 
-        # Bank addresses: banks before the first row's hold rows of the next stride.
-        swap = []
-        read_data = []
+        # Writes: of granules g, g + 1 one is in the even memories, the other in the odd ones.
         write = Signal.like(self.write, reset_less=True)
         m.d.sync += write.eq(self.write)
+        w_address, w_data, w_enable = [], [], []
+        for parity in range(2):
+            lower = write.granule[0] == parity
+            address = Signal(address_bits, name=f"w_address_{parity}", reset_less=True)
+            value = Signal(width, name=f"w_data_{parity}", reset_less=True)
+            enable = Signal(banks, name=f"w_enable_{parity}", reset_less=True)
+            m.d.sync += [
+                address.eq((write.granule + 1) >> 1 if parity == 0 else write.granule >> 1),
+                value.eq(Mux(lower, write.data[:width], write.data[width:])),
+                *(
+                    enable[bank].eq(write.valid & (write.bank == bank) & Mux(lower, write.enable[0], write.enable[1]))
+                    for bank in range(banks)
+                ),
+            ]
+            w_address.append(address)
+            w_data.append(value)
+            w_enable.append(enable)
+
+        # Bank addresses: banks before the first row's hold rows of the next stride.
+        read_data = []
         for bank in range(banks):
             granule = Signal(address_bits + 1, name=f"granule_{bank}")
             m.d.comb += granule.eq(Mux(bank < low, granule_next, granule_same))
@@ -128,25 +152,26 @@ class ActivationMemory(wiring.Component):
                 m.d.sync += address.eq((granule + 1) >> 1 if parity == 0 else granule >> 1)
                 m.d.comb += ram.r_addr.eq(address)
                 pair.append(ram.r_data)
-                # The lower granule of a write goes to the memory of its parity, the upper to the other.
-                lower = write.granule[0] == parity
                 m.d.comb += [
-                    ram.w_en.eq(write.valid & (write.bank == bank) & Mux(lower, write.enable[0], write.enable[1])),
-                    ram.w_addr.eq((write.granule + 1) >> 1 if parity == 0 else write.granule >> 1),
-                    ram.w_data.eq(Mux(lower, write.data[:width], write.data[width:])),
+                    ram.w_en.eq(w_enable[parity][bank]),
+                    ram.w_addr.eq(w_address[parity]),
+                    ram.w_data.eq(w_data[parity]),
                 ]
             swapped = Signal(8 * config.lanes, name=f"swapped_{bank}", reset_less=True)
             odd = delay(odd, RAM_LATENCY, f"odd_{bank}")
             m.d.sync += swapped.eq(Mux(odd, Cat(pair[1], pair[0]), Cat(pair[0], pair[1])))
             read_data.append(swapped)
-            swap.append(odd)
 
-        # Window row r comes from bank (row + r) mod banks.
-        select = delay(low, 1 + RAM_LATENCY + 1, "row_select")
-        for r in range(config.window_rows):
+        # Row `row` + n comes from bank (row + n) mod banks.
+        select = delay(low, RAM_LATENCY + 1, "row_select")
+        second = delay(request.second, MULTIPLIER_LATENCY + 1 + RAM_LATENCY, "second")
+        for r in range(len(self.rows)):
             rotated = Signal(8 * config.lanes, name=f"rotated_{r}", reset_less=True)
-            choices = Array(read_data[(i + r) % banks] for i in range(banks))
-            m.d.sync += rotated.eq(choices[select])
+            bank = Signal(2, name=f"rotated_bank_{r}", reset_less=True)
+            m.d.sync += [
+                bank.eq(select + r if r < 2 else select + second + (r - 2)),
+                rotated.eq(Array(read_data)[bank]),
+            ]
             m.d.comb += self.rows[r].as_value().eq(rotated)
 
         host_bank = delay(self.host_bank, 1 + RAM_LATENCY + 1, "host_bank")

@@ -1,14 +1,17 @@
 """Descriptor layout and prefetch."""
 
-from amaranth.hdl import Module, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from nnloom.arch.isa import DESCRIPTOR_WORDS, FIELDS
+from nnloom.arch.isa import DESCRIPTOR_WORDS, FIELDS, PROGRAM_COLUMNS
 
 from .technology import RAM_LATENCY
 
 __all__ = ["DESCRIPTOR_LAYOUT", "DescriptorFetch"]
+
+READS = DESCRIPTOR_WORDS // PROGRAM_COLUMNS
+"""Program memory words of a descriptor."""
 
 DESCRIPTOR_LAYOUT = data.FlexibleLayout(
     32 * DESCRIPTOR_WORDS,
@@ -26,11 +29,11 @@ class DescriptorFetch(wiring.Component):
 
     After `start` the descriptor at `pc` is read; it stands on `descriptor` while `valid`. `take` consumes
     it and starts reading the next one, unless it was the last. A descriptor takes
-    `DESCRIPTOR_WORDS` + 3 cycles to arrive.
+    `READS` + 3 cycles to arrive.
 
     Members
     -------
-    start, pc : In
+    start, pc : In; program memory word
     address, word : program memory read port (`RAM_LATENCY` cycles)
     descriptor, valid : Out
     take : In; only while `valid`
@@ -43,7 +46,7 @@ class DescriptorFetch(wiring.Component):
                 "start": In(1),
                 "pc": In(address_width),
                 "address": Out(address_width),
-                "word": In(32),
+                "word": In(32 * PROGRAM_COLUMNS),
                 "descriptor": Out(DESCRIPTOR_LAYOUT),
                 "valid": Out(1),
                 "take": In(1),
@@ -54,7 +57,7 @@ class DescriptorFetch(wiring.Component):
         m = Module()
         address = Signal(self.address_width)
         reading = Signal()
-        count = Signal(range(DESCRIPTOR_WORDS + RAM_LATENCY + 1))
+        count = Signal(range(READS + RAM_LATENCY + 1))
         words = Signal(32 * DESCRIPTOR_WORDS, reset_less=True)
         begin = Signal()
         m.d.comb += [
@@ -66,8 +69,8 @@ class DescriptorFetch(wiring.Component):
             m.d.sync += [address.eq(address + 1), count.eq(count + 1)]
             with m.If(count >= RAM_LATENCY):
                 # Words shift in from the top: word 0 ends lowest.
-                m.d.sync += words.eq((words >> 32) | (self.word << (32 * (DESCRIPTOR_WORDS - 1))))
-            with m.If(count == DESCRIPTOR_WORDS + RAM_LATENCY - 1):
+                m.d.sync += words.eq(Cat(words, self.word)[32 * PROGRAM_COLUMNS :])
+            with m.If(count == READS + RAM_LATENCY - 1):
                 # RAM_LATENCY addresses beyond the descriptor were read ahead: step back.
                 m.d.sync += [reading.eq(0), self.valid.eq(1), address.eq(address + 1 - RAM_LATENCY)]
         with m.If(self.take):

@@ -6,13 +6,14 @@ test_ecp5.py` checks the wrappers against behavioural models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .technology import Multiplier, Ram
+from .technology import FanoutRegister, Multiplier, Ram
 
 __all__ = ["BlockRam", "DspMultiplier", "Ecp5Technology", "LutMultiplier", "Pll", "PllSettings", "pll_settings"]
 
@@ -49,10 +50,18 @@ class DspMultiplier(Multiplier):
         return m
 
 
-class LutMultiplier(Multiplier):
-    """Radix-4 Booth multiplier in logic, for small operands when DSP blocks run out; the same latency.
+def _lut4(function: Callable[[int, int, int, int], int]) -> int:
+    """Truth table of a LUT with inputs A (lowest), B, C, D."""
+    return sum((function(i & 1, i >> 1 & 1, i >> 2 & 1, i >> 3 & 1) & 1) << i for i in range(16))
 
-    Registers: operands; the sums of pairs of partial products; the product. At most 8 bits of `b`.
+
+class LutMultiplier(Multiplier):
+    """Multiplier in logic, for small operands when DSP blocks run out; the same latency.
+
+    A carry chain cell (CCU2C) forms and adds a bit of two partial products at once: its LUT computes
+    (a_i and b_j) xor (a_(i-1) and b_(j+1)), and generates the carry from its first two inputs. So four chains add the
+    eight rows in pairs; the last row counts negative. Registers: operands; the four sums; the product.
+    At most 8 bits of `b`.
     """
 
     def __init__(self, *, a_width: int, b_width: int) -> None:
@@ -65,30 +74,47 @@ class LutMultiplier(Multiplier):
         a = Signal(signed(self.a_width), reset_less=True)
         b = Signal(signed(8), reset_less=True)
         m.d.sync += [a.eq(self.a), b.eq(self.b)]
-        width = self.a_width + 1
-        digits = Cat(Const(0, 1), b)
-        partial, negative = [], []
-        for i in range(4):
-            low, middle, high = digits[2 * i], digits[2 * i + 1], digits[2 * i + 2]
-            one = low ^ middle
-            two = (high & ~middle & ~low) | (~high & middle & low)
-            magnitude = Mux(one, a, Mux(two, a << 1, 0))[:width].as_signed()
-            # Minus x is its complement plus one; the ones are added with the low bits of other terms.
-            partial.append((magnitude ^ high.replicate(width).as_signed()).as_signed())
-            negative.append(high)
-        low_sum = Signal(signed(width + 3), reset_less=True)
-        high_sum = Signal(signed(width + 3), reset_less=True)
-        carries = Signal(2, reset_less=True)
-        m.d.sync += [
-            low_sum.eq(partial[0] + Cat(negative[0], Const(0, 1), partial[1]).as_signed()),
-            high_sum.eq(partial[2] + Cat(negative[2], Const(0, 1), partial[3]).as_signed()),
-            carries.eq(Cat(negative[1], negative[3])),
-        ]
+        pairs = [Signal(signed(self.a_width + 2), name=f"pair_{k}", reset_less=True) for k in range(4)]
+        for k, pair in enumerate(pairs):
+            m.d.sync += pair.eq(self._chain(m, a, b[2 * k], b[2 * k + 1], subtract=k == 3, name=f"chain_{k}"))
         product = Signal.like(self.p, reset_less=True)
-        upper = Cat(Const(0, 2), carries[0], Const(0, 1), high_sum).as_signed()
-        m.d.sync += product.eq(low_sum + upper + Cat(Const(0, 6), carries[1]))
+        m.d.sync += product.eq((pairs[0] + (pairs[1] << 2)) + ((pairs[2] + (pairs[3] << 2)) << 4))
         m.d.comb += self.p.eq(product)
         return m
+
+    def _chain(self, m: Module, a: Value, low: Value, high: Value, *, subtract: bool, name: str) -> Value:
+        """a * low + 2 * a * high, or with `subtract` a * low - 2 * a * high; signed, two bits more than `a`."""
+        bits = self.a_width + 2
+        cells = -(-bits // 2)
+        total = Signal(signed(2 * cells), name=name)
+        if subtract:
+            table = _lut4(lambda p, q, r, s: (r & s) ^ 1 ^ (p & q))
+        else:
+            table = _lut4(lambda p, q, r, s: (p & q) ^ (r & s))
+        carry: Value = Const(int(subtract), 1)
+        for cell in range(cells):
+            ports: dict[str, Value] = {}
+            for half in range(2):
+                i = 2 * cell + half
+                row = a[min(i, self.a_width - 1)]
+                upper = a[min(i - 1, self.a_width - 1)] if i else Const(0, 1)
+                # The carry depends on the first two inputs: of a difference they must be the subtrahend.
+                inputs = (upper, high, row, low) if subtract else (row, low, upper, high)
+                ports |= {f"i_{pin}{half}": value for pin, value in zip("ABCD", inputs, strict=True)}
+                ports[f"o_S{half}"] = total[i]
+            following = Signal(name=f"{name}_carry_{cell}")
+            m.submodules[f"{name}_{cell}"] = Instance(
+                "CCU2C",
+                p_INIT0=Const(table, 16),
+                p_INIT1=Const(table, 16),
+                p_INJECT1_0="NO",
+                p_INJECT1_1="NO",
+                i_CIN=carry,
+                o_COUT=following,
+                **ports,
+            )
+            carry = following
+        return total[:bits].as_signed()
 
 
 PORT_WIDTHS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
@@ -168,6 +194,31 @@ class BlockRam(Ram):
         )
 
 
+class FanoutFlipFlops(FanoutRegister):
+    """Instances of the flip-flop cell: plain registers with equal inputs would be merged into one."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i in range(self.count):
+            for bit in range(self.width):
+                q = Signal(name=f"copy_{i}_{bit}")
+                m.submodules[f"register_{i}_{bit}"] = Instance(
+                    "TRELLIS_FF",
+                    p_GSR="DISABLED",
+                    p_CEMUX="1",
+                    p_CLKMUX="CLK",
+                    p_LSRMUX="LSR",
+                    p_REGSET="RESET",
+                    p_SRMODE="LSR_OVER_CE",
+                    i_CLK=ClockSignal(),
+                    i_LSR=Const(0),
+                    i_DI=self.value[bit],
+                    o_Q=q,
+                )
+                m.d.comb += self.copies[i][bit].eq(q)
+        return m
+
+
 class Ecp5Technology:
     """Maker of ECP5 primitives.
 
@@ -198,6 +249,10 @@ class Ecp5Technology:
     def ram(self, *, width: int, depth: int) -> BlockRam:
         """Block RAM."""
         return BlockRam(width=width, depth=depth)
+
+    def fanout(self, *, width: int, count: int) -> FanoutFlipFlops:
+        """Flip-flop cells."""
+        return FanoutFlipFlops(width=width, count=count)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""The multipliers, adder trees and accumulators: `lanes` x `taps`, output stationary."""
+"""The multipliers, adder trees and accumulators: `pixels` x `lanes` x `taps`, output stationary."""
+
+import itertools
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -18,16 +20,18 @@ def mac_latency(config: AcceleratorConfig) -> int:
 
 
 class MacArray(wiring.Component):
-    """acc = (first ? 0 : acc) + sum of operand * weight, per lane, one step a cycle.
+    """acc = (first ? 0 : acc) + sum of operand * weight, per pixel and lane, one step a cycle.
 
-    Beside the accumulator a running maximum of the products' sum is kept (max pooling), if configured.
+    All pixels have the same weights; those of the second pixel share their operands between the lanes. Beside the
+    accumulator of the first pixel a running maximum of the products' sum is kept (max pooling), if configured.
     The accumulator wraps at 32 bits.
 
     Members
     -------
     operands, weights : In; [lanes][taps] int8
+    second_operands : In; [taps] int8
     multiply, first : In; with the operands; a step without `multiply` changes nothing
-    accumulators : Out; [lanes] int32, `mac_latency` cycles later
+    accumulators : Out; [pixels][lanes] int32, `mac_latency` cycles later
     maxima : Out; [lanes] int8, the same
     """
 
@@ -38,10 +42,11 @@ class MacArray(wiring.Component):
         super().__init__(
             {
                 "operands": In(bytes_layout),
+                "second_operands": In(data.ArrayLayout(8, config.taps)),
                 "weights": In(bytes_layout),
                 "multiply": In(1),
                 "first": In(1),
-                "accumulators": Out(data.ArrayLayout(signed(32), config.lanes)),
+                "accumulators": Out(data.ArrayLayout(data.ArrayLayout(signed(32), config.lanes), config.pixels)),
                 "maxima": Out(data.ArrayLayout(signed(8), config.lanes)),
             }
         )
@@ -59,13 +64,15 @@ class MacArray(wiring.Component):
 
         multiply = control(self.multiply, "multiply")
         first = control(self.first, "first")
-        for lane in range(config.lanes):
+        for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
+            name = f"{pixel}_{lane}"
+            operands = self.second_operands if pixel else self.operands[lane]
             values = []
             for tap in range(config.taps):
                 multiplier = self.technology.multiplier(a_width=8, b_width=8)
-                m.submodules[f"multiplier_{lane}_{tap}"] = multiplier
+                m.submodules[f"multiplier_{name}_{tap}"] = multiplier
                 m.d.comb += [
-                    multiplier.a.eq(self.operands[lane][tap].as_signed()),
+                    multiplier.a.eq(operands[tap].as_signed()),
                     multiplier.b.eq(self.weights[lane][tap].as_signed()),
                 ]
                 values.append(multiplier.p)
@@ -74,16 +81,16 @@ class MacArray(wiring.Component):
                 sums = []
                 for i in range(0, len(values), 3):
                     total = sum(values[i + 1 : i + 3], values[i])
-                    register = Signal(total.shape(), name=f"sum_{lane}_{level}_{i // 3}", reset_less=True)
+                    register = Signal(total.shape(), name=f"sum_{name}_{level}_{i // 3}", reset_less=True)
                     m.d.sync += register.eq(total)
                     sums.append(register)
                 values = sums
                 level += 1
-            accumulator = Signal(signed(32), name=f"accumulator_{lane}", reset_less=True)
+            accumulator = Signal(signed(32), name=f"accumulator_{name}", reset_less=True)
             with m.If(multiply):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + values[0])
-            m.d.comb += self.accumulators[lane].eq(accumulator)
-            if config.max_pool:
+            m.d.comb += self.accumulators[pixel][lane].eq(accumulator)
+            if config.max_pool and pixel == 0:
                 maximum = Signal(signed(8), name=f"maximum_{lane}", reset_less=True)
                 value = values[0][:8].as_signed()
                 with m.If(multiply & (first | (value > maximum))):

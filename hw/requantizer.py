@@ -31,18 +31,19 @@ MODE_LAYOUT = data.StructLayout(
 )
 """Descriptor fields that hold for all results of a layer; taken over with its parameters."""
 
-REQUANT_LATENCY = MULTIPLIER_LATENCY + 9
+REQUANT_LATENCY = MULTIPLIER_LATENCY + 12
 """Cycles from `valid` to the bytes of a narrow result with as many units as lanes.
 
-bias, multiply, add the partial products, first rounding, high half, second rounding, shift by 8s, shift
-by 1s, clamp, zero point. Each further pass and slot takes one more cycle.
+capture, bias, choice of the 18 bits, multiply, add the partial products, first rounding, high half, second
+rounding, shift by 8s, shift by 1s, limit to 10 bits, compare and add the zero point, clamp. Each further pass, slot
+and pixel takes one more cycle.
 """
 
 LOW_BITS = 17
 
 
 class Requantizer(wiring.Component):
-    """`requant_units` units working through the `lanes` accumulators of a result.
+    """`requant_units` units working through the `lanes` accumulators of a result, pixel after pixel.
 
     Parameters take effect for results that come after `load`; results must keep the distance that the
     descriptor's `interval` gives (nothing is buffered, nothing stalls).
@@ -51,8 +52,11 @@ class Requantizer(wiring.Component):
     -------
     load : In; take over `parameters` (72 bits a lane, see `nnloom.arch.isa.PARAMETER`) and `mode`
     valid : In; `accumulators` and `maxima` are a finished result
+    pair : In; with `valid`: so is that of the second pixel
     to_addend : In; with `valid`: operand Y of an ADD, its rescaled value goes to the addend queue
     bytes : Out; [lanes] int8, with `done` for results that were not `to_addend`
+    second : Out; with `done`: the bytes are those of the second pixel
+    last : Out; with `done`: the last pixel of its result
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -64,10 +68,13 @@ class Requantizer(wiring.Component):
                 "parameters": In(data.ArrayLayout(72, config.lanes)),
                 "mode": In(MODE_LAYOUT),
                 "valid": In(1),
+                "pair": In(1),
                 "to_addend": In(1),
-                "accumulators": In(data.ArrayLayout(signed(32), config.lanes)),
+                "accumulators": In(data.ArrayLayout(data.ArrayLayout(signed(32), config.lanes), config.pixels)),
                 "maxima": In(data.ArrayLayout(signed(8), config.lanes)),
                 "bytes": Out(8 * config.lanes),
+                "second": Out(1),
+                "last": Out(1),
                 "done": Out(1),
             }
         )
@@ -78,72 +85,104 @@ class Requantizer(wiring.Component):
         lanes, units, slots = config.lanes, config.requant_units, config.requant_slots
         fields = {name: slice(low, low + width) for name, low, width in PARAMETER}
 
+        def pipe(value, cycles: int, name: str, shape=None, *, reset: bool = False) -> list:
+            """`value` now and after 1 .. cycles cycles."""
+            result = [value]
+            for i in range(cycles):
+                register = Signal(shape or Value.cast(value).shape(), name=f"{name}_{i + 1}", reset_less=not reset)
+                m.d.sync += register.eq(result[-1])
+                result.append(register)
+            return result
+
+        mul = MULTIPLIER_LATENCY
+        # The parameters that are used later than the bias follow it, and so does the mode.
         parameters = Signal(data.ArrayLayout(72, lanes), reset_less=True)
+        scale_low, scale_high = fields["multiplier"].start, fields["shift"].stop
+        scale = [Signal(scale_high - scale_low, name=f"scale_{lane}", reset_less=True) for lane in range(lanes)]
         mode = Signal(MODE_LAYOUT, reset_less=True)
-        low_clamp = Signal(signed(9), reset_less=True)
-        high_clamp = Signal(signed(9), reset_less=True)
+        load_later = Signal()
+        m.d.sync += load_later.eq(self.load)
         with m.If(self.load):
             m.d.sync += [parameters.eq(self.parameters), mode.eq(self.mode)]
+        with m.If(load_later):
+            m.d.sync += [scale[lane].eq(parameters[lane][scale_low:scale_high]) for lane in range(lanes)]
+        multipliers = [scale[lane][: fields["shift"].start - scale_low] for lane in range(lanes)]
+        shifts_of = [scale[lane][fields["shift"].start - scale_low :] for lane in range(lanes)]
+        at_slot, at_product = 2, 3
+        """Cycles from `valid` to the turn of a slot, and to its operands in the multipliers (age 0)."""
+        narrow = pipe(mode.narrow, at_slot, "narrow")[at_slot]
+        double_rounding = pipe(mode.double_rounding, at_product + mul + 3, "double_rounding")[at_product:]
+        zero_point = pipe(mode.out_zero_point, at_product + mul + 7, "zero_point")[at_product:]
+        act_min = pipe(mode.act_min, at_product + mul + 8, "act_min")[at_product:]
+        act_max = pipe(mode.act_max, at_product + mul + 8, "act_max")[at_product:]
+        low_clamp = Signal(signed(9), reset_less=True)
+        high_clamp = Signal(signed(9), reset_less=True)
         m.d.sync += [
-            low_clamp.eq(mode.act_min - mode.out_zero_point),
-            high_clamp.eq(mode.act_max - mode.out_zero_point),
+            low_clamp.eq(act_min[mul + 6] - zero_point[mul + 6]),
+            high_clamp.eq(act_max[mul + 6] - zero_point[mul + 6]),
         ]
 
-        # Add the bias, or in an ADD the rescaled operand Y.
+        # Capture the result and choose what is added to it: the bias, or in an ADD the rescaled operand Y.
         addend = Signal(data.ArrayLayout(signed(32), lanes))
-        biased = [Signal(signed(32), name=f"biased_{lane}", reset_less=True) for lane in range(lanes)]
-        for lane in range(lanes):
-            value: Value = self.accumulators[lane]
-            if config.max_pool:
-                value = Mux(mode.maximum, self.maxima[lane], value)
-            bias: Value = parameters[lane][fields["bias"]].as_signed()
-            if config.elementwise_add:
-                # X has the factor 1/2 exactly, hence one bit less.
-                small = value[:10].as_signed()
-                value = Mux(
-                    mode.add,
-                    Mux(self.to_addend, small << ADD_LEFT_SHIFT, small << (ADD_LEFT_SHIFT - 1)),
-                    value,
-                )
-                bias = Mux(mode.add & ~self.to_addend, addend[lane], bias)
-            with m.If(self.valid):
-                m.d.sync += biased[lane].eq(value + bias)
+        valid = pipe(self.valid, 1, "valid", reset=True)[1]
+        to_addend = pipe(self.to_addend, 1, "to_addend")[1]
+        pair = pipe(self.pair, 1, "pair")[1] if config.pixels > 1 else Const(0, 1)
+        biased: list[list[Signal]] = []
+        for pixel in range(config.pixels):
+            biased.append([])
+            for lane in range(lanes):
+                value: Value = self.accumulators[pixel][lane]
+                bias: Value = parameters[lane][fields["bias"]].as_signed()
+                if pixel == 0 and config.max_pool:
+                    value = Mux(mode.maximum, self.maxima[lane], value)
+                if pixel == 0 and config.elementwise_add:
+                    # X has the factor 1/2 exactly, hence one bit less.
+                    small = value[:10].as_signed()
+                    value = Mux(
+                        mode.add,
+                        Mux(self.to_addend, small << ADD_LEFT_SHIFT, small << (ADD_LEFT_SHIFT - 1)),
+                        value,
+                    )
+                    bias = Mux(mode.add & ~self.to_addend, addend[lane], bias)
+                captured = Signal(signed(32), name=f"captured_{pixel}_{lane}", reset_less=True)
+                added = Signal(signed(32), name=f"added_{pixel}_{lane}", reset_less=True)
+                total = Signal(signed(32), name=f"biased_{pixel}_{lane}", reset_less=True)
+                m.d.sync += [captured.eq(value), added.eq(bias)]
+                with m.If(valid):
+                    m.d.sync += total.eq(captured + added)
+                biased[pixel].append(total)
 
-        # Passes and slots.
+        # Passes, slots and pixels.
         active = Signal()
         high = Signal(reset_less=True)
         only_high = Signal(reset_less=True)
+        more = Signal(reset_less=True)
+        second = Signal(reset_less=True)
         slot = Signal(range(max(2, slots)), reset_less=True)
         last_slot = slot == slots - 1
-        wide = ~mode.narrow
-        final_pass = mode.narrow | high
+        wide = ~narrow
+        final_pass = narrow | high
         with m.If(active):
             with m.If(~final_pass):
                 m.d.sync += high.eq(1)
             with m.Else():
                 m.d.sync += [high.eq(only_high), slot.eq(slot + 1)]
                 with m.If(last_slot):
-                    m.d.sync += active.eq(0)
-        with m.If(self.valid):
-            m.d.sync += [active.eq(1), slot.eq(0), only_high.eq(self.to_addend), high.eq(self.to_addend)]
+                    m.d.sync += [slot.eq(0), second.eq(1), more.eq(0), active.eq(more)]
+        with m.If(valid):
+            m.d.sync += [active.eq(1), slot.eq(0), second.eq(0), more.eq(pair)]
+            m.d.sync += [only_high.eq(to_addend), high.eq(to_addend)]
 
-        def pipe(value, cycles: int, name: str, shape=None) -> list:
-            """`value` now and after 1 .. cycles cycles."""
-            result = [value]
-            for i in range(cycles):
-                register = Signal(shape or Value.cast(value).shape(), name=f"{name}_{i + 1}", reset_less=True)
-                m.d.sync += register.eq(result[-1])
-                result.append(register)
-            return result
+        def since_slot(value, cycles: int, name: str, shape=None) -> list:
+            """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands."""
+            return pipe(value, cycles + 1, name, shape)[1:]
 
-        mul = MULTIPLIER_LATENCY
-        # Ages count from the cycle in which a unit's multipliers get their operands.
-        is_high = pipe(high & (wide | only_high), mul + 2, "is_high", 1)
-        is_only_high = pipe(only_high, mul + 1, "is_only_high", 1)
-        completes = pipe(active & (final_pass | only_high), mul + 8, "completes", 1)
-        goes_to_addend = pipe(only_high, mul + 8, "goes_to_addend", 1)
-        slots_pipe = pipe(slot, mul + 8, "slot")
-        lasts = pipe(last_slot, mul + 8, "last_slot", 1)
+        is_high = since_slot(high & (wide | only_high), mul + 2, "is_high", 1)
+        is_only_high = since_slot(only_high, mul + 1, "is_only_high", 1)
+        completes = since_slot(active & (final_pass | only_high), mul + 8, "completes", 1)
+        goes_to_addend = since_slot(only_high, mul + 8, "goes_to_addend", 1)
+        slots_pipe = since_slot(slot, mul + 9, "slot")
+        lasts = since_slot(last_slot, mul + 8, "last_slot", 1)
 
         y_addend = []
         y_bytes = []
@@ -153,19 +192,21 @@ class Requantizer(wiring.Component):
             def choose(values: list, mine: list[int] = mine) -> Value:
                 return values[mine[0]] if slots == 1 else Array(values[lane] for lane in mine)[slot]
 
-            a = choose(biased)
-            multiplier = choose([parameters[lane][fields["multiplier"]] for lane in range(lanes)])
-            shift = choose([parameters[lane][fields["shift"]] for lane in range(lanes)])
-            part = Signal(signed(18), name=f"part_{unit}")
+            a = choose(biased[0])
+            if config.pixels > 1:
+                a = Mux(second, choose(biased[1]), a)
+            part = Signal(signed(18), name=f"part_{unit}", reset_less=True)
+            multiplier = Signal(31, name=f"multiplier_{unit}", reset_less=True)
+            m.d.sync += multiplier.eq(choose(multipliers))
             with m.If(only_high | (wide & high)):
-                m.d.comb += part.eq(a[LOW_BITS:].as_signed())
+                m.d.sync += part.eq(a[LOW_BITS:].as_signed())
             with m.Elif(wide):
-                m.d.comb += part.eq(a[:LOW_BITS])
+                m.d.sync += part.eq(a[:LOW_BITS])
             with m.Elif(a[17:].all() | ~a[17:].any()):
-                m.d.comb += part.eq(a[:18].as_signed())
+                m.d.sync += part.eq(a[:18].as_signed())
             with m.Else():
                 # The compiler has shown that the limit already reaches the clamp.
-                m.d.comb += part.eq(Cat((~a[31]).replicate(17), a[31]).as_signed())
+                m.d.sync += part.eq(Cat((~a[31]).replicate(17), a[31]).as_signed())
             m.submodules[f"low_{unit}"] = low_product = self.technology.multiplier(a_width=18, b_width=18)
             m.submodules[f"high_{unit}"] = high_product = self.technology.multiplier(a_width=18, b_width=18)
             m.d.comb += [
@@ -174,15 +215,16 @@ class Requantizer(wiring.Component):
                 high_product.a.eq(part),
                 high_product.b.eq(multiplier[LOW_BITS:]),
             ]
-            shifts = pipe(shift, mul + 5, f"shift_{unit}")
-            nonzero = pipe(shift != 0, mul + 3, f"nonzero_{unit}", 1)
+            shift = choose(shifts_of)
+            shifts = since_slot(shift, mul + 5, f"shift_{unit}")
+            nonzero = since_slot(shift != 0, mul + 3, f"nonzero_{unit}", 1)
 
             # Age mul: partial products -> product of 18 by 31 bits.
             product = Signal(signed(50), name=f"product_{unit}", reset_less=True)
             m.d.sync += product.eq(low_product.p + (high_product.p << LOW_BITS))
             # Age mul + 1: half of 2**31 before the high half is taken (a single rounding rounds later).
             rounded = Signal(signed(50), name=f"rounded_{unit}", reset_less=True)
-            nudge = mode.double_rounding | ~nonzero[mul + 1]
+            nudge = double_rounding[mul + 1] | ~nonzero[mul + 1]
             at_low = nudge & ~is_high[mul + 1]
             at_high = nudge & is_only_high[mul + 1]
             m.d.sync += rounded.eq(product + Cat(Const(0, 13), at_high, Const(0, 16), at_low, Const(0, 1)))
@@ -197,7 +239,7 @@ class Requantizer(wiring.Component):
             # Age mul + 3: half of 2**shift; in double rounding ties go away from zero.
             exponent = shifts[mul + 3]
             half_less_one = Cat(exponent > i + 1 for i in range(31))
-            carry = nonzero[mul + 3] & ~(mode.double_rounding & (x < 0))
+            carry = nonzero[mul + 3] & ~(double_rounding[mul + 3] & (x < 0))
             y0 = Signal(signed(33), name=f"y0_{unit}", reset_less=True)
             m.d.sync += y0.eq(x + half_less_one + carry)
             # Ages mul + 4, mul + 5: shift.
@@ -206,28 +248,42 @@ class Requantizer(wiring.Component):
             y2 = Signal(signed(33), name=f"y2_{unit}", reset_less=True)
             m.d.sync += y2.eq(y1 >> shifts[mul + 5][:3])
             y_addend.append(y2)
-            # Ages mul + 6, mul + 7: clamp, zero point.
-            clamped = Signal(signed(9), name=f"clamped_{unit}", reset_less=True)
-            with m.If(y2 < low_clamp):
-                m.d.sync += clamped.eq(low_clamp)
-            with m.Elif(y2 > high_clamp):
-                m.d.sync += clamped.eq(high_clamp)
+            # Age mul + 6: limit to 10 bits, beyond every clamp.
+            limited = Signal(signed(10), name=f"limited_{unit}", reset_less=True)
+            with m.If(y2[9:].all() | ~y2[9:].any()):
+                m.d.sync += limited.eq(y2[:10].as_signed())
             with m.Else():
-                m.d.sync += clamped.eq(y2)
+                m.d.sync += limited.eq(Cat((~y2[32]).replicate(9), y2[32]).as_signed())
+            # Ages mul + 7, mul + 8: clamp, zero point.
+            below = Signal(name=f"below_{unit}", reset_less=True)
+            above = Signal(name=f"above_{unit}", reset_less=True)
+            offset = Signal(8, name=f"offset_{unit}", reset_less=True)
+            m.d.sync += [
+                below.eq(limited < low_clamp),
+                above.eq(limited > high_clamp),
+                offset.eq(limited + zero_point[mul + 7]),
+            ]
             byte = Signal(8, name=f"byte_{unit}", reset_less=True)
-            m.d.sync += byte.eq(clamped + mode.out_zero_point)
+            m.d.sync += byte.eq(Mux(below, act_min[mul + 8], Mux(above, act_max[mul + 8], offset)))
             y_bytes.append(byte)
 
+        finished = Signal()
+        m.d.sync += finished.eq(completes[mul + 8] & lasts[mul + 8] & ~goes_to_addend[mul + 8])
+        m.d.comb += self.done.eq(finished)
         if slots == 1:
             m.d.comb += self.bytes.eq(Cat(y_bytes))
         else:
             held = Signal(8 * lanes, reset_less=True)
-            with m.Switch(slots_pipe[mul + 8]):
+            with m.Switch(slots_pipe[mul + 9]):
                 for s in range(slots):
                     with m.Case(s):
                         m.d.sync += held[8 * units * s : 8 * units * (s + 1)].eq(Cat(y_bytes))
             m.d.comb += self.bytes.eq(Cat(held[: 8 * units * (slots - 1)], *y_bytes))
-        m.d.comb += self.done.eq(completes[mul + 8] & lasts[mul + 8] & ~goes_to_addend[mul + 8])
+        if config.pixels > 1:
+            m.d.comb += self.second.eq(since_slot(second, mul + 9, "second")[-1])
+            m.d.comb += self.last.eq(~since_slot(more, mul + 9, "more")[-1])
+        else:
+            m.d.comb += self.last.eq(1)
 
         if config.elementwise_add:
             # One queue per slot, all as wide as the units; they advance together.

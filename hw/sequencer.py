@@ -28,6 +28,7 @@ STEP_LAYOUT = data.StructLayout(
         "out_bank": 2,
         "out_granule": 16,
         "half": 1,  # write the lower granule only
+        "pair": 1,  # the second pixel has a result, too
         "weight": 16,
     }
 )
@@ -45,6 +46,7 @@ class Sequencer(wiring.Component):
     next : In; the prefetched descriptor, with `next_valid` and `take`
     active : Out; the descriptor being run; it stays until the next one is taken, after its `start_delay`
     step : Out; registered; `load` or `step` is set in cycles that issue something
+    row_ahead : Out; `step.row` one cycle before
     finished : Out; one cycle, `drain` cycles after the last step of the last descriptor
     completed : Out; descriptors finished since `start`
     """
@@ -60,6 +62,7 @@ class Sequencer(wiring.Component):
                 "take": Out(1),
                 "active": Out(DESCRIPTOR_LAYOUT),
                 "step": Out(STEP_LAYOUT),
+                "row_ahead": Out(signed(17)),
                 "finished": Out(1),
                 "completed": Out(16),
             }
@@ -146,9 +149,11 @@ class Sequencer(wiring.Component):
             s.out_bank.eq(out_bank),
             s.out_granule.eq(out),
             s.half.eq(d.half_last & g.last),
+            s.pair.eq(d.pixel_pair & ~(d.odd_rows & oy.last)),
             s.to_addend.eq(is_add & ~phase),
         ]
 
+        m.d.comb += self.row_ahead.eq(row)
         result = Signal()
         m.d.comb += result.eq(Mux(d.slide, fire, is_add | (kx.last & ky.last)))
         y_interval = Const(max(1, config.requant_slots), 8)
@@ -264,8 +269,8 @@ class Sequencer(wiring.Component):
                             m.d.sync += [fire.eq(slide_first_zero), fire_wait.eq(d.slide_first)]
                             m.d.sync += [row.eq(row_oy_next), row_oy.eq(row_oy_next)]
                             m.d.sync += row_oy_next.eq(row_oy_next + d.row_step_oy)
-                            m.d.sync += [out_bank.eq(out_bank + 1)]
-                            with m.If(out_bank == config.row_banks - 1):
+                            m.d.sync += out_bank.eq(out_bank + Mux(d.pixel_pair, 2, 1))
+                            with m.If(out_bank[1] & (out_bank[0] | d.pixel_pair)):
                                 m.d.sync += [
                                     out.eq(out_row_next + d.out_row_stride),
                                     out_row_next.eq(out_row_next + d.out_row_stride),

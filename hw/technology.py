@@ -8,10 +8,18 @@ from __future__ import annotations
 from typing import Protocol
 
 from amaranth.hdl import Cat, Module, Signal, signed, unsigned
-from amaranth.lib import memory, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["MULTIPLIER_LATENCY", "RAM_LATENCY", "GenericTechnology", "Multiplier", "Ram", "Technology"]
+__all__ = [
+    "MULTIPLIER_LATENCY",
+    "RAM_LATENCY",
+    "FanoutRegister",
+    "GenericTechnology",
+    "Multiplier",
+    "Ram",
+    "Technology",
+]
 
 MULTIPLIER_LATENCY = 3
 """p(t + 3) = a(t) * b(t)"""
@@ -91,6 +99,29 @@ class Ram(wiring.Component):
         return m
 
 
+class FanoutRegister(wiring.Component):
+    """One register, several times: each copy drives a part of what would be too many loads for one.
+
+    Members
+    -------
+    value : In(width)
+    copies : Out; [count] of width; copies[i](t + 1) = value(t)
+    """
+
+    def __init__(self, *, width: int, count: int) -> None:
+        self.width = width
+        self.count = count
+        super().__init__({"value": In(width), "copies": Out(data.ArrayLayout(unsigned(width), count))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        for i in range(self.count):
+            copy = Signal(self.width, name=f"copy_{i}", reset_less=True)
+            m.d.sync += copy.eq(self.value)
+            m.d.comb += self.copies[i].eq(copy)
+        return m
+
+
 class Technology(Protocol):
     """Maker of the primitives of one device family."""
 
@@ -99,6 +130,9 @@ class Technology(Protocol):
 
     def ram(self, *, width: int, depth: int) -> wiring.Component:
         """A component with the ports and contract of `Ram`."""
+
+    def fanout(self, *, width: int, count: int) -> wiring.Component:
+        """A component with the ports and contract of `FanoutRegister`, which synthesis leaves alone."""
 
 
 class GenericTechnology:
@@ -109,3 +143,6 @@ class GenericTechnology:
 
     def ram(self, *, width: int, depth: int) -> Ram:
         return Ram(width=width, depth=depth)
+
+    def fanout(self, *, width: int, count: int) -> FanoutRegister:
+        return FanoutRegister(width=width, count=count)

@@ -7,13 +7,16 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import weight_stride, weight_word_columns
 
-from .technology import Technology
+from .technology import RAM_LATENCY, Technology
 
-__all__ = ["WeightMemory"]
+__all__ = ["WEIGHT_LATENCY", "WeightMemory"]
+
+WEIGHT_LATENCY = 1 + RAM_LATENCY
+"""Cycles from `address` to `word`: a register beside each lane's memory, the memory."""
 
 
 class WeightMemory(wiring.Component):
-    """Reads a word each cycle (`RAM_LATENCY`); the host shifts a word in and commits it with its last column.
+    """Reads a word each cycle (`WEIGHT_LATENCY`); the host shifts a word in and commits it with its last column.
 
     Members
     -------
@@ -39,22 +42,33 @@ class WeightMemory(wiring.Component):
         config = self.config
         columns = weight_word_columns(config)
         column_bits = (weight_stride(config) // 4 - 1).bit_length()
-        m.submodules.ram = ram = self.technology.ram(width=8 * config.weight_word_bytes, depth=config.weight_words)
+        lanes, lane_bits = config.lanes, 8 * config.taps
         shift = Signal(32 * columns, reset_less=True)
-        commit = Signal()
-        word_address = Signal(16, reset_less=True)
         column = self.host_address[2 : 2 + column_bits] if column_bits else 0
         with m.If(self.host_write):
-            m.d.sync += [
-                shift.eq(Cat(shift, self.host_data)[32:]),
-                word_address.eq(self.host_address[2 + column_bits :]),
-            ]
-        m.d.sync += commit.eq(self.host_write & (column == columns - 1))
+            m.d.sync += shift.eq(Cat(shift, self.host_data)[32:])
+        # One address for all memories would be the longest net of the design.
+        address_bits = (config.weight_words - 1).bit_length()
+        m.submodules.read_address = read = self.technology.fanout(width=address_bits, count=lanes)
+        m.submodules.write_address = write = self.technology.fanout(width=address_bits + 1, count=lanes)
         m.d.comb += [
-            ram.r_addr.eq(self.address),
-            self.word.eq(ram.r_data),
-            ram.w_en.eq(commit),
-            ram.w_addr.eq(word_address),
-            ram.w_data.eq(shift[: 8 * config.weight_word_bytes]),
+            read.value.eq(self.address),
+            write.value.eq(
+                Cat(
+                    self.host_write & (column == columns - 1),
+                    self.host_address[2 + column_bits : 2 + column_bits + address_bits],
+                )
+            ),
         ]
+        for lane in range(lanes):
+            ram = self.technology.ram(width=lane_bits, depth=config.weight_words)
+            m.submodules[f"lane_{lane}"] = ram
+            mine = slice(lane * lane_bits, (lane + 1) * lane_bits)
+            m.d.comb += [
+                ram.r_addr.eq(read.copies[lane]),
+                self.word[mine].eq(ram.r_data),
+                ram.w_en.eq(write.copies[lane][0]),
+                ram.w_addr.eq(write.copies[lane][1:]),
+                ram.w_data.eq(shift[mine]),
+            ]
         return m

@@ -117,16 +117,20 @@ class GoldenModel:
 
     def _targets(self, d: Descriptor, g: int, columns: int) -> tuple[NDArray, NDArray]:
         """(bank, granule) of the results of group g, in order [n_oy * columns]."""
-        oy, column = np.meshgrid(np.arange(d.n_oy), np.arange(columns), indexing="ij")
+        pixels = 2 if d.pixel_pair else 1
+        oy, column, pixel = np.meshgrid(np.arange(d.n_oy), np.arange(columns), np.arange(pixels), indexing="ij")
+        y = (oy * pixels + pixel).reshape(-1)
         banks = self.config.row_banks
-        granule = d.out_base + oy // banks * d.out_row_stride + column * d.out_step_ox + g * d.out_step_g
-        return (oy % banks).reshape(-1), granule.reshape(-1)
+        granule = d.out_base + y // banks * d.out_row_stride + column.reshape(-1) * d.out_step_ox + g * d.out_step_g
+        keep = _existing_pixels(d, columns)
+        return (y % banks)[keep], granule[keep]
 
     def _dense(self, d: Descriptor) -> WriteTrace:
         config = self.config
         taps, half = config.taps, config.taps // 2
-        oy, ox, ky, kx, tap = np.ogrid[: d.n_oy, : d.n_ox, : d.n_ky, : d.n_kx, :taps]
-        row = d.row_start + oy * d.row_step_oy + ky * d.row_step_ky
+        pixels = 2 if d.pixel_pair else 1
+        oy, ox, pixel, ky, kx, tap = np.ogrid[: d.n_oy, : d.n_ox, :pixels, : d.n_ky, : d.n_kx, :taps]
+        row = d.row_start + oy * d.row_step_oy + pixel * (d.row_step_oy // 2) + ky * d.row_step_ky
         kernel_row = ky * d.row_step_ky
         byte = tap
         if d.row_pair:
@@ -134,7 +138,7 @@ class GoldenModel:
             row, kernel_row, byte = row + second, kernel_row + second, np.where(second, tap - half, tap)
         q = d.q_start + ox * d.q_step_ox + kx * d.q_step_kx + byte
         x = self._fetch(d, np.int64(d.in_base), np.int64(d.pad_value), row, q, kernel_row)
-        x = x.reshape(d.n_oy * d.n_ox, -1).astype(np.float64)
+        x = x.reshape(d.n_oy * d.n_ox * pixels, -1)[_existing_pixels(d, d.n_ox)].astype(np.float64)
         parts = []
         for g in range(d.n_g):
             start = d.weight_base + g * d.weight_step_g
@@ -230,6 +234,14 @@ class GoldenModel:
         return WriteTrace(bank, granule, enable, data)
 
 
+def _existing_pixels(d: Descriptor, columns: int) -> NDArray[np.intp] | slice:
+    """Indices of the results that exist among [n_oy, columns, pixels]: the last pair may have one row only."""
+    if not d.odd_rows:
+        return slice(None)
+    index = np.arange(d.n_oy * columns * 2).reshape(d.n_oy, columns * 2)
+    return np.concatenate([index[:-1].reshape(-1), index[-1, ::2]])
+
+
 def _concatenate(parts: list[WriteTrace]) -> WriteTrace:
     return WriteTrace(
         *(np.concatenate([getattr(part, name) for part in parts]) for name in ("bank", "granule", "enable", "data"))
@@ -251,21 +263,17 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
     rows, columns, lanes, taps = config.window_rows, config.window_columns, config.lanes, config.taps
     half = taps // 2
     window = np.zeros((columns, rows, lanes), np.int8)
-    accumulator = np.zeros(lanes, np.int64)
+    accumulator = np.zeros((2, lanes), np.int64)
     maximum = np.zeros(lanes, np.int64)
     sets: list[int] = []
     addends: list[NDArray] = []
     written = []
 
-    def byte(step: Step, r: int, offset: int, test: int) -> int:
-        valid = (
-            0 <= step.row + r < d.in_rows
-            and 0 <= step.q + test < d.in_row_bytes
-            and step.kernel_row + r < d.kernel_rows
-        )
+    def byte(step: Step, r: int, offset: int, test: int, first_row: int | None = None) -> int:
+        row = (step.row if first_row is None else first_row) + r
+        valid = 0 <= row < d.in_rows and 0 <= step.q + test < d.in_row_bytes and step.kernel_row + r < d.kernel_rows
         if not valid:
             return step.pad
-        row = step.row + r
         address = (step.base + row // config.row_banks * d.in_row_stride) * config.granule
         return int(
             model.activations[row % config.row_banks, (address + offset) % model.activations.shape[1]].view(np.int8)
@@ -276,27 +284,34 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             sets = [*sets[-config.parameter_words + 1 :], step.weight] if config.parameter_words > 1 else [step.weight]
             continue
         if d.kind == Kind.DENSE:
-            vector = np.zeros(taps, np.int64)
-            for t in range(taps):
-                r, i = (1, t - half) if d.row_pair and half <= t < 2 * half else (0, t)
-                vector[t] = byte(step, r, step.q + i, i)
-            operands = np.broadcast_to(vector, (lanes, taps))
+            vectors = np.zeros((2, taps), np.int64)
+            for pixel, row in enumerate((step.row,) if step.second_row is None else (step.row, step.second_row)):
+                for t in range(taps):
+                    r, i = (1, t - half) if d.row_pair and half <= t < 2 * half else (0, t)
+                    vectors[pixel, t] = byte(step, r, step.q + i, i, row)
+            operands = np.broadcast_to(vectors[:, None], (2, lanes, taps))
         else:
             first = step.q // config.granule * config.granule
             column = [[byte(step, r, first + lane, 0) for lane in range(lanes)] for r in range(rows)]
             window = np.concatenate([window[1:], np.array(column, np.int8)[None]])
-            operands = np.zeros((lanes, taps), np.int64)
-            operands[:, : columns * rows] = window.reshape(columns * rows, lanes).T
+            operands = np.zeros((2, lanes, taps), np.int64)
+            operands[0, :, : columns * rows] = window.reshape(columns * rows, lanes).T
         if not step.multiply:
             continue
-        total = (operands * model.weights[step.weight].astype(np.int64)).sum(1)
+        total = (operands * model.weights[step.weight].astype(np.int64)).sum(2)
         accumulator = total if step.first else accumulator + total
-        value = total.astype(np.int8).astype(np.int64)
+        value = total[0].astype(np.int8).astype(np.int64)
         maximum = value if step.first else np.maximum(maximum, value)
         if not step.result:
             continue
         bias, multiplier, shift = model._parameters(sets[0])
-        result = maximum if d.maximum else accumulator
+        if step.pair:
+            first_pixel = model._finish(d, wrap_int32(accumulator[0] + bias), multiplier, shift)
+            second_pixel = model._finish(d, wrap_int32(accumulator[1] + bias), multiplier, shift)
+            written.append((step.out_bank, step.out_granule, step.out_enable, first_pixel))
+            written.append((step.out_bank + 1, step.out_granule, step.out_enable, second_pixel))
+            continue
+        result = maximum if d.maximum else accumulator[0]
         if step.to_addend:
             y = wrap_int32((result << ADD_LEFT_SHIFT) + bias)
             addends.append(requantize(y, multiplier, shift, double_rounding=bool(d.double_rounding)))

@@ -10,10 +10,11 @@ from nnloom.hw.activation_memory import ROW_FETCH_LATENCY, ActivationMemory
 from nnloom.hw.mac_array import MacArray, mac_latency
 from nnloom.hw.operand import OPERAND_LATENCY, OperandFetch
 from nnloom.hw.technology import RAM_LATENCY, GenericTechnology, Multiplier, Ram
-from nnloom.hw.weight_memory import WeightMemory
+from nnloom.hw.weight_memory import WEIGHT_LATENCY, WeightMemory
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64)
 WIDE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192)
+PAIR = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64, pixels=2)
 
 
 def run(dut, *benches):
@@ -82,7 +83,7 @@ def test_ram_reads_what_was_written_after_its_latency():
     run(dut, bench)
 
 
-@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["8", "16"])
+@pytest.mark.parametrize("config", [CONFIG, WIDE, PAIR], ids=["8", "16", "pair"])
 def test_activation_memory_fetches_windows_while_being_written(config):
     rng = np.random.default_rng(2)
     dut = ActivationMemory(config, GenericTechnology())
@@ -106,14 +107,19 @@ def test_activation_memory_fetches_windows_while_being_written(config):
                 await write(ctx, bank, granule, 3, image[bank, first : first + config.lanes])
                 await ctx.tick()
         requests = []
+        ahead = [(int(rng.integers(-3, 20)), int(rng.integers(1, 5))) for _ in range(401)]
+        ctx.set(dut.request.row_ahead, ahead[0][0])
+        ctx.set(dut.request.row_stride, ahead[0][1])
+        await ctx.tick()
         for i in range(400):
-            row = int(rng.integers(-3, 20))
-            stride = int(rng.integers(1, 5))
+            row, stride = ahead[i]
+            second = int(rng.integers(1, 3)) if config.pixels > 1 else 2
             base = int(rng.integers(stride * 2, 8 + stride * 2))
             q = int(rng.integers(-8, 5 * config.granule))
-            requests.append((row, stride, base, q))
-            ctx.set(dut.request.row, row)
-            ctx.set(dut.request.row_stride, stride)
+            requests.append((row, stride, base, q, second))
+            ctx.set(dut.request.row_ahead, ahead[i + 1][0])
+            ctx.set(dut.request.row_stride, ahead[i + 1][1])
+            ctx.set(dut.request.second, second)
             ctx.set(dut.request.base, base)
             ctx.set(dut.request.q, q)
             if rng.integers(2):
@@ -128,13 +134,14 @@ def test_activation_memory_fetches_windows_while_being_written(config):
             else:
                 ctx.set(dut.write.valid, 0)
             if i >= ROW_FETCH_LATENCY:
-                row, stride, base, q = requests[i - ROW_FETCH_LATENCY]
-                got = as_bytes(ctx.get(dut.rows.as_value()), config.lanes * config.window_rows)
-                for r in range(config.window_rows):
+                row, stride, base, q, second = requests[i - ROW_FETCH_LATENCY]
+                offsets = [0, 1, second, second + 1][: len(dut.rows)]
+                got = as_bytes(ctx.get(dut.rows.as_value()), config.lanes * len(offsets))
+                for index, r in enumerate(offsets):
                     at = base + (row + r) // config.row_banks * stride + q // config.granule
                     first = at * config.granule
                     want = image[(row + r) % config.row_banks, first : first + config.lanes]
-                    np.testing.assert_array_equal(got[r * config.lanes :][: config.lanes], want)
+                    np.testing.assert_array_equal(got[index * config.lanes :][: config.lanes], want)
             await ctx.tick()
         # What was written meanwhile is there.
         ctx.set(dut.write.valid, 0)
@@ -152,10 +159,10 @@ def test_activation_memory_fetches_windows_while_being_written(config):
     run(dut, bench)
 
 
-@pytest.mark.parametrize("config", [CONFIG, WIDE], ids=["8", "16"])
+@pytest.mark.parametrize("config", [CONFIG, WIDE, PAIR], ids=["8", "16", "pair"])
 def test_operand_fetch_aligns_pads_and_slides(config):
     rng = np.random.default_rng(3)
-    dut = OperandFetch(config)
+    dut = OperandFetch(config, GenericTechnology())
     lanes, taps, rows = config.lanes, config.taps, config.window_rows
     columns = config.window_columns
     half = taps // 2
@@ -164,7 +171,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
         window = np.zeros((columns, rows, lanes), np.uint8)
         pending = []
         for i in range(600):
-            values = rng.integers(0, 256, (rows, lanes), np.uint8)
+            values = rng.integers(0, 256, (len(dut.rows), lanes), np.uint8)
             dense, pair, valid = (int(rng.integers(2)) for _ in range(3))
             in_rows, in_row_bytes = int(rng.integers(1, 12)), int(rng.integers(1, 80))
             row, q = int(rng.integers(-4, 14)), int(rng.integers(-20, 90))
@@ -173,9 +180,10 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                 in_row_bytes += -in_row_bytes % config.granule
             kernel_row, kernel_rows = int(rng.integers(0, 6)), int(rng.integers(1, 8))
             pad = int(rng.integers(256))
+            second = int(rng.integers(1, 3)) if dense and config.pixels > 1 else 2
             for name, value in dict(
                 dense=dense, row_pair=pair, valid=valid, in_rows=in_rows, in_row_bytes=in_row_bytes,
-                row=row, q=q, kernel_row=kernel_row, kernel_rows=kernel_rows, pad=pad,
+                row=row, q=q, kernel_row=kernel_row, kernel_rows=kernel_rows, pad=pad, second=second,
             ).items():  # fmt: skip
                 ctx.set(getattr(dut, name), value)
             ctx.set(dut.rows.as_value(), as_int(values))
@@ -185,11 +193,19 @@ def test_operand_fetch_aligns_pads_and_slides(config):
 
             if dense:
                 shift = q % config.granule
-                vector = np.array([values[0, shift + t] if ok(0, t) else pad for t in range(taps)])
-                if pair:
-                    for t in range(half):
-                        vector[half + t] = values[1, shift + t] if ok(1, t) else pad
-                want = np.broadcast_to(vector, (lanes, taps))
+                vectors = []
+                for pixel in range(config.pixels):
+                    # The second pixel lies `second` rows below and has a kernel of its own.
+                    def ok_row(r, byte, pixel=pixel, k=kernel_row, below=second, row=row, ok=ok):
+                        return ok(r + pixel * below, byte, k=k - pixel * below)
+
+                    mine = values[2 * pixel : 2 * pixel + 2]
+                    vector = np.array([mine[0, shift + t] if ok_row(0, t) else pad for t in range(taps)])
+                    if pair:
+                        for t in range(half):
+                            vector[half + t] = mine[1, shift + t] if ok_row(1, t) else pad
+                    vectors.append(vector)
+                want = np.concatenate([np.broadcast_to(vectors[0], (lanes, taps)), *(v[None] for v in vectors[1:])])
                 # The tap that a pair leaves over has weight zero: do not care.
                 used = 2 * half if pair else taps
             else:
@@ -197,6 +213,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                     new = np.stack([values[r] if ok(r, 0) else np.full(lanes, pad) for r in range(rows)])
                     window = np.concatenate([window[1:], new[None]])
                 want = np.zeros((lanes, taps), np.uint8)
+                # Nothing is promised for the second pixel.
                 flat = window.reshape(columns * rows, lanes).T
                 want[:, : columns * rows] = flat
                 used = taps
@@ -205,21 +222,24 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                 expected = pending[i - OPERAND_LATENCY]
                 if expected is not None:
                     got = as_bytes(ctx.get(dut.operands.as_value()), lanes * taps).reshape(lanes, taps)
+                    below = as_bytes(ctx.get(dut.second_operands.as_value()), taps)[None]
+                    got = np.concatenate([got, below])[: len(expected[0])]
                     np.testing.assert_array_equal(got[:, : expected[1]], expected[0])
             await ctx.tick()
 
     run(dut, bench)
 
 
+@pytest.mark.parametrize("pixels", [1, 2])
 @pytest.mark.parametrize("taps", [3, 5, 9])
-def test_mac_array_accumulates_and_takes_maxima(taps):
-    config = AcceleratorConfig(lanes=16, taps=taps)
+def test_mac_array_accumulates_and_takes_maxima(taps, pixels):
+    config = AcceleratorConfig(lanes=16, taps=taps, pixels=pixels)
     rng = np.random.default_rng(taps)
     dut = MacArray(config, GenericTechnology())
     latency = mac_latency(config)
 
     async def bench(ctx):
-        acc = np.zeros(config.lanes, np.int64)
+        acc = np.zeros((pixels, config.lanes), np.int64)
         maximum = np.zeros(config.lanes, np.int64)
         history = []
         for i in range(300):
@@ -232,20 +252,24 @@ def test_mac_array_accumulates_and_takes_maxima(taps):
             multiply, first = int(rng.integers(4) > 0), int(rng.integers(5) == 0 or i == 0)
             if i == 0:
                 multiply = 1
+            below = rng.integers(-128, 128, taps, np.int8)
+            ctx.set(dut.second_operands.as_value(), as_int(below))
             ctx.set(dut.operands.as_value(), as_int(x))
             ctx.set(dut.weights.as_value(), as_int(w))
             ctx.set(dut.multiply, multiply)
             ctx.set(dut.first, first)
-            total = (x.astype(np.int64) * w).sum(1)
+            operands = np.stack([x, np.broadcast_to(below, x.shape)])[:pixels]
+            total = (operands.astype(np.int64) * w).sum(2)
             if multiply:
                 acc = total if first else acc + total
                 if one_tap:
-                    maximum = total if first else np.maximum(maximum, total)
+                    maximum = total[0] if first else np.maximum(maximum, total[0])
             history.append((acc, maximum, one_tap))
             if i >= latency:
                 want, want_maximum, check = history[i - latency]
-                got = np.frombuffer(int(ctx.get(dut.accumulators.as_value())).to_bytes(64, "little"), np.int32)
-                np.testing.assert_array_equal(got, want)
+                value = int(ctx.get(dut.accumulators.as_value()))
+                got = np.frombuffer(value.to_bytes(64 * pixels, "little"), np.int32)
+                np.testing.assert_array_equal(got.reshape(pixels, -1), want)
                 if check and i > 200:
                     got = as_bytes(ctx.get(dut.maxima.as_value()), config.lanes).view(np.int8)
                     np.testing.assert_array_equal(got, want_maximum)
@@ -274,7 +298,7 @@ def test_weight_memory_commits_whole_words():
         await ctx.tick().repeat(2)
         for index in range(6):
             ctx.set(dut.address, index)
-            await ctx.tick().repeat(RAM_LATENCY)
+            await ctx.tick().repeat(WEIGHT_LATENCY)
             np.testing.assert_array_equal(as_bytes(ctx.get(dut.word), config.weight_word_bytes), words[index])
 
     run(dut, bench)

@@ -27,11 +27,13 @@ def pack(values, width):
 @pytest.mark.parametrize("units", [8, 4, 1])
 @pytest.mark.parametrize("narrow", [0, 1])
 @pytest.mark.parametrize("double_rounding", [0, 1])
-def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding):
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pixels):
     rng = np.random.default_rng([units, narrow, double_rounding])
-    config = AcceleratorConfig(lanes=8, taps=5, requant_units=units)
+    config = AcceleratorConfig(lanes=8, taps=5, requant_units=units, pixels=pixels)
     dut = Requantizer(config, GenericTechnology())
     interval = config.requant_slots * (1 if narrow else 2)
+    """Cycles of one pixel."""
     expected, seen, when = [], [], []
 
     async def drive(ctx):
@@ -56,23 +58,27 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding):
             cycle += 1
             ctx.set(dut.load, 0)
             for _ in range(5):
-                acc = rng.integers(-limit // 2, limit // 2, 8)
+                acc = rng.integers(-limit // 2, limit // 2, (pixels, 8))
                 if not narrow:
-                    acc[: len(EDGES) // 2] = rng.choice(EDGES, len(EDGES) // 2)
+                    acc[:, : len(EDGES) // 2] = rng.choice(EDGES, (pixels, len(EDGES) // 2))
                 if narrow and trial % 4 == 0:
-                    acc[:3] = rng.choice(EDGES[[0, 2, 6, 7]] // 2, 3)
-                ctx.set(dut.accumulators.as_value(), pack(acc, 32))
+                    acc[:, :3] = rng.choice(EDGES[[0, 2, 6, 7]] // 2, (pixels, 3))
+                pair = pixels > 1 and bool(rng.integers(2))
+                ctx.set(dut.accumulators.as_value(), pack(acc.reshape(-1), 32))
                 ctx.set(dut.valid, 1)
-                total = wrap_int32(acc + bias)
-                if narrow:
-                    total = np.clip(total, -(1 << 17), (1 << 17) - 1)
-                y = requantize(total, multiplier, shift, double_rounding=bool(double_rounding))
-                expected.append(np.clip(y + zero_point, act_min, act_max))
-                when.append(cycle + REQUANT_LATENCY + interval - 1)
-                for i in range(interval):
+                ctx.set(dut.pair, pair)
+                for pixel in range(1 + pair):
+                    total = wrap_int32(acc[pixel] + bias)
+                    if narrow:
+                        total = np.clip(total, -(1 << 17), (1 << 17) - 1)
+                    y = requantize(total, multiplier, shift, double_rounding=bool(double_rounding))
+                    expected.append((np.clip(y + zero_point, act_min, act_max), pixel, pixel == pair))
+                    when.append(cycle + REQUANT_LATENCY + (1 + pixel) * interval - 1)
+                for i in range(interval * (1 + pair)):
                     await ctx.tick()
                     cycle += 1
                     ctx.set(dut.valid, 0)
+                    ctx.set(dut.pair, int(rng.integers(2)))
                     ctx.set(dut.accumulators.as_value(), int(rng.integers(2**60)))
                     del i
             # Let the mode's last users leave.
@@ -83,9 +89,9 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding):
 
     async def watch(ctx):
         cycle = 0
-        async for _, _, done, value in ctx.tick().sample(dut.done, dut.bytes):
+        async for _, _, done, value, *which in ctx.tick().sample(dut.done, dut.bytes, dut.second, dut.last):
             if done:
-                seen.append((cycle, np.frombuffer(int(value).to_bytes(8, "little"), np.int8)))
+                seen.append((cycle, np.frombuffer(int(value).to_bytes(8, "little"), np.int8), *which))
             cycle += 1
 
     sim = Simulator(dut)
@@ -93,9 +99,10 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding):
     sim.add_testbench(drive)
     sim.add_testbench(watch, background=True)
     sim.run()
-    assert len(seen) == len(expected) == 300
-    for (cycle, got), want, due in zip(seen, expected, when, strict=True):
+    assert len(seen) == len(expected) and (len(seen) == 300 if pixels == 1 else 400 < len(seen) < 500)
+    for (cycle, got, second, last), (want, pixel, is_last), due in zip(seen, expected, when, strict=True):
         np.testing.assert_array_equal(got, want)
+        assert (second, last) == (pixel, is_last)
         assert cycle == due
 
 

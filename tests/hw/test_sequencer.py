@@ -14,6 +14,7 @@ CONFIGS = [
     AcceleratorConfig(),
     AcceleratorConfig(lanes=8, taps=5, requant_units=2),
     AcceleratorConfig(lanes=8, taps=3, requant_units=8),
+    AcceleratorConfig(pixels=2),
 ]
 
 
@@ -70,6 +71,9 @@ def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bo
             q_step_g=config.lanes,
             weights_advance=0,
         )
+    if kind == "dense" and config.pixels > 1 and rng.randrange(2):
+        common |= dict(pixel_pair=1, odd_rows=rng.randrange(2), row_step_oy=2 * rng.randrange(1, 3))
+        common["interval"] *= 2
     return Descriptor(
         **common,
         kind=Kind.DENSE if kind == "dense" else Kind.WINDOW,
@@ -129,7 +133,7 @@ def simulate(config: AcceleratorConfig, descriptors: list[Descriptor], stalls: r
     return issued
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.lanes}x{c.taps}r{c.requant_units}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.pixels}x{c.lanes}x{c.taps}r{c.requant_units}")
 @pytest.mark.parametrize("seed", range(8))
 def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
     rng = random.Random(seed)
@@ -153,7 +157,7 @@ def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
                 assert g.first == w.first
             assert bool(g.operand_x) == (w.base == d.in2_base and d.kind == Kind.ADD)
             if w.result and not w.to_addend:
-                assert (g.out_bank, g.out_granule) == (w.out_bank, w.out_granule)
+                assert (g.out_bank, g.out_granule, g.pair) == (w.out_bank, w.out_granule, w.pair)
                 if d.kind != Kind.ADD:
                     assert (1 if g.half else 3) == w.out_enable
         assert got[-1][0] - got[0][0] + 1 == issue_cycles(config, d)

@@ -14,6 +14,8 @@ CONFIGS = {
     "16x9": AcceleratorConfig(),
     "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2),
     "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8),
+    "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2),
+    "2x16x9": AcceleratorConfig(pixels=2),
     "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),
 }
 

@@ -17,6 +17,10 @@ from tests.harness import compile_region, random_inputs
 CONFIGS = {
     "16x9": AcceleratorConfig(),
     "8x5 with 2 requantization units": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
+    "2x16x9": AcceleratorConfig(pixels=2),
+    "2x8x5 with 4 requantization units": AcceleratorConfig(
+        pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192
+    ),
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
     ),
