@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import NnloomError
+from nnloom.arch.errors import BuildError, NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.boards import get
 from nnloom.boards.board import Board
@@ -63,12 +64,16 @@ CONFIGURATIONS: tuple[tuple[AcceleratorConfig, int | None], ...] = (
 )
 
 
-def measure(board: Board) -> list[dict[str, Any]]:
-    """Rows of every configuration, taken from the last results where nothing changed."""
+def measure(board: Board) -> tuple[list[dict[str, Any]], bool]:
+    """Rows of every configuration, taken from the last results where nothing changed; whether all succeeded.
+
+    Of one that the tools cannot build the folder is kept.
+    """
     tools = {name: version(name) for name in TOOLS}
     old = json.loads(RESULTS.read_text())["measurements"] if RESULTS.exists() else []
     known = {row["rtlil_sha256"]: row for row in old if row["tools"] == tools}
     rows: list[dict[str, Any]] = []
+    complete = True
     for index, (config, asked) in enumerate(CONFIGURATIONS):
         luts = lut_multipliers(board, config) if asked is None else asked
         rtlil = system_rtlil(board, config, luts)
@@ -77,8 +82,14 @@ def measure(board: Board) -> list[dict[str, Any]]:
         if digest not in known:
             print(label, file=sys.stderr, flush=True)
             started = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="nnloom-resources-") as folder:
-                counts = count_resources(board, rtlil, Path(folder))
+            folder = Path(tempfile.mkdtemp(prefix="nnloom-resources-"))
+            try:
+                counts = count_resources(board, rtlil, folder)
+            except BuildError as error:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                complete = False
+                continue
+            shutil.rmtree(folder)
             known[digest] = {
                 "config": config.to_dict(),
                 "lut_multipliers": luts,
@@ -92,7 +103,7 @@ def measure(board: Board) -> list[dict[str, Any]]:
         done = [(r["config"], r["lut_multipliers"]) for r in rows]
         write(board, [*rows, *(r for r in old if (r["config"], r["lut_multipliers"]) not in done)])
     write(board, rows)
-    return rows
+    return rows, complete
 
 
 def write(board: Board, rows: list[dict[str, Any]]) -> None:
@@ -181,9 +192,9 @@ def main() -> int:
     try:
         board = get(options.board)
         if options.fit_only:
-            rows = json.loads(RESULTS.read_text())["measurements"]
+            rows, complete = json.loads(RESULTS.read_text())["measurements"], True
         else:
-            rows = measure(board)
+            rows, complete = measure(board)
     except NnloomError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -197,7 +208,7 @@ def main() -> int:
     text = f"{table(rows)}\n\n{summary}"
     write_readme(text, DOCUMENT, begin_mark=BEGIN, end_mark=END)
     print(text)
-    return int(max(worst.values()) > 10)
+    return int(not complete or max(worst.values()) > 10)
 
 
 if __name__ == "__main__":

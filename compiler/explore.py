@@ -8,11 +8,13 @@ Partitioning does not depend on the shape and is done once.
 from __future__ import annotations
 
 import dataclasses
+import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,7 @@ CONNECT_SECONDS = 10
 _LANES = (8, 16, 32)
 """Not 64: no such system is among the measurements of the resource model."""
 
-_ROOM = dict(activation_bytes=1 << 20, weight_words=1 << 16, program_words=1 << 14)
+_ROOMY = AcceleratorConfig(activation_bytes=1 << 20, weight_words=1 << 16, program_words=1 << 14)
 """The deepest memories there are: the network is lowered with them to see how deep they must be."""
 
 
@@ -127,7 +129,7 @@ def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
         for taps in range(3, lanes // 2 + 2):
             units = lanes
             while units:
-                yield AcceleratorConfig(lanes=lanes, taps=taps, requant_units=units, **features, **_ROOM)
+                yield dataclasses.replace(_ROOMY, lanes=lanes, taps=taps, requant_units=units, **features)
                 units //= 2
 
 
@@ -200,7 +202,9 @@ def _evaluate_here(
 ) -> Iterator[tuple[AcceleratorConfig, Evaluation | None]]:
     """Evaluations in the order in which a pool of processes finishes them."""
     # Forking a process that has threads (TVM, the progress display) can deadlock.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # An interrupt is for this process to handle.
+    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
         jobs = {pool.submit(evaluate, config, graphs): config for config in configs}
         try:
             for job in as_completed(jobs):
