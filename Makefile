@@ -6,13 +6,14 @@ READY := $(VENV)/.ready
 # The folders that are installed as nnloom.*; mypy does not see them through an editable installation.
 PACKAGES := arch boards cli compiler hw runtime sim
 
-.PHONY: help venv demo test lint benchmarks docs clean
+.PHONY: help venv demo test lint benchmarks models docs clean
 
 help:
 	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
 	@echo "make test        the test suite"
 	@echo "make lint        style and types"
 	@echo "make benchmarks  measure the four networks again"
+	@echo "make models      measure again what the resource and cost models are checked against; an hour"
 	@echo "make docs        regenerate the generated documentation"
 
 venv: $(READY)
@@ -38,6 +39,10 @@ lint: $(READY)
 
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/run.py
+
+models: $(READY)
+	$(BIN)/python benchmarks/resources.py
+	$(BIN)/python benchmarks/cost_model.py
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py

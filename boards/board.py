@@ -25,8 +25,8 @@ class Board:
     """system clock made from the crystal; place and route must meet it"""
     baud: int
     config: AcceleratorConfig
-    lut_multipliers: int
-    """multipliers of the array made of LUTs, because DSP blocks run out"""
+    dsp_blocks: int
+    """DSP blocks for multipliers; further multipliers of the array are made of LUTs"""
     pins: Mapping[str, str]
     """top-level port -> package pin"""
     primitives: Mapping[str, int]

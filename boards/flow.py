@@ -12,15 +12,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ToolMissingError
 from nnloom.arch.files import cache_directory, write_atomically
 
 from . import get
 from .board import Board
+from .resources import lut_multipliers
 
-__all__ = ["BITSTREAM_FILE", "BuildResult", "build", "place_and_route"]
+__all__ = ["BITSTREAM_FILE", "BuildResult", "build", "count_resources", "place_and_route", "system_rtlil"]
 
 BITSTREAM_FILE = "nnloom.bit"
+
+_PRIMITIVES = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "TRELLIS_FF", "DP16KD": "DP16KD", "MULT18X18D": "MULT18X18D"}
+"""nextpnr's names -> those of `Board.primitives`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +81,72 @@ def _parse_report(report: dict, board: Board) -> tuple[float, dict[str, dict[str
     system = [f for name, f in report["fmax"].items() if "clk25" not in name]
     if not system:
         raise BuildError("nextpnr reports no system clock")
-    names = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "TRELLIS_FF", "DP16KD": "DP16KD", "MULT18X18D": "MULT18X18D"}
     resources = {
         name: {"used": report["utilization"][key]["used"], "available": report["utilization"][key]["available"]}
-        for key, name in names.items()
+        for key, name in _PRIMITIVES.items()
     }
     return min(f["achieved"] for f in system), resources
 
 
+def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) -> str:
+    """RTLIL of the complete system, top module `top`."""
+    from nnloom.hw.ecp5 import Ecp5Technology
+    from nnloom.hw.emit import emit_rtlil
+    from nnloom.hw.soc import SerialSystem, Ulx3sTop
+
+    technology = Ecp5Technology(lut_multipliers=lut_multipliers, small_multipliers=config.multipliers)
+    system = SerialSystem(config, clock_hz=system_clock_hz(board), baud=board.baud, technology=technology)
+    return emit_rtlil(Ulx3sTop(system, input_hz=board.crystal_hz, clock_hz=board.clock_hz), "top")
+
+
+def system_clock_hz(board: Board) -> float:
+    """The clock that the PLL makes: the board's, or just below it."""
+    from nnloom.hw.ecp5 import pll_settings
+
+    return pll_settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
+
+
+def synthesize(board: Board, rtlil: str, folder: Path) -> None:
+    """Map a system to the device: `top.json` and `top.lpf` in `folder`.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+        A missing package; a failed tool.
+    """
+    from nnloom.hw.emit import run_yosys
+
+    (folder / "top.il").write_text(rtlil)
+    run_yosys("read_rtlil top.il\nsynth_ecp5 -top top -abc9 -json top.json\n", folder=folder)
+    (folder / "top.lpf").write_text(_constraints(board))
+
+
+def _device_arguments(board: Board) -> list[str]:
+    arguments = [f"--{board.device}", "--package", board.package, "--speed", board.speed]
+    return [*arguments, "--json", "top.json", "--lpf", "top.lpf"]
+
+
+def count_resources(board: Board, rtlil: str, folder: Path) -> dict[str, int]:
+    """Primitives of a system after synthesis and nextpnr's packing, without placing it; works in `folder`.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+        A missing package; a failed tool.
+    """
+    synthesize(board, rtlil, folder)
+    _run_nextpnr([*_device_arguments(board), "--pack-only", "--report", "pack.json"], folder)
+    utilization = json.loads((folder / "pack.json").read_text())["utilization"]
+    return {name: utilization[key]["used"] for key, name in _PRIMITIVES.items()}
+
+
 def place_and_route(
-    board: Board, config, folder: Path, *, seed: int | None = None, progress: Callable[[str], None] | None = None
+    board: Board,
+    config: AcceleratorConfig,
+    folder: Path,
+    *,
+    seed: int | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> BuildResult:
     """Synthesize, place, route and pack the complete system into `folder`.
 
@@ -94,26 +155,17 @@ def place_and_route(
     ToolMissingError, BuildError
         A missing package; a failed tool; timing not met at the board's clock.
     """
-    from nnloom.hw.ecp5 import Ecp5Technology, pll_settings
-    from nnloom.hw.emit import emit_rtlil, run_yosys
-    from nnloom.hw.soc import SerialSystem, Ulx3sTop
-
     say = progress or (lambda _: None)
     seed = board.seed if seed is None else seed
-    clock_hz = pll_settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
-    technology = Ecp5Technology(lut_multipliers=board.lut_multipliers, small_multipliers=config.multipliers)
-    system = SerialSystem(config, clock_hz=clock_hz, baud=board.baud, technology=technology)
+    clock_hz = system_clock_hz(board)
     say("elaborating")
-    top = Ulx3sTop(system, input_hz=board.crystal_hz, clock_hz=board.clock_hz)
-    (folder / "top.il").write_text(emit_rtlil(top, "top"))
+    rtlil = system_rtlil(board, config, lut_multipliers(board, config))
     say("synthesis (Yosys)")
-    run_yosys("read_rtlil top.il\nsynth_ecp5 -top top -abc9 -json top.json\n", folder=folder)
-    (folder / "top.lpf").write_text(_constraints(board))
+    synthesize(board, rtlil, folder)
     say("place and route (nextpnr)")
-    arguments = [f"--{board.device}", "--package", board.package, "--speed", board.speed]
-    arguments += ["--json", "top.json", "--lpf", "top.lpf", "--textcfg", "top.config", "--report", "timing.json"]
+    arguments = ["--textcfg", "top.config", "--report", "timing.json"]
     arguments += ["--seed", str(seed), "--timing-allow-fail", "--freq", f"{clock_hz / 1e6:g}"]
-    _run_nextpnr(arguments, folder)
+    _run_nextpnr([*_device_arguments(board), *arguments], folder)
     fmax, resources = _parse_report(json.loads((folder / "timing.json").read_text()), board)
     if fmax * 1e6 < clock_hz:
         raise BuildError(

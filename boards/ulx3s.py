@@ -18,9 +18,9 @@ ULX3S_85F = Board(
     clock_hz=80e6,
     baud=1_000_000,
     config=AcceleratorConfig(),
-    # 144 products + 2 for each of 16 requantization units + 1 address = 177, the device has 156 blocks. With the
-    # blocks nearly all used the placer takes far longer.
-    lut_multipliers=60,
+    # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 144 products,
+    # two multipliers for each of 16 requantization units and one for addresses, so 60 products are made of LUTs.
+    dsp_blocks=117,
     pins={
         "clk25": "G2",
         "uart_rx": "M1",

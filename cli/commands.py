@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.base import Device
 
-__all__ = ["boards", "build", "compile_model", "inspect", "run", "simulate", "zoo_fetch", "zoo_list"]
+__all__ = ["boards", "build", "compile_model", "explore", "inspect", "run", "simulate", "zoo_fetch", "zoo_list"]
 
 
-def _load_config(path: str | None) -> AcceleratorConfig | None:
+def _load_config(path: str | None) -> AcceleratorConfig | Literal["auto"] | None:
     if path is None:
         return None
+    if path == "auto":
+        return "auto"
     try:
         values = json.loads(Path(path).read_text())
     except OSError as error:
@@ -58,7 +60,12 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     output = Path(options.output or Path("build") / Path(options.model).stem)
     config = _load_config(options.config)
     result = compile_to_artifact(
-        options.model, board=options.board, output=output, config=config, progress=console.phase
+        options.model,
+        board=options.board,
+        output=output,
+        config=config,
+        progress=console.phase,
+        advance=console.advance,
     )
     report = result.report
     on_cpu = [layer for layer in report["layers"] if layer["target"] == "cpu"]
@@ -69,9 +76,68 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     )
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
+    if report["config_source"] == "auto":
+        console.say(f"  configuration {_shape(report['config'])}: {report['config_reason']}")
     if options.bitstream:
         report |= _build(output, None, True, console)
     return {"artifact": str(output), **report}
+
+
+def _shape(config: dict[str, Any]) -> str:
+    return f"{config['lanes']} x {config['taps']}, {config['requant_units']} requantization units"
+
+
+def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom explore"""
+    from nnloom.compiler.explore import explore as explore_configurations
+
+    _check_writable(options.plot, "--plot")
+    if options.plot:
+        from .plot import check_plot
+
+        check_plot(Path(options.plot))
+    found = explore_configurations(
+        options.model,
+        board=options.board,
+        scheduler=options.scheduler,
+        progress=console.phase,
+        advance=console.advance,
+    )
+    if options.plot:
+        from .plot import plot_exploration
+
+        console.phase("plotting")
+        plot_exploration(found, Path(options.plot))
+    titles = ["lanes x taps", "requant units", "weights KiB", "activations KiB", "cycles", "latency us"]
+    rows = [
+        [
+            f"{c.config.lanes} x {c.config.taps}",
+            c.config.requant_units,
+            round(c.config.weight_words * c.config.weight_word_bytes / 1024),
+            c.config.activation_bytes // 1024,
+            c.cycles,
+            c.latency_us,
+            *c.resources.to_dict().values(),
+        ]
+        for c in found.front
+    ]
+    console.table([*titles, *found.best.resources.to_dict()], rows)
+    console.say(
+        f"{len(found.front)} of {len(found.candidates)} configurations that fit are on the Pareto front; "
+        "'nnloom compile --config auto' uses the first"
+    )
+    if options.plot:
+        console.say(options.plot)
+    return {
+        "model": found.model,
+        "board": found.board.name,
+        "clock_mhz": found.board.clock_hz / 1e6,
+        "shapes": found.shapes,
+        "best": found.best.to_dict(),
+        "reason": found.reason(),
+        "front": [c.to_dict() for c in found.front],
+        "candidates": [c.to_dict() for c in found.candidates],
+    }
 
 
 def _build(artifact: Path, seed: int | None, use_cache: bool, console: Console) -> dict[str, Any]:
@@ -122,13 +188,13 @@ def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _check_writable(path: str | None) -> None:
+def _check_writable(path: str | None, option: str = "--output") -> None:
     """Find out before a long run, not after it."""
     if path is None:
         return
     parent = Path(path).resolve().parent
     if not parent.is_dir() or not os.access(parent, os.W_OK) or Path(path).is_dir():
-        raise InputError(f"{path}: cannot be written; choose another --output")
+        raise InputError(f"{path}: cannot be written; choose another {option}")
 
 
 def _split(inputs: dict[str, NDArray], infos: tuple[TensorInfo, ...]) -> list[dict[str, NDArray]]:
@@ -204,7 +270,7 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
-    _check_writable(options.waves)
+    _check_writable(options.waves, "--waves")
     waves = Path(options.waves).resolve() if options.waves else None
     device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
     with InferenceSession(options.artifact, "cpu") as cpu:
@@ -232,7 +298,10 @@ def _note_cycles(report: dict[str, Any], layer_cycles: dict[str, list[int]], tot
 def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom inspect"""
     report = _read_report(options.artifact)
-    console.say(f"{report['model']} for {report['board']}, configuration {report['config_hash']}")
+    console.say(
+        f"{report['model']} for {report['board']}, configuration {report['config_hash']}: {_shape(report['config'])} "
+        f"({report['config_reason']})"
+    )
     rows = []
     for layer in report["layers"]:
         measured = layer.get("cycles_measured")

@@ -50,6 +50,11 @@ class Console:
             self._progress.update(self._task, total=1, completed=1)
         self._task = self._progress.add_task(name, total=None)
 
+    def advance(self, done: int, total: int) -> None:
+        """Tell how far the current phase is; the bar shows it on a terminal."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
     @staticmethod
     def _note(name: str, started: float) -> None:
         print(f"[{started:6.1f} s] {name}", file=sys.stderr, flush=True)

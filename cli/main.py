@@ -54,9 +54,27 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("model", help="int8 .tflite file")
     p.add_argument("--board", default="ulx3s-85f", help="board name, see 'nnloom boards' (default: %(default)s)")
     p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
-    p.add_argument("--config", metavar="FILE", help="accelerator configuration as JSON (default: the board's)")
+    p.add_argument(
+        "--config",
+        metavar="FILE",
+        help="accelerator configuration as JSON, or 'auto': the fastest that fits the board (default: the board's)",
+    )
     p.add_argument("--bitstream", action="store_true", help="build the bitstream too")
     p.set_defaults(run=commands.compile_model)
+
+    p = _subparser(
+        verbs,
+        "explore",
+        "search the accelerator configurations of a board for a model",
+        "nnloom explore kws.tflite --board ulx3s-85f --plot front.svg",
+    )
+    p.add_argument("model", help="int8 .tflite file")
+    p.add_argument("--board", default="ulx3s-85f", help="board name, see 'nnloom boards' (default: %(default)s)")
+    p.add_argument("--plot", metavar="FILE", help="plot the Pareto front (.svg or .png)")
+    p.add_argument(
+        "--scheduler", metavar="ADDRESS", help="evaluate on a Dask scheduler, tcp://HOST:PORT (default: this machine)"
+    )
+    p.set_defaults(run=commands.explore)
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
     p.add_argument("artifact", help="artifact directory")

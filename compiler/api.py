@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnloom.arch.artifact import CPU_FILE, MANIFEST_FILE, REPORT_FILE, Manifest, write_artifact
 from nnloom.arch.config import AcceleratorConfig
@@ -30,8 +30,9 @@ def compile(
     *,
     board: str = "ulx3s-85f",
     output: str | Path,
-    config: AcceleratorConfig | None = None,
+    config: AcceleratorConfig | Literal["auto"] | None = None,
     progress: Callable[[str], None] | None = None,
+    advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
     """Compile a TFLite model for a board.
 
@@ -44,9 +45,12 @@ def compile(
     output
         Artifact directory; an existing artifact is replaced, but only on success.
     config
-        Accelerator configuration; default: the board's.
+        Accelerator configuration; default: the board's. "auto": the fastest that fits the board, found with
+        `nnloom.compiler.explore` in new processes (a script needs `if __name__ == "__main__":`).
     progress
         Called with the name of each phase.
+    advance
+        Called with how many configurations were evaluated, of how many, while "auto" searches.
 
     Raises
     ------
@@ -60,20 +64,35 @@ def compile(
     from .emit import emit
     from .frontend.tflite import import_tflite
     from .partition import partition
-    from .report import make_report
+    from .report import ConfigChoice, make_report
 
     say = progress or (lambda _: None)
     target = boards.get(board)
-    config = config or target.config
     output = Path(output)
     _check_output(output)
     say("importing the model")
     imported = import_tflite(model)
     say("partitioning")
-    partitioned = partition(imported, config)
+    if config == "auto":
+        from .explore import EVERYTHING, explore_graphs
+
+        partitioned = partition(imported, EVERYTHING)
+        found = explore_graphs(
+            partitioned.graphs, model=imported.name, board=target, progress=progress, advance=advance
+        )
+        config = found.best.config
+        resources = found.best.resources.to_dict()
+        choice = ConfigChoice(source="auto", reason=found.reason(), resources=resources)
+    else:
+        if config is None:
+            choice = ConfigChoice(source="board", reason=f"the default of {target.name}")
+            config = target.config
+        else:
+            choice = ConfigChoice(source="given", reason="given by the user")
+        partitioned = partition(imported, config)
     say("scheduling and planning memory")
     emitted = emit(config, partitioned.graphs)
-    report = make_report(partitioned, emitted, config, target.name)
+    report = make_report(partitioned, emitted, config, target.name, choice)
     manifest = Manifest(
         model=imported.name,
         model_sha256=imported.sha256,

@@ -7,6 +7,7 @@ computed instead: each granule that a layer reads in its first cycles must have 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 from nnloom.arch.config import AcceleratorConfig
@@ -16,6 +17,7 @@ from nnloom.arch.loopnest import (
     ParameterLoad,
     Step,
     drain_cycles,
+    issue_cycles,
     result_latency,
     result_stage,
     timed_steps,
@@ -44,6 +46,39 @@ def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tup
                         yield row % config.row_banks, base + granule
 
 
+def _last_steps(config: AcceleratorConfig, d: Descriptor, cycles: int) -> list[tuple[int, ParameterLoad | Step]]:
+    """The last items of `timed_steps`, at least those of the last so many cycles.
+
+    A nest of only the last channel groups, or of the last rows of the last group, ends as the whole one does: after
+    its first row, or first group, each item follows the one before at the same distance.
+    """
+    groups = next((n for n in range(1, d.n_g) if _issued_after_first(config, d, n_g=n) > cycles), d.n_g)
+    rows = d.n_oy
+    if groups == 1:
+        # Rows of the same banks: leave out a multiple of `row_banks`.
+        kept = range(d.n_oy - (d.n_oy - 1) // config.row_banks * config.row_banks, d.n_oy, config.row_banks)
+        rows = next((n for n in kept if _issued_after_first(config, d, n_g=1, n_oy=n) > cycles), d.n_oy)
+    short = dataclasses.replace(
+        d,
+        n_g=groups,
+        n_oy=rows,
+        row_start=d.row_start + (d.n_oy - rows) * d.row_step_oy,
+        q_start=d.q_start + (d.n_g - groups) * d.q_step_g,
+        out_base=d.out_base
+        + (d.n_oy - rows) * (2 if d.pixel_pair else 1) // config.row_banks * d.out_row_stride
+        + (d.n_g - groups) * d.out_step_g,
+    )
+    missing = issue_cycles(config, d) - issue_cycles(config, short)
+    return [(missing + cycle, item) for cycle, item in timed_steps(config, short)]
+
+
+def _issued_after_first(config: AcceleratorConfig, d: Descriptor, *, n_g: int, n_oy: int | None = None) -> int:
+    """Cycles of so many groups (of so many rows) of a descriptor after the first group (or row)."""
+    part = dataclasses.replace(d, n_g=n_g, n_oy=n_oy or d.n_oy)
+    first = dataclasses.replace(part, n_oy=1) if n_g == 1 else dataclasses.replace(part, n_g=1)
+    return issue_cycles(config, part) - issue_cycles(config, first)
+
+
 def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -> list[int]:
     """The least safe `start_delay` of each descriptor of a program; 0 for the first.
 
@@ -60,12 +95,12 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
     last_load = 0
     result: list[int] = []
     for index, d in enumerate(descriptors):
-        timeline = list(timed_steps(config, d))
+        last_cycle = issue_cycles(config, d) - 1
         delay = 0
         if index:
             delay = max(_SETTLE, mode_stage - (end - last_load))
             start = end + DESCRIPTOR_CYCLES + 1
-            for cycle, item in timeline:
+            for cycle, item in timed_steps(config, d):
                 if cycle > deepest:
                     break
                 if isinstance(item, Step):
@@ -75,9 +110,9 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
         result.append(delay)
         latency = result_latency(config, d)
         begin = end + DESCRIPTOR_CYCLES + 1 + delay
-        horizon = begin + timeline[-1][0] - deepest
+        horizon = begin + last_cycle - deepest
         written = {place: ready for place, ready in written.items() if ready > begin}
-        for cycle, item in reversed(timeline):
+        for cycle, item in reversed(_last_steps(config, d, deepest)):
             at = begin + cycle
             if at < horizon:
                 break
@@ -89,5 +124,5 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
                         for bank in range(item.out_bank, item.out_bank + 1 + item.pair):
                             place = (bank, item.out_granule + part)
                             written[place] = max(written.get(place, 0), at + latency)
-        end = begin + timeline[-1][0]
+        end = begin + last_cycle
     return result

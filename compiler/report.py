@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nnloom.arch.config import AcceleratorConfig
@@ -10,7 +11,7 @@ from .cost import layer_cycles
 from .emit import Emitted
 from .partition import Partitioned
 
-__all__ = ["make_report"]
+__all__ = ["ConfigChoice", "make_report"]
 
 _OPS = {
     "Conv2D": "conv2d",
@@ -22,7 +23,20 @@ _OPS = {
 }
 
 
-def make_report(partitioned: Partitioned, emitted: Emitted, config: AcceleratorConfig, board: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ConfigChoice:
+    """Which configuration is used, and why."""
+
+    source: str
+    """"board" (its default), "given" (by the user) or "auto" (found by `nnloom.compiler.explore`)"""
+    reason: str
+    resources: dict[str, int] | None = None
+    """primitive -> count that the resource model expects, if the configuration was searched for"""
+
+
+def make_report(
+    partitioned: Partitioned, emitted: Emitted, config: AcceleratorConfig, board: str, choice: ConfigChoice
+) -> dict[str, Any]:
     """The report after compilation; simulation and build add what they measure.
 
     Cycles are estimates of the cost model until `cycles_measured` is set. `utilisation` is
@@ -59,6 +73,9 @@ def make_report(partitioned: Partitioned, emitted: Emitted, config: AcceleratorC
         "board": board,
         "config": config.to_dict(),
         "config_hash": f"{config.hash:#010x}",
+        "config_source": choice.source,
+        "config_reason": choice.reason,
+        "resources_estimated": choice.resources,
         "layers": layers,
         "macs": macs,
         "mac_units": config.multipliers,

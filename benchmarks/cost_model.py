@@ -1,0 +1,146 @@
+"""Compares predicted cycles with those of the RTL: every network of the zoo on several configurations.
+
+Each network is compiled for each configuration and run in Verilator on one random input, every write compared with
+the golden model's. Writes `benchmarks/results/cost_model.json` and the table in docs/exploration.md; a pair whose RTL
+sources and prediction have not changed is not run again. Fails if a prediction is off by more than 3 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import NnloomError
+from nnloom.arch.files import write_atomically
+from nnloom.compiler import zoo
+from nnloom.compiler.cost import program_cycles
+from nnloom.compiler.emit import Emitted, emit
+from nnloom.compiler.explore import EVERYTHING
+from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.partition import partition
+from nnloom.hw.emit import source_hash
+from nnloom.runtime.devices.verified import VerifiedRtlDevice
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "exploration.md"
+RESULTS = ROOT / "benchmarks" / "results" / "cost_model.json"
+BEGIN, END = "<!-- cycles: written by benchmarks/cost_model.py -->", "<!-- end of cycles -->"
+TOLERANCE = 0.03
+
+SHAPES = ((16, 9, 16), (16, 9, 4), (16, 5, 8), (16, 3, 16), (8, 5, 8), (8, 4, 2), (8, 3, 1), (32, 6, 16), (32, 17, 8))
+"""(lanes, taps, requantization units)"""
+MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 << 10)
+"""Deep enough for every network, so that one simulation serves them all."""
+
+
+def configurations() -> list[AcceleratorConfig]:
+    """The configurations that are measured."""
+    return [AcceleratorConfig(lanes=n, taps=t, requant_units=u, **MEMORIES) for n, t, u in SHAPES]
+
+
+def read_networks() -> dict[str, tuple[LayerGraph, ...]]:
+    """Regions of every network of the zoo."""
+    return {
+        entry.name: partition(import_tflite(zoo.fetch(entry.name)), EVERYTHING).graphs for entry in zoo.list_models()
+    }
+
+
+def predict(config: AcceleratorConfig, emitted: Emitted) -> int:
+    """Cycles of all regions by the cost model."""
+    return sum(program_cycles(config, region.descriptors) for region in emitted.regions)
+
+
+def simulate(device: VerifiedRtlDevice, config: AcceleratorConfig, emitted: Emitted) -> int:
+    """Cycles of all regions in RTL simulation, each on a random input."""
+    manifest = SimpleNamespace(config=config)
+    device.load(SimpleNamespace(manifest=manifest, program=emitted.program, weights=emitted.weights))  # type: ignore[arg-type]
+    rng = np.random.default_rng(1)
+    total = 0
+    for item in emitted.regions:
+        inputs = [rng.integers(-128, 128, (t.rows, t.columns, t.channels), np.int8) for t in item.graph.inputs]
+        total += device.run_region(item.region, inputs)[1]
+    return total
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown rows: relative error of the prediction by configuration and network."""
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    lines = ["| lanes x taps, units | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
+    lines.append("|---|" + "---:|" * len(names))
+    shapes: dict[str, dict[str, str]] = {}
+    for row in rows:
+        config = row["config"]
+        label = f"{config['lanes']} x {config['taps']}, {config['requant_units']}"
+        shapes.setdefault(label, {})[row["network"]] = f"{row['cycles_measured']:,} ({100 * row['error']:+.2f} %)"
+    lines += [f"| {label} | " + " | ".join(cells.get(n, "-") for n in names) + " |" for label, cells in shapes.items()]
+    return "\n".join(lines)
+
+
+def measure(source: str) -> tuple[list[dict[str, Any]], bool]:
+    """Rows of every pair, taken from the last results where neither RTL nor prediction changed; whether all succeeded.
+
+    The results are written after each configuration.
+    """
+    old = json.loads(RESULTS.read_text())["pairs"] if RESULTS.exists() else []
+    known = {(r["network"], json.dumps(r["config"]), r["cycles_predicted"]): r for r in old if r["source"] == source}
+    rows: list[dict[str, Any]] = []
+    complete = True
+    networks = read_networks()
+    for config in configurations():
+        with VerifiedRtlDevice() as device:
+            for name, graphs in networks.items():
+                emitted = emit(config, graphs)
+                predicted = predict(config, emitted)
+                row = known.get((name, json.dumps(config.to_dict()), predicted))
+                if row is None:
+                    label = f"{config.lanes} x {config.taps}, {config.requant_units}: {name}"
+                    print(label, file=sys.stderr, flush=True)
+                    try:
+                        measured = simulate(device, config, emitted)
+                    except NnloomError as error:
+                        print(f"error: {label}: {error}", file=sys.stderr)
+                        complete = False
+                        break  # the simulation may be in any state
+                    row = {
+                        "network": name,
+                        "config": config.to_dict(),
+                        "cycles_predicted": predicted,
+                        "cycles_measured": measured,
+                        "error": round(predicted / measured - 1, 6),
+                        "source": source,
+                    }
+                rows.append(row)
+        write(rows)
+    return rows, complete
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """The measurements, one pair a line."""
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    head = '{\n "command": "python benchmarks/cost_model.py",\n "pairs": [\n  '
+    write_atomically(RESULTS, f"{head}{lines}\n ]\n}}\n".encode())
+
+
+def main() -> int:
+    """Measure and write."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    from run import write_readme
+
+    rows, complete = measure(source_hash())
+    worst = max(abs(row["error"]) for row in rows)
+    text = f"{table(rows)}\n\n{len(rows)} pairs, worst error {100 * worst:.2f} %."
+    write_readme(text, DOCUMENT, begin_mark=BEGIN, end_mark=END)
+    print(text)
+    return int(not complete or worst > TOLERANCE)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,184 @@
+"""What a configuration needs of a device: memory and DSP blocks by rule, LUTs and flip-flops by a fitted model.
+
+The rules repeat how `nnloom.hw.ecp5` makes its primitives. The model is linear in counts of the engine's parts
+(`parts`); `benchmarks/resources.py` fits its coefficients to synthesized systems.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ConfigError, ToolMissingError
+
+from .board import Board
+
+__all__ = [
+    "COEFFICIENTS_FILE",
+    "FITTED",
+    "HEADROOM",
+    "Resources",
+    "block_rams",
+    "dsp_blocks",
+    "estimate",
+    "fits",
+    "limits",
+    "lut_multipliers",
+    "parts",
+    "ram_depth",
+    "read_coefficients",
+]
+
+COEFFICIENTS_FILE = Path(__file__).with_name("resources.json")
+
+FITTED = ("LUT4", "TRELLIS_FF")
+"""Primitives whose counts come from the fitted model; the others are exact."""
+
+HEADROOM = {"LUT4": 0.80, "TRELLIS_FF": 0.80, "DP16KD": 0.95}
+"""Share of the device that a configuration may take, so that it still places and routes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """Primitives of the complete system, named as nextpnr and `Board.primitives` do."""
+
+    LUT4: int
+    TRELLIS_FF: int
+    DP16KD: int
+    MULT18X18D: int
+
+    def to_dict(self) -> dict[str, int]:
+        """Primitive -> count."""
+        return asdict(self)
+
+
+def _port_widths() -> dict[int, int]:
+    try:
+        from nnloom.hw.ecp5 import PORT_WIDTHS
+    except ImportError as error:
+        raise ToolMissingError("Amaranth is not installed; pip install 'nnloom[explore]'") from error
+    return PORT_WIDTHS
+
+
+def ram_depth(words: int) -> int:
+    """Depth of the shallowest block RAM shape of at least so many words.
+
+    Raises
+    ------
+    ConfigError
+        If no block RAM is as deep.
+    """
+    depths = [depth for depth in _port_widths() if depth >= words]
+    if not depths:
+        raise ConfigError(f"config: a memory of {words} words is deeper than a block RAM")
+    return min(depths)
+
+
+def block_rams(config: AcceleratorConfig) -> int:
+    """DP16KD blocks of the weight, activation and program memories.
+
+    Raises
+    ------
+    ConfigError
+        If a memory is deeper than a block RAM.
+    """
+    widths = _port_widths()
+    memories = (
+        (1, 8 * config.weight_word_bytes, config.weight_words),
+        (2 * config.row_banks, 8 * config.granule, config.bank_granules // 2),
+        (1, 32, config.program_words),
+    )
+    return sum(count * -(-width // widths[ram_depth(depth)]) for count, width, depth in memories)
+
+
+def _multipliers(config: AcceleratorConfig) -> int:
+    """Multipliers of the engine: the array, two for each requantization unit, one for row addresses."""
+    return config.multipliers + 2 * config.requant_units + 1
+
+
+def lut_multipliers(board: Board, config: AcceleratorConfig) -> int:
+    """Multipliers of the array made of LUTs: what exceeds the board's `dsp_blocks`."""
+    return min(config.multipliers, max(0, _multipliers(config) - board.dsp_blocks))
+
+
+def dsp_blocks(config: AcceleratorConfig, lut_multipliers: int) -> int:
+    """MULT18X18D blocks when so many multipliers of the array are made of LUTs."""
+    return _multipliers(config) - lut_multipliers
+
+
+def parts(config: AcceleratorConfig, lut_multipliers: int) -> dict[str, dict[str, float]]:
+    """Terms of the model: fitted primitive -> part -> how often the engine has it."""
+    lanes, taps = config.lanes, config.taps
+    window = lanes * config.window_rows * config.window_columns if config.depthwise else 0
+    common = {
+        "system": 1.0,
+        "LUT multiplier": lut_multipliers,
+        "addition of products": lanes * (taps - 1),
+        "lane": lanes,
+        "lane with maximum": lanes if config.max_pool else 0,
+        "lane with addend": lanes if config.elementwise_add else 0,
+        "requantization unit": config.requant_units,
+        "lane that shares a unit": lanes - config.requant_units,
+        "window byte": window,
+    }
+    return {
+        "LUT4": common
+        | {
+            "way of byte alignment": (taps + taps // 2) * config.granule,
+            "operand": lanes * taps if config.depthwise else 0,
+        },
+        "TRELLIS_FF": common | {"parameter byte": lanes * taps * config.parameter_words},
+    }
+
+
+@cache
+def read_coefficients(path: Path = COEFFICIENTS_FILE) -> dict[str, dict[str, float]]:
+    """Coefficients as `benchmarks/resources.py` wrote them: fitted primitive -> part -> primitives of each.
+
+    Raises
+    ------
+    ConfigError
+        If the file does not have a coefficient for each of `parts`.
+    """
+    coefficients = json.loads(path.read_text())["coefficients"]
+    for name, terms in parts(AcceleratorConfig(), 0).items():
+        if set(coefficients.get(name, ())) != set(terms):
+            raise ConfigError(f"{path.name}: not the terms of the model for {name}; run benchmarks/resources.py")
+    return coefficients
+
+
+def estimate(
+    config: AcceleratorConfig, lut_multipliers: int, coefficients: dict[str, dict[str, float]] | None = None
+) -> Resources:
+    """Primitives of the complete system with this engine, from the fitted coefficients (default: the package's).
+
+    Raises
+    ------
+    ConfigError
+        If a memory is deeper than a block RAM.
+    """
+    coefficients = coefficients or read_coefficients()
+    fitted = {
+        name: round(sum(coefficients[name][part] * count for part, count in terms.items()))
+        for name, terms in parts(config, lut_multipliers).items()
+    }
+    return Resources(
+        LUT4=fitted["LUT4"],
+        TRELLIS_FF=fitted["TRELLIS_FF"],
+        DP16KD=block_rams(config),
+        MULT18X18D=dsp_blocks(config, lut_multipliers),
+    )
+
+
+def limits(board: Board) -> dict[str, int]:
+    """What a configuration may take of each primitive of the board."""
+    shares = {name: int(board.primitives[name] * share) for name, share in HEADROOM.items()}
+    return shares | {"MULT18X18D": board.dsp_blocks}
+
+
+def fits(board: Board, resources: Resources) -> bool:
+    """Whether the resources are within `limits`."""
+    return all(resources.to_dict()[name] <= limit for name, limit in limits(board).items())

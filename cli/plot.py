@@ -1,0 +1,54 @@
+"""Plots of an exploration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnloom.arch.errors import InputError, ToolMissingError
+
+if TYPE_CHECKING:
+    from nnloom.compiler.explore import Exploration
+
+__all__ = ["check_plot", "plot_exploration"]
+
+_AXES = {"LUT4": "LUT4", "MULT18X18D": "DSP blocks (MULT18X18D)", "DP16KD": "block RAM (DP16KD)"}
+
+
+def check_plot(path: Path) -> None:
+    """Find out before a long search whether it can be plotted.
+
+    Raises
+    ------
+    InputError, ToolMissingError
+        An ending that is neither .svg nor .png; Matplotlib is not installed.
+    """
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise InputError(f"{path}: a plot is .svg or .png; choose another --plot")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ToolMissingError("Matplotlib is not installed; pip install 'nnloom[explore]'") from error
+
+
+def plot_exploration(found: Exploration, path: Path) -> None:
+    """Latency against LUT4, DSP blocks and block RAM: every candidate, the front and the best, to `path`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    panels = figure.subplots(1, len(_AXES), sharey=True)
+    for panel, (name, label) in zip(panels, _AXES.items(), strict=True):
+        for group, style in (
+            (found.candidates, dict(s=10, color="0.75", label="fits")),
+            (found.front, dict(s=16, color="tab:blue", label="Pareto front")),
+            ((found.best,), dict(s=90, color="tab:red", marker="*", label="used by --config auto")),
+        ):
+            panel.scatter([c.resources.to_dict()[name] for c in group], [c.latency_us for c in group], **style)
+        panel.set_xlabel(label)
+        panel.set_xlim(left=0)
+        panel.set_yscale("log")
+        panel.grid(True, which="both", alpha=0.3)
+    panels[0].set_ylabel(f"latency, us at {found.board.clock_hz / 1e6:g} MHz")
+    panels[-1].legend(loc="upper right")
+    figure.suptitle(f"{found.model} on {found.board.name}")
+    figure.savefig(path)

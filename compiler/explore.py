@@ -1,0 +1,360 @@
+"""Co-design: the accelerator configuration that suits a network and a board.
+
+Every engine shape whose logic fits the board is a candidate. The network is lowered for each, which gives the exact
+cycles of the cost model and how deep the memories must be; the resource model gives what the engine needs.
+Partitioning does not depend on the shape and is done once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError
+from nnloom.boards.board import Board
+from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_depth
+
+from .cost import program_cycles
+from .emit import emit
+from .graph import Add, Conv2D, FullyConnected, LayerGraph, MaxPool2D
+
+__all__ = ["Candidate", "Evaluation", "Exploration", "evaluate", "explore", "explore_graphs", "pareto_front", "shapes"]
+
+EVERYTHING = AcceleratorConfig()
+"""A configuration with every feature: what it can run, some candidate can run."""
+
+CONNECT_SECONDS = 10
+"""Longest wait for a Dask scheduler."""
+
+_LANES = (8, 16, 32)
+"""Not 64: no such system is among the measurements of the resource model."""
+
+_ROOMY = AcceleratorConfig(activation_bytes=1 << 20, weight_words=1 << 16, program_words=1 << 14)
+"""The deepest memories there are: the network is lowered with them to see how deep they must be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What lowering a network for an engine shape tells."""
+
+    cycles: int
+    """start command to done flag, over all regions"""
+    activation_bytes: int
+    weight_words: int
+    program_words: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A configuration for a network on a board."""
+
+    config: AcceleratorConfig
+    lut_multipliers: int
+    """multipliers of the array that are made of LUTs"""
+    resources: Resources
+    cycles: int
+    latency_us: float
+    """cycles at the board's clock"""
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """What the Pareto front minimises: latency, then the primitives by how scarce they are."""
+        r = self.resources
+        return self.latency_us, r.LUT4, r.MULT18X18D, r.DP16KD
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values."""
+        return {
+            "config": self.config.to_dict(),
+            "lut_multipliers": self.lut_multipliers,
+            "resources": self.resources.to_dict(),
+            "cycles": self.cycles,
+            "latency_us": self.latency_us,
+        }
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """Result of a search."""
+
+    model: str
+    board: Board
+    shapes: int
+    """engine shapes in the space"""
+    candidates: tuple[Candidate, ...]
+    """those that fit the board with this network"""
+    front: tuple[Candidate, ...]
+    """the candidates that no other is at least as good as in latency, LUT4, DSP and block RAM; by latency"""
+
+    @property
+    def best(self) -> Candidate:
+        """Least latency; of equals the one with the fewest LUTs, then DSP blocks, then block RAM."""
+        return self.front[0]
+
+    def reason(self) -> str:
+        """Why `best` is the best, in one line."""
+        return (
+            f"least latency ({self.best.latency_us:,} us at {self.board.clock_hz / 1e6:g} MHz) of the "
+            f"{len(self.candidates)} configurations of {self.shapes} that fit {self.board.name} with {self.model}"
+        )
+
+
+def _features(graphs: Sequence[LayerGraph]) -> dict[str, bool]:
+    """The options of a configuration that the layers use."""
+    layers = [layer for graph in graphs for layer in graph.layers]
+    return dict(
+        depthwise=any(not isinstance(layer, Conv2D | FullyConnected) for layer in layers),
+        max_pool=any(isinstance(layer, MaxPool2D) for layer in layers),
+        elementwise_add=any(isinstance(layer, Add) for layer in layers),
+    )
+
+
+def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
+    """Every engine shape for a network: lanes, taps, requantization units; memories as deep as can be."""
+    features = _features(graphs)
+    for lanes in _LANES:
+        for taps in range(3, lanes // 2 + 2):
+            units = lanes
+            while units:
+                yield dataclasses.replace(_ROOMY, lanes=lanes, taps=taps, requant_units=units, **features)
+                units //= 2
+
+
+def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluation | None:
+    """Lower a network for an engine shape; None if it is too large for any memory of this shape."""
+    try:
+        emitted = emit(config, graphs)
+    except CapacityError:
+        return None
+    return Evaluation(
+        cycles=sum(program_cycles(config, region.descriptors) for region in emitted.regions),
+        activation_bytes=max(region.plan.peak_bytes(config) for region in emitted.regions),
+        weight_words=len(emitted.weights),
+        program_words=len(emitted.program),
+    )
+
+
+def _fitted_memories(config: AcceleratorConfig, need: Evaluation) -> AcceleratorConfig | None:
+    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free."""
+    try:
+        return dataclasses.replace(
+            config,
+            activation_bytes=max(2048, 1 << (need.activation_bytes - 1).bit_length()),
+            weight_words=ram_depth(need.weight_words),
+            program_words=ram_depth(need.program_words),
+        )
+    except ConfigError:
+        return None  # deeper than a block RAM
+
+
+def _candidate(board: Board, config: AcceleratorConfig, need: Evaluation) -> Candidate | None:
+    """The candidate of an evaluated shape, or None if its memories do not fit the board."""
+    fitted = _fitted_memories(config, need)
+    if fitted is None:
+        return None
+    luts = lut_multipliers(board, fitted)
+    try:
+        resources = estimate(fitted, luts)
+    except ConfigError:
+        return None  # a bank deeper than a block RAM
+    if not fits(board, resources):
+        return None
+    return Candidate(
+        config=fitted,
+        lut_multipliers=luts,
+        resources=resources,
+        cycles=need.cycles,
+        latency_us=round(need.cycles / board.clock_hz * 1e6, 3),
+    )
+
+
+def _logic_fits(board: Board, config: AcceleratorConfig) -> bool:
+    """Whether the shape fits the board with the smallest memories."""
+    smallest = dataclasses.replace(config, activation_bytes=2048, weight_words=64, program_words=32)
+    return fits(board, estimate(smallest, lut_multipliers(board, smallest)))
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """The candidates that no other dominates, by latency; of candidates with equal costs the first."""
+    unique = list({c.costs: c for c in reversed(candidates)}.values())
+    costs = np.array([c.costs for c in unique])
+    front = [
+        c for c, mine in zip(unique, costs, strict=True) if not np.any((costs <= mine).all(1) & (costs < mine).any(1))
+    ]
+    return tuple(sorted(front, key=lambda c: c.costs))
+
+
+def _evaluate_here(
+    configs: Sequence[AcceleratorConfig], graphs: Sequence[LayerGraph], workers: int | None
+) -> Iterator[tuple[AcceleratorConfig, Evaluation | None]]:
+    """Evaluations in the order in which a pool of processes finishes them."""
+    # Forking a process that has threads (TVM, the progress display) can deadlock.
+    # An interrupt is for this process to handle.
+    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
+        jobs = {pool.submit(evaluate, config, graphs): config for config in configs}
+        try:
+            for job in as_completed(jobs):
+                yield jobs[job], job.result()
+        except BrokenProcessPool as error:
+            raise ConfigError(
+                "exploration: a worker process ended; a script needs `if __name__ == '__main__':` around what it runs"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _evaluate_on_dask(
+    configs: Sequence[AcceleratorConfig], graphs: Sequence[LayerGraph], scheduler: str
+) -> Iterator[tuple[AcceleratorConfig, Evaluation | None]]:
+    """The same on the workers of a Dask scheduler."""
+    try:
+        from dask import distributed
+    except ImportError as error:
+        raise ToolMissingError("Dask is not installed; pip install 'nnloom[explore]'") from error
+    try:
+        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except OSError as error:
+        raise ConfigError(f"cannot connect to the Dask scheduler {scheduler}: no answer") from error
+    with client, client.as_current():
+        if not client.nthreads():
+            raise ConfigError(f"the Dask scheduler {scheduler} has no workers; start some with 'dask worker'")
+        shared = client.scatter(tuple(graphs), broadcast=True)
+        jobs = {client.submit(evaluate, config, shared, pure=False): config for config in configs}
+        for job in distributed.as_completed(jobs):
+            try:
+                yield jobs[job], job.result()
+            except NnloomError:
+                raise
+            except Exception as error:
+                raise ConfigError(f"a worker of {scheduler} failed: {type(error).__name__}: {error}") from error
+
+
+def _check_scheduler(address: str) -> None:
+    """Find out before anything else whether a Dask scheduler may be at an address.
+
+    A client that cannot parse its address does not close either, and one that is refused tries again for long.
+    """
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    if not (host and port and parts.scheme in ("tcp", "tls")):
+        raise ConfigError(f"{address}: not the address of a Dask scheduler; give tcp://HOST:PORT")
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(f"cannot connect to the Dask scheduler {address} ({error.strerror or error})") from error
+
+
+def explore_graphs(
+    graphs: Sequence[LayerGraph],
+    *,
+    model: str,
+    board: Board,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> Exploration:
+    """As `explore`, from a partitioned network."""
+    say = progress or (lambda _: None)
+    if scheduler:
+        _check_scheduler(scheduler)
+    say("estimating resources")
+    space = list(shapes(graphs))
+    possible = [config for config in space if _logic_fits(board, config)]
+    # The longest first, so that the pool's processes end together.
+    possible.sort(key=lambda config: config.multipliers)
+    results: Iterable[tuple[AcceleratorConfig, Evaluation | None]]
+    if scheduler:
+        say(f"evaluating {len(possible)} configurations on {scheduler}")
+        results = _evaluate_on_dask(possible, graphs, scheduler)
+    else:
+        say(f"evaluating {len(possible)} configurations")
+        results = _evaluate_here(possible, graphs, workers)
+    needs: dict[AcceleratorConfig, Evaluation | None] = {}
+    for config, need in results:
+        needs[config] = need
+        if advance:
+            advance(len(needs), len(possible))
+    found = [_candidate(board, config, need) for config in possible if (need := needs[config])]
+    candidates = tuple(c for c in found if c)
+    if not candidates:
+        room = ", ".join(f"{name} {count:,}" for name, count in limits(board).items())
+        raise CapacityError(f"{model}: no configuration fits {board.name} ({room}); use a smaller network")
+    return Exploration(model, board, len(space), candidates, pareto_front(candidates))
+
+
+def explore(
+    model: str | Path,
+    *,
+    board: str = "ulx3s-85f",
+    scheduler: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> Exploration:
+    """Search the accelerator configurations of a board for a network.
+
+    Latency is cycles at the board's clock: that every configuration meets it is an assumption, which
+    `nnloom build` checks for the one that is built.
+
+    Parameters
+    ----------
+    model
+        Path of an int8 .tflite file.
+    board
+        Name of a board (`nnloom.boards`).
+    scheduler
+        Address of a Dask scheduler ("tcp://host:port") whose workers evaluate; default: processes of this machine.
+        They are started afresh, so that a script needs `if __name__ == "__main__":`.
+    workers
+        Processes; default: one for each processor.
+    progress
+        Called with the name of each phase.
+    advance
+        Called with how many configurations were evaluated, of how many.
+
+    Raises
+    ------
+    NnloomError
+        `ModelError`, `UnsupportedOperatorError`, `ConfigError`, `CapacityError` or `ToolMissingError`, each with a
+        message of one line.
+    """
+    from nnloom import boards
+
+    from .frontend.tflite import import_tflite
+    from .partition import partition
+
+    say = progress or (lambda _: None)
+    target = boards.get(board)
+    if scheduler:
+        _check_scheduler(scheduler)
+    say("importing the model")
+    imported = import_tflite(model)
+    say("partitioning")
+    graphs = partition(imported, EVERYTHING).graphs
+    return explore_graphs(
+        graphs,
+        model=imported.name,
+        board=target,
+        scheduler=scheduler,
+        workers=workers,
+        progress=progress,
+        advance=advance,
+    )

@@ -1,0 +1,203 @@
+"""The search for configurations, and the two models it rests on against the committed measurements."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import CapacityError, ConfigError
+from nnloom.boards import get
+from nnloom.boards.resources import (
+    Resources,
+    block_rams,
+    dsp_blocks,
+    estimate,
+    fits,
+    limits,
+    lut_multipliers,
+    read_coefficients,
+)
+from nnloom.compiler.cost import program_cycles
+from nnloom.compiler.emit import emit
+from nnloom.compiler.explore import Candidate, evaluate, explore_graphs, pareto_front, shapes
+from tests.graphs import random_graph
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+BOARD = get("ulx3s-85f")
+
+
+def _graphs(*kinds: str):
+    return (random_graph(np.random.default_rng(5), list(kinds)),)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return explore_graphs(_graphs("conv", "depthwise", "average", "dense"), model="chain", board=BOARD)
+
+
+def test_every_candidate_fits_and_compiles_to_the_cycles_it_promises(found):
+    graphs = _graphs("conv", "depthwise", "average", "dense")
+    assert len(found.candidates) > 50
+    for candidate in found.candidates:
+        assert fits(BOARD, candidate.resources)
+        emitted = emit(candidate.config, graphs)
+        assert sum(program_cycles(candidate.config, r.descriptors) for r in emitted.regions) == candidate.cycles
+        assert candidate.latency_us == pytest.approx(candidate.cycles / 80, abs=1e-3)
+        assert candidate.resources == estimate(candidate.config, candidate.lut_multipliers)
+
+
+def test_memories_are_no_deeper_than_needed(found):
+    graphs = _graphs("conv", "depthwise", "average", "dense")
+    config = dataclasses.replace(found.best.config, weight_words=64)
+    assert evaluate(config, graphs) is None or found.best.config.weight_words == 512
+    half = dataclasses.replace(found.best.config, activation_bytes=max(2048, found.best.config.activation_bytes // 2))
+    assert half == found.best.config or evaluate(half, graphs) is None
+
+
+def test_the_front_is_what_nothing_dominates_and_starts_with_the_fastest(found):
+    costs = [c.costs for c in found.candidates]
+
+    def dominated(mine):
+        return any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs)
+
+    assert {c.costs for c in found.front} == {c for c in costs if not dominated(c)}
+    assert found.best.latency_us == min(c.latency_us for c in found.candidates)
+    assert [c.costs for c in found.front] == sorted(c.costs for c in found.front)
+
+
+def test_of_equal_candidates_one_is_on_the_front():
+    resources = Resources(LUT4=1, TRELLIS_FF=1, DP16KD=1, MULT18X18D=1)
+    one = Candidate(config=AcceleratorConfig(), lut_multipliers=0, resources=resources, cycles=80, latency_us=1.0)
+    other = dataclasses.replace(one, config=AcceleratorConfig(taps=8))
+    worse = dataclasses.replace(one, latency_us=2.0)
+    assert pareto_front([one, other, worse]) == (one,)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "features"),
+    [
+        (("conv", "dense"), (False, False, False)),
+        (("conv", "average"), (True, False, False)),
+        (("conv", "maximum"), (True, True, False)),
+        (("depthwise", "add"), (True, False, True)),
+    ],
+)
+def test_features_only_where_the_network_uses_them(kinds, features):
+    for config in shapes(_graphs(*kinds)):
+        assert (config.depthwise, config.max_pool, config.elementwise_add) == features
+
+
+def test_a_network_that_fits_no_configuration():
+    small = dataclasses.replace(BOARD, name="small", primitives={**BOARD.primitives, "DP16KD": 8})
+    with pytest.raises(CapacityError, match=r"chain: no configuration fits small \(.*DP16KD 7, .*\); use a smaller"):
+        explore_graphs(_graphs("conv"), model="chain", board=small, workers=1)
+
+
+def test_on_dask_the_result_is_the_same():
+    distributed = pytest.importorskip("dask.distributed")
+    graphs = _graphs("conv", "dense")
+    here = explore_graphs(graphs, model="chain", board=BOARD, workers=1)
+    seen = []
+    options = dict(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+    with distributed.LocalCluster(protocol="tcp", host="127.0.0.1", **options) as cluster:
+        there = explore_graphs(
+            graphs,
+            model="chain",
+            board=BOARD,
+            scheduler=cluster.scheduler_address,
+            advance=lambda done, total: seen.append((done, total)),
+        )
+    assert there == here
+    assert seen == [(i + 1, len(seen)) for i in range(len(seen))] and len(seen) >= len(there.candidates)
+
+
+def test_a_dask_scheduler_that_is_not_there():
+    with pytest.raises(ConfigError, match=r"cannot connect to the Dask scheduler tcp://127\.0\.0\.1:9 \("):
+        explore_graphs(_graphs("dense"), model="chain", board=BOARD, scheduler="tcp://127.0.0.1:9")
+
+
+def test_default_configuration_of_the_board_is_built_as_before():
+    config = BOARD.config
+    assert lut_multipliers(BOARD, config) == 60
+    assert dsp_blocks(config, 60) == 117 and block_rams(config) == 162
+    assert fits(BOARD, estimate(config, 60))
+    assert not fits(BOARD, dataclasses.replace(estimate(config, 60), LUT4=limits(BOARD)["LUT4"] + 1))
+
+
+def test_all_multipliers_of_a_small_array_may_be_dsp_blocks():
+    config = AcceleratorConfig(lanes=8, taps=3, requant_units=2)
+    assert lut_multipliers(BOARD, config) == 0
+    assert dsp_blocks(config, 0) == 24 + 2 * 2 + 1
+
+
+def test_a_memory_deeper_than_a_block_ram_is_refused():
+    with pytest.raises(ConfigError, match="a memory of 65536 words is deeper than a block RAM"):
+        block_rams(AcceleratorConfig(weight_words=65536))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return json.loads((BENCHMARKS / "results" / "resources.json").read_text())["measurements"]
+
+
+def test_block_rams_and_dsp_blocks_are_exact_on_the_measurements(measured):
+    assert len(measured) >= 12
+    for row in measured:
+        config = AcceleratorConfig.from_dict(row["config"])
+        got = estimate(config, row["lut_multipliers"])
+        assert row["resources"]["DP16KD"] == got.DP16KD
+        assert row["resources"]["MULT18X18D"] == got.MULT18X18D
+
+
+def test_luts_and_flip_flops_are_within_ten_percent_even_when_held_out(measured):
+    benchmark = runpy.run_path(str(BENCHMARKS / "resources.py"))
+    coefficients = benchmark["fit"](measured)
+    assert coefficients == read_coefficients(), "run benchmarks/resources.py --fit-only"
+    for row in measured:
+        got = estimate(AcceleratorConfig.from_dict(row["config"]), row["lut_multipliers"]).to_dict()
+        for name in ("LUT4", "TRELLIS_FF"):
+            assert abs(got[name] / row["resources"][name] - 1) <= 0.10, (name, row)
+    for name, errors in benchmark["held_out_errors"](measured).items():
+        assert np.abs(errors).max() <= 0.10, name
+
+
+def test_coefficients_of_other_terms_are_refused(tmp_path):
+    path = tmp_path / "resources.json"
+    path.write_text('{"coefficients": {"LUT4": {"system": 1.0}, "TRELLIS_FF": {}}}')
+    with pytest.raises(ConfigError, match=r"resources.json: not the terms of the model for LUT4; run benchmarks"):
+        read_coefficients(path)
+
+
+@pytest.mark.model
+def test_cycles_are_within_three_percent_of_rtl_on_the_measured_pairs():
+    benchmark = runpy.run_path(str(BENCHMARKS / "cost_model.py"))
+    results = json.loads((BENCHMARKS / "results" / "cost_model.json").read_text())
+    pairs = results["pairs"]
+    assert len({(row["network"], json.dumps(row["config"], sort_keys=True)) for row in pairs}) == len(pairs) >= 40
+    networks = benchmark["read_networks"]()
+    for row in pairs:
+        config = AcceleratorConfig.from_dict(row["config"])
+        predicted = benchmark["predict"](config, emit(config, networks[row["network"]]))
+        assert predicted == row["cycles_predicted"], "the engine has changed: run benchmarks/cost_model.py"
+        assert abs(predicted / row["cycles_measured"] - 1) <= 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.model
+@pytest.mark.verilator
+def test_the_rtl_of_an_explored_configuration_takes_the_predicted_cycles():
+    from nnloom.runtime.devices.verified import VerifiedRtlDevice
+
+    benchmark = runpy.run_path(str(BENCHMARKS / "cost_model.py"))
+    graphs = benchmark["read_networks"]()["anomaly_detection"]
+    best = explore_graphs(graphs, model="anomaly_detection", board=BOARD).best
+    with VerifiedRtlDevice() as device:
+        cycles = benchmark["simulate"](device, best.config, emit(best.config, graphs))
+    assert abs(best.cycles / cycles - 1) <= 0.03

@@ -1,0 +1,37 @@
+"""Start delays: the shortened nest ends exactly as the whole one."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.loopnest import ParameterLoad, issue_cycles, result_latency, timed_steps
+from nnloom.compiler.overlap import _last_steps
+from tests.sim.test_rtl_random import chains
+
+MEMORIES = dict(activation_bytes=1 << 20, weight_words=1 << 16)
+
+
+def _seen(timeline, since: int):
+    """What `start_delays` looks at: cycles of parameter loads, and when and where results are written."""
+    return [
+        (cycle, None if isinstance(item, ParameterLoad) else (item.out_bank, item.out_granule, item.out_enable))
+        for cycle, item in timeline
+        if cycle >= since
+    ]
+
+
+@pytest.mark.parametrize(("lanes", "taps", "units"), [(16, 9, 16), (8, 5, 2), (8, 4, 1), (32, 17, 4), (16, 3, 16)])
+def test_last_steps_are_those_of_the_whole_nest(lanes, taps, units):
+    config = AcceleratorConfig(lanes=lanes, taps=taps, requant_units=units, **MEMORIES)
+    latency = result_latency(config)
+    shorter = 0
+    for _, _, compiled in chains(config, 40):
+        for d in compiled.descriptors:
+            whole = list(timed_steps(config, d))
+            end = whole[-1][0]
+            assert end + 1 == issue_cycles(config, d)
+            last = _last_steps(config, d, latency)
+            assert _seen(last, end - latency) == _seen(whole, end - latency)
+            shorter += len(last) < len(whole)
+    assert shorter
