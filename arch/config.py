@@ -116,6 +116,11 @@ class AcceleratorConfig:
         return self.lanes * self.taps
 
     @property
+    def weight_memory_lanes(self) -> int:
+        """Lanes that share one memory and address register: few, for short nets, but without wasting memory bits."""
+        return 1 if self.taps % 9 == 0 else 4
+
+    @property
     def parameter_words(self) -> int:
         """Weight memory words that hold the requantization parameters of one group of `lanes` channels."""
         return -(-PARAMETER_BYTES // self.taps)

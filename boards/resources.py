@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, ToolMissingError
+from nnloom.arch.isa import PROGRAM_COLUMNS
 
 from .board import Board
 
@@ -87,9 +88,13 @@ def block_rams(config: AcceleratorConfig) -> int:
     """
     widths = _port_widths()
     memories = (
-        (1, 8 * config.weight_word_bytes, config.weight_words),
+        (
+            config.lanes // config.weight_memory_lanes,
+            8 * config.taps * config.weight_memory_lanes,
+            config.weight_words,
+        ),
         (2 * config.row_banks, 8 * config.granule, config.bank_granules // 2),
-        (1, 32, config.program_words),
+        (1, 32 * PROGRAM_COLUMNS, -(-config.program_words // PROGRAM_COLUMNS)),
     )
     return sum(count * -(-width // widths[ram_depth(depth)]) for count, width, depth in memories)
 
@@ -116,8 +121,9 @@ def parts(config: AcceleratorConfig, lut_multipliers: int) -> dict[str, dict[str
     common = {
         "system": 1.0,
         "LUT multiplier": lut_multipliers,
-        "addition of products": lanes * (taps - 1),
+        "addition of products": config.pixels * lanes * (taps - 1),
         "lane": lanes,
+        "lane of a second pixel": lanes * (config.pixels - 1),
         "lane with maximum": lanes if config.max_pool else 0,
         "lane with addend": lanes if config.elementwise_add else 0,
         "requantization unit": config.requant_units,
@@ -127,7 +133,7 @@ def parts(config: AcceleratorConfig, lut_multipliers: int) -> dict[str, dict[str
     return {
         "LUT4": common
         | {
-            "way of byte alignment": (taps + taps // 2) * config.granule,
+            "way of byte alignment": config.pixels * (taps + taps // 2) * config.granule,
             "operand": lanes * taps if config.depthwise else 0,
         },
         "TRELLIS_FF": common | {"parameter byte": lanes * taps * config.parameter_words},

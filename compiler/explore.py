@@ -123,14 +123,17 @@ def _features(graphs: Sequence[LayerGraph]) -> dict[str, bool]:
 
 
 def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
-    """Every engine shape for a network: lanes, taps, requantization units; memories as deep as can be."""
+    """Every engine shape for a network: lanes, taps, pixels, requantization units; memories as deep as can be."""
     features = _features(graphs)
     for lanes in _LANES:
         for taps in range(3, lanes // 2 + 2):
-            units = lanes
-            while units:
-                yield dataclasses.replace(_ROOMY, lanes=lanes, taps=taps, requant_units=units, **features)
-                units //= 2
+            for pixels in (1, 2):
+                units = lanes
+                while units:
+                    yield dataclasses.replace(
+                        _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
+                    )
+                    units //= 2
 
 
 def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluation | None:

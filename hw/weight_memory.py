@@ -12,7 +12,7 @@ from .technology import RAM_LATENCY, Technology
 __all__ = ["WEIGHT_LATENCY", "WeightMemory"]
 
 WEIGHT_LATENCY = 1 + RAM_LATENCY
-"""Cycles from `address` to `word`: a register beside each lane's memory, the memory."""
+"""Cycles from `address` to `word`: a register beside each memory, the memory."""
 
 
 class WeightMemory(wiring.Component):
@@ -42,15 +42,16 @@ class WeightMemory(wiring.Component):
         config = self.config
         columns = weight_word_columns(config)
         column_bits = (weight_stride(config) // 4 - 1).bit_length()
-        lanes, lane_bits = config.lanes, 8 * config.taps
+        memories = config.lanes // config.weight_memory_lanes
+        width = 8 * config.taps * config.weight_memory_lanes
         shift = Signal(32 * columns, reset_less=True)
         column = self.host_address[2 : 2 + column_bits] if column_bits else 0
         with m.If(self.host_write):
             m.d.sync += shift.eq(Cat(shift, self.host_data)[32:])
         # One address for all memories would be the longest net of the design.
         address_bits = (config.weight_words - 1).bit_length()
-        m.submodules.read_address = read = self.technology.fanout(width=address_bits, count=lanes)
-        m.submodules.write_address = write = self.technology.fanout(width=address_bits + 1, count=lanes)
+        m.submodules.read_address = read = self.technology.fanout(width=address_bits, count=memories)
+        m.submodules.write_address = write = self.technology.fanout(width=address_bits + 1, count=memories)
         m.d.comb += [
             read.value.eq(self.address),
             write.value.eq(
@@ -60,15 +61,15 @@ class WeightMemory(wiring.Component):
                 )
             ),
         ]
-        for lane in range(lanes):
-            ram = self.technology.ram(width=lane_bits, depth=config.weight_words)
-            m.submodules[f"lane_{lane}"] = ram
-            mine = slice(lane * lane_bits, (lane + 1) * lane_bits)
+        for index in range(memories):
+            ram = self.technology.ram(width=width, depth=config.weight_words)
+            m.submodules[f"memory_{index}"] = ram
+            mine = slice(index * width, (index + 1) * width)
             m.d.comb += [
-                ram.r_addr.eq(read.copies[lane]),
+                ram.r_addr.eq(read.copies[index]),
                 self.word[mine].eq(ram.r_data),
-                ram.w_en.eq(write.copies[lane][0]),
-                ram.w_addr.eq(write.copies[lane][1:]),
+                ram.w_en.eq(write.copies[index][0]),
+                ram.w_addr.eq(write.copies[index][1:]),
                 ram.w_data.eq(shift[mine]),
             ]
         return m

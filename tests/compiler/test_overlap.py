@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.loopnest import ParameterLoad, issue_cycles, result_latency, timed_steps
+from nnloom.arch.loopnest import ParameterLoad, issue_cycles, timed_steps, write_stage
 from nnloom.compiler.overlap import _last_steps
 from tests.sim.test_rtl_random import chains
 
@@ -21,10 +21,11 @@ def _seen(timeline, since: int):
     ]
 
 
+@pytest.mark.parametrize("pixels", [1, 2])
 @pytest.mark.parametrize(("lanes", "taps", "units"), [(16, 9, 16), (8, 5, 2), (8, 4, 1), (32, 17, 4), (16, 3, 16)])
-def test_last_steps_are_those_of_the_whole_nest(lanes, taps, units):
-    config = AcceleratorConfig(lanes=lanes, taps=taps, requant_units=units, **MEMORIES)
-    latency = result_latency(config)
+def test_last_steps_are_those_of_the_whole_nest(lanes, taps, units, pixels):
+    config = AcceleratorConfig(lanes=lanes, taps=taps, requant_units=units, pixels=pixels, **MEMORIES)
+    latency = write_stage(config)
     shorter = 0
     for _, _, compiled in chains(config, 40):
         for d in compiled.descriptors:
