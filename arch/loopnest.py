@@ -147,10 +147,11 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
 
 
 def tree_levels(taps: int) -> int:
-    """Registered levels of a lane's adder tree; each adds three values."""
-    levels = 0
-    while taps > 1:
-        taps = -(-taps // 3)
+    """Registered levels of a lane's adder tree: the first adds pairs of products, the others three values."""
+    values = -(-taps // 2)
+    levels = 1
+    while values > 1:
+        values = -(-values // 3)
         levels += 1
     return levels
 
@@ -179,15 +180,15 @@ def write_stage(config: AcceleratorConfig, interval: int | None = None) -> int:
 
 def result_latency(config: AcceleratorConfig, d: Descriptor) -> int:
     """Fewest cycles from the step that completes a result of a layer to a step that reads it."""
-    return write_stage(config, d.interval) - 1
+    return write_stage(config, d.interval) - 2
 
 
 def drain_cycles(config: AcceleratorConfig) -> int:
     """`start_delay` after which every result of the previous descriptor can be read."""
-    return write_stage(config) - 1 - DESCRIPTOR_CYCLES - 1 - config.parameter_words
+    return write_stage(config) - 2 - DESCRIPTOR_CYCLES - 1 - config.parameter_words
 
 
-DESCRIPTOR_CYCLES = 5
+DESCRIPTOR_CYCLES = 4
 """Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
 
 

@@ -20,7 +20,16 @@ from . import get
 from .board import Board
 from .resources import lut_multipliers
 
-__all__ = ["BITSTREAM_FILE", "BuildResult", "build", "count_resources", "place_and_route", "system_rtlil"]
+__all__ = [
+    "BITSTREAM_FILE",
+    "BuildResult",
+    "build",
+    "count_resources",
+    "place_and_route",
+    "route",
+    "synthesize",
+    "system_rtlil",
+]
 
 BITSTREAM_FILE = "nnloom.bit"
 
@@ -78,7 +87,9 @@ def _constraints(board: Board) -> str:
 
 
 def _parse_report(report: dict, board: Board) -> tuple[float, dict[str, dict[str, int]]]:
-    system = [f for name, f in report["fmax"].items() if "clk25" not in name]
+    clocks = report["fmax"]
+    # The crystal's own clock counts only where there is no other.
+    system = [f for name, f in clocks.items() if "clk25" not in name] or list(clocks.values())
     if not system:
         raise BuildError("nextpnr reports no system clock")
     resources = {
@@ -140,6 +151,23 @@ def count_resources(board: Board, rtlil: str, folder: Path) -> dict[str, int]:
     return {name: utilization[key]["used"] for key, name in _PRIMITIVES.items()}
 
 
+def route(board: Board, folder: Path, *, clock_hz: float, seed: int) -> tuple[float, dict[str, dict[str, int]]]:
+    """Place and route what `synthesize` left in `folder`; writes `top.config` and `timing.json`.
+
+    Returns the clock reached, in MHz (whether it is enough is for the caller to say), and the resources:
+    primitive -> {"used", "available"}.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+        A missing package; a failed tool.
+    """
+    arguments = ["--textcfg", "top.config", "--report", "timing.json"]
+    arguments += ["--seed", str(seed), "--timing-allow-fail", "--freq", f"{clock_hz / 1e6:g}"]
+    _run_nextpnr([*_device_arguments(board), *arguments], folder)
+    return _parse_report(json.loads((folder / "timing.json").read_text()), board)
+
+
 def place_and_route(
     board: Board,
     config: AcceleratorConfig,
@@ -163,10 +191,7 @@ def place_and_route(
     say("synthesis (Yosys)")
     synthesize(board, rtlil, folder)
     say("place and route (nextpnr)")
-    arguments = ["--textcfg", "top.config", "--report", "timing.json"]
-    arguments += ["--seed", str(seed), "--timing-allow-fail", "--freq", f"{clock_hz / 1e6:g}"]
-    _run_nextpnr([*_device_arguments(board), *arguments], folder)
-    fmax, resources = _parse_report(json.loads((folder / "timing.json").read_text()), board)
+    fmax, resources = route(board, folder, clock_hz=clock_hz, seed=seed)
     if fmax * 1e6 < clock_hz:
         raise BuildError(
             f"timing not met: {fmax:.1f} MHz, the board's clock is {clock_hz / 1e6:g} MHz (seed {seed}); "

@@ -26,7 +26,7 @@ from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, WritePort
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
-from .operand import OPERAND_LATENCY, OperandFetch
+from .operand import AHEAD, OPERAND_LATENCY, OperandFetch
 from .requantizer import REQUANT_LATENCY, Requantizer
 from .sequencer import Sequencer
 from .technology import RAM_LATENCY, GenericTechnology, Technology
@@ -111,14 +111,14 @@ class Accelerator(wiring.Component):
             activations.request.base.eq(Mux(step.operand_x, active.in2_base, active.in_base)),
             activations.request.row_stride.eq(active.in_row_stride),
         ]
-        fetched = ROW_FETCH_LATENCY
+        described = ROW_FETCH_LATENCY - AHEAD
         m.d.comb += [
             operand.rows.eq(activations.rows),
-            operand.valid.eq(delay(step.step, fetched, "fetched_step", reset=True)),
-            operand.row.eq(delay(step.row, fetched, "fetched_row")),
-            operand.q.eq(delay(step.q, fetched, "fetched_q")),
-            operand.kernel_row.eq(delay(step.kernel_row, fetched, "fetched_kernel_row")),
-            operand.pad.eq(Mux(delay(step.operand_x, fetched, "fetched_x"), active.pad_value2, active.pad_value)),
+            operand.valid.eq(delay(step.step, described, "described_step", reset=True)),
+            operand.row.eq(delay(step.row, described, "described_row")),
+            operand.q.eq(delay(step.q, described, "described_q")),
+            operand.kernel_row.eq(delay(step.kernel_row, described, "described_kernel_row")),
+            operand.pad.eq(Mux(delay(step.operand_x, described, "described_x"), active.pad_value2, active.pad_value)),
             operand.in_rows.eq(active.in_rows),
             operand.in_row_bytes.eq(active.in_row_bytes),
             operand.kernel_rows.eq(active.kernel_rows),
@@ -150,7 +150,7 @@ class Accelerator(wiring.Component):
         hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
         assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
         load_last = delay(step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
-        take_over = delay(load_last, mac_latency(config) - hold, "take_over", reset=True)
+        take_over = delay(load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
         with m.If(load):
             m.d.sync += [a.eq(b) for a, b in zip(parts, [*parts[1:], weights.word], strict=True)]
         with m.If(load_last):
@@ -160,8 +160,7 @@ class Accelerator(wiring.Component):
             together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in held)
             m.d.comb += requantizer.parameters[lane].eq(together[:72])
         m.d.comb += [
-            requantizer.load.eq(take_over),
-            requantizer.mode.add.eq(active.kind == Kind.ADD),
+            requantizer.load_ahead.eq(take_over),
             *(
                 requantizer.mode[name].eq(active[name])
                 for name in ("maximum", "double_rounding", "narrow", "out_zero_point", "act_min", "act_max")
@@ -170,7 +169,8 @@ class Accelerator(wiring.Component):
             requantizer.maxima.eq(mac.maxima),
             requantizer.valid.eq(delay(step.step & step.result, result_stage, "result", reset=True)),
             requantizer.pair.eq(delay(step.pair, result_stage, "pair") if config.pixels > 1 else 0),
-            requantizer.to_addend.eq(delay(step.to_addend, result_stage, "to_addend")),
+            requantizer.to_addend_ahead.eq(delay(step.step & step.to_addend, result_stage - 1, "to_addend")),
+            requantizer.from_addend_ahead.eq(delay(step.step & step.operand_x, result_stage - 1, "from_addend")),
         ]
 
         # Write back: addresses wait in a queue, in the order of the results.
@@ -189,7 +189,9 @@ class Accelerator(wiring.Component):
             pushed.granule.eq(step.out_granule),
             pushed.enable.eq(partial),
         ]
-        m.submodules.targets = targets = memory.Memory(shape=target, depth=WRITE_QUEUE_DEPTH, init=[])
+        m.submodules.targets = targets = memory.Memory(
+            shape=target, depth=WRITE_QUEUE_DEPTH, init=[], attrs={"ram_style": "distributed"}
+        )
         targets_write = targets.write_port()
         targets_read = targets.read_port(domain="comb")
         push_index, pop_index = Signal(range(WRITE_QUEUE_DEPTH)), Signal(range(WRITE_QUEUE_DEPTH))
@@ -201,15 +203,17 @@ class Accelerator(wiring.Component):
         ]
         with m.If(push):
             m.d.sync += push_index.eq(push_index + 1)
-        with m.If(requantizer.done & requantizer.last):
+        place = Signal(target, reset_less=True)
+        m.d.sync += place.eq(targets_read.data)
+        with m.If(requantizer.done_ahead & requantizer.last_ahead):
             m.d.sync += pop_index.eq(pop_index + 1)
         written = Signal(WritePort(config))
         m.d.comb += [
             written.valid.eq(requantizer.done),
             # The rows of a pair are in banks 0 and 1, or 2 and 3.
-            written.bank.eq(targets_read.data.bank | requantizer.second),
-            written.granule.eq(targets_read.data.granule),
-            written.enable.eq(targets_read.data.enable),
+            written.bank.eq(place.bank | requantizer.second),
+            written.granule.eq(place.granule),
+            written.enable.eq(place.enable),
             written.data.eq(requantizer.bytes),
             self.trace.eq(written),
         ]
@@ -261,6 +265,9 @@ class Accelerator(wiring.Component):
             program.w_en.eq(program_write & offset[2 : 2 + PROGRAM_COLUMN_BITS].all()),
             program.w_addr.eq(offset >> (2 + PROGRAM_COLUMN_BITS)),
             program.w_data.eq(Cat(program_shift, request.data)),
+        ]
+        # The long way to the weight memory takes a cycle of its own.
+        m.d.sync += [
             weights.host_write.eq(write & in_window[HostAddress.WEIGHTS] & ~busy),
             weights.host_address.eq(offset),
             weights.host_data.eq(request.data),
@@ -296,7 +303,7 @@ class Accelerator(wiring.Component):
                 activations.write.data.eq(shift),
             ]
 
-        read_wait = Signal(range(RAM_LATENCY + 3))
+        read_wait = Signal(range(RAM_LATENCY + 4))
         read_column = Signal.like(column, reset_less=True)
         read_activations = Signal(reset_less=True)
         register_value = Signal(32)
@@ -317,7 +324,7 @@ class Accelerator(wiring.Component):
         with m.If(read):
             m.d.sync += [
                 reading.eq(1),
-                read_wait.eq(RAM_LATENCY + 2),
+                read_wait.eq(RAM_LATENCY + 3),
                 read_column.eq(column),
                 read_activations.eq(in_window[HostAddress.ACTIVATIONS] & ~busy),
                 answer.eq(Mux(in_window[HostAddress.REGISTERS], register_value, 0)),

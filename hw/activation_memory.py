@@ -14,7 +14,7 @@ ROW_FETCH_LATENCY = MULTIPLIER_LATENCY - 1 + 1 + 1 + RAM_LATENCY + 2
 """Cycles from `request` to `rows`: row product (its operand comes a cycle before), base sum, bank addresses, memory,
 granule swap, row rotation."""
 
-WRITE_LATENCY = 2
+WRITE_LATENCY = 1
 """Cycles from `write` to the memory's own write port."""
 
 RowRequest = data.StructLayout(
@@ -61,9 +61,9 @@ class ActivationMemory(wiring.Component):
     -------
     request : In; sampled every cycle
     rows : Out; `ROW_FETCH_LATENCY` cycles after `q`; bytes outside the tensor are arbitrary
-    write : In; the word is readable by requests whose `q` comes one cycle before or later
+    write : In; the word is readable by requests whose `q` comes two cycles before or later
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
-    host_data : Out; `RAM_LATENCY` + 2 cycles after
+    host_data : Out; `RAM_LATENCY` + 3 cycles after
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -108,14 +108,17 @@ class ActivationMemory(wiring.Component):
         offset_same = Signal(17, reset_less=True)
         offset_next = Signal(17, reset_less=True)
         m.d.sync += [offset_same.eq(offset), offset_next.eq(offset + stride)]
-        granule_same = Signal(address_bits + 1, reset_less=True)
-        granule_next = Signal(address_bits + 1, reset_less=True)
-        m.d.sync += [granule_same.eq(product.p + offset_same), granule_next.eq(product.p + offset_next)]
-        low = delay(request.row_ahead[:2], MULTIPLIER_LATENCY + 1, "row_low")
+        # Of granules g, g + 1 the even one is word (g + 1) // 2 of its memory, the odd one word g // 2.
+        same, next_ = [], []
+        for candidates, part, name in ((same, offset_same, "same"), (next_, offset_next, "next")):
+            for more in range(2):
+                granule = Signal(address_bits + 1, name=f"granule_{name}_{more}", reset_less=True)
+                m.d.sync += granule.eq(product.p + part + more)
+                candidates.append(granule)
+        low = delay(request.row_ahead[:2], MULTIPLIER_LATENCY, "row_low")
 
         # Writes: of granules g, g + 1 one is in the even memories, the other in the odd ones.
-        write = Signal.like(self.write, reset_less=True)
-        m.d.sync += write.eq(self.write)
+        write = self.write
         w_address, w_data, w_enable = [], [], []
         for parity in range(2):
             lower = write.granule[0] == parity
@@ -134,22 +137,25 @@ class ActivationMemory(wiring.Component):
             w_data.append(value)
             w_enable.append(enable)
 
+        host_read = Signal()
+        host_granules = [Signal(address_bits + 1, name=f"host_granule_{more}", reset_less=True) for more in range(2)]
+        m.d.sync += [host_read.eq(self.host_read), *(g.eq(self.host_granule + i) for i, g in enumerate(host_granules))]
+
         # Bank addresses: banks before the first row's hold rows of the next stride.
         read_data = []
         for bank in range(banks):
-            granule = Signal(address_bits + 1, name=f"granule_{bank}")
-            m.d.comb += granule.eq(Mux(bank < low, granule_next, granule_same))
-            with m.If(self.host_read):
-                m.d.comb += granule.eq(self.host_granule)
+            before = Signal(name=f"before_{bank}", reset_less=True)
+            m.d.sync += before.eq(bank < low)
+            granules = [Mux(before, beyond, here) for beyond, here in zip(next_, same, strict=True)]
             odd = Signal(name=f"odd_{bank}", reset_less=True)
-            m.d.sync += odd.eq(granule[0])
+            m.d.sync += odd.eq(Mux(host_read, host_granules[0][0], granules[0][0]))
             pair = []
             for parity in range(2):
                 ram = self.technology.ram(width=width, depth=depth)
                 m.submodules[f"bank_{bank}_{'odd' if parity else 'even'}"] = ram
                 address = Signal(address_bits, name=f"address_{bank}_{parity}", reset_less=True)
-                # Of granules g, g + 1 the even one is word (g + 1) // 2, the odd one word g // 2.
-                m.d.sync += address.eq((granule + 1) >> 1 if parity == 0 else granule >> 1)
+                engine = granules[1 - parity]
+                m.d.sync += address.eq(Mux(host_read, host_granules[1 - parity], engine) >> 1)
                 m.d.comb += ram.r_addr.eq(address)
                 pair.append(ram.r_data)
                 m.d.comb += [
@@ -163,7 +169,7 @@ class ActivationMemory(wiring.Component):
             read_data.append(swapped)
 
         # Row `row` + n comes from bank (row + n) mod banks.
-        select = delay(low, RAM_LATENCY + 1, "row_select")
+        select = delay(low, RAM_LATENCY + 2, "row_select")
         second = delay(request.second, MULTIPLIER_LATENCY + 1 + RAM_LATENCY, "second")
         for r in range(len(self.rows)):
             rotated = Signal(8 * config.lanes, name=f"rotated_{r}", reset_less=True)
@@ -174,6 +180,6 @@ class ActivationMemory(wiring.Component):
             ]
             m.d.comb += self.rows[r].as_value().eq(rotated)
 
-        host_bank = delay(self.host_bank, 1 + RAM_LATENCY + 1, "host_bank")
+        host_bank = delay(self.host_bank, 2 + RAM_LATENCY + 1, "host_bank")
         m.d.comb += self.host_data.eq(Array(read_data)[host_bank][:width])
         return m

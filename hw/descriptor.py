@@ -60,6 +60,7 @@ class DescriptorFetch(wiring.Component):
         count = Signal(range(READS + RAM_LATENCY + 1))
         words = Signal(32 * DESCRIPTOR_WORDS, reset_less=True)
         begin = Signal()
+        capture = Signal()
         m.d.comb += [
             self.address.eq(address),
             self.descriptor.as_value().eq(words),
@@ -67,7 +68,8 @@ class DescriptorFetch(wiring.Component):
         ]
         with m.If(reading):
             m.d.sync += [address.eq(address + 1), count.eq(count + 1)]
-            with m.If(count >= RAM_LATENCY):
+            m.d.sync += capture.eq(count >= RAM_LATENCY - 1)
+            with m.If(capture):
                 # Words shift in from the top: word 0 ends lowest.
                 m.d.sync += words.eq(Cat(words, self.word)[32 * PROGRAM_COLUMNS :])
             with m.If(count == READS + RAM_LATENCY - 1):
@@ -76,7 +78,7 @@ class DescriptorFetch(wiring.Component):
         with m.If(self.take):
             m.d.sync += self.valid.eq(0)
         with m.If(begin):
-            m.d.sync += [reading.eq(1), count.eq(0)]
+            m.d.sync += [reading.eq(1), count.eq(0), capture.eq(0)]
         with m.If(self.start):
             m.d.sync += [address.eq(self.pc), self.valid.eq(0)]
         return m

@@ -22,14 +22,14 @@ def mac_latency(config: AcceleratorConfig) -> int:
 class MacArray(wiring.Component):
     """acc = (first ? 0 : acc) + sum of operand * weight, per pixel and lane, one step a cycle.
 
-    All pixels have the same weights; those of the second pixel share their operands between the lanes. Beside the
-    accumulator of the first pixel a running maximum of the products' sum is kept (max pooling), if configured.
+    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the products' sum
+    is kept (max pooling), if configured.
     The accumulator wraps at 32 bits.
 
     Members
     -------
     operands, weights : In; [lanes][taps] int8
-    second_operands : In; [taps] int8
+    second_operands : In; [lanes][taps] int8, those of the second pixel
     multiply, first : In; with the operands; a step without `multiply` changes nothing
     accumulators : Out; [pixels][lanes] int32, `mac_latency` cycles later
     maxima : Out; [lanes] int8, the same
@@ -42,7 +42,7 @@ class MacArray(wiring.Component):
         super().__init__(
             {
                 "operands": In(bytes_layout),
-                "second_operands": In(data.ArrayLayout(8, config.taps)),
+                "second_operands": In(bytes_layout),
                 "weights": In(bytes_layout),
                 "multiply": In(1),
                 "first": In(1),
@@ -66,7 +66,7 @@ class MacArray(wiring.Component):
         first = control(self.first, "first")
         for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
             name = f"{pixel}_{lane}"
-            operands = self.second_operands if pixel else self.operands[lane]
+            operands = (self.second_operands if pixel else self.operands)[lane]
             values = []
             for tap in range(config.taps):
                 multiplier = self.technology.multiplier(a_width=8, b_width=8)
@@ -76,16 +76,16 @@ class MacArray(wiring.Component):
                     multiplier.b.eq(self.weights[lane][tap].as_signed()),
                 ]
                 values.append(multiplier.p)
-            level = 0
-            while len(values) > 1:
+            for level in range(tree_levels(config.taps)):
+                # Products come from afar: they meet in a single carry chain.
+                ways = 3 if level else 2
                 sums = []
-                for i in range(0, len(values), 3):
-                    total = sum(values[i + 1 : i + 3], values[i])
-                    register = Signal(total.shape(), name=f"sum_{name}_{level}_{i // 3}", reset_less=True)
+                for i in range(0, len(values), ways):
+                    total = sum(values[i + 1 : i + ways], values[i])
+                    register = Signal(total.shape(), name=f"sum_{name}_{level}_{i // ways}", reset_less=True)
                     m.d.sync += register.eq(total)
                     sums.append(register)
                 values = sums
-                level += 1
             accumulator = Signal(signed(32), name=f"accumulator_{name}", reset_less=True)
             with m.If(multiply):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + values[0])

@@ -9,10 +9,16 @@ from nnloom.arch.config import AcceleratorConfig
 from .activation_memory import rows_layout
 from .technology import Technology
 
-__all__ = ["OPERAND_LATENCY", "OperandFetch"]
+__all__ = ["AHEAD", "OPERAND_LATENCY", "OperandFetch"]
 
 OPERAND_LATENCY = 2
 """Cycles from `rows` to `operands`."""
+
+AHEAD = 2
+"""Cycles from the description of a request to its rows."""
+
+LANES_OF_A_COPY = 4
+"""Lanes that take the shared vector from one register."""
 
 
 class OperandFetch(wiring.Component):
@@ -26,10 +32,11 @@ class OperandFetch(wiring.Component):
     Members
     -------
     rows : In; as the activation memory delivers them
-    valid, q, row, kernel_row, pad, in_rows, in_row_bytes, kernel_rows, dense, row_pair : In; with `rows`
-    second : In; with `rows`: which row is the third (see `activation_memory.RowRequest`)
+    valid, q, row, kernel_row, pad, in_rows, in_row_bytes, kernel_rows, dense, row_pair : In; `AHEAD` cycles before
+        the `rows` that they belong to
+    second : In; with them: which row is the third (see `activation_memory.RowRequest`)
     operands : Out; [lanes][taps] int8
-    second_operands : Out; [taps] int8 of the second pixel, shared by all lanes; only with two pixels
+    second_operands : Out; [lanes][taps] int8 of the second pixel, equal in all lanes; only with two pixels
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -50,7 +57,7 @@ class OperandFetch(wiring.Component):
                 "dense": In(1),
                 "row_pair": In(1),
                 "operands": Out(data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)),
-                "second_operands": Out(data.ArrayLayout(8, config.taps)),
+                "second_operands": Out(data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)),
             }
         )
 
@@ -62,68 +69,101 @@ class OperandFetch(wiring.Component):
         rows = config.window_rows
         granule_bits = (config.granule - 1).bit_length()
 
-        # Stage 1: which rows are valid; shift the rows to the byte.
+        # Which rows and bytes are valid, from two cycles before the rows come: distances, limits, comparison.
+        in_rows = Signal.like(self.in_rows, reset_less=True)
+        kernel_rows = Signal.like(self.kernel_rows, reset_less=True)
+        m.d.sync += [in_rows.eq(self.in_rows), kernel_rows.eq(self.kernel_rows)]
         row_valid = []
         for r in range(len(self.rows)):
-            row = Signal(signed(19), name=f"row_{r}")
-            valid = Signal(name=f"row_valid_{r}", reset_less=True)
+            row = Signal(signed(19), name=f"row_{r}", reset_less=True)
             # How far down the kernel: the second pixel has a kernel of its own.
-            down = self.kernel_row + (Mux(self.dense, r & 1, r) if config.pixels > 1 else r)
-            m.d.comb += row.eq(self.row + (r if r < 2 else self.second + (r - 2)))
-            m.d.sync += valid.eq((row >= 0) & (row < self.in_rows) & (down < self.kernel_rows))
+            down = Signal(10, name=f"down_{r}", reset_less=True)
+            inside = Signal(name=f"row_inside_{r}", reset_less=True)
+            valid = Signal(name=f"row_valid_{r}", reset_less=True)
+            m.d.sync += [
+                row.eq(self.row + (r if r < 2 else self.second + (r - 2))),
+                down.eq(self.kernel_row + (Mux(self.dense, r & 1, r) if config.pixels > 1 else r)),
+                inside.eq(~row[-1] & (row < in_rows) & (down < kernel_rows)),
+                valid.eq(inside),
+            ]
             row_valid.append(valid)
-        # Bytes before the row's start, and bytes left in it, both clamped to 0 .. taps.
+        # Bytes before the row's start, and bytes left in it, both limited to 0 .. taps or more.
+        lead, left = Signal(signed(19), reset_less=True), Signal(signed(19), reset_less=True)
+        limit = (1 << taps.bit_length()) - 1
+        few = [Signal(range(limit + 1), name=name, reset_less=True) for name in ("lead_few", "left_few")]
+        m.d.sync += [lead.eq(-self.q), left.eq(self.in_row_bytes - self.q)]
+        for limited, distance in zip(few, (lead, left), strict=True):
+            with m.If(distance[-1]):
+                m.d.sync += limited.eq(0)
+            with m.Elif(distance[taps.bit_length() :].any()):
+                m.d.sync += limited.eq(limit)
+            with m.Else():
+                m.d.sync += limited.eq(distance[: taps.bit_length()])
         q_valid = Signal(reset_less=True)
-        lead, left = Signal(signed(19)), Signal(signed(19))
-        m.d.comb += [lead.eq(-self.q), left.eq(self.in_row_bytes - self.q)]
-        m.d.sync += q_valid.eq((self.q >= 0) & (left > 0))
         byte_valid = Signal(taps, reset_less=True)
         pair_valid = Signal(max(1, half), reset_less=True)
         for i in range(taps):
-            m.d.sync += byte_valid[i].eq((lead <= i) & (left > i))
+            m.d.sync += byte_valid[i].eq((few[0] <= i) & (few[1] > i))
         for i in range(half):
-            m.d.sync += pair_valid[i].eq((lead <= i) & (left > i))
-        shift = self.q[:granule_bits]
+            m.d.sync += pair_valid[i].eq((few[0] <= i) & (few[1] > i))
+        m.d.sync += q_valid.eq((few[0] == 0) & (few[1] != 0))
+        # The byte shift, once for every byte; the rows come in the next cycle.
+        shift_1 = Signal(granule_bits, reset_less=True)
+        m.submodules.shifts = shifts = self.technology.fanout(width=granule_bits, count=(taps + half) * config.pixels)
+        m.d.sync += shift_1.eq(self.q[:granule_bits])
+        m.d.comb += shifts.value.eq(shift_1)
+        copies = iter(shifts.copies)
 
         def aligned(row, count: int, name: str) -> list:
             result = []
             for i in range(count):
                 byte = Signal(8, name=f"{name}_{i}", reset_less=True)
-                m.d.sync += byte.eq(Array(row[i + k] for k in range(config.granule))[shift])
+                m.d.sync += byte.eq(Array(row[i + k] for k in range(config.granule))[next(copies)])
                 result.append(byte)
             return result
 
         pixels = [(aligned(self.rows[0], taps, "top"), aligned(self.rows[1], half, "below"))]
         if config.pixels > 1:
             pixels.append((aligned(self.rows[2], taps, "second_top"), aligned(self.rows[3], half, "second_below")))
-        pad, pair, load = (Signal(n, reset_less=True) for n in (8, 1, 1))
-        m.d.sync += [pad.eq(self.pad), pair.eq(self.row_pair), load.eq(self.valid & ~self.dense)]
+
+        def delay(value, cycles: int, name: str):
+            for i in range(cycles):
+                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=True)
+                m.d.sync += register.eq(value)
+                value = register
+            return value
+
+        pad, pair = delay(self.pad, AHEAD + 1, "pad"), delay(self.row_pair, AHEAD + 1, "pair")
+        load = delay(self.valid & ~self.dense, AHEAD + 1, "load")
 
         # Stage 2: padding; the shared vector and the window.
-        shared: list[list[Signal]] = []
+        # The shared vector leaves from copies, each for some of the lanes.
+        groups = lanes // LANES_OF_A_COPY
+        shared = []
         for pixel, (top, below) in enumerate(pixels):
-            vector = [Signal(8, name=f"shared_{pixel}_{i}", reset_less=True) for i in range(taps)]
+            m.submodules[f"shared_{pixel}"] = vector = self.technology.fanout(width=8 * taps, count=groups)
+            bytes_ = []
             for i in range(taps):
                 one_row = Mux(row_valid[2 * pixel] & byte_valid[i], top[i], pad)
                 if half <= i < 2 * half:
                     from_pair = Mux(row_valid[2 * pixel + 1] & pair_valid[i - half], below[i - half], pad)
-                    m.d.sync += vector[i].eq(Mux(pair, from_pair, one_row))
+                    bytes_.append(Mux(pair, from_pair, one_row))
                 else:
-                    m.d.sync += vector[i].eq(one_row)
-            shared.append(vector)
+                    bytes_.append(one_row)
+            m.d.comb += vector.value.eq(Cat(bytes_))
+            shared.append([vector.copies[lane // LANES_OF_A_COPY] for lane in range(lanes)])
         # The ninth tap of a row pair (odd `taps`) has weight zero.
         if config.pixels > 1:
-            m.d.comb += self.second_operands.as_value().eq(Cat(shared[1]))
+            for lane in range(lanes):
+                m.d.comb += self.second_operands[lane].as_value().eq(shared[1][lane])
 
         if not config.depthwise:
             for lane in range(lanes):
-                m.d.comb += self.operands[lane].as_value().eq(Cat(shared[0]))
+                m.d.comb += self.operands[lane].as_value().eq(shared[0][lane])
             return m
 
-        dense = Signal(reset_less=True)
         m.submodules.use_dense = use_dense = self.technology.fanout(width=1, count=lanes)
-        m.d.sync += dense.eq(self.dense)
-        m.d.comb += use_dense.value.eq(dense)
+        m.d.comb += use_dense.value.eq(delay(self.dense, AHEAD + 1, "dense"))
         fetched = [Signal(8 * lanes, name=f"fetched_{r}", reset_less=True) for r in range(rows)]
         for r in range(rows):
             m.d.sync += fetched[r].eq(self.rows[r].as_value())
@@ -142,5 +182,7 @@ class OperandFetch(wiring.Component):
                 column, r = divmod(tap, rows)
                 in_window = column < config.window_columns
                 own = window[column][r][8 * lane : 8 * lane + 8] if in_window else Const(0, 8)
-                m.d.comb += self.operands[lane][tap].eq(Mux(use_dense.copies[lane], shared[0][tap], own))
+                m.d.comb += self.operands[lane][tap].eq(
+                    Mux(use_dense.copies[lane], shared[0][lane][8 * tap : 8 * tap + 8], own)
+                )
         return m

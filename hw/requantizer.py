@@ -20,7 +20,6 @@ __all__ = ["MODE_LAYOUT", "REQUANT_LATENCY", "Requantizer"]
 
 MODE_LAYOUT = data.StructLayout(
     {
-        "add": 1,
         "maximum": 1,
         "double_rounding": 1,
         "narrow": 1,
@@ -41,22 +40,27 @@ and pixel takes one more cycle.
 
 LOW_BITS = 17
 
+LANES_OF_A_COPY = 4
+"""Lanes or units that one copy of a control signal drives."""
+
 
 class Requantizer(wiring.Component):
     """`requant_units` units working through the `lanes` accumulators of a result, pixel after pixel.
 
-    Parameters take effect for results that come after `load`; results must keep the distance that the
+    Parameters take effect for results that come after the cycle of a load; results must keep the distance that the
     descriptor's `interval` gives (nothing is buffered, nothing stalls).
 
     Members
     -------
-    load : In; take over `parameters` (72 bits a lane, see `nnloom.arch.isa.PARAMETER`) and `mode`
+    load_ahead : In; in the next cycle `parameters` (72 bits a lane, see `nnloom.arch.isa.PARAMETER`) and `mode` are
+        taken over
     valid : In; `accumulators` and `maxima` are a finished result
     pair : In; with `valid`: so is that of the second pixel
-    to_addend : In; with `valid`: operand Y of an ADD, its rescaled value goes to the addend queue
-    bytes : Out; [lanes] int8, with `done` for results that were not `to_addend`
+    to_addend_ahead, from_addend_ahead : In; in the cycle before `valid`: operand Y of an ADD, whose rescaled value goes
+        to the addend queue; operand X, which the next value of the queue is added to
+    bytes : Out; [lanes] int8, with `done` for results that did not go to the queue
     second : Out; with `done`: the bytes are those of the second pixel
-    last : Out; with `done`: the last pixel of its result
+    done_ahead : Out; in the cycle before `done`, with last_ahead : Out; the last pixel of its result
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -64,18 +68,20 @@ class Requantizer(wiring.Component):
         self.technology = technology
         super().__init__(
             {
-                "load": In(1),
+                "load_ahead": In(1),
                 "parameters": In(data.ArrayLayout(72, config.lanes)),
                 "mode": In(MODE_LAYOUT),
                 "valid": In(1),
                 "pair": In(1),
-                "to_addend": In(1),
+                "to_addend_ahead": In(1),
+                "from_addend_ahead": In(1),
                 "accumulators": In(data.ArrayLayout(data.ArrayLayout(signed(32), config.lanes), config.pixels)),
                 "maxima": In(data.ArrayLayout(signed(8), config.lanes)),
                 "bytes": Out(8 * config.lanes),
                 "second": Out(1),
-                "last": Out(1),
                 "done": Out(1),
+                "done_ahead": Out(1),
+                "last_ahead": Out(1),
             }
         )
 
@@ -100,78 +106,98 @@ class Requantizer(wiring.Component):
         scale_low, scale_high = fields["multiplier"].start, fields["shift"].stop
         scale = [Signal(scale_high - scale_low, name=f"scale_{lane}", reset_less=True) for lane in range(lanes)]
         mode = Signal(MODE_LAYOUT, reset_less=True)
-        load_later = Signal()
-        m.d.sync += load_later.eq(self.load)
-        with m.If(self.load):
-            m.d.sync += [parameters.eq(self.parameters), mode.eq(self.mode)]
-        with m.If(load_later):
-            m.d.sync += [scale[lane].eq(parameters[lane][scale_low:scale_high]) for lane in range(lanes)]
+        groups = -(-lanes // LANES_OF_A_COPY)
+        m.submodules.loads = loads = self.technology.fanout(width=1, count=groups)
+        m.submodules.load_ahead = load_ahead = self.technology.fanout(width=1, count=groups)
+        load = Signal()
+        m.d.comb += [load_ahead.value.eq(self.load_ahead), loads.value.eq(load)]
+        m.d.sync += load.eq(self.load_ahead)
+        with m.If(load):
+            m.d.sync += mode.eq(self.mode)
+        for lane in range(lanes):
+            with m.If(load_ahead.copies[lane // LANES_OF_A_COPY]):
+                m.d.sync += parameters[lane].eq(self.parameters[lane])
+            with m.If(loads.copies[lane // LANES_OF_A_COPY]):
+                m.d.sync += scale[lane].eq(parameters[lane][scale_low:scale_high])
         multipliers = [scale[lane][: fields["shift"].start - scale_low] for lane in range(lanes)]
         shifts_of = [scale[lane][fields["shift"].start - scale_low :] for lane in range(lanes)]
         at_slot, at_product = 2, 3
         """Cycles from `valid` to the turn of a slot, and to its operands in the multipliers (age 0)."""
-        narrow = pipe(mode.narrow, at_slot, "narrow")[at_slot]
+        narrow = pipe(mode.narrow, at_slot, "narrow")
         double_rounding = pipe(mode.double_rounding, at_product + mul + 3, "double_rounding")[at_product:]
         zero_point = pipe(mode.out_zero_point, at_product + mul + 7, "zero_point")[at_product:]
         act_min = pipe(mode.act_min, at_product + mul + 8, "act_min")[at_product:]
         act_max = pipe(mode.act_max, at_product + mul + 8, "act_max")[at_product:]
-        low_clamp = Signal(signed(9), reset_less=True)
-        high_clamp = Signal(signed(9), reset_less=True)
-        m.d.sync += [
-            low_clamp.eq(act_min[mul + 6] - zero_point[mul + 6]),
-            high_clamp.eq(act_max[mul + 6] - zero_point[mul + 6]),
-        ]
+        m.submodules.clamps = clamps = self.technology.fanout(width=18, count=-(-units // LANES_OF_A_COPY))
+        low = (act_min[mul + 6] - zero_point[mul + 6])[:9]
+        high_limit = (act_max[mul + 6] - zero_point[mul + 6])[:9]
+        m.d.comb += clamps.value.eq(Cat(low, high_limit))
 
         # Capture the result and choose what is added to it: the bias, or in an ADD the rescaled operand Y.
-        addend = Signal(data.ArrayLayout(signed(32), lanes))
+        addend = Signal(data.ArrayLayout(signed(32), lanes), reset_less=True)
+        # What a result is, for two lanes each: operand Y, operand X, maximum.
+        m.submodules.kinds = kinds = self.technology.fanout(width=3, count=lanes // 2)
+        m.d.comb += kinds.value.eq(
+            Cat(self.to_addend_ahead, self.from_addend_ahead, Mux(load, self.mode.maximum, mode.maximum))
+        )
+        to_addend, from_addend = (
+            pipe(value, 2, name) for value, name in ((self.to_addend_ahead, "to"), (self.from_addend_ahead, "from"))
+        )
+        m.submodules.valids = valids = self.technology.fanout(width=1, count=groups)
+        m.d.comb += valids.value.eq(self.valid)
         valid = pipe(self.valid, 1, "valid", reset=True)[1]
-        to_addend = pipe(self.to_addend, 1, "to_addend")[1]
         pair = pipe(self.pair, 1, "pair")[1] if config.pixels > 1 else Const(0, 1)
         biased: list[list[Signal]] = []
         for pixel in range(config.pixels):
             biased.append([])
             for lane in range(lanes):
+                is_y, is_x, is_maximum = kinds.copies[lane // 2]
                 value: Value = self.accumulators[pixel][lane]
                 bias: Value = parameters[lane][fields["bias"]].as_signed()
                 if pixel == 0 and config.max_pool:
-                    value = Mux(mode.maximum, self.maxima[lane], value)
+                    value = Mux(is_maximum, self.maxima[lane], value)
                 if pixel == 0 and config.elementwise_add:
                     # X has the factor 1/2 exactly, hence one bit less.
                     small = value[:10].as_signed()
-                    value = Mux(
-                        mode.add,
-                        Mux(self.to_addend, small << ADD_LEFT_SHIFT, small << (ADD_LEFT_SHIFT - 1)),
-                        value,
-                    )
-                    bias = Mux(mode.add & ~self.to_addend, addend[lane], bias)
+                    value = Mux(is_y, small << ADD_LEFT_SHIFT, Mux(is_x, small << (ADD_LEFT_SHIFT - 1), value))
+                    bias = Mux(is_x, addend[lane], bias)
                 captured = Signal(signed(32), name=f"captured_{pixel}_{lane}", reset_less=True)
                 added = Signal(signed(32), name=f"added_{pixel}_{lane}", reset_less=True)
                 total = Signal(signed(32), name=f"biased_{pixel}_{lane}", reset_less=True)
                 m.d.sync += [captured.eq(value), added.eq(bias)]
-                with m.If(valid):
+                with m.If(valids.copies[lane // LANES_OF_A_COPY]):
                     m.d.sync += total.eq(captured + added)
                 biased[pixel].append(total)
 
         # Passes, slots and pixels.
-        active = Signal()
-        high = Signal(reset_less=True)
-        only_high = Signal(reset_less=True)
-        more = Signal(reset_less=True)
-        second = Signal(reset_less=True)
-        slot = Signal(range(max(2, slots)), reset_less=True)
+        active, more = Signal(), Signal(reset_less=True)
+        high, only_high, second, slot = (
+            Signal(shape, name=name, reset_less=True)
+            for shape, name in ((1, "high"), (1, "only_high"), (1, "second"), (range(max(2, slots)), "slot"))
+        )
+        high_next, only_high_next, second_next = Signal(), Signal(), Signal()
         last_slot = slot == slots - 1
-        wide = ~narrow
-        final_pass = narrow | high
+        final_pass = narrow[at_slot] | high
+        m.d.comb += [high_next.eq(high), only_high_next.eq(only_high), second_next.eq(second)]
         with m.If(active):
             with m.If(~final_pass):
-                m.d.sync += high.eq(1)
+                m.d.comb += high_next.eq(1)
             with m.Else():
-                m.d.sync += [high.eq(only_high), slot.eq(slot + 1)]
+                m.d.comb += high_next.eq(only_high)
+                m.d.sync += slot.eq(slot + 1)
                 with m.If(last_slot):
-                    m.d.sync += [slot.eq(0), second.eq(1), more.eq(0), active.eq(more)]
+                    m.d.comb += second_next.eq(1)
+                    m.d.sync += [slot.eq(0), more.eq(0), active.eq(more)]
         with m.If(valid):
-            m.d.sync += [active.eq(1), slot.eq(0), second.eq(0), more.eq(pair)]
-            m.d.sync += [only_high.eq(to_addend), high.eq(to_addend)]
+            m.d.comb += [high_next.eq(to_addend[2]), only_high_next.eq(to_addend[2]), second_next.eq(0)]
+            m.d.sync += [active.eq(1), slot.eq(0), more.eq(pair)]
+        m.d.sync += [high.eq(high_next), only_high.eq(only_high_next), second.eq(second_next)]
+        # Which part of which pixel the units multiply: the upper bits, the lower ones, or all that a narrow one has.
+        m.submodules.parts = parts = self.technology.fanout(width=3, count=-(-units // LANES_OF_A_COPY))
+        wide_next = ~narrow[at_slot - 1]
+        upper_next = only_high_next | (wide_next & high_next)
+        m.d.comb += parts.value.eq(Cat(upper_next, wide_next & ~upper_next, second_next))
+        wide = ~narrow[at_slot]
 
         def since_slot(value, cycles: int, name: str, shape=None) -> list:
             """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands."""
@@ -192,15 +218,16 @@ class Requantizer(wiring.Component):
             def choose(values: list, mine: list[int] = mine) -> Value:
                 return values[mine[0]] if slots == 1 else Array(values[lane] for lane in mine)[slot]
 
+            upper, lower, second_part = parts.copies[unit // LANES_OF_A_COPY]
             a = choose(biased[0])
             if config.pixels > 1:
-                a = Mux(second, choose(biased[1]), a)
+                a = Mux(second_part, choose(biased[1]), a)
             part = Signal(signed(18), name=f"part_{unit}", reset_less=True)
             multiplier = Signal(31, name=f"multiplier_{unit}", reset_less=True)
             m.d.sync += multiplier.eq(choose(multipliers))
-            with m.If(only_high | (wide & high)):
+            with m.If(upper):
                 m.d.sync += part.eq(a[LOW_BITS:].as_signed())
-            with m.Elif(wide):
+            with m.Elif(lower):
                 m.d.sync += part.eq(a[:LOW_BITS])
             with m.Elif(a[17:].all() | ~a[17:].any()):
                 m.d.sync += part.eq(a[:18].as_signed())
@@ -224,9 +251,9 @@ class Requantizer(wiring.Component):
             m.d.sync += product.eq(low_product.p + (high_product.p << LOW_BITS))
             # Age mul + 1: half of 2**31 before the high half is taken (a single rounding rounds later).
             rounded = Signal(signed(50), name=f"rounded_{unit}", reset_less=True)
-            nudge = double_rounding[mul + 1] | ~nonzero[mul + 1]
-            at_low = nudge & ~is_high[mul + 1]
-            at_high = nudge & is_only_high[mul + 1]
+            at_low, at_high = (Signal(name=f"{name}_{unit}", reset_less=True) for name in ("at_low", "at_high"))
+            nudge = double_rounding[mul] | ~nonzero[mul]
+            m.d.sync += [at_low.eq(nudge & ~is_high[mul]), at_high.eq(nudge & is_only_high[mul])]
             m.d.sync += rounded.eq(product + Cat(Const(0, 13), at_high, Const(0, 16), at_low, Const(0, 1)))
             # Age mul + 2: the high half; the low pass of a wide value was here one cycle ago.
             previous = Signal(signed(50), name=f"previous_{unit}", reset_less=True)
@@ -237,8 +264,8 @@ class Requantizer(wiring.Component):
             with m.Else():
                 m.d.sync += x.eq(rounded >> 31)
             # Age mul + 3: half of 2**shift; in double rounding ties go away from zero.
-            exponent = shifts[mul + 3]
-            half_less_one = Cat(exponent > i + 1 for i in range(31))
+            half_less_one = Signal(31, name=f"half_less_one_{unit}", reset_less=True)
+            m.d.sync += half_less_one.eq(Cat(shifts[mul + 2] > i + 1 for i in range(31)))
             carry = nonzero[mul + 3] & ~(double_rounding[mul + 3] & (x < 0))
             y0 = Signal(signed(33), name=f"y0_{unit}", reset_less=True)
             m.d.sync += y0.eq(x + half_less_one + carry)
@@ -248,16 +275,22 @@ class Requantizer(wiring.Component):
             y2 = Signal(signed(33), name=f"y2_{unit}", reset_less=True)
             m.d.sync += y2.eq(y1 >> shifts[mul + 5][:3])
             y_addend.append(y2)
-            # Age mul + 6: limit to 10 bits, beyond every clamp.
+            # Age mul + 6: limit to 10 bits, beyond every clamp. What exceeds 17 bits before the shift by at most 7
+            # exceeds them after it.
+            large = Signal(name=f"large_{unit}", reset_less=True)
+            m.d.sync += large.eq(~(y1[16:].all() | ~y1[16:].any()))
             limited = Signal(signed(10), name=f"limited_{unit}", reset_less=True)
-            with m.If(y2[9:].all() | ~y2[9:].any()):
-                m.d.sync += limited.eq(y2[:10].as_signed())
-            with m.Else():
+            with m.If(large | ~(y2[9:17].all() | ~y2[9:17].any())):
                 m.d.sync += limited.eq(Cat((~y2[32]).replicate(9), y2[32]).as_signed())
+            with m.Else():
+                m.d.sync += limited.eq(y2[:10].as_signed())
             # Ages mul + 7, mul + 8: clamp, zero point.
             below = Signal(name=f"below_{unit}", reset_less=True)
             above = Signal(name=f"above_{unit}", reset_less=True)
             offset = Signal(8, name=f"offset_{unit}", reset_less=True)
+            low_clamp, high_clamp = (
+                clamps.copies[unit // LANES_OF_A_COPY][9 * i : 9 * i + 9].as_signed() for i in range(2)
+            )
             m.d.sync += [
                 below.eq(limited < low_clamp),
                 above.eq(limited > high_clamp),
@@ -268,7 +301,8 @@ class Requantizer(wiring.Component):
             y_bytes.append(byte)
 
         finished = Signal()
-        m.d.sync += finished.eq(completes[mul + 8] & lasts[mul + 8] & ~goes_to_addend[mul + 8])
+        m.d.comb += self.done_ahead.eq(completes[mul + 8] & lasts[mul + 8] & ~goes_to_addend[mul + 8])
+        m.d.sync += finished.eq(self.done_ahead)
         m.d.comb += self.done.eq(finished)
         if slots == 1:
             m.d.comb += self.bytes.eq(Cat(y_bytes))
@@ -281,21 +315,21 @@ class Requantizer(wiring.Component):
             m.d.comb += self.bytes.eq(Cat(held[: 8 * units * (slots - 1)], *y_bytes))
         if config.pixels > 1:
             m.d.comb += self.second.eq(since_slot(second, mul + 9, "second")[-1])
-            m.d.comb += self.last.eq(~since_slot(more, mul + 9, "more")[-1])
+            m.d.comb += self.last_ahead.eq(~since_slot(more, mul + 8, "more")[-1])
         else:
-            m.d.comb += self.last.eq(1)
+            m.d.comb += self.last_ahead.eq(1)
 
         if config.elementwise_add:
             # One queue per slot, all as wide as the units; they advance together.
             push = completes[mul + 6] & goes_to_addend[mul + 6]
-            pop = self.valid & mode.add & ~self.to_addend
+            pop = self.valid & from_addend[1]
             write_index, read_index = Signal(range(ADD_BATCH)), Signal(range(ADD_BATCH))
             with m.If(push & lasts[mul + 6]):
                 m.d.sync += write_index.eq(write_index + 1)
             with m.If(pop):
                 m.d.sync += read_index.eq(read_index + 1)
             for s in range(slots):
-                queue = memory.Memory(shape=32 * units, depth=ADD_BATCH, init=[])
+                queue = memory.Memory(shape=32 * units, depth=ADD_BATCH, init=[], attrs={"ram_style": "distributed"})
                 m.submodules[f"addend_queue_{s}"] = queue
                 write = queue.write_port()
                 read = queue.read_port(domain="comb")
@@ -304,6 +338,7 @@ class Requantizer(wiring.Component):
                     write.addr.eq(write_index),
                     write.data.eq(Cat(y[:32] for y in y_addend)),
                     read.addr.eq(read_index),
-                    addend.as_value()[32 * units * s : 32 * units * (s + 1)].eq(read.data),
                 ]
+                # Wide results are two cycles apart: the next value is there in time.
+                m.d.sync += addend.as_value()[32 * units * s : 32 * units * (s + 1)].eq(read.data)
         return m

@@ -35,11 +35,33 @@ STEP_LAYOUT = data.StructLayout(
 """What `nnloom.arch.loopnest.steps` yields, as one word."""
 
 
+_EVENT_LAYOUT = data.StructLayout(
+    {
+        "load": 1,
+        "load_last": 1,
+        "step": 1,
+        "result": 1,
+        "multiply": 1,
+        "first": 1,
+        "phase": 1,  # ADD: operand X
+        "to_addend": 1,
+        "half": 1,
+        "pair": 1,
+        "begin": 1,  # of a channel group
+        "turn_kx": 1,
+        "turn_ky": 1,
+        "turn_ox": 1,
+        "turn_oy": 1,
+    }
+)
+
+
 class Sequencer(wiring.Component):
     """Runs descriptors: issues `nnloom.arch.loopnest.steps`, paced, one step a cycle.
 
-    Counters keep their "this is the last" flag in a register, and each address keeps the value that the next
-    turn of its loop will use, so that a cycle needs one addition behind one multiplexer.
+    Two stages: the first counts the loops and decides what happens in a cycle, the second has the addresses. Counters
+    keep their "this is the last" flag in a register, and each address keeps the value that the next turn of its loop
+    will use, so that a cycle needs one addition behind one multiplexer.
 
     Members
     -------
@@ -70,19 +92,33 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        is_add = Signal(reset_less=True)
+        m.d.sync += is_add.eq(self.active.kind == Kind.ADD)
+        event = Signal(_EVENT_LAYOUT)
+        self._elaborate_control(m, event, is_add)
+        self._elaborate_addresses(m, event, is_add)
+        return m
+
+    def _elaborate_control(self, m: Module, event, is_add: Signal) -> None:
+        """Stage 1: loop counters, pacing, states. Says in `event` what happens, and which loops turn."""
         config = self.config
         d = self.active
-        add = d.kind == Kind.ADD
-        is_add = Signal(reset_less=True)
 
-        # Loop counters: remaining turns after this one, and whether this is the last.
+        # Loop counters: remaining turns after this one, and whether this is the last. What they start from is made of
+        # the next descriptor, in the state before it is taken.
+        settle = Signal()
+        slide_first_zero, slide_step_one = Signal(reset_less=True), Signal(reset_less=True)
+        with m.If(settle):
+            m.d.sync += [slide_first_zero.eq(self.next.slide_first == 0), slide_step_one.eq(self.next.slide_step == 1)]
+
         class Loop:
             def __init__(self, name: str, count: Value) -> None:
                 self.remaining = Signal(16, name=f"{name}_remaining", reset_less=True)
                 self.last = Signal(name=f"{name}_last", reset_less=True)
                 self.top = Signal(16, name=f"{name}_top", reset_less=True)
                 self.single = Signal(name=f"{name}_single", reset_less=True)
-                m.d.sync += [self.top.eq(count - 1), self.single.eq(count == 1)]
+                with m.If(settle):
+                    m.d.sync += [self.top.eq(count - 1), self.single.eq(count == 1)]
 
             def reload(self) -> list:
                 return [self.remaining.eq(self.top), self.last.eq(self.single)]
@@ -90,10 +126,133 @@ class Sequencer(wiring.Component):
             def advance(self) -> list:
                 return [self.remaining.eq(self.remaining - 1), self.last.eq(self.remaining == 1)]
 
-        kx, ky = Loop("kx", d.n_kx), Loop("ky", d.n_ky)
-        ox, oy, g = Loop("ox", d.n_ox), Loop("oy", d.n_oy), Loop("g", d.n_g)
+        kx, ky, ox, oy, g = (Loop(name, self.next[f"n_{name}"]) for name in ("kx", "ky", "ox", "oy", "g"))
+        first, phase = Signal(reset_less=True), Signal(reset_less=True)
+        fire, fire_wait = Signal(reset_less=True), Signal(8, reset_less=True)
 
-        # Addresses: the current value, and the value at the next turn of each enclosing loop.
+        # Pacing.
+        timer = Signal(8)
+        busy = Signal()
+        spacing = Signal(range(PARAMETER_SPACING + 1))
+        spaced = Signal(init=1)
+        load_index = Signal(range(max(2, config.parameter_words)))
+        load_final = load_index == config.parameter_words - 1
+        y_interval = Const(max(1, config.requant_slots), 8)
+        with m.If(busy):
+            m.d.sync += [timer.eq(timer - 1), busy.eq(timer > 1)]
+        with m.If(~spaced):
+            m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
+
+        result, run, issue = Signal(), Signal(), Signal()
+        m.d.comb += [
+            result.eq(Mux(d.slide, fire, is_add | (kx.last & ky.last))),
+            issue.eq(run & ~(result & busy)),
+        ]
+        m.d.sync += [
+            event.load.eq(0),
+            event.load_last.eq(load_final),
+            event.step.eq(issue),
+            event.result.eq(result),
+            event.multiply.eq(~d.slide | fire),
+            event.first.eq(d.slide | is_add | first),
+            event.phase.eq(phase),
+            event.to_addend.eq(is_add & ~phase),
+            event.half.eq(d.half_last & g.last),
+            event.pair.eq(d.pixel_pair & ~(d.odd_rows & oy.last)),
+            event.begin.eq(0),
+            # Exactly one with each step: the loop that turns.
+            event.turn_kx.eq(issue & ~kx.last),
+            event.turn_ky.eq(issue & kx.last & ~ky.last),
+            event.turn_ox.eq(issue & kx.last & ky.last & ~ox.last),
+            event.turn_oy.eq(issue & kx.last & ky.last & ox.last),
+        ]
+
+        begin_row = [*kx.reload(), *ky.reload(), *ox.reload(), first.eq(1), phase.eq(0)]
+        begin_row += [fire.eq(slide_first_zero), fire_wait.eq(d.slide_first)]
+        completed = Signal()
+        m.d.sync += completed.eq(0)
+        with m.If(completed):
+            m.d.sync += self.completed.eq(self.completed + 1)
+        delay = Signal(8)
+        delayed = Signal()
+        drain = Signal(range(self.drain + 2))
+        with m.FSM():
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += self.completed.eq(0)
+                m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.sync += [delay.eq(self.next.start_delay), delayed.eq(self.next.start_delay == 0)]
+                with m.If(self.next_valid):
+                    m.next = "DELAY"
+            with m.State("DELAY"):
+                m.d.comb += settle.eq(1)
+                m.d.sync += [delay.eq(delay - 1), delayed.eq(delay == 1)]
+                with m.If(delayed):
+                    m.next = "TAKE"
+            with m.State("TAKE"):
+                # The addresses of the first group are taken with the descriptor.
+                m.d.comb += self.take.eq(1)
+                m.d.sync += d.eq(self.next)
+                m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.sync += [*g.reload(), *oy.reload(), *begin_row, load_index.eq(0), event.begin.eq(1)]
+                m.next = "LOAD"
+            with m.State("LOAD"), m.If(~busy & (spaced | (load_index != 0))):
+                m.d.sync += event.load.eq(1)
+                with m.If(load_index == 0):
+                    m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
+                m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
+                with m.If(load_final):
+                    m.next = "RUN"
+            with m.State("RUN"):
+                m.d.comb += run.eq(1)
+                with m.If(issue):
+                    with m.If(kx.last & (is_add | (ky.last & ox.last & oy.last))):
+                        m.next = "LOAD"
+                    with m.If(kx.last & ky.last & ox.last & oy.last & g.last):
+                        m.d.sync += [completed.eq(1), drain.eq(self.drain + 1)]
+                        m.next = "FETCH"
+                        with m.If(d.last):
+                            m.next = "DRAIN"
+            with m.State("DRAIN"):
+                m.d.sync += drain.eq(drain - 1)
+                with m.If(drain == 0):
+                    m.d.comb += self.finished.eq(1)
+                    m.next = "IDLE"
+
+        with m.If(issue):
+            with m.If(result):
+                pace = Mux(is_add & ~phase, y_interval, d.interval)
+                m.d.sync += [timer.eq(pace - 1), busy.eq(pace > 1)]
+            # Slide: loads until the window is complete.
+            with m.If(fire):
+                m.d.sync += [fire_wait.eq(d.slide_step - 1), fire.eq(slide_step_one)]
+            with m.Else():
+                m.d.sync += [fire_wait.eq(fire_wait - 1), fire.eq(fire_wait == 1)]
+            m.d.sync += first.eq(kx.last & ky.last)
+            with m.If(~kx.last):
+                m.d.sync += kx.advance()
+            with m.Else():
+                m.d.sync += [*kx.reload(), phase.eq(is_add & ~ky.last)]
+                with m.If(~ky.last):
+                    m.d.sync += ky.advance()
+                with m.Else():
+                    m.d.sync += ky.reload()
+                    with m.If(~ox.last):
+                        m.d.sync += ox.advance()
+                    with m.Else():
+                        m.d.sync += begin_row
+                        with m.If(~oy.last):
+                            m.d.sync += oy.advance()
+                        with m.Else():
+                            m.d.sync += [*oy.reload(), *g.advance()]
+                            m.d.sync += event.begin.eq(~g.last)
+
+    def _elaborate_addresses(self, m: Module, event, is_add: Signal) -> None:
+        """Stage 2: addresses; each keeps the value that the next turn of its loop will use."""
+        config = self.config
+        d = self.active
+
         def state(shape: object, name: str) -> Signal:
             return Signal(shape, name=name, reset_less=True)
 
@@ -109,188 +268,85 @@ class Sequencer(wiring.Component):
         out, out_row_next = state(16, "out"), state(16, "out_row_next")
         out_g, out_g_next = state(16, "out_g"), state(16, "out_g_next")
         out_bank = state(2, "out_bank")
-        first = state(1, "first")
-        phase = state(1, "phase")
-        fire, fire_wait = state(1, "fire"), state(8, "fire_wait")
-        slide_first_zero, slide_step_one = state(1, "slide_first_zero"), state(1, "slide_step_one")
         m.d.sync += [
-            slide_first_zero.eq(d.slide_first == 0),
-            slide_step_one.eq(d.slide_step == 1),
-            is_add.eq(add),
             # Settled two cycles after a change of group; parameter loads are further apart than that.
             q_g_next.eq(q_g + d.q_step_ox),
             group_next.eq(group + d.weight_step_g),
             out_g_next.eq(out_g + d.out_step_g),
         ]
 
-        # Pacing.
-        timer = Signal(8)
-        busy = Signal()
-        spacing = Signal(range(PARAMETER_SPACING + 1))
-        spaced = Signal(init=1)
-        load_index = Signal(range(max(2, config.parameter_words)))
-        load_final = load_index == config.parameter_words - 1
-
-        def pace(cycles: Value) -> list:
-            return [timer.eq(cycles - 1), busy.eq(cycles > 1)]
-
-        with m.If(busy):
-            m.d.sync += [timer.eq(timer - 1), busy.eq(timer > 1)]
-        with m.If(~spaced):
-            m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
-
         s = self.step
-        m.d.sync += [s.load.eq(0), s.load_last.eq(0), s.step.eq(0)]
+        m.d.comb += self.row_ahead.eq(row)
         m.d.sync += [
+            s.load.eq(event.load),
+            s.load_last.eq(event.load & event.load_last),
+            s.step.eq(event.step),
+            s.weight.eq(Mux(event.load, load, weight)),
             s.row.eq(row),
             s.q.eq(q),
             s.kernel_row.eq(kernel_row),
-            s.operand_x.eq(phase),
+            s.operand_x.eq(event.phase),
+            s.multiply.eq(event.multiply),
+            s.first.eq(event.first),
+            s.result.eq(event.result),
+            s.to_addend.eq(event.to_addend),
             s.out_bank.eq(out_bank),
             s.out_granule.eq(out),
-            s.half.eq(d.half_last & g.last),
-            s.pair.eq(d.pixel_pair & ~(d.odd_rows & oy.last)),
-            s.to_addend.eq(is_add & ~phase),
+            s.half.eq(event.half),
+            s.pair.eq(event.pair),
         ]
 
-        m.d.comb += self.row_ahead.eq(row)
-        result = Signal()
-        m.d.comb += result.eq(Mux(d.slide, fire, is_add | (kx.last & ky.last)))
-        y_interval = Const(max(1, config.requant_slots), 8)
-
+        with m.If(event.load):
+            m.d.sync += load.eq(load + 1)
+        with m.If(event.step):
+            with m.If(event.result & ~event.to_addend):
+                m.d.sync += out.eq(out + d.out_step_ox)
+            with m.If(d.weights_advance):
+                m.d.sync += weight.eq(weight + 1)
+        with m.If(event.turn_kx):
+            m.d.sync += q.eq(q + d.q_step_kx)
+        with m.If(event.turn_ky):
+            m.d.sync += q.eq(q_ox)
+            with m.If(~is_add):
+                m.d.sync += [row.eq(row + d.row_step_ky), kernel_row.eq(kernel_row + d.row_step_ky)]
+        with m.If(event.turn_ox):
+            m.d.sync += [q.eq(q_ox_next), q_ox.eq(q_ox_next), q_ox_next.eq(q_ox_next + d.q_step_ox)]
+        with m.If(event.turn_oy):
+            m.d.sync += [q.eq(q_row), q_ox.eq(q_row), q_ox_next.eq(q_row_next)]
+            m.d.sync += [row.eq(row_oy_next), row_oy.eq(row_oy_next), row_oy_next.eq(row_oy_next + d.row_step_oy)]
+            m.d.sync += out_bank.eq(out_bank + Mux(d.pixel_pair, 2, 1))
+            with m.If(out_bank[1] & (out_bank[0] | d.pixel_pair)):
+                m.d.sync += [out.eq(out_row_next + d.out_row_stride), out_row_next.eq(out_row_next + d.out_row_stride)]
+            with m.Else():
+                m.d.sync += out.eq(out_row_next)
+        with m.If(event.turn_ox):
+            m.d.sync += row.eq(row_oy)
+        with m.If(event.turn_ox | event.turn_oy):
+            m.d.sync += [kernel_row.eq(0), weight.eq(weight_first)]
+            with m.If(is_add):
+                m.d.sync += load.eq(load - 2 * config.parameter_words)
         # Two sets of parameters stand before the weights of an ADD.
         weights = group + Mux(is_add, 2 * config.parameter_words, config.parameter_words)
-        begin_group = [
-            *kx.reload(),
-            *ky.reload(),
-            *ox.reload(),
-            *oy.reload(),
-            load.eq(group),
-            weight.eq(weights),
-            weight_first.eq(weights),
-            q.eq(q_g),
-            q_ox.eq(q_g),
-            q_ox_next.eq(q_g_next),
-            q_row.eq(q_g),
-            q_row_next.eq(q_g_next),
-            row.eq(d.row_start),
-            row_oy.eq(d.row_start),
-            row_oy_next.eq(d.row_start + d.row_step_oy),
-            kernel_row.eq(0),
-            out.eq(out_g),
-            out_row_next.eq(out_g),
-            out_bank.eq(0),
-            first.eq(1),
-            phase.eq(0),
-            fire.eq(slide_first_zero),
-            fire_wait.eq(d.slide_first),
-            group.eq(group_next),
-            q_g.eq(q_g + d.q_step_g),
-            out_g.eq(out_g_next),
-        ]
-
-        delay = Signal(8)
-        drain = Signal(range(self.drain + 1))
-        running_last = d.last
-
-        with m.FSM():
-            with m.State("IDLE"), m.If(self.start):
-                m.d.sync += self.completed.eq(0)
-                m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.sync += delay.eq(self.next.start_delay)
-                with m.If(self.next_valid):
-                    m.next = "DELAY"
-            with m.State("DELAY"):
-                m.d.sync += delay.eq(delay - 1)
-                with m.If(delay == 0):
-                    m.d.comb += self.take.eq(1)
-                    m.d.sync += d.eq(self.next)
-                    m.next = "SETUP"
-            with m.State("SETUP"):
-                m.d.sync += [q_g.eq(d.q_start), group.eq(d.weight_base), out_g.eq(d.out_base)]
-                m.next = "SETTLE"
-            with m.State("SETTLE"):
-                m.d.sync += [*g.reload(), load_index.eq(0)]
-                m.next = "GROUP"
-            with m.State("GROUP"):
-                m.d.sync += begin_group
-                m.next = "LOAD"
-            with m.State("LOAD"), m.If(~busy & (spaced | (load_index != 0))):
-                m.d.sync += [s.load.eq(1), s.load_last.eq(load_final), s.weight.eq(load), load.eq(load + 1)]
-                with m.If(load_index == 0):
-                    m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
-                m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
-                with m.If(load_final):
-                    m.next = "RUN"
-            with m.State("RUN"), m.If(~(result & busy)):
-                m.d.sync += [
-                    s.step.eq(1),
-                    s.weight.eq(weight),
-                    s.result.eq(result),
-                    s.multiply.eq(~d.slide | fire),
-                    s.first.eq(d.slide | is_add | first),
-                ]
-                with m.If(result):
-                    m.d.sync += pace(Mux(is_add & ~phase, y_interval, d.interval))
-                    with m.If(~is_add | phase):
-                        m.d.sync += out.eq(out + d.out_step_ox)
-                m.d.sync += first.eq(0)
-                with m.If(d.weights_advance):
-                    m.d.sync += weight.eq(weight + 1)
-                # Slide: loads until the window is complete.
-                with m.If(fire):
-                    m.d.sync += [fire_wait.eq(d.slide_step - 1), fire.eq(slide_step_one)]
-                with m.Else():
-                    m.d.sync += [fire_wait.eq(fire_wait - 1), fire.eq(fire_wait == 1)]
-
-                with m.If(~kx.last):
-                    m.d.sync += [*kx.advance(), q.eq(q + d.q_step_kx)]
-                with m.Else():
-                    m.d.sync += [*kx.reload(), q.eq(q_ox)]
-                    with m.If(~ky.last):
-                        m.d.sync += ky.advance()
-                        with m.If(is_add):
-                            m.d.sync += phase.eq(1)
-                            m.next = "LOAD"
-                        with m.Else():
-                            m.d.sync += [row.eq(row + d.row_step_ky), kernel_row.eq(kernel_row + d.row_step_ky)]
-                    with m.Else():
-                        m.d.sync += [*ky.reload(), row.eq(row_oy), kernel_row.eq(0), weight.eq(weight_first)]
-                        m.d.sync += [first.eq(1), phase.eq(0)]
-                        with m.If(is_add):
-                            m.d.sync += load.eq(load - 2 * config.parameter_words)
-                            m.next = "LOAD"
-                        with m.If(~ox.last):
-                            m.d.sync += [*ox.advance(), q.eq(q_ox_next), q_ox.eq(q_ox_next)]
-                            m.d.sync += q_ox_next.eq(q_ox_next + d.q_step_ox)
-                        with m.Else():
-                            m.d.sync += [*ox.reload(), q.eq(q_row), q_ox.eq(q_row), q_ox_next.eq(q_row_next)]
-                            m.d.sync += [fire.eq(slide_first_zero), fire_wait.eq(d.slide_first)]
-                            m.d.sync += [row.eq(row_oy_next), row_oy.eq(row_oy_next)]
-                            m.d.sync += row_oy_next.eq(row_oy_next + d.row_step_oy)
-                            m.d.sync += out_bank.eq(out_bank + Mux(d.pixel_pair, 2, 1))
-                            with m.If(out_bank[1] & (out_bank[0] | d.pixel_pair)):
-                                m.d.sync += [
-                                    out.eq(out_row_next + d.out_row_stride),
-                                    out_row_next.eq(out_row_next + d.out_row_stride),
-                                ]
-                            with m.Else():
-                                m.d.sync += out.eq(out_row_next)
-                            with m.If(~oy.last):
-                                m.d.sync += oy.advance()
-                            with m.Else():
-                                with m.If(~g.last):
-                                    m.d.sync += [*g.advance(), *begin_group]
-                                    m.next = "LOAD"
-                                with m.Else():
-                                    m.d.sync += [self.completed.eq(self.completed + 1), drain.eq(self.drain)]
-                                    m.next = "DRAIN"
-                                    with m.If(~running_last):
-                                        m.next = "FETCH"
-            with m.State("DRAIN"):
-                m.d.sync += drain.eq(drain - 1)
-                with m.If(drain == 0):
-                    m.d.comb += self.finished.eq(1)
-                    m.next = "IDLE"
-        return m
+        with m.If(event.begin):
+            m.d.sync += [
+                load.eq(group),
+                weight.eq(weights),
+                weight_first.eq(weights),
+                q.eq(q_g),
+                q_ox.eq(q_g),
+                q_ox_next.eq(q_g_next),
+                q_row.eq(q_g),
+                q_row_next.eq(q_g_next),
+                row.eq(d.row_start),
+                row_oy.eq(d.row_start),
+                row_oy_next.eq(d.row_start + d.row_step_oy),
+                kernel_row.eq(0),
+                out.eq(out_g),
+                out_row_next.eq(out_g),
+                out_bank.eq(0),
+                group.eq(group_next),
+                q_g.eq(q_g + d.q_step_g),
+                out_g.eq(out_g_next),
+            ]
+        with m.If(self.take):
+            m.d.sync += [q_g.eq(self.next.q_start), group.eq(self.next.weight_base), out_g.eq(self.next.out_base)]

@@ -41,26 +41,33 @@ class UartReceiver(wiring.Component):
         rx = Signal(init=1)
         m.submodules.synchronizer = FFSynchronizer(self.rx, rx, init=1)
         timer = Signal(range(self.divisor + self.divisor // 2))
+        tick = Signal()
+        """The timer is at zero."""
         bits = Signal(range(10))
         shift = Signal(9)
         with m.If(self.octets.ready):
             m.d.sync += self.octets.valid.eq(0)
         with m.FSM():
             with m.State("IDLE"):
-                m.d.sync += [timer.eq(self.divisor // 2 - 1), bits.eq(0)]
+                m.d.sync += [timer.eq(self.divisor // 2 - 1), tick.eq(0), bits.eq(0)]
                 with m.If(~rx):
                     m.next = "START"
             with m.State("START"):
-                m.d.sync += timer.eq(timer - 1)
-                with m.If(timer == 0):
-                    m.d.sync += timer.eq(self.divisor - 1)
+                m.d.sync += [timer.eq(timer - 1), tick.eq(timer == 1)]
+                with m.If(tick):
+                    m.d.sync += [timer.eq(self.divisor - 1), tick.eq(0)]
                     m.next = "DATA"
                     with m.If(rx):  # a glitch
                         m.next = "IDLE"
             with m.State("DATA"):
-                m.d.sync += timer.eq(timer - 1)
-                with m.If(timer == 0):
-                    m.d.sync += [timer.eq(self.divisor - 1), shift.eq(Cat(shift[1:], rx)), bits.eq(bits + 1)]
+                m.d.sync += [timer.eq(timer - 1), tick.eq(timer == 1)]
+                with m.If(tick):
+                    m.d.sync += [
+                        timer.eq(self.divisor - 1),
+                        tick.eq(0),
+                        shift.eq(Cat(shift[1:], rx)),
+                        bits.eq(bits + 1),
+                    ]
                     with m.If(bits == 8):
                         m.next = "DONE"
             with m.State("DONE"):
@@ -86,14 +93,18 @@ class UartTransmitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         timer = Signal(range(self.divisor))
+        tick = Signal()
+        """The timer is at zero."""
         bits = Signal(range(11))
+        idle = Signal(init=1)
         shift = Signal(10, init=0x3FF)
-        m.d.comb += [self.octets.ready.eq(bits == 0), self.tx.eq(shift[0])]
-        with m.If(bits == 0), m.If(self.octets.valid):
-            m.d.sync += [shift.eq(Cat(Const(0, 1), self.octets.payload, Const(1, 1))), bits.eq(10)]
-            m.d.sync += timer.eq(self.divisor - 1)
-        with m.Elif(timer == 0):
-            m.d.sync += [timer.eq(self.divisor - 1), shift.eq(Cat(shift[1:], Const(1, 1))), bits.eq(bits - 1)]
+        m.d.comb += [self.octets.ready.eq(idle), self.tx.eq(shift[0])]
+        with m.If(idle), m.If(self.octets.valid):
+            m.d.sync += [shift.eq(Cat(Const(0, 1), self.octets.payload, Const(1, 1))), bits.eq(10), idle.eq(0)]
+            m.d.sync += [timer.eq(self.divisor - 1), tick.eq(0)]
+        with m.Elif(tick):
+            m.d.sync += [timer.eq(self.divisor - 1), tick.eq(0), shift.eq(Cat(shift[1:], Const(1, 1)))]
+            m.d.sync += [bits.eq(bits - 1), idle.eq(bits == 1)]
         with m.Else():
-            m.d.sync += timer.eq(timer - 1)
+            m.d.sync += [timer.eq(timer - 1), tick.eq(timer == 1)]
         return m

@@ -8,7 +8,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import weight_stride, weight_word_columns
 from nnloom.hw.activation_memory import ROW_FETCH_LATENCY, ActivationMemory
 from nnloom.hw.mac_array import MacArray, mac_latency
-from nnloom.hw.operand import OPERAND_LATENCY, OperandFetch
+from nnloom.hw.operand import AHEAD, OPERAND_LATENCY, OperandFetch
 from nnloom.hw.technology import RAM_LATENCY, GenericTechnology, Multiplier, Ram
 from nnloom.hw.weight_memory import WEIGHT_LATENCY, WeightMemory
 
@@ -151,7 +151,7 @@ def test_activation_memory_fetches_windows_while_being_written(config):
             for granule in range(0, config.bank_granules, 3):
                 ctx.set(dut.host_bank, bank)
                 ctx.set(dut.host_granule, granule)
-                await ctx.tick().repeat(RAM_LATENCY + 2)
+                await ctx.tick().repeat(RAM_LATENCY + 3)
                 first = granule * config.granule
                 want = image[bank, first : first + config.granule]
                 np.testing.assert_array_equal(as_bytes(ctx.get(dut.host_data), config.granule), want)
@@ -169,7 +169,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
 
     async def bench(ctx):
         window = np.zeros((columns, rows, lanes), np.uint8)
-        pending = []
+        pending, coming = [], []
         for i in range(600):
             values = rng.integers(0, 256, (len(dut.rows), lanes), np.uint8)
             dense, pair, valid = (int(rng.integers(2)) for _ in range(3))
@@ -186,7 +186,9 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                 row=row, q=q, kernel_row=kernel_row, kernel_rows=kernel_rows, pad=pad, second=second,
             ).items():  # fmt: skip
                 ctx.set(getattr(dut, name), value)
-            ctx.set(dut.rows.as_value(), as_int(values))
+            coming.append(values)
+            if i >= AHEAD:
+                ctx.set(dut.rows.as_value(), as_int(coming[i - AHEAD]))
 
             def ok(r, byte, row=row, q=q, in_rows=in_rows, n=in_row_bytes, k=kernel_row, kn=kernel_rows):
                 return 0 <= row + r < in_rows and k + r < kn and 0 <= q + byte < n
@@ -205,7 +207,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                         for t in range(half):
                             vector[half + t] = mine[1, shift + t] if ok_row(1, t) else pad
                     vectors.append(vector)
-                want = np.concatenate([np.broadcast_to(vectors[0], (lanes, taps)), *(v[None] for v in vectors[1:])])
+                want = np.concatenate([np.broadcast_to(vector, (lanes, taps)) for vector in vectors])
                 # The tap that a pair leaves over has weight zero: do not care.
                 used = 2 * half if pair else taps
             else:
@@ -218,11 +220,11 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                 want[:, : columns * rows] = flat
                 used = taps
             pending.append((want[:, :used], used) if dense or valid else None)
-            if i >= OPERAND_LATENCY and i > 8:
-                expected = pending[i - OPERAND_LATENCY]
+            if i > 8:
+                expected = pending[i - AHEAD - OPERAND_LATENCY]
                 if expected is not None:
                     got = as_bytes(ctx.get(dut.operands.as_value()), lanes * taps).reshape(lanes, taps)
-                    below = as_bytes(ctx.get(dut.second_operands.as_value()), taps)[None]
+                    below = as_bytes(ctx.get(dut.second_operands.as_value()), lanes * taps).reshape(lanes, taps)
                     got = np.concatenate([got, below])[: len(expected[0])]
                     np.testing.assert_array_equal(got[:, : expected[1]], expected[0])
             await ctx.tick()
@@ -252,13 +254,13 @@ def test_mac_array_accumulates_and_takes_maxima(taps, pixels):
             multiply, first = int(rng.integers(4) > 0), int(rng.integers(5) == 0 or i == 0)
             if i == 0:
                 multiply = 1
-            below = rng.integers(-128, 128, taps, np.int8)
+            below = rng.integers(-128, 128, (config.lanes, taps), np.int8)
             ctx.set(dut.second_operands.as_value(), as_int(below))
             ctx.set(dut.operands.as_value(), as_int(x))
             ctx.set(dut.weights.as_value(), as_int(w))
             ctx.set(dut.multiply, multiply)
             ctx.set(dut.first, first)
-            operands = np.stack([x, np.broadcast_to(below, x.shape)])[:pixels]
+            operands = np.stack([x, below])[:pixels]
             total = (operands.astype(np.int64) * w).sum(2)
             if multiply:
                 acc = total if first else acc + total

@@ -49,14 +49,15 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pi
             ctx.set(dut.parameters.as_value(), parameters_value(config, bias, multiplier, shift))
             ctx.set(dut.mode.narrow, narrow)
             ctx.set(dut.mode.double_rounding, double_rounding)
-            ctx.set(dut.load, 1)
+            ctx.set(dut.load_ahead, 1)
             # The mode belongs to a layer: change it only once the pipeline is empty.
             ctx.set(dut.mode.out_zero_point, zero_point)
             ctx.set(dut.mode.act_min, act_min)
             ctx.set(dut.mode.act_max, act_max)
             await ctx.tick()
-            cycle += 1
-            ctx.set(dut.load, 0)
+            ctx.set(dut.load_ahead, 0)
+            await ctx.tick()
+            cycle += 2
             for _ in range(5):
                 acc = rng.integers(-limit // 2, limit // 2, (pixels, 8))
                 if not narrow:
@@ -89,9 +90,13 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pi
 
     async def watch(ctx):
         cycle = 0
-        async for _, _, done, value, *which in ctx.tick().sample(dut.done, dut.bytes, dut.second, dut.last):
+        last = ahead = 0
+        signals = (dut.done, dut.bytes, dut.second, dut.done_ahead, dut.last_ahead)
+        async for _, _, done, value, second, done_ahead, last_ahead in ctx.tick().sample(*signals):
+            assert done == ahead
             if done:
-                seen.append((cycle, np.frombuffer(int(value).to_bytes(8, "little"), np.int8), *which))
+                seen.append((cycle, np.frombuffer(int(value).to_bytes(8, "little"), np.int8), second, last))
+            ahead, last = done_ahead, last_ahead
             cycle += 1
 
     sim = Simulator(dut)
@@ -113,44 +118,52 @@ def test_addition_through_the_addend_queue(units):
     dut = Requantizer(config, GenericTechnology())
     slots = config.requant_slots
     expected, seen = [], []
+    events: dict[int, dict] = {}
+    """cycle -> values of inputs in that cycle; the others are zero"""
+    now = 2
 
-    async def load(ctx, multiplier, shift):
+    def at(cycle: int, **values: int) -> None:
+        events.setdefault(cycle, {}).update(values)
+
+    def load(multiplier: int, shift: int) -> None:
+        nonlocal now
         zero = np.zeros(8, np.int64)
-        ctx.set(dut.parameters.as_value(), parameters_value(config, zero, zero + multiplier, zero + shift))
-        ctx.set(dut.load, 1)
-        await ctx.tick()
-        ctx.set(dut.load, 0)
+        at(now - 1, load_ahead=1)
+        at(now, parameters=parameters_value(config, zero, zero + multiplier, zero + shift))
+        now += 1
 
-    async def result(ctx, values, to_addend, cycles):
-        ctx.set(dut.accumulators.as_value(), pack(values, 32))
-        ctx.set(dut.valid, 1)
-        ctx.set(dut.to_addend, to_addend)
-        for _ in range(cycles):
-            await ctx.tick()
-            ctx.set(dut.valid, 0)
-            ctx.set(dut.to_addend, 0)
+    def result(values, name: str, cycles: int) -> None:
+        nonlocal now
+        at(now - 1, **{name: 1})
+        at(now, valid=1, accumulators=pack(values, 32))
+        now += cycles
+
+    for _ in range(6):
+        my, sy = int(rng.integers(2**30, 2**31)), int(rng.integers(1, 6))
+        mo, so = int(rng.integers(2**30, 2**31)), int(rng.integers(17, 21))
+        y, x = rng.integers(-255, 256, (16, 8)), rng.integers(-255, 256, (16, 8))
+        load(my, sy)
+        for i in range(16):
+            result(y[i], "to_addend_ahead", slots)
+        load(mo, so)
+        for i in range(16):
+            result(x[i], "from_addend_ahead", 2 * slots)
+        scaled = requantize(y << ADD_LEFT_SHIFT, my, sy, double_rounding=True)
+        half = requantize(x << ADD_LEFT_SHIFT, 1 << 30, 0, double_rounding=True)
+        total = requantize(scaled + half, mo, so, double_rounding=True)
+        expected.extend(np.clip(total - 3, -128, 127))
 
     async def drive(ctx):
-        ctx.set(dut.mode.add, 1)
         ctx.set(dut.mode.double_rounding, 1)
         ctx.set(dut.mode.out_zero_point, -3)
         ctx.set(dut.mode.act_min, -128)
         ctx.set(dut.mode.act_max, 127)
-        for _ in range(6):
-            my, sy = int(rng.integers(2**30, 2**31)), int(rng.integers(1, 6))
-            mo, so = int(rng.integers(2**30, 2**31)), int(rng.integers(17, 21))
-            y, x = rng.integers(-255, 256, (16, 8)), rng.integers(-255, 256, (16, 8))
-            await load(ctx, my, sy)
-            for i in range(16):
-                await result(ctx, y[i], 1, slots)
-            await load(ctx, mo, so)
-            for i in range(16):
-                await result(ctx, x[i], 0, 2 * slots)
-            scaled = requantize(y << ADD_LEFT_SHIFT, my, sy, double_rounding=True)
-            half = requantize(x << ADD_LEFT_SHIFT, 1 << 30, 0, double_rounding=True)
-            total = requantize(scaled + half, mo, so, double_rounding=True)
-            expected.extend(np.clip(total - 3, -128, 127))
-        for _ in range(40):
+        for cycle in range(now + 40):
+            values = events.get(cycle, {})
+            for name in ("load_ahead", "valid", "to_addend_ahead", "from_addend_ahead"):
+                ctx.set(getattr(dut, name), values.get(name, 0))
+            for name in ("parameters", "accumulators"):
+                ctx.set(getattr(dut, name).as_value(), values.get(name, int(rng.integers(2**60))))
             await ctx.tick()
 
     async def watch(ctx):

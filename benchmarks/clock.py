@@ -1,0 +1,137 @@
+"""Clock rates after place and route: the multiplier array alone, and the complete system over placement seeds.
+
+    python benchmarks/clock.py array           the array and its accumulators between registers and block RAM
+    python benchmarks/clock.py system 1 2 3    the ULX3S-85F system with these seeds (a quarter of an hour each)
+
+Results go to benchmarks/results/clock.json; what was measured before is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from nnloom import boards
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import BuildError
+from nnloom.arch.files import write_atomically
+from nnloom.boards import flow
+from nnloom.hw.ecp5 import Ecp5Technology
+from nnloom.hw.emit import emit_rtlil
+from nnloom.hw.mac_array import MacArray
+from nnloom.hw.technology import Technology
+from nnloom.hw.weight_memory import WeightMemory
+
+RESULTS = Path(__file__).parent / "results" / "clock.json"
+
+
+class ArrayAlone(wiring.Component):
+    """The array with its weight memory, an operand register and a register tree that folds the accumulators.
+
+    Members
+    -------
+    data : In; shifted into operands and weights; folded : Out
+    """
+
+    def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
+        self.config = config
+        self.technology = technology
+        super().__init__({"clk25": In(1), "data": In(1), "folded": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        from amaranth.hdl import ClockDomain, ClockSignal
+
+        m = Module()
+        config = self.config
+        m.domains.sync = ClockDomain(reset_less=True)
+        m.d.comb += ClockSignal("sync").eq(self.clk25)
+        m.submodules.weights = weights = WeightMemory(config, self.technology)
+        m.submodules.mac = mac = MacArray(config, self.technology)
+        word = Signal(64, reset_less=True)
+        count = Signal(28)
+        vector = Signal(8 * config.taps * config.pixels, reset_less=True)
+        m.d.sync += [
+            word.eq(Cat(word[1:], self.data)),
+            count.eq(count + 4),
+            vector.eq(Cat(vector[8:], word[:8])),
+            weights.host_write.eq(word[40]),
+            weights.host_address.eq(count),
+            weights.host_data.eq(word[:32]),
+            weights.address.eq(count[3:]),
+            mac.multiply.eq(word[41]),
+            mac.first.eq(word[42]),
+        ]
+        bits = 8 * config.taps
+        m.d.comb += mac.weights.as_value().eq(weights.word)
+        for lane in range(config.lanes):
+            m.d.comb += mac.operands[lane].as_value().eq(vector[:bits])
+            m.d.comb += mac.second_operands[lane].as_value().eq(vector[-bits:])
+        values = [lane for pixel in mac.accumulators for lane in pixel]
+        values = [value.as_unsigned() for value in values] + [Cat(mac.maxima)]
+        while len(values) > 1 or len(values[0]) > 1:
+            if len(values) == 1:
+                values = [values[0][::2], values[0][1::2]]
+            registers = []
+            for pair in zip(values[::2], [*values[1::2], values[0]], strict=False):
+                register = Signal(max(map(len, pair)), reset_less=True)
+                m.d.sync += register.eq(pair[0] ^ pair[1])
+                registers.append(register)
+            values = registers
+        m.d.comb += self.folded.eq(values[0])
+        return m
+
+
+def measure_array(target_mhz: float, seed: int) -> dict[str, object]:
+    """Place and route the array alone. Returns fmax, target and resources."""
+    board = boards.get("ulx3s-85f")
+    board = replace(
+        board, crystal_hz=target_mhz * 1e6, pins={"clk25": board.pins["clk25"], "data": "M1", "folded": "L4"}
+    )
+    config = replace(board.config, pixels=1)
+    technology = Ecp5Technology(lut_multipliers=0, small_multipliers=config.multipliers)
+    with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
+        folder = Path(temporary)
+        flow.synthesize(board, emit_rtlil(ArrayAlone(config, technology), "top"), folder)
+        result = flow.route(board, folder, clock_hz=target_mhz * 1e6, seed=seed)
+    return {"fmax_mhz": round(result[0], 2), "target_mhz": target_mhz, "seed": seed, "resources": result[1]}
+
+
+def measure_system(seed: int) -> dict[str, object]:
+    """Place and route the complete system of the board. Returns fmax, clock and resources."""
+    board = boards.get("ulx3s-85f")
+    with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
+        folder = Path(temporary)
+        rtlil = flow.system_rtlil(board, board.config, flow.lut_multipliers(board, board.config))
+        flow.synthesize(board, rtlil, folder)
+        clock_hz = flow.system_clock_hz(board)
+        fmax, resources = flow.route(board, folder, clock_hz=clock_hz, seed=seed)
+    return {"fmax_mhz": round(fmax, 2), "clock_mhz": clock_hz / 1e6, "seed": seed, "resources": resources}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["array", "system"])
+    parser.add_argument("seeds", nargs="*", type=int, help="placement seeds (default: the board's)")
+    parser.add_argument("--target", type=float, default=150, help="MHz asked for the array (default: 150)")
+    arguments = parser.parse_args()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for seed in arguments.seeds or [boards.get("ulx3s-85f").seed]:
+        try:
+            row = measure_array(arguments.target, seed) if arguments.what == "array" else measure_system(seed)
+        except BuildError as error:
+            parser.exit(1, f"error: {error}\n")
+        rows = [r for r in results.get(arguments.what, []) if r["seed"] != seed]
+        results[arguments.what] = sorted([*rows, row], key=lambda r: r["seed"])
+        write_atomically(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+        print(f"{arguments.what}, seed {seed}: {row['fmax_mhz']} MHz")
+
+
+if __name__ == "__main__":
+    main()
