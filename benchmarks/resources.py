@@ -53,7 +53,7 @@ CONFIGURATIONS: tuple[tuple[AcceleratorConfig, int | None], ...] = (
     (AcceleratorConfig(lanes=16, taps=7, requant_units=2), 0),
     (AcceleratorConfig(lanes=8, taps=4, requant_units=1, activation_bytes=131072, max_pool=False), None),
     (AcceleratorConfig(lanes=32, taps=12, requant_units=4, weight_words=512, **NOTHING), None),
-    (AcceleratorConfig(lanes=16, taps=9, requant_units=16, **NOTHING), 144),
+    (AcceleratorConfig(lanes=16, taps=9, requant_units=16, **NOTHING), None),
     (AcceleratorConfig(lanes=16, taps=6, requant_units=1, elementwise_add=False), None),
     (AcceleratorConfig(lanes=32, taps=4, requant_units=32, weight_words=1024), None),
     (AcceleratorConfig(lanes=16, taps=8, requant_units=8, activation_bytes=131072, **WINDOW), None),

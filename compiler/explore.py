@@ -108,7 +108,7 @@ class Exploration:
         """Why `best` is the best, in one line."""
         return (
             f"least latency ({self.best.latency_us:,} us at {self.board.clock_hz / 1e6:g} MHz) of the "
-            f"{len(self.candidates)} configurations of {self.shapes} that fit {self.board.name} with {self.model}"
+            f"{len(self.candidates)} configurations (of {self.shapes}) that fit {self.board.name} with {self.model}"
         )
 
 
