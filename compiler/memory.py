@@ -1,15 +1,18 @@
 """On-chip memory planning: where each tensor lives, in granules of every row bank.
 
 The offset strategies of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference"
-(2020): tensors are placed one by one at the lowest offset that is free for their whole life, in order of
-size, or of the breadth (sum of live sizes) of the layers that use them. The best plan wins.
+(2020): tensors are placed one by one into a gap that is free for their whole life, in order of size, or of the
+breadth (sum of live sizes) of the layers that use them. Order of execution, size times life and, if none of
+these reaches the lower bound, a local search over the order are tried too. The shortest plan wins.
+`benchmarks/memory.py` compares them with an exact solver.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 
 from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
@@ -18,7 +21,19 @@ from nnloom.arch.errors import CapacityError
 from .graph import Conv2D, FullyConnected, LayerGraph
 from .lower import tensor_shape
 
-__all__ = ["Lifetime", "MemoryPlan", "check_plan", "lifetimes", "plan_memory"]
+__all__ = [
+    "ORDERS",
+    "SEARCH",
+    "Lifetime",
+    "MemoryPlan",
+    "Placement",
+    "breadth_bound",
+    "check_plan",
+    "lifetimes",
+    "place_tensors",
+    "placements",
+    "plan_memory",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,15 @@ class Lifetime:
     def overlaps(self, other: Lifetime) -> bool:
         """Both live during some layer; a layer's output and its inputs are."""
         return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Offset of each tensor by name and the end of the last, in granules of every bank."""
+
+    offsets: dict[str, int]
+    granules: int
+    strategy: str
 
 
 @dataclass(frozen=True)
@@ -70,38 +94,143 @@ def lifetimes(config: AcceleratorConfig, graph: LayerGraph) -> tuple[dict[str, T
     return locations, lives
 
 
-def _place(order: Sequence[Lifetime]) -> tuple[dict[str, int], int]:
-    """Lowest free offset for each tensor in turn. Returns offsets and the total."""
-    placed: list[tuple[int, Lifetime]] = []
-    for life in order:
-        offset = 0
-        for base, other in sorted(((b, o) for b, o in placed if o.overlaps(life)), key=lambda item: item[0]):
-            if base - offset >= life.granules:
-                break
-            offset = max(offset, base + other.granules)
-        placed.append((offset, life))
-    return {life.name: offset for offset, life in placed}, max((o + v.granules for o, v in placed), default=0)
+class _Problem:
+    """Tensors by number, with what every strategy needs."""
+
+    def __init__(self, lives: Sequence[Lifetime]) -> None:
+        self.lives = list(lives)
+        self.sizes = [life.granules for life in lives]
+        times = range(-1, max((life.last for life in lives), default=-1) + 1)
+        self.live = [[i for i, life in enumerate(lives) if life.first <= t <= life.last] for t in times]
+        """tensors that live during each layer"""
+        self.neighbours: list[set[int]] = [set() for _ in lives]
+        """tensors with which each shares a layer"""
+        for together in self.live:
+            for i in together:
+                self.neighbours[i].update(together)
+
+    def breadth(self, together: Sequence[int]) -> int:
+        """Granules of tensors that live together."""
+        return sum(self.sizes[i] for i in together)
+
+    def place(self, order: Sequence[int], *, smallest_gap: bool = False) -> tuple[list[int], int]:
+        """Put each tensor in turn into the lowest (or the smallest) gap that is free for its whole life.
+
+        Returns the offset of each tensor and the end of the last.
+        """
+        offsets = [-1] * len(order)
+        total = 0
+        for i in order:
+            size, end, chosen, least = self.sizes[i], 0, -1, 0
+            for base, length in sorted((offsets[j], self.sizes[j]) for j in self.neighbours[i] if offsets[j] >= 0):
+                gap = base - end
+                if gap >= size and (chosen < 0 or gap < least):
+                    chosen, least = end, gap
+                    if not smallest_gap:
+                        break
+                end = max(end, base + length)
+            offsets[i] = end if chosen < 0 else chosen
+            total = max(total, offsets[i] + size)
+        return offsets, total
 
 
-def _by_size(lives: Sequence[Lifetime]) -> list[Lifetime]:
-    return sorted(lives, key=lambda life: -life.granules)
+def breadth_bound(lives: Sequence[Lifetime]) -> int:
+    """Granules that every plan needs: the largest sum of tensors that live together."""
+    problem = _Problem(lives)
+    return max(map(problem.breadth, problem.live), default=0)
 
 
-def _by_breadth(lives: Sequence[Lifetime]) -> list[Lifetime]:
-    times = range(-1, max((life.last for life in lives), default=-1) + 1)
-    at = {t: [life for life in lives if life.first <= t <= life.last] for t in times}
-    order: dict[str, Lifetime] = {}
-    for t in sorted(times, key=lambda t: -sum(life.granules for life in at[t])):
-        for life in _by_size(at[t]):
-            order.setdefault(life.name, life)
-    return list(order.values())
+def _by_size(problem: _Problem) -> list[int]:
+    return sorted(range(len(problem.lives)), key=lambda i: -problem.sizes[i])
 
 
-def _by_time(lives: Sequence[Lifetime]) -> list[Lifetime]:
-    return sorted(lives, key=lambda life: (life.first, -life.granules))
+def _by_breadth(problem: _Problem) -> list[int]:
+    order: dict[int, None] = {}
+    for together in sorted(problem.live, key=problem.breadth, reverse=True):
+        order.update(dict.fromkeys(sorted(together, key=lambda i: -problem.sizes[i])))
+    return list(order)
 
 
-STRATEGIES = {"greedy by size": _by_size, "greedy by breadth": _by_breadth, "greedy by time": _by_time}
+def _by_time(problem: _Problem) -> list[int]:
+    return sorted(range(len(problem.lives)), key=lambda i: (problem.lives[i].first, -problem.sizes[i]))
+
+
+def _by_area(problem: _Problem) -> list[int]:
+    def area(i: int) -> int:
+        return problem.sizes[i] * (problem.lives[i].last - problem.lives[i].first + 1)
+
+    return sorted(range(len(problem.lives)), key=area, reverse=True)
+
+
+ORDERS: dict[str, Callable[[_Problem], list[int]]] = {
+    "greedy by size": _by_size,
+    "greedy by breadth": _by_breadth,
+    "greedy by time": _by_time,
+    "greedy by area": _by_area,
+}
+SEARCH = "local search"
+SEARCH_PLACEMENTS = 200_000
+"""tensors that the search places at most, over all its plans: about a second; real networks need far fewer"""
+
+
+def _greedy(problem: _Problem, order: list[int]) -> tuple[list[int], int]:
+    return min((problem.place(order, smallest_gap=rule) for rule in (False, True)), key=lambda plan: plan[1])
+
+
+def _search(problem: _Problem, order: list[int], bound: int) -> tuple[list[int], int]:
+    """Exchange a tensor that ends highest with one placed earlier; keep the order if the plan grows no longer.
+
+    Stops at `bound` granules. The same problem always gives the same plan.
+    """
+    random = Random(1)
+    offsets, total = best = problem.place(order)
+    for _ in range(SEARCH_PLACEMENTS // max(len(order), 1)):
+        if best[1] <= bound:
+            break
+        highest = random.choice([i for i in order if offsets[i] + problem.sizes[i] == total])
+        position = order.index(highest)
+        earlier = [k for k in range(position) if order[k] in problem.neighbours[highest]]
+        # Now and then any exchange, and now and then a longer plan, to leave dead ends.
+        other = random.choice(earlier) if earlier and random.random() < 0.7 else random.randrange(len(order))
+        trial = list(order)
+        trial[position], trial[other] = trial[other], trial[position]
+        plan = problem.place(trial)
+        if plan[1] <= total or random.random() < 0.02:
+            order, (offsets, total) = trial, plan
+            best = min(best, plan, key=lambda p: p[1])
+    return best
+
+
+def placements(lives: Sequence[Lifetime]) -> Iterator[Placement]:
+    """A plan by each strategy; the search begins with the best order of the others."""
+    problem = _Problem(lives)
+    orders = {name: order(problem) for name, order in ORDERS.items()}
+    totals: dict[str, int] = {}
+
+    def placement(name: str, offsets: list[int], total: int) -> Placement:
+        return Placement({life.name: offset for life, offset in zip(lives, offsets, strict=True)}, total, name)
+
+    for name, order in orders.items():
+        offsets, totals[name] = _greedy(problem, order)
+        yield placement(name, offsets, totals[name])
+    bound = max(map(problem.breadth, problem.live), default=0)
+    yield placement(SEARCH, *_search(problem, orders[min(totals, key=totals.__getitem__)], bound))
+
+
+def place_tensors(lives: Sequence[Lifetime]) -> Placement:
+    """The shortest plan of all strategies; the first that reaches `breadth_bound` ends the trials.
+
+    Time: milliseconds for the greedy plans of hundreds of tensors, a second for the search at worst.
+    """
+    bound = breadth_bound(lives)
+    best: Placement | None = None
+    for plan in placements(lives):
+        if best is None or plan.granules < best.granules:
+            best = plan
+        if best.granules == bound:
+            break
+    assert best is not None
+    return best
 
 
 def plan_memory(config: AcceleratorConfig, graph: LayerGraph) -> MemoryPlan:
@@ -113,16 +242,14 @@ def plan_memory(config: AcceleratorConfig, graph: LayerGraph) -> MemoryPlan:
         If no strategy fits the activation memory; the message gives bytes needed and available.
     """
     locations, lives = lifetimes(config, graph)
-    offsets, granules, strategy = min(
-        ((*_place(order(lives)), name) for name, order in STRATEGIES.items()), key=lambda plan: plan[1]
-    )
+    placement = place_tensors(lives)
     plan = MemoryPlan(
-        {name: dataclasses.replace(place, base=offsets[name]) for name, place in locations.items()},
+        {name: dataclasses.replace(place, base=placement.offsets[name]) for name, place in locations.items()},
         tuple(lives),
-        granules,
-        strategy,
+        placement.granules,
+        placement.strategy,
     )
-    if granules > config.bank_granules:
+    if plan.granules > config.bank_granules:
         raise CapacityError(
             f"{graph.name}: activations need {plan.peak_bytes(config)} bytes, the configuration has "
             f"{config.activation_bytes}; use a smaller network or a board with more memory"
