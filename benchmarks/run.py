@@ -1,13 +1,15 @@
 """Measures the networks of the results table again: `benchmarks/results/*.json` and the table in README.md.
 
 Each network is compiled for the board, simulated in RTL on 20 inputs with every write compared with the golden
-model and every output with the CPU's, and built to a bitstream (one for all: it depends on the board only).
+model and every output with the CPU's, and built to a bitstream (one for all: it depends on the board only). The same
+without a second pixel, that is with half the multipliers, is simulated but not built.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import sys
@@ -25,6 +27,8 @@ from nnloom.cli import main as command
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection")
+ONE_PIXEL = "-one-pixel"
+"""Results with `pixels=1`."""
 INPUTS = 20
 BEGIN, END = "<!-- results: written by benchmarks/run.py -->", "<!-- end of results -->"
 
@@ -36,8 +40,9 @@ def _nnloom(*arguments: str) -> None:
         raise SystemExit(f"nnloom {' '.join(arguments)}: exit code {code}")
 
 
-def measure(name: str, board: str, folder: Path, *, bitstream: bool) -> dict[str, Any]:
-    """The report of one network, with `seconds` of each step."""
+def measure(name: str, board: str, folder: Path, *, pixels: int | None, bitstream: bool) -> dict[str, Any]:
+    """The report of one network, with `seconds` of each step. `pixels`: other than the board's configuration has."""
+    from nnloom import boards
     from nnloom.arch.artifact import Artifact
     from nnloom.compiler import zoo
 
@@ -49,7 +54,12 @@ def measure(name: str, board: str, folder: Path, *, bitstream: bool) -> dict[str
         _nnloom(*arguments)
         seconds[step] = round(time.monotonic() - started, 1)
 
-    timed("compile", "compile", str(model), "--board", board, "-o", str(artifact))
+    arguments = ["compile", str(model), "--board", board, "-o", str(artifact)]
+    if pixels is not None:
+        config = dataclasses.replace(boards.get(board).config, pixels=pixels)
+        (folder / "config.json").write_text(json.dumps(config.to_dict()))
+        arguments += ["--config", str(folder / "config.json")]
+    timed("compile", *arguments)
     (info,) = Artifact.load(artifact).manifest.inputs
     rng = np.random.default_rng(20)
     values = rng.integers(-128, 128, (INPUTS, *info.shape[1:]), np.int8)
@@ -63,23 +73,27 @@ def measure(name: str, board: str, folder: Path, *, bitstream: bool) -> dict[str
     return {**report, "inputs_simulated": INPUTS, "seconds": seconds}
 
 
-def table(reports: list[dict[str, Any]]) -> str:
-    """Markdown rows of the results."""
+def table(reports: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Markdown rows of the results: for each network with one pixel and with the board's configuration."""
+    first, board = reports[0]
     lines = [
-        "| network | MACs | cycles (RTL) | estimate | utilisation | clock MHz | latency us |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        f"| network | MACs | cycles, {first['mac_units']} multipliers | utilisation | "
+        f"cycles, {board['mac_units']} | utilisation | clock MHz | latency ms |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for r in reports:
+    for one, r in reports:
         clock = f"{r['clock_mhz']:g}" if r.get("clock_mhz") else "-"
-        latency = f"{r['latency_us']:,.0f}" if r.get("latency_us") else "-"
+        latency = f"{r['latency_us'] / 1000:.4f}" if r.get("latency_us") else "-"
         lines.append(
-            f"| {r['model'].replace('_', ' ')} | {r['macs']:,} | {r['cycles']:,} | {r['cycles_estimated']:,} | "
-            f"{100 * r['utilisation']:.1f} % | {clock} | {latency} |"
+            f"| {r['model'].replace('_', ' ')} | {r['macs']:,} | {one['cycles']:,} | {100 * one['utilisation']:.1f} % | "
+            f"{r['cycles']:,} | {100 * r['utilisation']:.1f} % | {clock} | {latency} |"
         )
-    built = next((r for r in reports if r.get("resources")), None)
+    built = next((r for _, r in reports if r.get("resources")), None)
     if built:
         used = ", ".join(f"{n} {v['used']:,} of {v['available']:,}" for n, v in built["resources"].items())
         lines += ["", f"One bitstream for all of them: {used}; nextpnr reaches {built['fmax_mhz']} MHz."]
+    worst = max(abs(r["cycles"] / r["cycles_estimated"] - 1) for pair in reports for r in pair)
+    lines += ["", f"The cost model is off by at most {100 * worst:.2f} %."]
     return "\n".join(lines)
 
 
@@ -104,13 +118,19 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="nnloom-benchmarks-") as temporary:
             for name in options.networks:
-                print(f"== {name}", file=sys.stderr)
-                report = measure(name, options.board, Path(temporary), bitstream=not options.no_bitstream)
-                write_atomically(RESULTS / f"{name}.json", (json.dumps(report, indent=1) + "\n").encode())
+                for suffix, pixels in ((ONE_PIXEL, 1), ("", None)):
+                    print(f"== {name}{suffix}", file=sys.stderr)
+                    build = not suffix and not options.no_bitstream
+                    report = measure(name, options.board, Path(temporary), pixels=pixels, bitstream=build)
+                    write_atomically(RESULTS / f"{name}{suffix}.json", (json.dumps(report, indent=1) + "\n").encode())
     except NnloomError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    reports = [json.loads(path.read_text()) for name in NETWORKS if (path := RESULTS / f"{name}.json").exists()]
+    reports = [
+        tuple(json.loads((RESULTS / f"{name}{suffix}.json").read_text()) for suffix in (ONE_PIXEL, ""))
+        for name in NETWORKS
+        if (RESULTS / f"{name}{ONE_PIXEL}.json").exists()
+    ]
     text = table(reports)
     write_readme(text)
     print(text)

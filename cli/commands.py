@@ -84,7 +84,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
 
 
 def _shape(config: dict[str, Any]) -> str:
-    return f"{config['lanes']} x {config['taps']}, {config['requant_units']} requantization units"
+    pixels = f"{config['pixels']} x " if config["pixels"] > 1 else ""
+    return f"{pixels}{config['lanes']} x {config['taps']}, {config['requant_units']} requantization units"
 
 
 def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -108,10 +109,10 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
         console.phase("plotting")
         plot_exploration(found, Path(options.plot))
-    titles = ["lanes x taps", "requant units", "weights KiB", "activations KiB", "cycles", "latency us"]
+    titles = ["pixels x lanes x taps", "requant units", "weights KiB", "activations KiB", "cycles", "latency us"]
     rows = [
         [
-            f"{c.config.lanes} x {c.config.taps}",
+            f"{c.config.pixels} x {c.config.lanes} x {c.config.taps}",
             c.config.requant_units,
             round(c.config.weight_words * c.config.weight_word_bytes / 1024),
             c.config.activation_bytes // 1024,
