@@ -85,7 +85,8 @@ def table(reports: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
         clock = f"{r['clock_mhz']:g}" if r.get("clock_mhz") else "-"
         latency = f"{r['latency_us'] / 1000:.4f}" if r.get("latency_us") else "-"
         lines.append(
-            f"| {r['model'].replace('_', ' ')} | {r['macs']:,} | {one['cycles']:,} | {100 * one['utilisation']:.1f} % | "
+            f"| {r['model'].replace('_', ' ')} | {r['macs']:,} "
+            f"| {one['cycles']:,} | {100 * one['utilisation']:.1f} % | "
             f"{r['cycles']:,} | {100 * r['utilisation']:.1f} % | {clock} | {latency} |"
         )
     built = next((r for _, r in reports if r.get("resources")), None)

@@ -105,7 +105,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines += [
         "",
-        f"Vela {results['vela']}, `--optimise Performance`; ratio: cycles x multipliers against nnloom's with 144. ",
+        f"Vela {results['vela']}, `--optimise Performance`; ratio: cycles x multipliers against 144 of nnloom. ",
     ]
     lines[-1] += "Vela counts weights streamed from flash, which dominates anomaly detection; nnloom's are on chip."
     lines += ["", "Published elsewhere for the same networks, as their authors give them:", ""]

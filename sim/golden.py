@@ -7,6 +7,7 @@ hardware does, and exists to prove the former.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,71 @@ class WriteTrace:
     data: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class _Gather:
+    """Where operands lie in activation memory, and what stands for those that are not valid."""
+
+    index: NDArray[np.intp]
+    invalid: NDArray[np.intp]
+    """positions in the flattened operands"""
+    pad: NDArray
+    """value of each of these"""
+
+    def read(self, cells: NDArray) -> NDArray:
+        """Operands in the shape of `index` from the cells of the memory."""
+        values = cells.take(self.index)
+        values.reshape(-1)[self.invalid] = self.pad
+        return values
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Where the results of a descriptor go. bank, granule, enable: as in `WriteTrace`, read only."""
+
+    bank: NDArray[np.int64]
+    granule: NDArray[np.int64]
+    enable: NDArray[np.int64]
+    index: NDArray[np.intp]
+    """granules of the whole memory in the order of the writes"""
+    chosen: NDArray[np.intp] | slice
+    """halves of results that are written, of [2 * n]"""
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """Requantization of a descriptor: int64, broadcast to results [groups, results, lanes]."""
+
+    bias: NDArray[np.int64]
+    multiplier: NDArray[np.int64]
+    shift: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """What of a DENSE descriptor does not depend on activations."""
+
+    operands: _Gather
+    weights: NDArray[np.floating]
+    """[groups, 1, steps * taps, lanes], of a type in which every sum is exact"""
+    parameters: _Parameters
+    targets: _Targets
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What of a WINDOW or ADD descriptor does not depend on activations."""
+
+    loads: _Gather
+    """granules [groups, loads, window rows, 2]"""
+    weights: dict[int, NDArray[np.float32]]
+    """of each tap that is not zero everywhere: [groups, lanes, 1, weight_steps]"""
+    weight_steps: int
+    """after how many steps the weights begin again"""
+    parameters: tuple[_Parameters, ...]
+    """one set; two for ADD: operand Y, sum"""
+    targets: _Targets
+
+
 class GoldenModel:
     """One engine: memories and the functional effect of a start command.
 
@@ -53,6 +119,13 @@ class GoldenModel:
         self.weights = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
         self.activations = np.zeros((config.row_banks, config.bank_granules * config.granule), np.uint8)
         """uint8 [bank, byte]"""
+        # Temporaries come and go; glibc keeps as much freed memory as was once freed in one piece, and returns the
+        # rest to the kernel every time.
+        np.empty(8 << 20, np.uint8)
+        # Program and weights do not change, so neither does what depends on them alone.
+        self._programs: dict[int, list[Descriptor]] = {}
+        self._dense_layers: dict[Descriptor, _Dense] = {}
+        self._window_layers: dict[Descriptor, _Window] = {}
 
     def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:
         """Place a tensor in activation memory."""
@@ -79,13 +152,16 @@ class GoldenModel:
         ValueError
             If the program does not end.
         """
-        return [self.execute(d) for d in decode_program(self.program, program_start)]
+        if program_start not in self._programs:
+            self._programs[program_start] = decode_program(self.program, program_start)
+        return [self.execute(d) for d in self._programs[program_start]]
 
     def execute(self, d: Descriptor) -> WriteTrace:
         """Run one descriptor."""
-        trace = self._dense(d) if d.kind == Kind.DENSE else self._window(d)
-        _store(self.config, self.activations, trace)
-        return trace
+        data, targets = self._dense(d) if d.kind == Kind.DENSE else self._window(d)
+        data = np.ascontiguousarray(data).reshape(-1, self.config.lanes)
+        _store(self.config, self.activations, data, targets)
+        return WriteTrace(targets.bank, targets.granule, targets.enable, data)
 
     def _fetch(
         self,
@@ -95,42 +171,64 @@ class GoldenModel:
         row: NDArray,
         q: NDArray,
         kernel_row: NDArray,
-    ) -> NDArray[np.int8]:
+    ) -> _Gather:
         """Bytes (row, q) of the input, padding where they are not valid; arguments broadcast."""
         granule = self.config.granule
         banks = self.config.row_banks
         address = (base + (row // banks) * d.in_row_stride) * granule + q
-        values = self.activations[row % banks, address % self.activations.shape[1]].view(np.int8)
+        index = row % banks * self.activations.shape[1] + address % self.activations.shape[1]
         valid = (row >= 0) & (row < d.in_rows) & (q >= 0) & (q < d.in_row_bytes) & (kernel_row < d.kernel_rows)
-        return np.where(valid, values, pad).astype(np.int8)
+        return _gather(index, valid, pad)
 
     def _parameters(self, word: int) -> tuple[NDArray, NDArray, NDArray]:
         words = self.weights[word : word + self.config.parameter_words]
         return decode_parameters(self.config, words.view(np.uint8))
 
+    def _all_parameters(self, d: Descriptor, offset: int = 0) -> _Parameters:
+        """Of every group, `offset` words after its first."""
+        sets = [self._parameters(d.weight_base + g * d.weight_step_g + offset) for g in range(d.n_g)]
+        return _Parameters(*(np.stack(values)[:, None, :] for values in zip(*sets, strict=True)))
+
     def _finish(self, d: Descriptor, total: NDArray, multiplier: NDArray, shift: NDArray) -> NDArray[np.uint8]:
-        """Requantize int32 totals [n, lanes] to bytes."""
+        """Requantize int32 totals [..., lanes] to bytes."""
         if d.narrow:
             total = np.clip(total, -(1 << 17), (1 << 17) - 1)
         y = requantize(total, multiplier, shift, double_rounding=bool(d.double_rounding)) + d.out_zero_point
         return np.clip(y, d.act_min, d.act_max).astype(np.int8).view(np.uint8)
 
-    def _targets(self, d: Descriptor, g: int, columns: int) -> tuple[NDArray, NDArray]:
-        """(bank, granule) of the results of group g, in order [n_oy * columns]."""
-        pixels = 2 if d.pixel_pair else 1
-        oy, column, pixel = np.meshgrid(np.arange(d.n_oy), np.arange(columns), np.arange(pixels), indexing="ij")
-        y = (oy * pixels + pixel).reshape(-1)
+    def _targets(self, d: Descriptor, columns: int) -> tuple[NDArray, NDArray]:
+        """(bank, granule) of the results, in order [n_g, n_oy, columns, pixels]."""
+        y, column = _result_pixels(d, columns)
+        g = np.arange(d.n_g)[:, None]
         banks = self.config.row_banks
-        granule = d.out_base + y // banks * d.out_row_stride + column.reshape(-1) * d.out_step_ox + g * d.out_step_g
-        keep = _existing_pixels(d, columns)
-        return (y % banks)[keep], granule[keep]
+        granule = d.out_base + y // banks * d.out_row_stride + column * d.out_step_ox + g * d.out_step_g
+        return np.broadcast_to(y % banks, granule.shape).reshape(-1), granule.reshape(-1)
 
-    def _dense(self, d: Descriptor) -> WriteTrace:
+    def _group_targets(self, d: Descriptor, columns: int) -> _Targets:
+        bank, granule = self._targets(d, columns)
+        enable = np.full((d.n_g, len(bank) // d.n_g), 3)
+        if d.half_last:
+            enable[-1] = 1
+        return _make_targets(self.config, bank, granule, enable.reshape(-1))
+
+    def _dense(self, d: Descriptor) -> tuple[NDArray[np.uint8], _Targets]:
+        layer = self._dense_layers.get(d)
+        if layer is None:
+            layer = self._dense_layers[d] = self._prepare_dense(d)
+        x = layer.operands.read(self.activations.reshape(-1)).view(np.int8).astype(layer.weights.dtype)
+        p = layer.parameters
+        # One product for each output row: small ones that BLAS does not hand to threads, which would cost more.
+        product = (x @ layer.weights).reshape(d.n_g, -1, self.config.lanes)
+        total = wrap_int32(product.astype(np.int64) + p.bias)
+        return self._finish(d, total, p.multiplier, p.shift), layer.targets
+
+    def _prepare_dense(self, d: Descriptor) -> _Dense:
         config = self.config
         taps, half = config.taps, config.taps // 2
-        pixels = 2 if d.pixel_pair else 1
-        oy, ox, pixel, ky, kx, tap = np.ogrid[: d.n_oy, : d.n_ox, :pixels, : d.n_ky, : d.n_kx, :taps]
-        row = d.row_start + oy * d.row_step_oy + pixel * (d.row_step_oy // 2) + ky * d.row_step_ky
+        y, ox = (v[:, None, None, None] for v in _result_pixels(d, d.n_ox))
+        ky, kx, tap = np.ogrid[: d.n_ky, : d.n_kx, :taps]
+        row_step = d.row_step_oy // 2 if d.pixel_pair else d.row_step_oy
+        row = d.row_start + y * row_step + ky * d.row_step_ky
         kernel_row = ky * d.row_step_ky
         byte = tap
         if d.row_pair:
@@ -138,30 +236,24 @@ class GoldenModel:
             row, kernel_row, byte = row + second, kernel_row + second, np.where(second, tap - half, tap)
         q = d.q_start + ox * d.q_step_ox + kx * d.q_step_kx + byte
         x = self._fetch(d, np.int64(d.in_base), np.int64(d.pad_value), row, q, kernel_row)
-        x = x.reshape(d.n_oy * d.n_ox * pixels, -1)[_existing_pixels(d, d.n_ox)].astype(np.float64)
-        parts = []
-        for g in range(d.n_g):
-            start = d.weight_base + g * d.weight_step_g
-            bias, multiplier, shift = self._parameters(start)
-            first = start + config.parameter_words
-            index = first + (np.arange(d.n_ky * d.n_kx) if d.weights_advance else np.zeros(d.n_ky * d.n_kx, int))
-            w = self.weights[index].transpose(0, 2, 1).reshape(-1, config.lanes).astype(np.float64)
-            # Sums of int8 products stay far below 2**53: the float matrix product is exact.
-            total = wrap_int32((x @ w).astype(np.int64) + bias)
-            parts.append(self._trace(d, g, d.n_ox, self._finish(d, total, multiplier, shift)))
-        return _concatenate(parts)
+        count = d.n_ky * d.n_kx
+        step = np.arange(count) if d.weights_advance else np.zeros(count, int)
+        group = d.weight_base + np.arange(d.n_g)[:, None] * d.weight_step_g
+        w = self.weights[group + config.parameter_words + step]
+        w = w.transpose(0, 1, 3, 2).reshape(d.n_g, 1, count * taps, config.lanes)
+        return _Dense(
+            dataclasses.replace(x, index=x.index.reshape(-1, d.n_ox, count * taps)),
+            w.astype(_exact_type(w)),
+            self._all_parameters(d),
+            self._group_targets(d, d.n_ox),
+        )
 
-    def _trace(self, d: Descriptor, g: int, columns: int, data: NDArray[np.uint8]) -> WriteTrace:
-        bank, granule = self._targets(d, g, columns)
-        enable = np.full(len(bank), 1 if d.half_last and g == d.n_g - 1 else 3)
-        return WriteTrace(bank, granule, enable, data)
-
-    def _loads(self, d: Descriptor, g: int) -> NDArray[np.int8]:
-        """The column loads of a group in order: int8 [loads, window_rows, lanes]."""
+    def _loads(self, d: Descriptor) -> _Gather:
+        """The column loads in order: granules [n_g, loads, window_rows, 2]."""
         config = self.config
         add = d.kind == Kind.ADD
-        shape = (d.n_oy, d.n_ox, d.n_ky, d.n_kx, config.window_rows, config.lanes)
-        oy, ox, ky, kx, r, byte = np.ogrid[tuple(slice(n) for n in shape)]
+        shape = (d.n_g, d.n_oy, d.n_ox, d.n_ky, d.n_kx, config.window_rows, 2)
+        g, oy, ox, ky, kx, r, part = np.ogrid[tuple(slice(n) for n in shape)]
         step_ky = 0 if add else d.row_step_ky
         row = d.row_start + oy * d.row_step_oy + ky * step_ky + r
         q = d.q_start + g * d.q_step_g + ox * d.q_step_ox + kx * d.q_step_kx
@@ -169,92 +261,134 @@ class GoldenModel:
         base = np.where(x_phase, d.in2_base, d.in_base)
         pad = np.where(x_phase, d.pad_value2, d.pad_value)
         # Validity is that of the first byte: pixels are whole granules.
-        granule = config.granule
         banks = config.row_banks
-        address = (base + (row // banks) * d.in_row_stride) * granule + q // granule * granule + byte
-        values = self.activations[row % banks, address % self.activations.shape[1]].view(np.int8)
+        address = base + (row // banks) * d.in_row_stride + q // config.granule + part
+        index = row % banks * config.bank_granules + address % config.bank_granules
         valid = (row >= 0) & (row < d.in_rows) & (q >= 0) & (q < d.in_row_bytes)
         valid = valid & (ky * step_ky + r < d.kernel_rows)
-        return np.where(valid, values, pad).astype(np.int8).reshape(-1, config.window_rows, config.lanes)
+        gather = _gather(index, valid, pad)
+        # A cell is a granule: that many equal bytes.
+        cells = np.repeat(gather.pad[:, None], config.granule, axis=1)
+        index = gather.index.reshape(d.n_g, -1, config.window_rows, 2)
+        return _Gather(index, gather.invalid, _granules(config, cells).reshape(-1))
 
-    def _window(self, d: Descriptor) -> WriteTrace:
+    def _window(self, d: Descriptor) -> tuple[NDArray[np.uint8], _Targets]:
+        layer = self._window_layers.get(d)
+        if layer is None:
+            layer = self._window_layers[d] = self._prepare_window(d)
         config = self.config
-        columns = config.window_columns
-        add = d.kind == Kind.ADD
-        parts = []
-        for g in range(d.n_g):
-            parameters = d.weight_base + g * d.weight_step_g
-            first = parameters + config.parameter_words * (2 if add else 1)
-            loads = self._loads(d, g)
-            count = len(loads)
-            # Column c of the window at load t is load t - (columns - 1 - c); before the first, unknown: zero.
-            history = np.concatenate([np.zeros((columns - 1, *loads.shape[1:]), np.int8), loads])
-            per_pixel = d.n_ky * d.n_kx
-            index = np.tile(np.arange(per_pixel) if d.weights_advance else np.zeros(per_pixel, int), d.n_oy * d.n_ox)
-            weights = self.weights[first + index]
-            total: NDArray = np.zeros((count, config.lanes), np.int64)
-            for tap in range(columns * config.window_rows):
-                column, r = divmod(tap, config.window_rows)
-                total += history[column : column + count, r].astype(np.int64) * weights[:, :, tap]
-            if add:
-                parts.append(self._add(d, parameters, total))
-                continue
-            if d.slide:
-                ox = np.arange(d.n_ox)
-                fires = (ox >= d.slide_first) & ((ox - d.slide_first) % d.slide_step == 0)
-                total = total.reshape(d.n_oy, d.n_ox, -1)[:, fires]
-                width = int(fires.sum())
-                total = total.reshape(d.n_oy * width, -1)
+        columns, rows, lanes = config.window_columns, config.window_rows, config.lanes
+        granules = layer.loads.read(_granules(config, self.activations).reshape(-1))
+        count = granules.shape[1]
+        # Column c of the window at load t is load t - (columns - 1 - c); before the first, unknown: zero.
+        history = np.zeros((rows, d.n_g, lanes, columns - 1 + count), np.float32)
+        history[..., columns - 1 :] = granules.view(np.int8).reshape(d.n_g, count, rows, lanes).transpose(2, 0, 3, 1)
+        shape = (d.n_g, lanes, -1, layer.weight_steps)
+        total, product = (np.zeros((d.n_g, lanes, count), np.float32).reshape(shape) for _ in range(2))
+        for tap, weights in layer.weights.items():
+            column, r = divmod(tap, rows)
+            # At most `taps` products of int8: exact in float32.
+            np.multiply(history[r, ..., column : column + count].reshape(shape), weights, out=product)
+            total += product
+        if d.kind == Kind.ADD:
+            return self._add(d, layer, total), layer.targets
+        if d.slide:
+            total = total.reshape(d.n_g, lanes, d.n_oy, d.n_ox)[..., d.slide_first :: d.slide_step]
+        else:
+            total = total.reshape(d.n_g, lanes, -1, d.n_ky * d.n_kx)
+            if d.maximum:
+                total = total.astype(np.int32).astype(np.int8).max(axis=3)
             else:
-                total = total.reshape(d.n_oy * d.n_ox, per_pixel, -1)
-                if d.maximum:
-                    total = total.astype(np.int8).max(axis=1).astype(np.int64)
-                else:
-                    total = total.sum(axis=1)
-                width = d.n_ox
-            bias, multiplier, shift = self._parameters(parameters)
-            total = wrap_int32(total + bias)
-            parts.append(self._trace(d, g, width, self._finish(d, total, multiplier, shift)))
-        return _concatenate(parts)
+                total = total.sum(axis=3, dtype=np.int64)
+        (p,) = layer.parameters
+        results = total.reshape(d.n_g, lanes, -1).transpose(0, 2, 1).astype(np.int64)
+        return self._finish(d, wrap_int32(results + p.bias), p.multiplier, p.shift), layer.targets
 
-    def _add(self, d: Descriptor, parameters: int, total: NDArray) -> WriteTrace:
-        """total [loads, lanes]: per batch the words of operand Y, then those of X."""
+    def _prepare_window(self, d: Descriptor) -> _Window:
         config = self.config
-        total = total.reshape(d.n_oy, d.n_ox, 2, d.n_kx, config.lanes)
-        bias_y, multiplier_y, shift_y = self._parameters(parameters)
-        _, multiplier, shift = self._parameters(parameters + config.parameter_words)
-        y = wrap_int32((total[:, :, 0] << ADD_LEFT_SHIFT) + bias_y)
-        addend = requantize(y, multiplier_y, shift_y, double_rounding=bool(d.double_rounding))
-        x = wrap_int32((total[:, :, 1] << (ADD_LEFT_SHIFT - 1)) + addend)
-        data = self._finish(d, x.reshape(-1, config.lanes), multiplier, shift)
-        bank, granule = self._targets(d, 0, d.n_ox * d.n_kx)
-        _, ox, kx = np.meshgrid(np.arange(d.n_oy), np.arange(d.n_ox), np.arange(d.n_kx), indexing="ij")
+        add = d.kind == Kind.ADD
+        sets = 2 if add else 1
+        per_pixel = d.n_ky * d.n_kx
+        step = np.arange(per_pixel) if d.weights_advance else np.zeros(1, int)
+        group = d.weight_base + np.arange(d.n_g)[:, None] * d.weight_step_g
+        weights = self.weights[group + sets * config.parameter_words + step].transpose(3, 0, 2, 1)
+        used = range(config.window_columns * config.window_rows)
+        if add:
+            targets = self._add_targets(d)
+        else:
+            columns = len(range(d.n_ox)[d.slide_first :: d.slide_step]) if d.slide else d.n_ox
+            targets = self._group_targets(d, columns)
+        return _Window(
+            self._loads(d),
+            {tap: weights[tap][:, :, None].astype(np.float32) for tap in used if weights[tap].any()},
+            len(step),
+            tuple(self._all_parameters(d, i * config.parameter_words) for i in range(sets)),
+            targets,
+        )
+
+    def _add_targets(self, d: Descriptor) -> _Targets:
+        bank, granule = self._targets(d, d.n_ox * d.n_kx)
+        _, _, ox, kx = np.mgrid[: d.n_g, : d.n_oy, : d.n_ox, : d.n_kx]
         q = (d.q_start + ox * d.q_step_ox + kx * d.q_step_kx).reshape(-1)
-        enable = np.where(q >= d.in_row_bytes, 0, np.where(q + config.granule < d.in_row_bytes, 3, 1))
-        return WriteTrace(bank, granule, enable, data)
+        enable = np.where(q >= d.in_row_bytes, 0, np.where(q + self.config.granule < d.in_row_bytes, 3, 1))
+        return _make_targets(self.config, bank, granule, enable)
+
+    def _add(self, d: Descriptor, layer: _Window, total: NDArray) -> NDArray[np.uint8]:
+        """total [groups, lanes, batches, 2 * n_kx]: per batch the words of operand Y, then those of X."""
+        lanes = self.config.lanes
+        words = total.astype(np.int64).reshape(d.n_g, lanes, -1, 2, d.n_kx)
+        y, x = (words[:, :, :, i].reshape(d.n_g, lanes, -1).transpose(0, 2, 1) for i in range(2))
+        first, second = layer.parameters
+        y = wrap_int32((y << ADD_LEFT_SHIFT) + first.bias)
+        addend = requantize(y, first.multiplier, first.shift, double_rounding=bool(d.double_rounding))
+        x = wrap_int32((x << (ADD_LEFT_SHIFT - 1)) + addend)
+        return self._finish(d, x, second.multiplier, second.shift)
 
 
-def _existing_pixels(d: Descriptor, columns: int) -> NDArray[np.intp] | slice:
-    """Indices of the results that exist among [n_oy, columns, pixels]: the last pair may have one row only."""
-    if not d.odd_rows:
-        return slice(None)
-    index = np.arange(d.n_oy * columns * 2).reshape(d.n_oy, columns * 2)
-    return np.concatenate([index[:-1].reshape(-1), index[-1, ::2]])
+def _result_pixels(d: Descriptor, columns: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Output row and column of each result of a group, in the order of the hardware."""
+    pixels = 2 if d.pixel_pair else 1
+    rows = d.n_oy * pixels - d.odd_rows
+    oy, column, pixel = np.ogrid[: d.n_oy, :columns, :pixels]
+    y, column = np.broadcast_arrays(oy * pixels + pixel, column)
+    # The last pair may have one row only.
+    return y[y < rows], column[y < rows]
 
 
-def _concatenate(parts: list[WriteTrace]) -> WriteTrace:
-    return WriteTrace(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("bank", "granule", "enable", "data"))
+def _exact_type(weights: NDArray[np.int8]) -> type[np.floating]:
+    """float32 if every partial sum of int8 values times weights [..., sum, lanes] is exact in it."""
+    largest = 128 * int(np.abs(weights.astype(np.int64)).sum(-2).max(initial=0))
+    # The same holds for float64 below 2**53, beyond any weight memory.
+    return np.float32 if largest <= 1 << 24 else np.float64
+
+
+def _gather(index: NDArray, valid: NDArray, pad: NDArray | np.int64) -> _Gather:
+    invalid = np.flatnonzero(~np.broadcast_to(valid, index.shape))
+    return _Gather(
+        index.astype(np.intp), invalid, np.broadcast_to(pad, index.shape).reshape(-1)[invalid].astype(np.int8)
     )
 
 
-def _store(config: AcceleratorConfig, activations: NDArray[np.uint8], trace: WriteTrace) -> None:
-    size = config.granule
-    image = activations.reshape(config.row_banks, -1, size)
-    for part in range(2):
-        chosen = (trace.enable >> part & 1).astype(bool)
-        granule = (trace.granule[chosen] + part) % image.shape[1]
-        image[trace.bank[chosen], granule] = trace.data[chosen, part * size : (part + 1) * size]
+def _granules(config: AcceleratorConfig, data: NDArray) -> NDArray:
+    """Bytes [..., n * granule] as granules [..., n], without a copy."""
+    return data.view(np.dtype((np.void, config.granule)))
+
+
+def _make_targets(config: AcceleratorConfig, bank: NDArray, granule: NDArray, enable: NDArray) -> _Targets:
+    index = bank[:, None] * config.bank_granules + (granule[:, None] + np.arange(2)) % config.bank_granules
+    chosen = np.flatnonzero(enable[:, None] >> np.arange(2) & 1)
+    for values in (bank, granule, enable):
+        values.flags.writeable = False
+    return _Targets(
+        bank, granule, enable, index.reshape(-1)[chosen], chosen if len(chosen) < index.size else slice(None)
+    )
+
+
+def _store(
+    config: AcceleratorConfig, activations: NDArray[np.uint8], data: NDArray[np.uint8], targets: _Targets
+) -> None:
+    cells = _granules(config, activations).reshape(-1)
+    cells[targets.index] = _granules(config, data).reshape(-1)[targets.chosen]
 
 
 def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
@@ -322,11 +456,7 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             result = result + bias
         data = model._finish(d, wrap_int32(result), multiplier, shift)
         written.append((step.out_bank, step.out_granule, step.out_enable, data))
-    trace = WriteTrace(
-        np.array([w[0] for w in written]),
-        np.array([w[1] for w in written]),
-        np.array([w[2] for w in written]),
-        np.array([w[3] for w in written]),
-    )
-    _store(config, model.activations, trace)
-    return trace
+    bank, granule, enable = (np.array([w[i] for w in written]) for i in range(3))
+    data = np.array([w[3] for w in written])
+    _store(config, model.activations, data, _make_targets(config, bank, granule, enable))
+    return WriteTrace(bank, granule, enable, data)
