@@ -35,15 +35,25 @@ RESULTS = ROOT / "benchmarks" / "results" / "cost_model.json"
 BEGIN, END = "<!-- cycles: written by benchmarks/cost_model.py -->", "<!-- end of cycles -->"
 TOLERANCE = 0.03
 
-SHAPES = ((16, 9, 16), (16, 9, 4), (16, 5, 8), (16, 3, 16), (8, 5, 8), (8, 4, 2), (8, 3, 1), (32, 6, 16), (32, 17, 8))
-"""(lanes, taps, requantization units)"""
+SHAPES = (
+    (1, 16, 9, 16),
+    (2, 16, 9, 16),
+    (1, 16, 9, 4),
+    (2, 16, 5, 8),
+    (1, 16, 3, 16),
+    (2, 8, 5, 8),
+    (1, 8, 4, 2),
+    (1, 32, 6, 16),
+    (2, 32, 17, 8),
+)
+"""(pixels, lanes, taps, requantization units)"""
 MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 << 10)
 """Deep enough for every network, so that one simulation serves them all."""
 
 
 def configurations() -> list[AcceleratorConfig]:
     """The configurations that are measured."""
-    return [AcceleratorConfig(lanes=n, taps=t, requant_units=u, **MEMORIES) for n, t, u in SHAPES]
+    return [AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, **MEMORIES) for p, n, t, u in SHAPES]
 
 
 def read_networks() -> dict[str, tuple[LayerGraph, ...]]:
@@ -73,12 +83,12 @@ def simulate(device: VerifiedRtlDevice, config: AcceleratorConfig, emitted: Emit
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown rows: relative error of the prediction by configuration and network."""
     names = list(dict.fromkeys(row["network"] for row in rows))
-    lines = ["| lanes x taps, units | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
+    lines = ["| pixels x lanes x taps, units | " + " | ".join(name.replace("_", " ") for name in names) + " |"]
     lines.append("|---|" + "---:|" * len(names))
     shapes: dict[str, dict[str, str]] = {}
     for row in rows:
         config = row["config"]
-        label = f"{config['lanes']} x {config['taps']}, {config['requant_units']}"
+        label = f"{config['pixels']} x {config['lanes']} x {config['taps']}, {config['requant_units']}"
         shapes.setdefault(label, {})[row["network"]] = f"{row['cycles_measured']:,} ({100 * row['error']:+.2f} %)"
     lines += [f"| {label} | " + " | ".join(cells.get(n, "-") for n in names) + " |" for label, cells in shapes.items()]
     return "\n".join(lines)
@@ -101,7 +111,7 @@ def measure(source: str) -> tuple[list[dict[str, Any]], bool]:
                 predicted = predict(config, emitted)
                 row = known.get((name, json.dumps(config.to_dict()), predicted))
                 if row is None:
-                    label = f"{config.lanes} x {config.taps}, {config.requant_units}: {name}"
+                    label = f"{config.pixels} x {config.lanes} x {config.taps}, {config.requant_units}: {name}"
                     print(label, file=sys.stderr, flush=True)
                     try:
                         measured = simulate(device, config, emitted)

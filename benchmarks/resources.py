@@ -42,25 +42,21 @@ WINDOW = dict(max_pool=False, elementwise_add=False)
 CONFIGURATIONS: tuple[tuple[AcceleratorConfig, int | None], ...] = (
     # (configuration, multipliers of LUTs; None: as the board would)
     (AcceleratorConfig(), None),
+    (AcceleratorConfig(pixels=2), None),
     (AcceleratorConfig(lanes=8, taps=3, requant_units=2, weight_words=8192), None),
     (AcceleratorConfig(lanes=32, taps=6, requant_units=16, weight_words=1024), None),
     (AcceleratorConfig(lanes=16, taps=5, requant_units=8, weight_words=4096, **NOTHING), None),
-    (AcceleratorConfig(lanes=8, taps=5, requant_units=8, elementwise_add=False), 24),
+    (AcceleratorConfig(lanes=8, taps=5, requant_units=8, elementwise_add=False, pixels=2), 24),
     (AcceleratorConfig(lanes=16, taps=9, requant_units=4, max_pool=False), None),
     (AcceleratorConfig(lanes=32, taps=3, requant_units=8, weight_words=512, **WINDOW), 0),
-    (AcceleratorConfig(lanes=16, taps=3, requant_units=16, activation_bytes=32768, **WINDOW), None),
+    (AcceleratorConfig(lanes=16, taps=3, requant_units=16, activation_bytes=32768, **WINDOW, pixels=2), None),
     (AcceleratorConfig(lanes=32, taps=9, requant_units=8, weight_words=1024, elementwise_add=False), None),
     (AcceleratorConfig(lanes=16, taps=7, requant_units=2), 0),
     (AcceleratorConfig(lanes=8, taps=4, requant_units=1, activation_bytes=131072, max_pool=False), None),
-    (AcceleratorConfig(lanes=32, taps=12, requant_units=4, weight_words=512, **NOTHING), None),
-    (AcceleratorConfig(lanes=16, taps=9, requant_units=16, **NOTHING), None),
-    (AcceleratorConfig(lanes=16, taps=6, requant_units=1, elementwise_add=False), None),
-    (AcceleratorConfig(lanes=32, taps=4, requant_units=32, weight_words=1024), None),
-    (AcceleratorConfig(lanes=16, taps=8, requant_units=8, activation_bytes=131072, **WINDOW), None),
+    (AcceleratorConfig(lanes=16, taps=6, requant_units=8, elementwise_add=False, pixels=2), 60),
+    (AcceleratorConfig(lanes=32, taps=4, requant_units=32, weight_words=1024, **NOTHING), None),
     (AcceleratorConfig(lanes=8, taps=5, requant_units=4, weight_words=4096), 0),
-    (AcceleratorConfig(lanes=32, taps=7, requant_units=16, weight_words=512, max_pool=False), None),
-    (AcceleratorConfig(lanes=64, taps=3, requant_units=8, weight_words=512, **NOTHING), None),
-    (AcceleratorConfig(lanes=32, taps=10, requant_units=32, weight_words=512, **WINDOW), None),
+    (AcceleratorConfig(lanes=32, taps=10, requant_units=4, weight_words=512, **NOTHING), None),
 )
 
 
@@ -78,7 +74,7 @@ def measure(board: Board) -> tuple[list[dict[str, Any]], bool]:
         luts = lut_multipliers(board, config) if asked is None else asked
         rtlil = system_rtlil(board, config, luts)
         digest = hashlib.sha256(rtlil.encode()).hexdigest()
-        label = f"[{index + 1}/{len(CONFIGURATIONS)}] {config.lanes} x {config.taps}, {config.requant_units} units"
+        label = f"[{index + 1}/{len(CONFIGURATIONS)}] {config.pixels} x {config.lanes} x {config.taps}"
         if digest not in known:
             print(label, file=sys.stderr, flush=True)
             started = time.monotonic()
@@ -167,14 +163,18 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown rows: measured counts, error of the fit, error when held out."""
     fitted, held = errors(rows, fit(rows)), held_out_errors(rows)
     lines = [
-        "| lanes x taps | units | features | LUT multipliers | LUT4 | fit | held out | FF | fit | held out | "
+        "| pixels x lanes x taps | units | features | LUT multipliers | LUT4 | fit | held out | FF | fit | held out | "
         "DP16KD | MULT18X18D |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for i, row in enumerate(rows):
         config, used = row["config"], row["resources"]
         features = [f.replace("_", " ") for f in ("depthwise", "max_pool", "elementwise_add") if config[f]]
-        cells = [f"{config['lanes']} x {config['taps']}", config["requant_units"], ", ".join(features) or "none"]
+        cells = [
+            f"{config['pixels']} x {config['lanes']} x {config['taps']}",
+            config["requant_units"],
+            ", ".join(features) or "none",
+        ]
         cells.append(row["lut_multipliers"])
         for name in FITTED:
             cells += [f"{used[name]:,}", f"{100 * fitted[name][i]:+.1f} %", f"{100 * held[name][i]:+.1f} %"]
