@@ -59,7 +59,6 @@ CONFIGURATIONS: tuple[tuple[AcceleratorConfig, int | None], ...] = (
     (AcceleratorConfig(lanes=16, taps=8, requant_units=8, activation_bytes=131072, **WINDOW), None),
     (AcceleratorConfig(lanes=8, taps=5, requant_units=4, weight_words=4096), 0),
     (AcceleratorConfig(lanes=32, taps=7, requant_units=16, weight_words=512, max_pool=False), None),
-    (AcceleratorConfig(lanes=64, taps=3, requant_units=8, weight_words=512, **NOTHING), None),
     (AcceleratorConfig(lanes=32, taps=10, requant_units=32, weight_words=512, **WINDOW), None),
 )
 
