@@ -2,7 +2,7 @@
 
 import itertools
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -56,16 +56,18 @@ class MacArray(wiring.Component):
         config = self.config
 
         def control(value, name: str):
-            for i in range(mac_latency(config) - 1):
+            for i in range(mac_latency(config) - 2):
                 register = Signal(name=f"{name}_{i + 1}", reset_less=True)
                 m.d.sync += register.eq(value)
                 value = register
             return value
 
-        multiply = control(self.multiply, "multiply")
-        first = control(self.first, "first")
+        # One copy for each lane: every accumulator bit depends on both.
+        m.submodules.control = controls = self.technology.fanout(width=2, count=config.lanes * config.pixels)
+        m.d.comb += controls.value.eq(Cat(control(self.multiply, "multiply"), control(self.first, "first")))
         for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
             name = f"{pixel}_{lane}"
+            multiply, first = controls.copies[pixel * config.lanes + lane]
             operands = (self.second_operands if pixel else self.operands)[lane]
             values = []
             for tap in range(config.taps):

@@ -141,12 +141,11 @@ class Requantizer(wiring.Component):
             Cat(self.to_addend_ahead, self.from_addend_ahead, Mux(load, self.mode.maximum, mode.maximum))
         )
         to_addend, from_addend = (
-            pipe(value, 2, name) for value, name in ((self.to_addend_ahead, "to"), (self.from_addend_ahead, "from"))
+            pipe(value, 1, name) for value, name in ((self.to_addend_ahead, "to"), (self.from_addend_ahead, "from"))
         )
         m.submodules.valids = valids = self.technology.fanout(width=1, count=groups)
         m.d.comb += valids.value.eq(self.valid)
-        valid = pipe(self.valid, 1, "valid", reset=True)[1]
-        pair = pipe(self.pair, 1, "pair")[1] if config.pixels > 1 else Const(0, 1)
+        pair = self.pair if config.pixels > 1 else Const(0, 1)
         biased: list[list[Signal]] = []
         for pixel in range(config.pixels):
             biased.append([])
@@ -170,45 +169,42 @@ class Requantizer(wiring.Component):
                 biased[pixel].append(total)
 
         # Passes, slots and pixels.
+        # This counts one cycle ahead of the slots: what depends on it has a cycle to reach the units.
         active, more = Signal(), Signal(reset_less=True)
-        high, only_high, second, slot = (
-            Signal(shape, name=name, reset_less=True)
-            for shape, name in ((1, "high"), (1, "only_high"), (1, "second"), (range(max(2, slots)), "slot"))
-        )
-        high_next, only_high_next, second_next = Signal(), Signal(), Signal()
-        last_slot = slot == slots - 1
-        final_pass = narrow[at_slot] | high
-        m.d.comb += [high_next.eq(high), only_high_next.eq(only_high), second_next.eq(second)]
+        high, only_high, second = (Signal(name=name, reset_less=True) for name in ("high", "only_high", "second"))
+        slot_ahead = Signal(range(max(2, slots)), reset_less=True)
+        last_slot = slot_ahead == slots - 1
+        wide = ~narrow[at_slot - 1]
+        final_pass = ~wide | high
         with m.If(active):
             with m.If(~final_pass):
-                m.d.comb += high_next.eq(1)
+                m.d.sync += high.eq(1)
             with m.Else():
-                m.d.comb += high_next.eq(only_high)
-                m.d.sync += slot.eq(slot + 1)
+                m.d.sync += [high.eq(only_high), slot_ahead.eq(slot_ahead + 1)]
                 with m.If(last_slot):
-                    m.d.comb += second_next.eq(1)
-                    m.d.sync += [slot.eq(0), more.eq(0), active.eq(more)]
-        with m.If(valid):
-            m.d.comb += [high_next.eq(to_addend[2]), only_high_next.eq(to_addend[2]), second_next.eq(0)]
-            m.d.sync += [active.eq(1), slot.eq(0), more.eq(pair)]
-        m.d.sync += [high.eq(high_next), only_high.eq(only_high_next), second.eq(second_next)]
+                    m.d.sync += [slot_ahead.eq(0), second.eq(1), more.eq(0), active.eq(more)]
+        with m.If(self.valid):
+            m.d.sync += [active.eq(1), slot_ahead.eq(0), second.eq(0), more.eq(pair)]
+            m.d.sync += [only_high.eq(to_addend[1]), high.eq(to_addend[1])]
         # Which part of which pixel the units multiply: the upper bits, the lower ones, or all that a narrow one has.
         m.submodules.parts = parts = self.technology.fanout(width=3, count=-(-units // LANES_OF_A_COPY))
-        wide_next = ~narrow[at_slot - 1]
-        upper_next = only_high_next | (wide_next & high_next)
-        m.d.comb += parts.value.eq(Cat(upper_next, wide_next & ~upper_next, second_next))
-        wide = ~narrow[at_slot]
+        upper_ahead = only_high | (wide & high)
+        m.d.comb += parts.value.eq(Cat(upper_ahead, wide & ~upper_ahead, second))
+        slot = pipe(slot_ahead, 1, "slot_ahead")[1]
 
-        def since_slot(value, cycles: int, name: str, shape=None) -> list:
-            """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands."""
-            return pipe(value, cycles + 1, name, shape)[1:]
+        def since_slot(value, cycles: int, name: str, shape=None, *, ahead: int = 0) -> list:
+            """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands.
 
-        is_high = since_slot(high & (wide | only_high), mul + 2, "is_high", 1)
-        is_only_high = since_slot(only_high, mul + 1, "is_only_high", 1)
-        completes = since_slot(active & (final_pass | only_high), mul + 8, "completes", 1)
-        goes_to_addend = since_slot(only_high, mul + 8, "goes_to_addend", 1)
-        slots_pipe = since_slot(slot, mul + 9, "slot")
-        lasts = since_slot(last_slot, mul + 8, "last_slot", 1)
+            `ahead`: 1 for a value of the count ahead, 0 for one of the slot.
+            """
+            return pipe(value, cycles + 1 + ahead, name, shape)[1 + ahead :]
+
+        is_high = since_slot(high & (wide | only_high), mul + 2, "is_high", 1, ahead=1)
+        is_only_high = since_slot(only_high, mul + 1, "is_only_high", 1, ahead=1)
+        completes = since_slot(active & (final_pass | only_high), mul + 8, "completes", 1, ahead=1)
+        goes_to_addend = since_slot(only_high, mul + 8, "goes_to_addend", 1, ahead=1)
+        slots_pipe = since_slot(slot_ahead, mul + 9, "slot", ahead=1)
+        lasts = since_slot(last_slot, mul + 8, "last_slot", 1, ahead=1)
 
         y_addend = []
         y_bytes = []
@@ -314,8 +310,8 @@ class Requantizer(wiring.Component):
                         m.d.sync += held[8 * units * s : 8 * units * (s + 1)].eq(Cat(y_bytes))
             m.d.comb += self.bytes.eq(Cat(held[: 8 * units * (slots - 1)], *y_bytes))
         if config.pixels > 1:
-            m.d.comb += self.second.eq(since_slot(second, mul + 9, "second")[-1])
-            m.d.comb += self.last_ahead.eq(~since_slot(more, mul + 8, "more")[-1])
+            m.d.comb += self.second.eq(since_slot(second, mul + 9, "second", ahead=1)[-1])
+            m.d.comb += self.last_ahead.eq(~since_slot(more, mul + 8, "more", ahead=1)[-1])
         else:
             m.d.comb += self.last_ahead.eq(1)
 

@@ -92,6 +92,11 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        descriptor = Signal(DESCRIPTOR_LAYOUT, reset_less=True)
+        m.d.comb += self.active.eq(descriptor)
+        # Registered, because it enables several hundred flip-flops.
+        with m.If(self.take):
+            m.d.sync += descriptor.eq(self.next)
         is_add = Signal(reset_less=True)
         m.d.sync += is_add.eq(self.active.kind == Kind.ADD)
         event = Signal(_EVENT_LAYOUT)
@@ -188,11 +193,11 @@ class Sequencer(wiring.Component):
                 m.d.comb += settle.eq(1)
                 m.d.sync += [delay.eq(delay - 1), delayed.eq(delay == 1)]
                 with m.If(delayed):
+                    m.d.sync += self.take.eq(1)
                     m.next = "TAKE"
             with m.State("TAKE"):
                 # The addresses of the first group are taken with the descriptor.
-                m.d.comb += self.take.eq(1)
-                m.d.sync += d.eq(self.next)
+                m.d.sync += self.take.eq(0)
                 m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.sync += [*g.reload(), *oy.reload(), *begin_row, load_index.eq(0), event.begin.eq(1)]
