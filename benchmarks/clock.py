@@ -27,17 +27,17 @@ from nnloom.hw.ecp5 import Ecp5Technology
 from nnloom.hw.emit import emit_rtlil
 from nnloom.hw.mac_array import MacArray
 from nnloom.hw.technology import Technology
-from nnloom.hw.weight_memory import WeightMemory
 
 RESULTS = Path(__file__).parent / "results" / "clock.json"
 
 
 class ArrayAlone(wiring.Component):
-    """The array with its weight memory, an operand register and a register tree that folds the accumulators.
+    """The array between weight memories that are only read, operand registers, and a register tree that folds the
+    accumulators.
 
     Members
     -------
-    data : In; shifted into operands and weights; folded : Out
+    data : In; shifted into the operands; folded : Out
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -52,27 +52,28 @@ class ArrayAlone(wiring.Component):
         config = self.config
         m.domains.sync = ClockDomain(reset_less=True)
         m.d.comb += ClockSignal("sync").eq(self.clk25)
-        m.submodules.weights = weights = WeightMemory(config, self.technology)
         m.submodules.mac = mac = MacArray(config, self.technology)
-        word = Signal(64, reset_less=True)
-        count = Signal(28)
-        vector = Signal(8 * config.taps * config.pixels, reset_less=True)
+        word = Signal(8, reset_less=True)
+        vector = Signal(8 * config.taps, reset_less=True)
+        address = Signal(range(config.weight_words), reset_less=True)
+        m.submodules.addresses = addresses = self.technology.fanout(width=len(address), count=config.lanes)
+        m.submodules.vectors = vectors = self.technology.fanout(width=len(vector), count=config.lanes)
         m.d.sync += [
             word.eq(Cat(word[1:], self.data)),
-            count.eq(count + 4),
-            vector.eq(Cat(vector[8:], word[:8])),
-            weights.host_write.eq(word[40]),
-            weights.host_address.eq(count),
-            weights.host_data.eq(word[:32]),
-            weights.address.eq(count[3:]),
-            mac.multiply.eq(word[41]),
-            mac.first.eq(word[42]),
+            vector.eq(Cat(vector[8:], word)),
+            address.eq(address + 1),
+            mac.multiply.eq(word[0]),
+            mac.first.eq(word[1]),
         ]
-        bits = 8 * config.taps
-        m.d.comb += mac.weights.as_value().eq(weights.word)
+        m.d.comb += [addresses.value.eq(address), vectors.value.eq(vector)]
         for lane in range(config.lanes):
-            m.d.comb += mac.operands[lane].as_value().eq(vector[:bits])
-            m.d.comb += mac.second_operands[lane].as_value().eq(vector[-bits:])
+            ram = self.technology.ram(width=8 * config.taps, depth=config.weight_words)
+            m.submodules[f"weights_{lane}"] = ram
+            m.d.comb += [
+                ram.r_addr.eq(addresses.copies[lane]),
+                mac.weights[lane].as_value().eq(ram.r_data),
+                mac.operands[lane].as_value().eq(vectors.copies[lane]),
+            ]
         values = [lane for pixel in mac.accumulators for lane in pixel]
         values = [value.as_unsigned() for value in values] + [Cat(mac.maxima)]
         while len(values) > 1 or len(values[0]) > 1:

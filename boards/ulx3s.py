@@ -15,12 +15,12 @@ ULX3S_85F = Board(
     package="CABGA381",
     speed="6",
     crystal_hz=25e6,
-    clock_hz=80e6,
+    clock_hz=120e6,
     baud=1_000_000,
-    config=AcceleratorConfig(),
-    # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 144 products,
-    # two multipliers for each of 16 requantization units and one for addresses, so 60 products are made of LUTs.
-    dsp_blocks=117,
+    config=AcceleratorConfig(pixels=2),
+    # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 288 products,
+    # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.
+    dsp_blocks=145,
     pins={
         "clk25": "G2",
         "uart_rx": "M1",

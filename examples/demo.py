@@ -1,6 +1,7 @@
 """Keyword spotting from model file to bitstream, and two spoken words through the RTL, beside LiteRT's answers.
 
-Run by `make demo`. Every step is a command that can be typed; only the comparison with LiteRT is done here.
+Run by `make demo`. Every step is a command that can be typed; only the comparison with LiteRT is done here. The
+accelerator is a small one (`small.json`), which places and routes in minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from numpy.typing import NDArray
 
 FOLDER = Path("build/demo")
+SMALL = Path(__file__).with_name("small.json")
+"""80 multipliers and memories for keyword spotting."""
 WORDS = ("yes", "no", "unknown", "silence")
 
 
@@ -61,7 +64,7 @@ def main() -> None:
     nnloom("zoo", "fetch", "tflite_micro_speech", "-o", str(speech))
     nnloom("zoo", "fetch", "recordings", "-o", str(FOLDER))
 
-    report = nnloom("compile", str(kws), "--board", "ulx3s-85f", "-o", str(FOLDER / "kws"))
+    report = nnloom("compile", str(kws), "--board", "ulx3s-85f", "--config", str(SMALL), "-o", str(FOLDER / "kws"))
     scale = 0.88  # the model's input step: features spread over its range
     values = [np.random.default_rng(7).normal(0, 50 * scale, (1, 50, 10, 1)).astype(np.float32)]
     np.save(FOLDER / "x.npy", values[0])
@@ -69,7 +72,7 @@ def main() -> None:
     nnloom("simulate", str(FOLDER / "kws"), *files)
     compare(kws, values, FOLDER / "y.npy")
 
-    nnloom("compile", str(speech), "--board", "ulx3s-85f", "-o", str(FOLDER / "speech"))
+    nnloom("compile", str(speech), "--board", "ulx3s-85f", "--config", str(SMALL), "-o", str(FOLDER / "speech"))
     for word in ("yes", "no"):
         source, target = FOLDER / f"{word}.npy", FOLDER / f"{word}-output.npy"
         nnloom("simulate", str(FOLDER / "speech"), "--input", str(source), "--output", str(target))

@@ -25,7 +25,7 @@ def test_from_model_to_simulation(tmp_path, model_path, monkeypatch, capfd):
     capfd.readouterr()
     assert _json(capfd, "zoo", "fetch", "keyword_spotting") == {"path": "keyword_spotting.tflite"}
     compiled = _json(capfd, "compile", "keyword_spotting.tflite", "-o", "build/kws")
-    assert compiled["mac_units"] == 144 and compiled["macs"] == 2_656_768
+    assert compiled["mac_units"] == 288 and compiled["macs"] == 2_656_768
     assert {layer["target"] for layer in compiled["layers"]} == {"accelerator", "cpu"}
     rng = np.random.default_rng(1)
     np.save("x.npy", rng.normal(0, 50, (3, 50, 10, 1)).astype(np.float32))
@@ -40,7 +40,7 @@ def test_from_model_to_simulation(tmp_path, model_path, monkeypatch, capfd):
     assert abs(report["cycles_estimated"] - report["cycles"]) <= 0.05 * report["cycles"]
     layers = [layer for layer in report["layers"] if layer["target"] == "accelerator"]
     assert sum(layer["cycles_measured"] for layer in layers) == report["cycles"]
-    assert report["utilisation"] == pytest.approx(report["macs"] / report["cycles"] / 144, abs=1e-4)
+    assert report["utilisation"] == pytest.approx(report["macs"] / report["cycles"] / 288, abs=1e-4)
     assert main(["inspect", "build/kws"]) == 0
     table = capfd.readouterr().out
     assert "depthwise_conv2d" in table and f"{report['cycles']:,} cycles (measured)" in table
