@@ -12,7 +12,7 @@ help:
 	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
 	@echo "make test        the test suite"
 	@echo "make lint        style and types"
-	@echo "make benchmarks  measure the four networks and the memory planner again"
+	@echo "make benchmarks  measure the four networks, the memory planner and the tools again"
 	@echo "make models      measure again what the resource and cost models are checked against; an hour"
 	@echo "make docs        regenerate the generated documentation"
 
@@ -40,6 +40,7 @@ lint: $(READY)
 benchmarks: $(READY)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/tools.py
 
 models: $(READY)
 	$(BIN)/python benchmarks/resources.py

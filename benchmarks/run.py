@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.cli import main as command
@@ -40,10 +42,18 @@ def _nnloom(*arguments: str) -> None:
         raise SystemExit(f"nnloom {' '.join(arguments)}: exit code {code}")
 
 
+def random_inputs(artifact: Path) -> NDArray:
+    """`INPUTS` random inputs over the whole int8 range, as the network takes them; the same at each call."""
+    (info,) = Artifact.load(artifact).manifest.inputs
+    values = np.random.default_rng(20).integers(-128, 128, (INPUTS, *info.shape[1:]), np.int8)
+    if info.dtype != "int8":
+        values = ((values.astype(np.float64) - info.zero_point) * info.scale).astype(np.float32)
+    return values
+
+
 def measure(name: str, board: str, folder: Path, *, pixels: int | None, bitstream: bool) -> dict[str, Any]:
     """The report of one network, with `seconds` of each step. `pixels`: other than the board's configuration has."""
     from nnloom import boards
-    from nnloom.arch.artifact import Artifact
     from nnloom.compiler import zoo
 
     model, artifact = zoo.fetch(name), folder / name
@@ -60,12 +70,7 @@ def measure(name: str, board: str, folder: Path, *, pixels: int | None, bitstrea
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         arguments += ["--config", str(folder / "config.json")]
     timed("compile", *arguments)
-    (info,) = Artifact.load(artifact).manifest.inputs
-    rng = np.random.default_rng(20)
-    values = rng.integers(-128, 128, (INPUTS, *info.shape[1:]), np.int8)
-    if info.dtype != "int8":
-        values = ((values.astype(np.float64) - info.zero_point) * info.scale).astype(np.float32)
-    np.save(folder / "x.npy", values)
+    np.save(folder / "x.npy", random_inputs(artifact))
     timed("simulate", "simulate", str(artifact), "--input", str(folder / "x.npy"), "--output", str(folder / "y.npy"))
     if bitstream:
         timed("build", "build", str(artifact))

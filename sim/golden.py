@@ -2,7 +2,8 @@
 
 It knows descriptors and memory words only, never the network. `GoldenModel` vectorises the loop nest of
 `nnloom.arch.loopnest` over a whole descriptor; `execute_literally` walks the steps one by one, as the
-hardware does, and exists to prove the former.
+hardware does, and exists to prove the former. What depends on program and weights alone (where operands lie,
+weights as matrices) is worked out when a descriptor first runs.
 """
 
 from __future__ import annotations

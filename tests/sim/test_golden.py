@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.compiler.graph import LayerGraph
 from nnloom.sim.golden import GoldenModel, execute_literally
-from tests.graphs import KINDS, evaluate, random_graph
+from tests.graphs import KINDS, evaluate, random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
 
 CONFIGS = {
@@ -103,3 +104,46 @@ def test_narrow_results_saturate_at_18_bits():
             outputs[bias, narrow] = model.execute(d).data[0].view(np.int8)
     assert (outputs[(1 << 17) - 1, 0] == 32).all() and (outputs[1 << 30, 0] == 127).all()
     assert (outputs[1 << 30, 1] == 32).all() and (outputs[(1 << 17) - 1, 1] == 32).all()
+
+
+def test_products_are_float32_only_where_every_sum_is_exact():
+    rng = np.random.default_rng(8)
+    for rows, dtype in ((1, np.float32), (16, np.float64)):
+        source = tensor(rng, "x", rows, 8, 40)
+        layer = random_layer(rng, "dense", source)
+        # Long runs of one sign: partial sums far beyond what the total needs.
+        weights = np.where(np.arange(source.elements) < source.elements // 2, 127, -127)
+        weights = np.broadcast_to(weights, layer.weights.shape).astype(np.int8).copy()
+        weights[:, ::7] += rng.integers(-3, 1, weights[:, ::7].shape, np.int8) * np.sign(weights[:, ::7])
+        layer = replace(layer, weights=weights, act_min=-128, act_max=127)
+        graph = LayerGraph("region", (source,), (layer.output,), (layer,))
+        compiled = compile_region(AcceleratorConfig(), graph)
+        model = golden_for(compiled, rng)
+        for value in (rng.integers(100, 128, source.shape, np.int8), rng.integers(-128, -100, source.shape, np.int8)):
+            model.write_tensor(compiled.plan.locations["x"], value)
+            model.run()
+            want = evaluate(graph, {"x": value})[layer.output.name]
+            got = model.read_tensor(compiled.plan.locations[layer.output.name])
+            np.testing.assert_array_equal(got.reshape(want.shape), want)
+        (prepared,) = model._dense_layers.values()
+        assert prepared.weights.dtype == dtype
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_ran_before_equals_a_new_one(kind):
+    rng = np.random.default_rng([5, KINDS.index(kind)])
+    graph = random_graph(rng, [kind, kind])
+    compiled = compile_region(AcceleratorConfig(), graph)
+    old = golden_for(compiled, rng)
+    for _ in range(3):
+        new = golden_for(compiled, rng)
+        for name, value in random_inputs(rng, graph).items():
+            for model in (old, new):
+                model.write_tensor(compiled.plan.locations[name], value)
+        for a, b in zip(old.run(), new.run(), strict=True):
+            np.testing.assert_array_equal(
+                np.where(a.enable[:, None] == 3, a.data, 0), np.where(b.enable[:, None] == 3, b.data, 0)
+            )
+        (output,) = graph.outputs
+        location = compiled.plan.locations[output.name]
+        np.testing.assert_array_equal(old.read_tensor(location), new.read_tensor(location))
