@@ -292,7 +292,10 @@ class Accelerator(wiring.Component):
             host_bank.eq(bank),
             host_granule.eq(granule),
         ]
-        with m.If(busy):
+        # A cycle late, so that its register can be near the memories: neither side writes in the first cycles.
+        engine_writes = Signal()
+        m.d.sync += engine_writes.eq(busy)
+        with m.If(engine_writes):
             m.d.comb += activations.write.eq(written)
         with m.Else():
             m.d.comb += [

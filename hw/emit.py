@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -51,8 +52,12 @@ def run_yosys(script: str, *, folder: Path) -> None:
 
 
 def emit_rtlil(component: wiring.Component, name: str) -> str:
-    """RTLIL of a component and its submodules; source positions are left out."""
-    return rtlil.convert(component, name=name, emit_src=False)
+    """RTLIL of a component and its submodules; source positions are left out.
+
+    Names have parentheses for brackets: ABC takes `x[0]` for a bit of `x`, and Yosys then looks for that in vain.
+    """
+    text = rtlil.convert(component, name=name, emit_src=False)
+    return re.sub(r"\\\S+", lambda name: name[0].replace("[", "(").replace("]", ")"), text)
 
 
 def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = False) -> str:

@@ -22,8 +22,8 @@ def mac_latency(config: AcceleratorConfig) -> int:
 class MacArray(wiring.Component):
     """acc = (first ? 0 : acc) + sum of operand * weight, per pixel and lane, one step a cycle.
 
-    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the products' sum
-    is kept (max pooling), if configured.
+    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the first tap's
+    product is kept (max pooling), if configured; the weights of the other taps must be zero then.
     The accumulator wraps at 32 bits.
 
     Members
@@ -79,6 +79,7 @@ class MacArray(wiring.Component):
                 ]
                 values.append(multiplier.p)
             for level in range(tree_levels(config.taps)):
+                first_tap = values[0]
                 # Products come from afar: they meet in a single carry chain.
                 ways = 3 if level else 2
                 sums = []
@@ -93,9 +94,14 @@ class MacArray(wiring.Component):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + values[0])
             m.d.comb += self.accumulators[pixel][lane].eq(accumulator)
             if config.max_pool and pixel == 0:
+                # Only the first tap has a weight, so its part of the sum is the value. It has a register of its own:
+                # the one before the accumulator is far away. The comparison is one carry chain, and gates select: a
+                # multiplexer that keeps its value would become a clock enable, on a longer path.
+                value = Signal(signed(8), name=f"value_{lane}", reset_less=True)
                 maximum = Signal(signed(8), name=f"maximum_{lane}", reset_less=True)
-                value = values[0][:8].as_signed()
-                with m.If(multiply & (first | (value > maximum))):
-                    m.d.sync += maximum.eq(value)
+                take = (first | (maximum - value)[8]).replicate(8)
+                m.d.sync += value.eq(first_tap)
+                with m.If(multiply):
+                    m.d.sync += maximum.eq((value & take) | (maximum & ~take))
                 m.d.comb += self.maxima[lane].eq(maximum)
         return m

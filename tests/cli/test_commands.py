@@ -67,7 +67,7 @@ def test_explore_and_compile_what_it_found(tmp_path, model_path, capfd):
     assert main(["explore", model, "--plot", str(tmp_path / "front.png")]) == 0
     assert (tmp_path / "front.png").read_bytes().startswith(b"\x89PNG")
     table = capfd.readouterr().out.splitlines()
-    assert table[0].split()[:3] == ["lanes", "x", "taps"] and len(table) == len(found["front"]) + 3
+    assert table[0].split()[:5] == ["pixels", "x", "lanes", "x", "taps"] and len(table) == len(found["front"]) + 3
     report = _json(capfd, "compile", model, "--config", "auto", "-o", str(tmp_path / "auto"))
     assert report["config"] == found["best"]["config"] and report["cycles"] == found["best"]["cycles"]
     assert report["config_source"] == "auto" and report["config_reason"] == found["reason"]
