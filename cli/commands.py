@@ -231,7 +231,7 @@ def _run(
         check_inputs(infos, case)  # before the device starts, which may take long
     results: list[dict[str, NDArray]] = []
     cycles: list[int | None] = []
-    with InferenceSession(options.artifact, device, progress=console.phase) as session:
+    with InferenceSession(options.artifact, device, fallback=False, progress=console.phase) as session:
         console.phase(f"running {artifact.manifest.model} on {label}")
         for case in cases:
             results.append(session.run(case))
