@@ -15,6 +15,7 @@ import enum
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,8 +100,8 @@ REQUEST: tuple[HeaderField, ...] = (
     HeaderField("count", 8, "READ: words to read"),
     HeaderField("jump", 16, "from the last address of a run to the first of the next, in words; 1: no gap"),
 )
-"""Header of a request. A burst is several runs at equal distances, so that weight words, which do not fill their address
-range, go in one frame."""
+"""Header of a request. A burst is several runs at equal distances, so that weight words, which do not fill their
+address range, go in one frame."""
 
 RESPONSE: tuple[HeaderField, ...] = (
     HeaderField("answer", 8, "`Answer`"),
@@ -112,7 +113,7 @@ RESPONSE: tuple[HeaderField, ...] = (
 HELLO_REGISTERS = (Register.MAGIC, Register.VERSION, Register.CONFIG_HASH)
 DONE_REGISTERS = (Register.STATUS, Register.CYCLES, Register.LAYERS)
 for _registers in (HELLO_REGISTERS, DONE_REGISTERS, (Register.PROGRAM_START, Register.CONTROL)):
-    assert all(b - a == 4 for a, b in zip(_registers, _registers[1:], strict=False)), "one burst reads them"
+    assert all(b - a == 4 for a, b in pairwise(_registers)), "one burst reads them"
 
 HELLO_WORDS: tuple[tuple[str, str], ...] = (
     ("limits", "bits 7:0 version of the protocol, bits 31:16 most words of a frame"),

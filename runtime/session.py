@@ -346,17 +346,16 @@ class InferenceSession:
     def _layers(self, region: str) -> tuple[tuple[str, int], ...]:
         if not region:
             return ()
+        path = self._artifact.path / REPORT_FILE
         try:
-            report = json.loads((self._artifact.path / REPORT_FILE).read_text())
+            report = json.loads(path.read_text())
             return tuple(
                 (layer["name"], layer.get("cycles_measured") or layer["cycles_estimated"])
                 for layer in report["layers"]
                 if layer.get("region") == region
             )
         except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(
-                f"{self._artifact.path / REPORT_FILE}: not readable; compile the model again"
-            ) from error
+            raise ArtifactError(f"{path}: not readable; compile the model again") from error
 
     def close(self) -> None:
         """Finish what `run_async` has queued and release the device."""

@@ -385,15 +385,9 @@ def test_what_is_not_cobs(bad):
 
 
 def test_frames_are_what_the_declaration_says():
-    request = Request(
-        opcode=Opcode.WRITE,
-        sequence=3,
-        session=0xABCD,
-        address=0x30000010,
-        run=2,
-        jump=5,
-        words=np.array([9], np.uint32),
-    )
+    place = dict(address=0x30000010, run=2, jump=5)
+    words = np.array([9], np.uint32)
+    request = Request(opcode=Opcode.WRITE, sequence=3, session=0xABCD, words=words, **place)
     data = cobs.cobs.decode(request.encode()[:-1])
     assert data[:-4] == bytes([2, 3, 0xCD, 0xAB, 0x10, 0, 0, 0x30, 2, 0, 5, 0, 9, 0, 0, 0])
     decoded = Request.decode(request.encode()[:-1])
