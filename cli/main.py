@@ -103,6 +103,11 @@ def build_parser() -> argparse.ArgumentParser:
         else:
             p.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator")
             p.add_argument("--waves", metavar="FILE", help="write a waveform (.fst)")
+            p.add_argument(
+                "--serve",
+                action="store_true",
+                help="instead: run the complete system as a board on a pseudo-terminal until interrupted",
+            )
         p.set_defaults(run=commands.run if name == "run" else commands.simulate)
 
     p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")

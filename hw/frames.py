@@ -1,6 +1,6 @@
 """COBS frames with a CRC in block RAM: received whole before anyone sees them, kept after they were sent."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ETHERNET
 from amaranth.lib.wiring import In, Out
@@ -10,6 +10,44 @@ from nnloom.arch.link import CRC_BYTES, HEADER_BYTES
 from .technology import RAM_LATENCY, Technology
 
 __all__ = ["FrameReceiver", "FrameTransmitter"]
+
+
+class SerialCrc(wiring.Component):
+    """CRC-32 of octets, a bit a cycle: small, and a byte of the line takes far longer.
+
+    Members
+    -------
+    start : In; begin anew, while `idle`
+    octet, valid : In; taken while `idle`
+    idle : Out; `crc` and `match` are those of all octets so far
+    crc : Out(32), match : Out; `match`: the last four octets were the CRC of those before
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"start": In(1), "octet": In(8), "valid": In(1), "idle": Out(1), "crc": Out(32), "match": Out(1)}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # A reset is cheaper than the processor's own start, which allows for data in the same cycle.
+        crc = CRC32_ETHERNET(data_width=1).create()
+        m.submodules.crc = ResetInserter(self.start)(crc)
+        bits = Signal(8, reset_less=True)
+        left = Signal(4)
+        """Bits that are left, counted up from 8 to 16."""
+        m.d.comb += [
+            self.idle.eq(~left[-1]),
+            crc.data.eq(bits[0]),
+            crc.valid.eq(left[-1]),
+            self.crc.eq(crc.crc),
+            self.match.eq(crc.match_detected),
+        ]
+        with m.If(left[-1]):
+            m.d.sync += [bits.eq(bits >> 1), left.eq(left + 1)]
+        with m.Elif(self.valid):
+            m.d.sync += [bits.eq(self.octet), left.eq(8)]
+        return m
 
 
 class FrameReceiver(wiring.Component):
@@ -22,7 +60,7 @@ class FrameReceiver(wiring.Component):
 
     Members
     -------
-    octets : In(stream); bytes of the line, always taken
+    octets : In(stream); bytes of the line, taken sooner than a UART has the next
     frame : Out; a good frame waits; what arrives meanwhile is lost and reported as damaged
     take : In; one cycle while `frame`: the waiting frame is the one to read until the next `take`
     words : Out; words of the frame to read, without its CRC
@@ -51,7 +89,7 @@ class FrameReceiver(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.buffer = buffer = self.technology.ram(width=32, depth=2 * self.buffer_words)
-        m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
+        m.submodules.crc = crc = SerialCrc()
 
         # COBS: at most one octet for each byte. The zero at the end of a block comes with the code of the next one.
         byte = self.octets.payload
@@ -61,9 +99,9 @@ class FrameReceiver(wiring.Component):
         zero_due = Signal()
         octet, octet_valid = Signal(8, reset_less=True), Signal()
         end, complete = Signal(), Signal(reset_less=True)
-        m.d.comb += self.octets.ready.eq(1)
+        m.d.comb += self.octets.ready.eq(crc.idle & ~octet_valid)
         m.d.sync += [octet_valid.eq(0), end.eq(0)]
-        with m.If(self.octets.valid):
+        with m.If(self.octets.valid & self.octets.ready):
             with m.If(byte == 0):
                 m.d.sync += [end.eq(1), complete.eq(last), last.eq(1), zero_due.eq(0)]
             with m.Elif(last):
@@ -81,7 +119,7 @@ class FrameReceiver(wiring.Component):
         write, target = Signal(), Signal(range(self.buffer_words), reset_less=True)
         fill = Signal()
         """The half that is being filled."""
-        m.d.comb += [crc.data.eq(octet), crc.valid.eq(octet_valid), crc.start.eq(end)]
+        m.d.comb += [crc.octet.eq(octet), crc.valid.eq(octet_valid), crc.start.eq(end)]
         m.d.sync += [write.eq(octet_valid & (count[:2] == 3)), target.eq(count[2:])]
         with m.If(octet_valid):
             m.d.sync += word.eq(Cat(word[8:], octet))
@@ -102,7 +140,7 @@ class FrameReceiver(wiring.Component):
         words = Signal.like(self.words, reset_less=True)
         with m.If(end):
             m.d.sync += [count.eq(0), bad.eq(0)]
-            with m.If(complete & crc.match_detected & ~bad & (count[:2] == 0) & (length > HEADER_BYTES // 4)):
+            with m.If(complete & crc.match & ~bad & (count[:2] == 0) & (length > HEADER_BYTES // 4)):
                 m.d.sync += [self.frame.eq(1), words.eq(length - 1)]
             with m.Elif((count != 0) | bad | ~complete):
                 m.d.comb += self.damaged.eq(1)
@@ -152,7 +190,7 @@ class FrameTransmitter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.buffer = buffer = self.technology.ram(width=8, depth=self.buffer_bytes)
-        m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
+        m.submodules.crc = crc = SerialCrc()
         position = Signal(range(self.buffer_bytes))
         """Where the next byte is written or read."""
         code_position = Signal.like(position, reset_less=True)
@@ -181,7 +219,7 @@ class FrameTransmitter(wiring.Component):
             buffer.r_addr.eq(position),
             self.transmit.payload.eq(buffer.r_data),
             crc.start.eq(self.begin),
-            crc.data.eq(self.octets.payload),
+            crc.octet.eq(self.octets.payload),
             crc.valid.eq(self.octets.valid & self.octets.ready),
         ]
         with m.If(put | put_code):
@@ -204,15 +242,15 @@ class FrameTransmitter(wiring.Component):
                 with m.Elif(self.repeat):
                     m.next = "SEND"
             with m.State("BUILD"):
-                m.d.comb += [byte.eq(self.octets.payload), self.octets.ready.eq(~block_full)]
-                m.d.comb += [put.eq(self.octets.valid & ~block_full), put_code.eq(block_full)]
-                m.d.sync += seal.eq(crc.crc)
+                m.d.comb += [byte.eq(self.octets.payload), self.octets.ready.eq(~block_full & crc.idle)]
+                m.d.comb += [put.eq(self.octets.valid & self.octets.ready), put_code.eq(block_full)]
                 with m.If(self.finish):
                     m.next = "TAKE"
             with m.State("TAKE"):
                 m.d.comb += put_code.eq(block_full)
                 m.d.sync += seal.eq(crc.crc)
-                m.next = "SEAL"
+                with m.If(crc.idle):
+                    m.next = "SEAL"
             with m.State("SEAL"):
                 m.d.comb += [byte.eq(seal[:8]), put.eq(~block_full), put_code.eq(block_full)]
                 with m.If(~block_full):

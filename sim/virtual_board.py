@@ -198,6 +198,7 @@ class VirtualBoard:
 
     def __init__(self, config: AcceleratorConfig, *, progress: Callable[[str], None] | None = None) -> None:
         program = build_virtual_board(config, progress=progress)
+        self._cycles = 0
         master, self._slave = os.openpty()
         try:
             # No echo, no line discipline. The terminal stays open here, so that drivers may come and go.
@@ -210,6 +211,7 @@ class VirtualBoard:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[master],
+                start_new_session=True,  # an interrupt from the keyboard is for this process
             )
         except BaseException:
             os.close(self._slave)
@@ -228,7 +230,7 @@ class VirtualBoard:
         try:
             self._process.stdin.write(b"r")
             self._process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: closed
             raise DeviceError("virtual board has ended") from error
 
     def wait(self) -> None:
@@ -238,15 +240,16 @@ class VirtualBoard:
 
     def close(self) -> int:
         """Pull the cable and stop; returns the cycles that were simulated."""
-        try:
-            output, _ = self._process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            output, _ = self._process.communicate()
         if self._slave >= 0:
+            try:
+                output, _ = self._process.communicate(timeout=20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                output, _ = self._process.communicate()
             os.close(self._slave)
             self._slave = -1
-        return int(output or 0)
+            self._cycles = int(output or 0)
+        return self._cycles
 
     def __enter__(self) -> Self:
         return self
