@@ -470,7 +470,7 @@ class SerialDevice(HostBusDevice):
         assert self._started is not None
         registers = np.array([HostAddress.REGISTERS + register for register in DONE_REGISTERS], np.uint32)
         deadline = self._link.clock() + self.timeout_seconds
-        words = None
+        words = np.zeros(len(registers), np.uint32)
 
         def poll() -> bool:
             nonlocal words
