@@ -382,14 +382,14 @@ class Register(enum.IntEnum):
     """read: version of this instruction set"""
     CONFIG_HASH = 0x08
     """read: `AcceleratorConfig.hash`"""
-    CONTROL = 0x0C
-    """write: bit 0 starts the program at PROGRAM_START; ignored while busy"""
-    STATUS = 0x10
-    """read: bits of `Status`"""
-    CYCLES = 0x14
-    """read: cycles of the last program, from the start command to the done flag"""
-    PROGRAM_START = 0x18
+    PROGRAM_START = 0x0C
     """read and write: first program memory word; kept until written again"""
+    CONTROL = 0x10
+    """write: bit 0 starts the program at PROGRAM_START; ignored while busy"""
+    STATUS = 0x14
+    """read: bits of `Status`"""
+    CYCLES = 0x18
+    """read: cycles of the last program, from the start command to the done flag"""
     LAYERS = 0x1C
     """read: descriptors completed by the last program"""
 
@@ -405,7 +405,7 @@ class Status(enum.IntFlag):
 
 
 MAGIC = 0x4D4F4F4C
-ISA_VERSION = 2
+ISA_VERSION = 3
 
 
 def weight_stride(config: AcceleratorConfig) -> int:

@@ -231,7 +231,7 @@ def _run(
         check_inputs(infos, case)  # before the device starts, which may take long
     results: list[dict[str, NDArray]] = []
     cycles: list[int | None] = []
-    with InferenceSession(options.artifact, device, progress=console.phase) as session:
+    with InferenceSession(options.artifact, device, fallback=False, progress=console.phase) as session:
         console.phase(f"running {artifact.manifest.model} on {label}")
         for case in cases:
             results.append(session.run(case))
@@ -271,6 +271,8 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
+    if options.serve:
+        return _serve_board(options, console)
     _check_writable(options.waves, "--waves")
     waves = Path(options.waves).resolve() if options.waves else None
     device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
@@ -281,6 +283,30 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     _note_cycles(report, device.layer_cycles, result["cycles"])
     write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
     return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True}
+
+
+def _serve_board(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """A virtual board for the artifact's configuration, until the user interrupts it."""
+    from nnloom.sim.virtual_board import VirtualBoard
+
+    for option in ("input", "output", "waves"):
+        if getattr(options, option):
+            raise ConfigError(f"--serve takes no --{option}; give it to 'nnloom run --device serial:...'")
+    if options.simulator != "verilator":
+        raise ConfigError(f"--serve needs --simulator verilator, not {options.simulator}")
+    artifact = Artifact.load(options.artifact)
+    with VirtualBoard(artifact.manifest.config, progress=console.phase) as board:
+        console.announce(
+            {"device": board.device},
+            f"virtual board at {board.device}\n"
+            f"  nnloom run {options.artifact} --device '{board.device}' --input FILE.npy\nCtrl-C ends it",
+        )
+        try:
+            board.wait()
+        except KeyboardInterrupt:
+            cycles = board.close()
+    console.say(f"{cycles:,} cycles simulated")
+    return {"device": board.device, "cycles": cycles}
 
 
 def _note_cycles(report: dict[str, Any], layer_cycles: dict[str, list[int]], total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import threading
 import time
@@ -69,6 +70,13 @@ class Console:
         self.close()
         if not self._quiet:
             print(text)
+
+    def announce(self, values: dict[str, Any], text: str) -> None:
+        """A result that others wait for while the command goes on: text, or one line of JSON, at once."""
+        self.say(text)
+        if self._quiet:
+            print(json.dumps(values))
+        sys.stdout.flush()
 
     def table(self, titles: list[str], rows: list[list[Any]]) -> None:
         """Columns of text; numbers to the right."""

@@ -95,10 +95,19 @@ def build_parser() -> argparse.ArgumentParser:
         )
         p.add_argument("--output", metavar="FILE", help="where to write the output (.npy, or .npz for several)")
         if name == "run":
-            p.add_argument("--device", default="cpu", help="cpu, model, sim or serial:PORT (default: %(default)s)")
+            p.add_argument(
+                "--device",
+                default="cpu",
+                help="auto, cpu, model, sim or serial:PORT[?baud=N&timeout=S] (default: %(default)s)",
+            )
         else:
             p.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator")
             p.add_argument("--waves", metavar="FILE", help="write a waveform (.fst)")
+            p.add_argument(
+                "--serve",
+                action="store_true",
+                help="instead: run the complete system as a board on a pseudo-terminal until interrupted",
+            )
         p.set_defaults(run=commands.run if name == "run" else commands.simulate)
 
     p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")

@@ -1,166 +1,267 @@
-"""Serial frames to host bus accesses: the hardware side of `nnloom.arch.link`."""
+"""Frames to host bus accesses: the hardware side of `nnloom.arch.link`."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
-from amaranth.lib.crc.catalog import CRC32_ETHERNET
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out, connect, flipped
 
-from nnloom.arch.isa import HostAddress, Register
-from nnloom.arch.link import REQUEST_SYNC, RESPONSE_SYNC, LinkStatus, Opcode
+from nnloom.arch.isa import HostAddress
+from nnloom.arch.link import (
+    DONE_REGISTERS,
+    HEADER_BYTES,
+    HELLO_REGISTERS,
+    LARGEST_WORDS,
+    LINK_VERSION,
+    REQUEST,
+    RESPONSE,
+    Answer,
+    Opcode,
+)
 
+from .frames import FrameReceiver, FrameTransmitter
 from .host_bus import HostBus
+from .technology import RAM_LATENCY, GenericTechnology, Technology
 
 __all__ = ["HostLink"]
 
+FRAME_OVERHEAD_WORDS = 4
+"""Header and CRC of a request."""
+
 
 class HostLink(wiring.Component):
-    """Answers one request at a time.
+    """Executes each good frame once and answers it; keeps the last response to send it again.
 
-    A single-word write to the CONTROL register is held back until its CRC was checked, all other writes go to
-    the bus as they arrive. A request that pauses for `timeout` cycles is dropped.
+    A frame can arrive while the one before is executed.
+
+    Parameters
+    ----------
+    clock_hz
+        What HELLO tells of the clock.
+    max_words
+        Most words of a frame: 4 less than a power of two, at most `LARGEST_WORDS`.
 
     Members
     -------
-    receive : In(stream of bytes), transmit : Out(stream of bytes), host : Out(HostBus)
+    receive : In(stream of bytes), transmit : Out(stream of bytes); the line
+    host : Out(HostBus)
+    busy : In; a program runs
+    reset : Out; one cycle: reset the accelerator
     """
 
-    def __init__(self, *, timeout: int) -> None:
-        self.timeout = timeout
+    def __init__(
+        self, technology: Technology | None = None, *, clock_hz: float, max_words: int = LARGEST_WORDS
+    ) -> None:
+        if not 4 <= max_words <= LARGEST_WORDS:
+            raise ValueError(f"link must have frames of 4 to {LARGEST_WORDS} words, not {max_words}")
+        self.technology: Technology = technology or GenericTechnology()
+        self.clock_hz = round(clock_hz)
+        self.max_words = max_words
         super().__init__(
-            {"receive": In(stream.Signature(8)), "transmit": Out(stream.Signature(8)), "host": Out(HostBus)}
+            {
+                "receive": In(stream.Signature(8)),
+                "transmit": Out(stream.Signature(8)),
+                "host": Out(HostBus),
+                "busy": In(1),
+                "reset": Out(1),
+            }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         host = self.host
-        rx, tx = self.receive, self.transmit
-        m.submodules.crc = crc = CRC32_ETHERNET(data_width=8).create()
+        buffer_words = self.max_words + FRAME_OVERHEAD_WORDS
+        m.submodules.receiver = receiver = FrameReceiver(self.technology, buffer_words=buffer_words)
+        m.submodules.transmitter = tx = FrameTransmitter(self.technology, buffer_bytes=8 * buffer_words)
+        connect(m, flipped(self.receive), receiver.octets)
+        connect(m, tx.transmit, flipped(self.transmit))
 
-        opcode = Signal(8)
-        address, word = Signal(32), Signal(32)
-        count = Signal(16)
-        index = Signal(4)
-        status = Signal(8)
-        idle_cycles = Signal(range(self.timeout + 1))
-        held = Signal()
-        control = HostAddress.REGISTERS + Register.CONTROL
+        # What the request asks for. `request` is shifted in word by word; then address and count move on.
+        request = Signal(data.StructLayout({field.name: field.width for field in REQUEST}), reset_less=True)
+        column = Signal(8, reset_less=True)
+        """Words of the run that are left after this one."""
+        position = Signal(range(buffer_words))
+        wait = Signal(range(RAM_LATENCY + 1))
+        fetched = Signal()
+        """The word at `position` is there."""
+        m.d.comb += [receiver.address.eq(position), fetched.eq(wait == RAM_LATENCY)]
+        with m.If(~fetched):
+            m.d.sync += wait.eq(wait + 1)
 
-        taken = rx.valid & rx.ready
-        sent = tx.valid & tx.ready
-        receiving = Signal()
-        expired = Signal()
-        with m.If(taken | ~receiving):
-            m.d.sync += idle_cycles.eq(0)
-        with m.Elif(~expired):
-            m.d.sync += idle_cycles.eq(idle_cycles + 1)
-        m.d.comb += expired.eq(idle_cycles == self.timeout)
+        def next_word() -> list:
+            return [position.eq(position + 1), wait.eq(0)]
 
-        m.d.comb += [
-            host.request.payload.address.eq(address),
-            host.request.payload.data.eq(word),
-            host.request.payload.write.eq(opcode == Opcode.WRITE),
+        # The session.
+        session = Signal(16)
+        previous, fresh = Signal(16, reset_less=True), Signal(reset_less=True)
+        opened = Signal()
+        last_sequence, next_sequence = Signal(8), Signal(8)
+        start_sequence = Signal(8, reset_less=True)
+        ours, repeated, following = (Signal(name=name, reset_less=True) for name in ("ours", "repeated", "following"))
+        m.d.sync += [
+            ours.eq(opened & (request.session == session)),
+            repeated.eq(request.sequence == last_sequence),
+            following.eq(request.sequence == next_sequence),
         ]
 
-        def abandon() -> None:
-            with m.If(expired):
-                m.next = "SYNC"
+        # What waits to be told.
+        done, damaged, was_busy = Signal(), Signal(), Signal()
+        m.d.sync += was_busy.eq(self.busy)
+        with m.If(was_busy & ~self.busy):
+            m.d.sync += done.eq(1)
+        with m.If(receiver.damaged):
+            m.d.sync += damaged.eq(1)
+
+        # The response.
+        response = data.StructLayout({field.name: field.width for field in RESPONSE})
+        answer = Signal(4, reset_less=True)
+        sequence = Signal(8, reset_less=True)
+        notice = Signal(reset_less=True)
+        word = Signal(32, reset_less=True)
+        index = Signal(2)
+        constants_left = Signal(2)
+        constants = Array(
+            [
+                Const(0, 32),
+                Cat(previous, fresh),
+                Const(self.clock_hz, 32),
+                Const(LINK_VERSION | self.max_words << 16, 32),
+            ]
+        )
+        m.d.comb += [
+            tx.notice.eq(notice),
+            tx.octets.payload.eq(word[:8]),
+            host.request.payload.address.eq(request.address),
+            host.request.payload.data.eq(receiver.data),
+        ]
+        m.d.sync += self.reset.eq(0)
+
+        def advance() -> None:
+            """To the next address of the burst."""
+            with m.If(column == 0):
+                m.d.sync += column.eq(request.run - 1)
+            with m.Else():
+                m.d.sync += column.eq(column - 1)
+            step = Mux(column == 0, request.jump, 1)
+            m.d.sync += request.address[2:].eq(request.address[2:] + step)
+
+        def refuse(kind: Answer) -> None:
+            m.d.sync += [answer.eq(kind), sequence.eq(last_sequence), notice.eq(1), request.count.eq(0)]
+            m.next = "RESPOND"
+
+        def read_registers(registers: tuple) -> list:
+            # One run: a column count that does not end within it.
+            return [
+                request.address.eq(HostAddress.REGISTERS + registers[0]),
+                request.count.eq(len(registers)),
+                column.eq(len(registers)),
+            ]
 
         with m.FSM():
-            with m.State("SYNC"):
-                m.d.comb += rx.ready.eq(1)
-                m.d.sync += [index.eq(0), held.eq(0), status.eq(LinkStatus.OK)]
-                m.d.comb += [crc.start.eq(1), crc.data.eq(rx.payload), crc.valid.eq(taken)]
-                with m.If(taken & (rx.payload == REQUEST_SYNC)):
+            with m.State("IDLE"):
+                m.d.sync += [position.eq(0), wait.eq(0), constants_left.eq(0)]
+                with m.If(done & tx.idle):
+                    m.d.sync += [done.eq(0), answer.eq(Answer.DONE), sequence.eq(start_sequence), notice.eq(1)]
+                    m.d.sync += read_registers(DONE_REGISTERS)
+                    m.next = "RESPOND"
+                with m.Elif(receiver.frame):
+                    m.d.comb += receiver.take.eq(1)
                     m.next = "HEADER"
-            with m.State("HEADER"):
-                m.d.comb += [receiving.eq(1), rx.ready.eq(1), crc.data.eq(rx.payload), crc.valid.eq(taken)]
-                abandon()
-                with m.If(taken):
-                    header = Cat(opcode, address, count)
-                    m.d.sync += [header.eq(Cat(header[8:], rx.payload)), index.eq(index + 1)]
-                    with m.If(index == 6):
-                        m.d.sync += index.eq(0)
-                        m.next = "DISPATCH"
-            with m.State("DISPATCH"):
-                m.d.comb += receiving.eq(1)
-                m.next = "CHECK"
-                with m.If((opcode == Opcode.WRITE) & (count != 0)):
-                    m.next = "PAYLOAD"
-                with m.Elif((opcode != Opcode.WRITE) & (opcode != Opcode.READ)):
-                    m.d.sync += status.eq(LinkStatus.BAD_OPCODE)
-                    m.next = "STATUS_SYNC"
-            with m.State("PAYLOAD"):
-                m.d.comb += [receiving.eq(1), rx.ready.eq(1), crc.data.eq(rx.payload), crc.valid.eq(taken)]
-                abandon()
-                with m.If(taken):
-                    m.d.sync += [word.eq(Cat(word[8:], rx.payload)), index.eq(index + 1)]
-                    with m.If(index == 3):
-                        m.d.sync += [index.eq(0), count.eq(count - 1)]
-                        m.next = "WRITE"
-                        with m.If((address == control) & (count == 1)):
-                            m.d.sync += held.eq(1)
-                            m.next = "CHECK"
+                with m.Elif(damaged & tx.idle):
+                    m.d.sync += damaged.eq(0)
+                    refuse(Answer.BAD_FRAME)
+            with m.State("HEADER"), m.If(fetched):
+                m.d.sync += [request.eq(Cat(request.as_value()[32:], receiver.data)), *next_word()]
+                with m.If(position == HEADER_BYTES // 4 - 1):
+                    m.next = "COMPARE"
+            with m.State("COMPARE"):
+                m.d.sync += column.eq(request.run - 1)
+                m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.d.sync += [answer.eq(Answer.OK), sequence.eq(request.sequence), notice.eq(0)]
+                accept = Signal()
+                hello = Signal()
+                m.d.comb += hello.eq(request.opcode == Opcode.HELLO)
+                with m.If(ours & repeated):
+                    m.next = "REPEAT"
+                with m.Elif(ours & following):
+                    m.d.comb += accept.eq(1)
+                with m.Elif(hello & ~ours):
+                    m.d.comb += accept.eq(1)
+                with m.Else():
+                    refuse(Answer.NO_SESSION)
+                    with m.If(ours):
+                        m.d.sync += answer.eq(Answer.BAD_SEQUENCE)
+                with m.If(accept):
+                    m.d.sync += [last_sequence.eq(request.sequence), next_sequence.eq(request.sequence + 1)]
+                    m.d.sync += [session.eq(request.session), opened.eq(1)]
+                    with m.If(~ours):
+                        m.d.sync += [previous.eq(session), fresh.eq(~opened)]
+                    with m.Switch(request.opcode):
+                        with m.Case(Opcode.HELLO):
+                            m.next = "HELLO"
+                        with m.Case(Opcode.WRITE):
+                            m.next = "WRITE"
+                        with m.Case(Opcode.START):
+                            m.d.sync += start_sequence.eq(request.sequence)
+                            m.next = "WRITE"
+                        with m.Case(Opcode.READ):
+                            m.next = "RESPOND"
+                        with m.Case(Opcode.RESET):
+                            m.d.sync += [self.reset.eq(1), request.count.eq(0)]
+                            m.next = "RESPOND"
+                        with m.Default():
+                            m.d.sync += [answer.eq(Answer.BAD_REQUEST), request.count.eq(0)]
+                            m.next = "RESPOND"
+            with m.State("HELLO"):
+                m.d.sync += [*read_registers(HELLO_REGISTERS), constants_left.eq(len(constants) - 1)]
+                m.next = "RESPOND"
             with m.State("WRITE"):
-                m.d.comb += [receiving.eq(1), host.request.valid.eq(1)]
-                with m.If(host.request.ready):
-                    m.d.sync += address.eq(address + 4)
-                    m.next = "PAYLOAD"
-                    with m.If(count == 0):
-                        m.next = "CHECK"
-            with m.State("CHECK"):
-                m.d.comb += [receiving.eq(1), rx.ready.eq(1), crc.data.eq(rx.payload), crc.valid.eq(taken)]
-                abandon()
-                with m.If(taken):
-                    m.d.sync += index.eq(index + 1)
+                m.d.sync += request.count.eq(0)
+                with m.If(position == receiver.words):
+                    m.next = "RESPOND"
+                with m.Elif(fetched):
+                    m.d.comb += [host.request.valid.eq(1), host.request.payload.write.eq(1)]
+                    with m.If(host.request.ready):
+                        m.d.sync += next_word()
+                        advance()
+            with m.State("REPEAT"), m.If(tx.idle):
+                m.d.comb += tx.repeat.eq(1)
+                m.next = "IDLE"
+            with m.State("RESPOND"):
+                m.d.comb += tx.begin.eq(tx.idle)
+                header = Signal(response)
+                m.d.comb += [
+                    header.answer.eq(answer),
+                    header.sequence.eq(sequence),
+                    header.session.eq(session),
+                ]
+                m.d.sync += [word.eq(header), index.eq(0)]
+                with m.If(tx.idle):
+                    m.next = "OCTETS"
+            with m.State("OCTETS"):
+                m.d.comb += tx.octets.valid.eq(1)
+                with m.If(tx.octets.ready):
+                    m.d.sync += [word.eq(word >> 8), index.eq(index + 1)]
                     with m.If(index == 3):
-                        m.d.sync += index.eq(0)
-                        m.next = "CHECKED"
-            with m.State("CHECKED"):
-                m.d.sync += status.eq(Mux(crc.match_detected, LinkStatus.OK, LinkStatus.BAD_CRC))
-                m.next = "STATUS_SYNC"
-                with m.If(crc.match_detected & held):
-                    m.next = "HELD"
-            with m.State("HELD"):
-                m.d.comb += host.request.valid.eq(1)
-                with m.If(host.request.ready):
-                    m.next = "STATUS_SYNC"
-            with m.State("STATUS_SYNC"):
-                m.d.comb += [tx.payload.eq(RESPONSE_SYNC), tx.valid.eq(1)]
-                m.d.comb += [crc.start.eq(1), crc.data.eq(RESPONSE_SYNC), crc.valid.eq(sent)]
-                with m.If(sent):
-                    m.next = "STATUS"
-            with m.State("STATUS"):
-                m.d.comb += [tx.payload.eq(status), tx.valid.eq(1), crc.data.eq(status), crc.valid.eq(sent)]
-                with m.If(sent):
-                    m.next = "RESPONSE_CRC"
-                    with m.If((opcode == Opcode.READ) & (status == LinkStatus.OK) & (count != 0)):
-                        m.next = "READ"
+                        m.next = "NEXT"
+            with m.State("NEXT"):
+                m.d.sync += word.eq(constants[constants_left])
+                with m.If(constants_left != 0):
+                    m.d.sync += constants_left.eq(constants_left - 1)
+                    m.next = "OCTETS"
+                with m.Elif(request.count != 0):
+                    m.next = "READ"
+                with m.Else():
+                    m.d.comb += tx.finish.eq(1)
+                    m.next = "IDLE"
             with m.State("READ"):
                 m.d.comb += host.request.valid.eq(1)
                 with m.If(host.request.ready):
-                    m.d.sync += [address.eq(address + 4), count.eq(count - 1)]
+                    m.d.sync += request.count.eq(request.count - 1)
+                    advance()
                     m.next = "ANSWER"
             with m.State("ANSWER"):
                 m.d.comb += host.response.ready.eq(1)
-                m.d.sync += [word.eq(host.response.payload.data), index.eq(0)]
+                m.d.sync += word.eq(host.response.payload.data)
                 with m.If(host.response.valid):
-                    m.next = "DATA"
-            with m.State("DATA"):
-                m.d.comb += [tx.payload.eq(word[:8]), tx.valid.eq(1), crc.data.eq(word[:8]), crc.valid.eq(sent)]
-                with m.If(sent):
-                    m.d.sync += [word.eq(word >> 8), index.eq(index + 1)]
-                    with m.If(index == 3):
-                        m.d.sync += index.eq(0)
-                        m.next = "READ"
-                        with m.If(count == 0):
-                            m.next = "RESPONSE_CRC"
-            with m.State("RESPONSE_CRC"):
-                m.d.sync += [word.eq(crc.crc), index.eq(0)]
-                m.next = "RESPONSE_CRC_BYTES"
-            with m.State("RESPONSE_CRC_BYTES"):
-                m.d.comb += [tx.payload.eq(word[:8]), tx.valid.eq(1)]
-                with m.If(sent):
-                    m.d.sync += [word.eq(word >> 8), index.eq(index + 1)]
-                    with m.If(index == 3):
-                        m.next = "SYNC"
+                    m.next = "OCTETS"
         return m

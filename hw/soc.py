@@ -1,12 +1,12 @@
 """The system on a board: clock, reset, UART, host link, accelerator."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out, connect
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.link import TIMEOUT_BYTES
+from nnloom.arch.link import LARGEST_WORDS
 
 from .accelerator import Accelerator
 from .host_link import HostLink
@@ -19,6 +19,13 @@ __all__ = ["SerialSystem", "Ulx3sTop"]
 class SerialSystem(wiring.Component):
     """Everything in the system clock domain: also what is simulated, UART pins included.
 
+    Parameters
+    ----------
+    clock_hz, baud
+        Clock of the system and bit rate of the line.
+    max_words
+        Most words of a frame, see `HostLink`.
+
     Members
     -------
     rx : In, tx : Out; the serial line
@@ -26,10 +33,18 @@ class SerialSystem(wiring.Component):
     """
 
     def __init__(
-        self, config: AcceleratorConfig, *, clock_hz: float, baud: int, technology: Technology | None = None
+        self,
+        config: AcceleratorConfig,
+        *,
+        clock_hz: float,
+        baud: int,
+        technology: Technology | None = None,
+        max_words: int = LARGEST_WORDS,
     ) -> None:
         self.config = config
         self.technology = technology
+        self.clock_hz = clock_hz
+        self.max_words = max_words
         self.divisor = baud_divisor(clock_hz, baud)
         super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)})
 
@@ -37,9 +52,15 @@ class SerialSystem(wiring.Component):
         m = Module()
         m.submodules.receiver = receiver = UartReceiver(divisor=self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
-        m.submodules.link = link = HostLink(timeout=TIMEOUT_BYTES * 10 * self.divisor)
-        m.submodules.accelerator = accelerator = Accelerator(self.config, self.technology)
-        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx), self.busy.eq(accelerator.busy)]
+        m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
+        accelerator = Accelerator(self.config, self.technology)
+        m.submodules.accelerator = ResetInserter(link.reset)(accelerator)
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            self.tx.eq(transmitter.tx),
+            self.busy.eq(accelerator.busy),
+            link.busy.eq(accelerator.busy),
+        ]
         connect(m, receiver.octets, link.receive)
         connect(m, link.transmit, transmitter.octets)
         connect(m, link.host, accelerator.host)

@@ -1,5 +1,5 @@
 """Runtime: sessions and devices."""
 
-from .session import InferenceSession
+from .session import DeviceWarning, InferenceSession, Profile, Segment, SessionStats
 
-__all__ = ["InferenceSession"]
+__all__ = ["DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]

@@ -1,8 +1,14 @@
-"""Inference sessions: one interface, any device."""
+"""Inference sessions: one interface, any device, and the CPU when the device fails."""
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,16 +16,77 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnloom.arch.artifact import CPU_FILE, Artifact, TensorInfo
-from nnloom.arch.errors import ArtifactError, ConfigError, InputError
+from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
+from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
 from nnloom.arch.numerics import quantize
 
-from .devices.base import Device
+from .devices.base import Device, DeviceStats
 from .relax_vm import RelaxProgram
 
-__all__ = ["DEVICES", "InferenceSession"]
+__all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
 
-DEVICES = ("cpu", "model", "sim", "serial:PORT[?baud=N]")
+DEVICES = ("auto", "cpu", "model", "sim", "serial:PORT[?baud=N&timeout=S]")
+BACK_OFF_SECONDS = (1.0, 60.0)
+"""Wait before a device that failed is tried again: at first, and at most; it doubles with each failure."""
+
+
+class DeviceWarning(RuntimeWarning):
+    """A device failed and the CPU answered instead, with the same bits.
+
+    Attributes
+    ----------
+    device : str
+        Name of the device.
+    error : DeviceError
+        What happened.
+    retry_seconds : float
+        Requests of the next so many seconds go to the CPU, then the device is tried again.
+    """
+
+    def __init__(self, device: str, error: DeviceError, retry_seconds: float) -> None:
+        super().__init__(f"{device}: {error}; the CPU answers, next try in {retry_seconds:g} s")
+        self.device = device
+        self.error = error
+        self.retry_seconds = retry_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionStats:
+    """Counts since the session was opened."""
+
+    requests: int = 0
+    """inferences asked for; each of a batch counts"""
+    on_device: int = 0
+    """answered by the device"""
+    fallbacks: int = 0
+    """meant for the device, answered by the CPU"""
+    device_failures: int = 0
+    """times the device was given up, each with a `DeviceWarning`"""
+    device: DeviceStats = field(default_factory=DeviceStats)
+    """faults that the driver has mended"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A part of the network that ran in one piece."""
+
+    name: str
+    """of the region; empty on the CPU"""
+    device: str
+    seconds: float
+    """wall time, transport included"""
+    cycles: int | None = None
+    """of the accelerator, None where there are none"""
+    layers: tuple[tuple[str, int], ...] = ()
+    """accelerator layers with their cycles: as measured by `nnloom simulate` if it ran, else as estimated"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Where the time of an inference went. The segments are in order; accelerator and CPU alternate."""
+
+    seconds: float
+    segments: tuple[Segment, ...]
 
 
 def _open_device(
@@ -36,18 +103,15 @@ def _open_device(
 
         return RtlDevice(simulator=simulator, waves=waves, progress=progress)
     if name.startswith("serial:"):
-        from .devices.serial import open_serial
+        from .devices.serial import open_serial, parse_serial
 
-        port, _, options = name.removeprefix("serial:").partition("?")
-        key, _, value = options.partition("=")
-        if options and (key != "baud" or not value.isdigit()):
-            raise ConfigError(f"device option {options!r} is not baud=NUMBER")
-        return open_serial(port, int(value) if options else 1_000_000)
+        port, baud, seconds = parse_serial(name.removeprefix("serial:"))
+        return open_serial(port, baud, frame_seconds=seconds)
     raise ConfigError(f"unknown device {name!r} (devices: {', '.join(DEVICES)})")
 
 
 class InferenceSession:
-    """A network ready to run.
+    """A network ready to run. May be used by several threads: inferences run one after the other.
 
     Parameters
     ----------
@@ -55,41 +119,86 @@ class InferenceSession:
         Directory made by `nnloom compile`.
     device
         "cpu": the whole network in TVM code. "model": accelerator regions in the golden model. "sim": in RTL
-        simulation. "serial:PORT": on a board. All give the same bits. Also an unloaded `Device`; the session
-        loads and closes it.
+        simulation. "serial:PORT": on a board. All give the same bits. "auto": the first board on a USB serial port that
+        answers with the artifact's configuration, else the CPU. Also an unloaded `Device`; the session loads and
+        closes it.
+    fallback
+        If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
+        again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"
+        and "sim": a failure there is a finding.
     simulator, waves, progress
         For device "sim": the simulator, a waveform file, and a callback for the phases of its build.
+    clock
+        Seconds, ascending; for the waits before a device is tried again.
 
     Raises
     ------
-    ArtifactError, ConfigError, DeviceError, ToolMissingError
+    ArtifactError, ConfigError, ToolMissingError
+    DeviceError
+        If the device fails and there is no `fallback`.
     """
 
     def __init__(
         self,
         artifact: str | Path,
-        device: str | Device = "cpu",
+        device: str | Device = "auto",
         *,
+        fallback: bool = True,
         simulator: str = "verilator",
         waves: Path | None = None,
         progress: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._artifact = Artifact.load(artifact)
         self.device = device if isinstance(device, str) else type(device).__name__
         self.last_cycles: int | None = None
-        """Accelerator cycles of the last run, None if the device does not count."""
+        """Accelerator cycles of the last inference, None if no device counted."""
         manifest = self._artifact.manifest
         library = self._artifact.path / CPU_FILE
         if CPU_FILE not in manifest.files:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
         self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions])
+        self._fallback = fallback and device not in ("model", "sim")
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._queue: ThreadPoolExecutor | None = None
+        self._requests = self._on_device = self._fallbacks = self._failures = 0
+        self._wait = BACK_OFF_SECONDS[0]
+        self._retry_at = 0.0
+        self._loaded = False
+        self._profile: Profile | None = None
+        self._device: Device | None = None
+        if device == "auto":
+            self._find_board()
+            return
         self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
         if self._device is not None:
             try:
                 self._device.load(self._artifact)
+                self._loaded = True
+            except DeviceError as error:
+                if not self._fallback:
+                    self.close()
+                    raise
+                self._give_up(error)
             except BaseException:
                 self.close()
                 raise
+
+    def _find_board(self) -> None:
+        """Take the first board that can be loaded; none is no mistake."""
+        from .devices.serial import find_boards, open_serial
+
+        self.device = "cpu"
+        for port in find_boards():
+            candidate = open_serial(port)
+            try:
+                candidate.load(self._artifact)
+            except DeviceError:
+                candidate.close()
+                continue
+            self._device, self._loaded, self.device = candidate, True, f"serial:{port}"
+            return
 
     @property
     def artifact(self) -> Artifact:
@@ -109,42 +218,154 @@ class InferenceSession:
         """Name, shape, dtype and quantization of each output."""
         return self._artifact.manifest.outputs
 
+    def stats(self) -> SessionStats:
+        """What happened since the session was opened."""
+        return SessionStats(
+            requests=self._requests,
+            on_device=self._on_device,
+            fallbacks=self._fallbacks,
+            device_failures=self._failures,
+            device=getattr(self._device, "stats", DeviceStats()),
+        )
+
+    def profile(self) -> Profile:
+        """Where the time of the last inference went.
+
+        Raises
+        ------
+        InputError
+            If nothing has run yet.
+        """
+        if self._profile is None:
+            raise InputError("nothing to profile; run an inference first")
+        segments = tuple(replace(segment, layers=self._layers(segment.name)) for segment in self._profile.segments)
+        return replace(self._profile, segments=segments)
+
     def run(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, NDArray]:
-        """Run the network once.
+        """Run the network.
 
         Parameters
         ----------
         inputs
             An array for each input, by name, of the input's shape and dtype; or one array if there is one
-            input. A leading dimension of 1 may be left out. An int8 input also takes floating point values,
-            which are quantized as the model says.
+            input. A leading dimension of 1 may be left out; one of N runs N inferences and is that of the outputs too.
+            An int8 input also takes floating point values, which are quantized as the model says.
 
         Raises
         ------
         InputError
             If a name, shape or dtype is wrong, or a value is not finite.
         DeviceError
-            If the device fails.
+            If the device fails and there is no fallback, or the session is closed.
         """
-        values = check_inputs(self.get_inputs(), inputs)
-        cycles = 0
+        cases = [check_inputs(self.get_inputs(), case) for case in split_batch(self.get_inputs(), inputs)]
+        with self._lock:
+            results = [self._run_one(case) for case in cases]
+        names = [info.name for info in self.get_outputs()]
+        if len(results) == 1:
+            return dict(zip(names, results[0], strict=True))
+        return {name: np.concatenate(parts) for name, *parts in zip(names, *results, strict=True)}
+
+    def run_async(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> Future[dict[str, NDArray]]:
+        """As `run`, in the order of the calls, in a thread of the session; `asyncio.wrap_future` awaits the result."""
+        with self._lock:
+            if self._queue is None:
+                self._queue = ThreadPoolExecutor(1, thread_name_prefix="nnloom")
+            return self._queue.submit(self.run, inputs)
+
+    def _run_one(self, values: list[NDArray]) -> list[NDArray]:
+        self._requests += 1
+        self.last_cycles = None
+        device = self._device
+        if device is None:
+            return self._run_cpu(values)
+        if self._fallback and self._failures and not self._loaded and self._clock() < self._retry_at:
+            self._fallbacks += 1
+            return self._run_cpu(values)
+        try:
+            if not self._loaded:
+                device.load(self._artifact)
+                self._loaded = True
+            results = self._run_device(device, values)
+        except DeviceError as error:
+            if not self._fallback:
+                raise
+            self._give_up(error)
+            self._fallbacks += 1
+            return self._run_cpu(values)
+        self._on_device += 1
+        self._wait = BACK_OFF_SECONDS[0]
+        return results
+
+    def _give_up(self, error: DeviceError) -> None:
+        """Leave the device alone for a while."""
+        self._loaded = False
+        self._failures += 1
+        self._retry_at = self._clock() + self._wait
+        warnings.warn(DeviceWarning(self.device, error, self._wait), stacklevel=4)
+        self._wait = min(2 * self._wait, BACK_OFF_SECONDS[1])
+
+    def _run_cpu(self, values: list[NDArray]) -> list[NDArray]:
+        begin = time.perf_counter()
+        results = self._program.run(values, None)
+        seconds = time.perf_counter() - begin
+        self._profile = Profile(seconds=seconds, segments=(Segment(name="", device="cpu", seconds=seconds),))
+        return results
+
+    def _run_device(self, device: Device, values: list[NDArray]) -> list[NDArray]:
+        regions = self._artifact.manifest.regions
+        calls: list[tuple[float, float, int, int]] = []
 
         def accelerate(index: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
-            nonlocal cycles
-            assert self._device is not None
-            outputs, spent = self._device.run_region(self._artifact.manifest.regions[index], operands)
-            cycles += spent
+            begin = time.perf_counter()
+            outputs, cycles = device.run_region(regions[index], operands)
+            calls.append((begin, time.perf_counter(), index, cycles))
             return outputs
 
-        results = self._program.run(values, None if self._device is None else accelerate)
-        self.last_cycles = cycles or None
-        return {info.name: value for info, value in zip(self.get_outputs(), results, strict=True)}
+        begin = time.perf_counter()
+        results = self._program.run(values, accelerate)
+        end = time.perf_counter()
+        segments: list[Segment] = []
+        last = begin
+        for first, after, index, cycles in calls:
+            segments.append(Segment(name="", device="cpu", seconds=first - last))
+            segments.append(
+                Segment(
+                    name=regions[index].name,
+                    device=self.device,
+                    seconds=after - first,
+                    cycles=cycles or None,
+                )
+            )
+            last = after
+        segments.append(Segment(name="", device="cpu", seconds=end - last))
+        self._profile = Profile(seconds=end - begin, segments=tuple(segments))
+        self.last_cycles = sum(cycles for *_, cycles in calls) or None
+        return results
+
+    def _layers(self, region: str) -> tuple[tuple[str, int], ...]:
+        if not region:
+            return ()
+        path = self._artifact.path / REPORT_FILE
+        try:
+            report = json.loads(path.read_text())
+            return tuple(
+                (layer["name"], layer.get("cycles_measured") or layer["cycles_estimated"])
+                for layer in report["layers"]
+                if layer.get("region") == region
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtifactError(f"{path}: not readable; compile the model again") from error
 
     def close(self) -> None:
-        """Release the device."""
-        if self._device is not None:
-            self._device.close()
-            self._device = None
+        """Finish what `run_async` has queued and release the device."""
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.shutdown()
+        with self._lock:
+            if self._device is not None:
+                self._device.close()
+                self._device = None
 
     def __enter__(self) -> Self:
         return self
@@ -153,6 +374,35 @@ class InferenceSession:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def split_batch(
+    infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike
+) -> list[Mapping[str, ArrayLike] | ArrayLike]:
+    """The inferences of a batch: inputs whose first dimension is N where the network's is 1.
+
+    Raises
+    ------
+    InputError
+        If the inputs' batches differ in size.
+    """
+    if not isinstance(inputs, Mapping):
+        if len(infos) != 1:
+            return [inputs]  # check_inputs explains
+        inputs = {infos[0].name: inputs}
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    sizes = {}
+    for info in infos:
+        value = arrays.get(info.name)
+        if value is not None and info.shape[:1] == (1,) and value.shape[1:] == info.shape[1:] and len(value) > 1:
+            sizes[info.name] = len(value)
+    if not sizes:
+        return [arrays]
+    count = next(iter(sizes.values()))
+    if set(sizes) != set(arrays) or set(sizes.values()) != {count}:
+        text = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
+        raise InputError(f"inputs of a batch must all have the same first dimension ({text})")
+    return [{name: value[i : i + 1] for name, value in arrays.items()} for i in range(count)]
 
 
 def check_inputs(infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]:

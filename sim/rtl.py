@@ -33,7 +33,7 @@ from nnloom.arch.files import cache_directory
 
 from .fst import write_stand_ins
 
-__all__ = ["SIMULATORS", "RtlSimulator", "RtlWrites", "build_simulation", "verilator_root"]
+__all__ = ["SIMULATORS", "RtlSimulator", "RtlWrites", "build_simulation", "run_tool", "verilator_root"]
 
 SIMULATORS = ("verilator", "icarus")
 TOPLEVEL = "nnloom_tb"
@@ -119,7 +119,8 @@ def verilator_root() -> Path:
     return Path(verilator.__file__).parent
 
 
-def _run(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
+def run_tool(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
+    """Run a command of a simulator build; BuildError, with the log's errors, if it fails."""
     with log.open("a") as output:
         output.write("$ " + " ".join(command) + "\n")
         output.flush()
@@ -166,16 +167,16 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
     lines += [f'public_flat_rw -module "{TOPLEVEL}" -var "{name}"' for name in names.split()]
     (folder / "public.vlt").write_text("\n".join(lines) + "\n")
     log = folder / "build.log"
-    _run(command, folder=folder, log=log, env=env)
+    run_tool(command, folder=folder, log=log, env=env)
     make = ["make", "-j2", "-C", str(folder / "obj"), "-f", "Vtop.mk", "OPT_FAST=-O2", f"VM_TRACE={int(waves)}"]
-    _run([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
+    run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
     shutil.rmtree(folder / "obj")
     shutil.rmtree(stand_ins, ignore_errors=True)
 
 
 def _build_icarus(folder: Path) -> None:
     command = ["iverilog", "-g2012", "-s", TOPLEVEL, "-o", str(folder / "sim.vvp"), f"{TOPLEVEL}.v", "accelerator.v"]
-    _run(command, folder=folder, log=folder / "build.log")
+    run_tool(command, folder=folder, log=folder / "build.log")
 
 
 def build_simulation(

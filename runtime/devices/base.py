@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -24,7 +25,32 @@ from nnloom.arch.isa import (
     weight_word_columns,
 )
 
-__all__ = ["Device", "HostBusDevice"]
+__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceStats:
+    """Faults that a device's driver has mended."""
+
+    retries: int = 0
+    """requests sent again"""
+    crc_errors: int = 0
+    """damaged frames, either way"""
+    timeouts: int = 0
+    """waits for an answer that did not come"""
+    resets: int = 0
+    """sessions lost because the board was reset"""
+    reconnects: int = 0
+    """times the port was opened again"""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What an accelerator says of itself: the registers MAGIC, VERSION and CONFIG_HASH."""
+
+    magic: int
+    isa_version: int
+    config_hash: int
 
 
 class Device(Protocol):
@@ -77,6 +103,10 @@ class HostBusDevice(abc.ABC):
     def _write_register(self, register: Register, value: int) -> None:
         self.write_words(np.array([HostAddress.REGISTERS + register], np.uint32), np.array([value], np.uint32))
 
+    def identify(self) -> Identity:
+        """Ask the accelerator what it is."""
+        return Identity(*(self._read_register(r) for r in (Register.MAGIC, Register.VERSION, Register.CONFIG_HASH)))
+
     def load(self, artifact: Artifact) -> None:
         """Check that the accelerator is the one the artifact was compiled for, then load program and weights.
 
@@ -86,19 +116,20 @@ class HostBusDevice(abc.ABC):
             If what answers is not an nnloom accelerator, or one of another version or configuration.
         """
         config = artifact.manifest.config
-        magic = self._read_register(Register.MAGIC)
-        if magic != MAGIC:
-            raise DeviceError(f"device answers {magic:#010x}, not as an nnloom accelerator; load the bitstream first")
-        version = self._read_register(Register.VERSION)
-        if version != ISA_VERSION:
+        identity = self.identify()
+        if identity.magic != MAGIC:
             raise DeviceError(
-                f"device has instruction set {version}, this software {ISA_VERSION}; build and program it again"
+                f"device answers {identity.magic:#010x}, not as an nnloom accelerator; load the bitstream first"
             )
-        identity = self._read_register(Register.CONFIG_HASH)
-        if identity != config.hash:
+        if identity.isa_version != ISA_VERSION:
             raise DeviceError(
-                f"device has configuration {identity:#010x}, the artifact was compiled for {config.hash:#010x}; "
-                "program the artifact's own bitstream"
+                f"device has instruction set {identity.isa_version}, this software {ISA_VERSION}; "
+                "build and program it again"
+            )
+        if identity.config_hash != config.hash:
+            raise DeviceError(
+                f"device has configuration {identity.config_hash:#010x}, the artifact was compiled for "
+                f"{config.hash:#010x}; program the artifact's own bitstream"
             )
         self._config = config
         program = artifact.program.astype(np.uint32)
@@ -134,14 +165,17 @@ class HostBusDevice(abc.ABC):
         """Write the inputs, run the region's program, read the outputs. Returns (outputs, cycles)."""
         for location, values in zip(region.inputs, inputs, strict=True):
             self.write_tensor(location, values)
-        self._write_register(Register.PROGRAM_START, region.program_start)
-        self._write_register(Register.CONTROL, 1)
-        self.wait_done()
-        cycles = self._read_register(Register.CYCLES)
+        self.start(region.program_start)
+        cycles = self.wait_done()
         return [self.read_tensor(location) for location in region.outputs], cycles
 
-    def wait_done(self) -> None:
-        """Wait for the done flag.
+    def start(self, program_start: int) -> None:
+        """Start the program at a word of program memory."""
+        self._write_register(Register.PROGRAM_START, program_start)
+        self._write_register(Register.CONTROL, 1)
+
+    def wait_done(self) -> int:
+        """Wait for the done flag; returns the cycles of the program.
 
         Raises
         ------
@@ -151,12 +185,17 @@ class HostBusDevice(abc.ABC):
         deadline = time.monotonic() + self.timeout_seconds
         while True:
             status = Status(self._read_register(Register.STATUS))
-            if status & Status.ERROR:
-                raise DeviceError("device reports an access to its memories while it was running; reset it")
+            self.check_status(status)
             if status & Status.DONE:
-                return
+                return self._read_register(Register.CYCLES)
             if time.monotonic() > deadline:
                 raise DeviceError(f"device did not finish within {self.timeout_seconds:g} s; reset it")
+
+    @staticmethod
+    def check_status(status: Status) -> None:
+        """Raise DeviceError if the device reports an error."""
+        if status & Status.ERROR:
+            raise DeviceError("device reports an access to its memories while it was running; reset it")
 
     def _loaded_config(self) -> AcceleratorConfig:
         if self._config is None:

@@ -53,10 +53,10 @@ class RtlDevice(HostBusDevice):
         """Read words."""
         return self.simulation.read_words(addresses)
 
-    def wait_done(self) -> None:
+    def wait_done(self) -> int:
         """Let the simulation run until the engine is idle, then look at its status."""
         self.simulation.wait_idle()
-        super().wait_done()
+        return super().wait_done()
 
     def close(self) -> None:
         """End the simulation."""

@@ -1,118 +1,571 @@
-"""A board behind a serial line: `nnloom.arch.link` requests over any byte stream."""
+"""A board behind a serial line: `nnloom.arch.link` frames over any byte stream.
+
+`SerialLink` sends requests until each has happened exactly once; `SerialDevice` loads the board and runs regions, again
+from the start if the board was reset meanwhile.
+"""
 
 from __future__ import annotations
 
+import secrets
 import time
-from itertools import pairwise
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.errors import DeviceError
+from nnloom.arch.artifact import Artifact, Region
+from nnloom.arch.errors import ConfigError, DeviceError
+from nnloom.arch.isa import HostAddress, Register, Status
 from nnloom.arch.link import (
-    RESPONSE_SYNC,
-    LinkStatus,
-    decode_response,
-    encode_read,
-    encode_write,
-    response_length,
+    DEFAULT_BAUD,
+    DONE_REGISTERS,
+    LARGEST_WORDS,
+    LINK_VERSION,
+    SEQUENCES,
+    Answer,
+    FrameSplitter,
+    Hello,
+    Opcode,
+    Request,
+    Response,
 )
 
-from .base import HostBusDevice
+from .base import DeviceStats, HostBusDevice, Identity
 
-__all__ = ["ByteStream", "SerialDevice", "open_serial"]
+try:
+    from termios import error as TerminalError
+except ImportError:  # Windows has no termios; pyserial raises OSError there
+    TerminalError = OSError  # type: ignore[assignment, misc]
 
-BURST_WORDS = 1024
-RETRIES = 3
+__all__ = ["ByteStream", "SerialDevice", "SerialLink", "SessionLost", "find_boards", "open_serial", "parse_serial"]
+
+T = TypeVar("T")
+
+WINDOW = 16
+"""Requests on their way at most: at 3 Mbaud full frames for 50 ms, longer than a USB adapter keeps an answer back."""
+ATTEMPTS = 5
+"""How often a request is sent without any answer before the board counts as gone."""
+FRAME_SECONDS = 0.3
+"""Silence after which a request is sent again, besides the time that the bytes take on the line."""
+LIMIT_FRAMES = 60
+"""Longest time for a region on the board, in times of the silence above: 18 s. Loading the board again is included."""
+RESTARTS = 3
+"""How often an inference is begun again because the board was reset."""
+POLL_SECONDS = 0.02
+"""Longest wait of one read from the port."""
+USB_BOARDS = frozenset({(0x0403, 0x6015), (0x0403, 0x6010)})
+"""USB identities (vendor, product) of the serial adapters on boards: FT231X, FT2232H."""
 
 
 class ByteStream(Protocol):
     """What the driver needs of a serial port; pyserial's `Serial` has it."""
 
+    @property
+    def in_waiting(self) -> int:
+        """Bytes that can be read without waiting."""
+
     def read(self, size: int) -> bytes:
-        """Up to `size` bytes, fewer after a time-out."""
+        """Up to `size` bytes, fewer after about `POLL_SECONDS`."""
 
     def write(self, data: bytes) -> int | None:
         """Send all of `data`."""
 
-    def reset_input_buffer(self) -> None:
-        """Forget what was received."""
+    def close(self) -> None:
+        """Close the port."""
+
+
+class SessionLost(DeviceError):
+    """The board no longer knows the driver's session: it was reset, and its memories hold nothing that counts."""
+
+
+class SerialLink:
+    """Requests over a byte stream, each executed exactly once by the board.
+
+    Parameters
+    ----------
+    open_stream
+        Opens the port; called again after a failure.
+    baud
+        Bit rate of the line, for time-outs.
+    frame_seconds
+        Silence after which a request is sent again, besides the time of the bytes on the line; `LIMIT_FRAMES` times as
+        long may pass from `begin` on.
+    clock
+        Seconds, ascending.
+    """
+
+    def __init__(
+        self,
+        open_stream: Callable[[], ByteStream],
+        *,
+        baud: int = DEFAULT_BAUD,
+        frame_seconds: float = FRAME_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._open_stream = open_stream
+        self._byte_seconds = 10 / baud
+        self._frame_seconds = frame_seconds
+        self._limit_seconds = LIMIT_FRAMES * frame_seconds
+        self.clock = clock
+        self._stream: ByteStream | None = None
+        self._opened = False
+        self._session: int | None = None
+        self._sequence = 0
+        self._max_words = LARGEST_WORDS
+        self._splitter = FrameSplitter()
+        self._responses: deque[Response | None] = deque()
+        self._done: Response | None = None
+        self._limit = clock() + self._limit_seconds
+        self.stats = DeviceStats()
+
+    @property
+    def connected(self) -> bool:
+        """A session is open, as far as the driver knows."""
+        return self._session is not None
+
+    @property
+    def max_words(self) -> int:
+        """Most words of a frame."""
+        return self._max_words
+
+    def begin(self) -> None:
+        """Start the time limit anew."""
+        self._limit = self.clock() + self._limit_seconds
+
+    def disconnect(self) -> None:
+        """Forget the session."""
+        self._session = None
 
     def close(self) -> None:
         """Close the port."""
+        self._session = None
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            try:
+                stream.close()
+            except (OSError, TerminalError) as error:
+                raise DeviceError(f"serial port: {error}") from error
+
+    def connect(self) -> Hello:
+        """Open the port, unless it is open, and a new session.
+
+        Raises
+        ------
+        DeviceError
+            If the port fails, or nothing answers, or with another version of the protocol.
+        """
+        self._session = None
+        if self._stream is None:
+            stream = self._open_stream()
+            self._stream = stream
+            if self._opened:
+                self.stats = replace(self.stats, reconnects=self.stats.reconnects + 1)
+            self._opened = True
+            self._splitter = FrameSplitter()
+            self._responses.clear()
+        session = 1 + secrets.randbelow(0xFFFF)
+        self._sequence = secrets.randbelow(SEQUENCES)
+        self._done = None
+        request = Request(opcode=Opcode.HELLO, sequence=self._sequence, session=session)
+        (response,) = self._deliver([request])
+        try:
+            hello = Hello.from_words(response.words)
+        except ValueError as error:
+            raise DeviceError(f"device speaks another protocol ({error}); build and program it again") from error
+        if hello.link_version != LINK_VERSION:
+            raise DeviceError(
+                f"device speaks version {hello.link_version} of the protocol, this software {LINK_VERSION}; "
+                "build and program it again"
+            )
+        self._session = session
+        self._max_words = min(hello.max_words, LARGEST_WORDS)
+        return hello
+
+    def exchange(self, requests: Sequence[Request]) -> list[Response]:
+        """Have requests executed in order; returns the responses (WRITE may get that of a later request).
+
+        Sequence numbers and session are filled in.
+
+        Raises
+        ------
+        SessionLost
+            If the board was reset; some of the requests may have been executed before.
+        DeviceError
+            If the port fails, or the board does not answer.
+        """
+        if self._session is None:
+            raise SessionLost("no session with the device is open")
+        numbered = []
+        for request in requests:
+            self._sequence = (self._sequence + 1) % SEQUENCES
+            numbered.append(replace(request, sequence=self._sequence, session=self._session))
+        try:
+            return self._deliver(numbered)
+        except DeviceError:
+            # What the board has executed is not known.
+            self._session = None
+            raise
+
+    def wait_done(self, start: Response, poll: Callable[[], bool]) -> NDArray[np.uint32] | None:
+        """Wait for the end of a program.
+
+        Parameters
+        ----------
+        start
+            The response to START.
+        poll
+            Asks the board whether the program has ended; called when the notice does not come.
+
+        Returns
+        -------
+        The words of DONE, or None if `poll` said so first.
+        """
+        while True:
+            if self._done is not None and self._done.sequence == start.sequence:
+                return self._done.words
+            self._check_limit()
+            response = self._next_response(self.clock() + self._frame_seconds)
+            if response is not None and response.answer == Answer.DONE and response.session == self._session:
+                self._done = response
+            elif response is None and poll():
+                return None
+
+    def _deliver(self, requests: Sequence[Request]) -> list[Response]:
+        """Go-back-N: a window of requests is on its way; the board executes them in order."""
+        count = len(requests)
+        frames = [request.encode() for request in requests]
+        session = requests[0].session
+        responses: list[Response | None] = [None] * count
+        needed = [request.opcode in (Opcode.READ, Opcode.HELLO) for request in requests]
+        base = sent = 0  # those before `base` were executed
+        attempts = 0
+        forgiven = False  # a complaint has been answered since the last progress
+        deadline = self.clock() + self._frame_seconds
+        while base < count:
+            while sent < count and sent - base < WINDOW and not any(needed[base:sent]):
+                self._write(frames[sent])
+                deadline = (
+                    self.clock()
+                    + self._frame_seconds
+                    + self._byte_seconds
+                    * 2
+                    * sum(
+                        len(frame) + 4 * request.count
+                        for frame, request in zip(frames[base : sent + 1], requests[base : sent + 1], strict=True)
+                    )
+                )
+                sent += 1
+            self._check_limit()
+            response = self._next_response(deadline)
+            complaint = False
+            progress = base
+            if response is None:
+                if self.clock() < deadline:  # something damaged came in
+                    # With more requests on the way a later answer will tell.
+                    complaint = sent == count or any(needed[base:sent])
+                else:
+                    attempts += 1
+                    self.stats = replace(self.stats, timeouts=self.stats.timeouts + 1)
+                    if attempts == ATTEMPTS:
+                        raise DeviceError(
+                            f"device does not answer ({ATTEMPTS} tries); check cable, baud rate and bitstream"
+                        )
+                    self._write(b"\0")  # ends what may be left of a frame
+                    complaint, forgiven = True, False
+            elif response.session != session:
+                # While a session is being opened answers of the one before may still come in.
+                if response.answer == Answer.NO_SESSION and requests[0].opcode != Opcode.HELLO:
+                    raise SessionLost("device was reset, or another driver uses it")
+            else:
+                index = base + (response.sequence - requests[base].sequence + 128) % SEQUENCES - 128
+                if response.answer == Answer.BAD_REQUEST:
+                    raise DeviceError("device does not know a request; build and program it again")
+                if response.answer == Answer.DONE:
+                    self._done = response
+                    if base <= index < sent and requests[index].opcode == Opcode.START:
+                        progress = index + 1  # the answer to START was lost
+                        responses[index] = response
+                elif response.answer == Answer.OK:
+                    if base <= index < sent:
+                        responses[index] = response
+                        progress = index + 1
+                elif response.answer in (Answer.BAD_FRAME, Answer.BAD_SEQUENCE):
+                    complaint = True
+                    if not base - 1 <= index < sent:
+                        raise SessionLost("device lost count of the requests")
+                    if response.answer == Answer.BAD_FRAME:
+                        self.stats = replace(self.stats, crc_errors=self.stats.crc_errors + 1)
+                    # Whose words are needed must be asked again: the board still has the answer.
+                    progress = next((i for i in range(base, index + 1) if needed[i]), index + 1)
+            if progress > base:
+                base, attempts, forgiven = progress, 0, False
+                deadline = max(deadline, self.clock() + self._frame_seconds)
+            if complaint and not forgiven and base < count:
+                forgiven = True
+                self.stats = replace(self.stats, retries=self.stats.retries + sent - base)
+                sent = base
+        last = Response(answer=Answer.OK, sequence=requests[-1].sequence, session=session)
+        return [response or last for response in responses]
+
+    def _check_limit(self) -> None:
+        if self.clock() > self._limit:
+            raise DeviceError(f"device took longer than {self._limit_seconds:g} s; check cable and bitstream")
+
+    def _next_response(self, deadline: float) -> Response | None:
+        """The next frame from the board; None at the deadline, or before it if what came is damaged."""
+        while not self._responses:
+            if self.clock() >= deadline:
+                return None
+            for frame in self._splitter.feed(self._read()):
+                try:
+                    self._responses.append(Response.decode(frame))
+                except ValueError:
+                    self.stats = replace(self.stats, crc_errors=self.stats.crc_errors + 1)
+                    self._responses.append(None)
+        return self._responses.popleft()
+
+    def _read(self) -> bytes:
+        assert self._stream is not None
+        try:
+            return self._stream.read(max(1, self._stream.in_waiting))
+        except (OSError, TerminalError, TypeError) as error:  # pyserial: TypeError if the port closes meanwhile
+            raise self._port_failure(error) from error
+
+    def _write(self, data: bytes) -> None:
+        assert self._stream is not None
+        try:
+            self._stream.write(data)
+        except (OSError, TerminalError) as error:
+            raise self._port_failure(error) from error
+
+    def _port_failure(self, error: BaseException) -> DeviceError:
+        stream, self._stream, self._session = self._stream, None, None
+        try:
+            if stream is not None:
+                stream.close()
+        except (OSError, TerminalError) as second:
+            return DeviceError(f"serial port: {error}, then {second}; check the cable")
+        return DeviceError(f"serial port: {error}; check the cable")
 
 
 class SerialDevice(HostBusDevice):
-    """Driver of a board; requests that fail are sent again, at most `RETRIES` times."""
+    """Driver of a board. It is loaded when first needed, and again after it was reset or out of reach."""
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, link: SerialLink) -> None:
         super().__init__()
-        self._stream = stream
+        self._link = link
+        self._artifact: Artifact | None = None
+        self._hello: Hello | None = None
+        self._started: Response | None = None
+
+    @property
+    def stats(self) -> DeviceStats:
+        """Faults of the line so far."""
+        return self._link.stats
+
+    @property
+    def clock_hz(self) -> int | None:
+        """Clock of the board, as far as it has told."""
+        return self._hello.clock_hz if self._hello else None
 
     def close(self) -> None:
         """Close the port."""
-        self._stream.close()
+        self._link.close()
 
-    def _request(self, data: bytes, count: int) -> NDArray[np.uint32]:
-        problem = "no answer"
-        for _ in range(1 + RETRIES):
-            self._stream.reset_input_buffer()
-            self._stream.write(data)
+    def identify(self) -> Identity:
+        """What the board said in its answer to HELLO."""
+        if self._hello is None:
+            self._hello = self._link.connect()
+        return Identity(self._hello.magic, self._hello.isa_version, self._hello.config_hash)
+
+    def load(self, artifact: Artifact) -> None:
+        """Load program and weights."""
+        self._artifact = artifact
+        self._link.begin()
+        self._link.disconnect()
+        self._again(self._prepare)
+
+    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
+        """Run a region; from the start, with the board loaded again, if it was reset meanwhile."""
+        if self._artifact is None:
+            raise DeviceError("no artifact is loaded on the device")
+        self._link.begin()
+
+        def attempt() -> tuple[list[NDArray[np.int8]], int]:
+            self._prepare()
+            return super(SerialDevice, self).run_region(region, inputs)
+
+        return self._again(attempt)
+
+    def _again(self, action: Callable[[], T]) -> T:
+        """Repeat what a reset of the board interrupts."""
+        for _ in range(RESTARTS):
             try:
-                return self._response(count)
-            except ValueError as error:
-                problem = str(error)
-                time.sleep(0.01)  # longer than the board waits within a request
-        raise DeviceError(f"serial device: {problem} after {1 + RETRIES} tries; check the cable and the bitstream")
+                return action()
+            except SessionLost:
+                self._link.disconnect()
+                self._link.stats = replace(self._link.stats, resets=self._link.stats.resets + 1)
+            except DeviceError:
+                # The next attempt starts from nothing.
+                self._link.disconnect()
+                raise
+        raise DeviceError(f"device was reset {RESTARTS} times during one request; check its supply")
 
-    def _response(self, count: int) -> NDArray[np.uint32]:
-        head = self._stream.read(2)
-        if len(head) < 2 or head[0] != RESPONSE_SYNC:
-            raise ValueError("no answer" if not head else "garbled answer")
-        status = LinkStatus(head[1])
-        status, words = decode_response(head + self._stream.read(response_length(count, status) - 2))
-        if status != LinkStatus.OK:
-            raise ValueError(f"request refused ({status.name})")
-        return words
+    def _prepare(self) -> None:
+        """Have a session and a loaded board."""
+        if self._link.connected:
+            return
+        assert self._artifact is not None
+        self._hello = None
+        super().load(self._artifact)
 
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
-        """Write words in bursts of consecutive addresses."""
-        for first, last in _runs(addresses):
-            self._request(encode_write(int(addresses[first]), words[first:last]), 0)
+        """Write words in bursts."""
+        requests = [
+            replace(burst, opcode=Opcode.WRITE, count=0, words=words[first : first + burst.count])
+            for first, burst in bursts(addresses, self._link.max_words)
+        ]
+        if requests:
+            self._link.exchange(requests)
 
     def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Read words in bursts of consecutive addresses."""
-        parts = [
-            self._request(encode_read(int(addresses[first]), last - first), last - first)
-            for first, last in _runs(addresses)
-        ]
-        return np.concatenate(parts) if parts else np.zeros(0, np.uint32)
+        """Read words in bursts.
+
+        Raises
+        ------
+        DeviceError
+            If an answer is longer or shorter than was asked for.
+        """
+        requests = [burst for _, burst in bursts(addresses, self._link.max_words)]
+        if not requests:
+            return np.zeros(0, np.uint32)
+        words = [response.words for response in self._link.exchange(requests)]
+        if any(len(w) != r.count for w, r in zip(words, requests, strict=True)):
+            raise DeviceError("device answered a READ with another number of words; build and program it again")
+        return np.concatenate(words)
+
+    def start(self, program_start: int) -> None:
+        """Start the program at a word of program memory."""
+        request = Request(
+            opcode=Opcode.START,
+            sequence=0,
+            session=0,
+            address=HostAddress.REGISTERS + Register.PROGRAM_START,
+            run=2,
+            words=np.array([program_start, 1], np.uint32),
+        )
+        (self._started,) = self._link.exchange([request])
+
+    def wait_done(self) -> int:
+        """Wait for the notice of the board, or ask for its status; returns the cycles of the program.
+
+        Raises
+        ------
+        DeviceError
+            If the program does not end; the board is reset. Or if it reports an error.
+        """
+        assert self._started is not None
+        registers = np.array([HostAddress.REGISTERS + register for register in DONE_REGISTERS], np.uint32)
+        deadline = self._link.clock() + self.timeout_seconds
+        words = np.zeros(len(registers), np.uint32)
+
+        def poll() -> bool:
+            nonlocal words
+            words = self.read_words(registers)
+            if not Status(int(words[0])) & Status.BUSY:
+                return True
+            if self._link.clock() > deadline:
+                self._link.exchange([Request(opcode=Opcode.RESET, sequence=0, session=0)])
+                raise DeviceError(f"program did not end within {self.timeout_seconds:g} s; the device was reset")
+            return False
+
+        told = self._link.wait_done(self._started, poll)
+        status, cycles, _ = (int(word) for word in (words if told is None else told))
+        self.check_status(Status(status))
+        return cycles
 
 
-def _runs(addresses: NDArray[np.uint32]) -> list[tuple[int, int]]:
-    """Index ranges of consecutive addresses, at most BURST_WORDS long."""
+def bursts(addresses: NDArray[np.uint32], max_words: int) -> Iterator[tuple[int, Request]]:
+    """READ requests of at most `max_words` words that cover addresses in order, with the index of their first."""
     if len(addresses) == 0:
-        return []
-    breaks = np.flatnonzero(np.diff(addresses.astype(np.int64)) != 4) + 1
-    edges = [0, *breaks.tolist(), len(addresses)]
-    runs = []
-    for first, last in pairwise(edges):
-        runs += [(i, min(i + BURST_WORDS, last)) for i in range(first, last, BURST_WORDS)]
-    return runs
+        return
+    steps = np.diff(addresses.astype(np.int64)) // 4
+    starts = np.concatenate([[0], np.flatnonzero(steps != 1) + 1])
+    lengths = np.diff(np.concatenate([starts, [len(addresses)]]))
+    index = 0
+    while index < len(starts):
+        first, run = int(starts[index]), int(lengths[index])
+        rows, jump = 1, 1
+        if run <= max_words and index + 1 < len(starts):
+            jump = int(steps[starts[index + 1] - 1])
+            if not 1 < jump < 1 << 16:
+                jump = 1
+            limit = max_words // run if jump > 1 else 1
+            while (
+                rows < limit
+                and index + rows < len(starts)
+                and steps[starts[index + rows] - 1] == jump
+                and lengths[index + rows] == run
+            ):
+                rows += 1
+        total = rows * run
+        for offset in range(0, total, max_words):
+            yield (
+                first + offset,
+                Request(
+                    opcode=Opcode.READ,
+                    sequence=0,
+                    session=0,
+                    address=int(addresses[first + offset]),
+                    run=min(run, max_words),
+                    jump=jump if rows > 1 else 1,
+                    count=min(max_words, total - offset),
+                ),
+            )
+        index += rows
 
 
-def open_serial(port: str, baud: int) -> SerialDevice:
-    """Open a serial port.
+def parse_serial(text: str) -> tuple[str, int, float]:
+    """Port, baud rate and frame time-out of "PORT?baud=N&timeout=S".
 
     Raises
     ------
-    DeviceError
-        If the port cannot be opened.
+    ConfigError
+        If an option is unknown or no positive number.
     """
-    import serial
+    port, _, options = text.partition("?")
+    values = {"baud": float(DEFAULT_BAUD), "timeout": FRAME_SECONDS}
+    for option in filter(None, options.split("&")):
+        key, _, value = option.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if key not in values or not 0 < number < 1e9:
+            raise ConfigError(f"device option {option!r} is neither baud=NUMBER nor timeout=SECONDS")
+        values[key] = number
+    return port, int(values["baud"]), values["timeout"]
 
-    try:
-        return SerialDevice(serial.Serial(port, baud, timeout=1.0, write_timeout=10.0))
-    except (serial.SerialException, OSError, ValueError) as error:
-        raise DeviceError(f"{port}: cannot open the serial port ({error})") from error
+
+def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = FRAME_SECONDS) -> SerialDevice:
+    """A device behind a serial port, which is opened when the device is loaded; see `SerialLink`."""
+
+    def open_stream() -> ByteStream:
+        import serial
+
+        try:
+            return serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=5.0)
+        except (serial.SerialException, OSError, ValueError, TerminalError) as error:
+            raise DeviceError(f"{port}: cannot open the serial port ({error})") from error
+
+    return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds))
+
+
+def find_boards() -> list[str]:
+    """Ports of USB serial adapters of the kind that boards carry."""
+    from serial.tools import list_ports
+
+    return [port.device for port in list_ports.comports() if (port.vid, port.pid) in USB_BOARDS]

@@ -1,21 +1,36 @@
-"""UART and host link: frames in, bus accesses out, whatever arrives on the line."""
+"""UART and host link: frames in, bus accesses out, each exactly once, whatever arrives on the line."""
 
-import struct
-import zlib
-
+import cobs.cobs
 import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nnloom.arch.isa import HostAddress, Register
-from nnloom.arch.link import LinkStatus, decode_response, encode_read, encode_write, response_length
+from nnloom.arch.link import (
+    DONE_REGISTERS,
+    HEADER_BYTES,
+    LARGEST_WORDS,
+    LINK_VERSION,
+    REQUEST,
+    Answer,
+    FrameSplitter,
+    Hello,
+    Opcode,
+    Request,
+    Response,
+    cobs_decode,
+    cobs_encode,
+)
 from nnloom.hw.host_link import HostLink
 from nnloom.hw.uart import UartReceiver, UartTransmitter, baud_divisor
 
-TIMEOUT = 200
 DIVISOR = 6
+SESSION = 0x1234
+CLOCK = 100_000_000
 
 
 def simulate(dut, *benches, background=()):
@@ -31,13 +46,18 @@ def simulate(dut, *benches, background=()):
 class LinkHarness:
     """A host link with a memory behind its bus; streams and bus pause at random."""
 
-    def __init__(self, seed: int, pause: float) -> None:
-        self.dut = HostLink(timeout=TIMEOUT)
+    def __init__(self, seed: int, pause: float, byte_cycles: int = 1) -> None:
+        self.dut = HostLink(clock_hz=CLOCK)
         self.rng = np.random.default_rng(seed)
         self.pause = pause
+        self.byte_cycles = byte_cycles
+        """fewest cycles from one byte of the line to the next, either way"""
         self.memory: dict[int, int] = {}
-        self.writes: list[tuple[int, int]] = []
-        self.received = bytearray()
+        self.accesses: list[tuple[bool, int, int]] = []
+        """(write, address, data) of each access"""
+        self.splitter = FrameSplitter()
+        self.responses: list[Response] = []
+        self.received_bytes = 0
 
     def stalled(self) -> bool:
         return bool(self.rng.random() < self.pause)
@@ -53,13 +73,13 @@ class LinkHarness:
             payload = ctx.get(host.request.payload)
             await ctx.tick()
             ctx.set(host.request.ready, 0)
+            self.accesses.append((bool(payload.write), payload.address, payload.data))
             if payload.write:
                 self.memory[payload.address] = payload.data
-                self.writes.append((payload.address, payload.data))
                 continue
             while self.stalled():
                 await ctx.tick()
-            ctx.set(host.response.payload.data, self.memory.get(payload.address, 0xDEADBEEF))
+            ctx.set(host.response.payload.data, self.memory.get(payload.address, 0))
             ctx.set(host.response.valid, 1)
             while not ctx.get(host.response.ready):
                 await ctx.tick()
@@ -69,12 +89,16 @@ class LinkHarness:
     async def listener(self, ctx):
         tx = self.dut.transmit
         while True:
+            for _ in range(self.byte_cycles):
+                await ctx.tick()
             while self.stalled():
                 await ctx.tick()
             ctx.set(tx.ready, 1)
             while not ctx.get(tx.valid):
                 await ctx.tick()
-            self.received.append(ctx.get(tx.payload))
+            byte = bytes([ctx.get(tx.payload)])
+            self.received_bytes += 1
+            self.responses += [Response.decode(frame) for frame in self.splitter.feed(byte)]
             await ctx.tick()
             ctx.set(tx.ready, 0)
 
@@ -85,23 +109,42 @@ class LinkHarness:
                 await ctx.tick()
             ctx.set(rx.payload, byte)
             ctx.set(rx.valid, 1)
+            assert self.byte_cycles == 1 or ctx.get(rx.ready), "a UART cannot wait"
             while not ctx.get(rx.ready):
                 await ctx.tick()
             await ctx.tick()
             ctx.set(rx.valid, 0)
+            if self.byte_cycles > 1:
+                await ctx.tick().repeat(self.byte_cycles - 1)
 
-    async def answer(self, ctx, count: int = 0, status: int = LinkStatus.OK):
-        length = response_length(count, status)
-        for _ in range(20_000):
-            if len(self.received) >= length:
-                break
+    async def answer(self, ctx) -> Response:
+        for _ in range(60_000):
+            if self.responses:
+                return self.responses.pop(0)
             await ctx.tick()
-        data, self.received = bytes(self.received), bytearray()
-        assert len(data) == length, f"{len(data)} bytes of answer, not {length}"
-        return decode_response(data)
+        raise AssertionError("no answer")
+
+    async def ask(self, ctx, opcode: Opcode, sequence: int, session: int = SESSION, **fields) -> Response:
+        request = Request(opcode=opcode, sequence=sequence % 256, session=session, **fields)
+        await self.send(ctx, request.encode())
+        return await self.answer(ctx)
+
+    async def open(self, ctx, sequence: int = 0, session: int = SESSION) -> Response:
+        response = await self.ask(ctx, Opcode.HELLO, sequence, session)
+        assert (response.answer, response.session) == (Answer.OK, session)
+        return response
+
+    async def silence(self, ctx) -> None:
+        await ctx.tick().repeat(500)
+        assert not self.responses
 
     def run(self, bench) -> None:
         simulate(self.dut, bench, background=(self.responder, self.listener))
+
+
+def burst(rng: np.random.Generator) -> dict[str, int]:
+    run = int(rng.integers(1, 9))
+    return {"address": int(rng.integers(0, 2**24)) * 4, "run": run, "jump": int(rng.integers(1, 300))}
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.5])
@@ -110,78 +153,257 @@ def test_bursts_arrive_and_come_back(pause):
     rng = np.random.default_rng(2)
 
     async def bench(ctx):
-        for _ in range(6):
-            words = rng.integers(0, 2**32, int(rng.integers(1, 30)), np.uint32)
-            address = int(rng.integers(0, 2**24)) * 4
-            await harness.send(ctx, encode_write(address, words))
-            status, _ = await harness.answer(ctx)
-            assert status == LinkStatus.OK
-            await harness.send(ctx, encode_read(address, len(words)))
-            status, got = await harness.answer(ctx, len(words))
-            assert status == LinkStatus.OK
-            np.testing.assert_array_equal(got, words)
-        await harness.send(ctx, encode_write(64, np.zeros(0, np.uint32)))
-        assert (await harness.answer(ctx))[0] == LinkStatus.OK
+        await harness.open(ctx)
+        sequence = 0
+        for size in (1, 5, 29, 0, 40, LARGEST_WORDS):
+            words = rng.integers(0, 2**32, size, np.uint32)
+            # Blocks without a zero byte that are longer than a COBS block, and long rows of zeros.
+            words[: size // 2] |= 0x01010101
+            words[3 * size // 4 :] = 0
+            place = burst(rng)
+            harness.accesses.clear()
+            response = await harness.ask(ctx, Opcode.WRITE, sequence := sequence + 1, words=words, **place)
+            assert (response.answer, response.sequence) == (Answer.OK, sequence)
+            addresses = list(Request(opcode=Opcode.READ, sequence=0, session=0, **place).addresses(size))
+            assert harness.accesses == [(True, a, int(w)) for a, w in zip(addresses, words, strict=True)]
+            response = await harness.ask(ctx, Opcode.READ, sequence := sequence + 1, count=size, **place)
+            assert (response.answer, response.sequence) == (Answer.OK, sequence)
+            np.testing.assert_array_equal(response.words, [harness.memory[a] for a in addresses])
 
     harness.run(bench)
 
 
-def test_wrong_crc_is_reported_and_starts_nothing():
-    harness = LinkHarness(3, 0.2)
-    control = HostAddress.REGISTERS + Register.CONTROL
+def test_hello_tells_what_the_board_is():
+    harness = LinkHarness(2, 0.1)
+    harness.memory = {0: 7, 4: 8, 8: 9}
 
     async def bench(ctx):
-        good = encode_write(control, np.array([1], np.uint32))
-        for position in range(1, len(good)):
-            if position in (6, 7):
-                continue  # another length: the rest is awaited, see the time-out test
-            bad = bytearray(good)
-            bad[position] ^= 0x10
-            if position == 1:
-                await harness.send(ctx, bytes(bad[:8]))
-                assert (await harness.answer(ctx, 0, LinkStatus.BAD_OPCODE))[0] == LinkStatus.BAD_OPCODE
-                await ctx.tick().repeat(TIMEOUT * 2)
-                continue
-            harness.writes.clear()
-            await harness.send(ctx, bytes(bad))
-            assert (await harness.answer(ctx, 0, LinkStatus.BAD_CRC))[0] == LinkStatus.BAD_CRC
-            assert all(address != control for address, _ in harness.writes)
-        await harness.send(ctx, good)
-        assert (await harness.answer(ctx))[0] == LinkStatus.OK
-        assert harness.writes[-1] == (control, 1)
+        for sequence, previous in ((250, None), (3, SESSION), (4, SESSION + 1)):
+            session = SESSION + (0 if previous is None else 1 if previous == SESSION else 2)
+            response = await harness.open(ctx, sequence, session)
+            want = Hello(
+                link_version=LINK_VERSION,
+                max_words=LARGEST_WORDS,
+                clock_hz=CLOCK,
+                previous_session=previous,
+                magic=7,
+                isa_version=8,
+                config_hash=9,
+            )
+            assert Hello.from_words(response.words) == want
+        assert (await harness.ask(ctx, Opcode.READ, 5, SESSION + 2, count=1)).answer == Answer.OK
 
     harness.run(bench)
 
 
-def test_garbage_and_unfinished_requests_do_not_wedge_the_link():
-    harness = LinkHarness(4, 0.0)
-    rng = np.random.default_rng(5)
+def test_each_request_happens_once_and_in_order():
+    harness = LinkHarness(3, 0.1)
 
     async def bench(ctx):
-        request = encode_write(0x100, np.arange(3, dtype=np.uint32))
-        for _ in range(20):
-            if rng.random() < 0.5:
-                junk = bytes(rng.integers(0, 256, int(rng.integers(1, 12)), np.uint8))
+        write = dict(opcode=Opcode.WRITE, address=64, words=np.array([5], np.uint32))
+        # Nothing before HELLO.
+        response = await harness.ask(ctx, sequence=1, session=0, **write)
+        assert (response.answer, response.session) == (Answer.NO_SESSION, 0)
+        hello = await harness.open(ctx, 255)
+        repeated = await harness.open(ctx, 255)  # as after a lost answer
+        np.testing.assert_array_equal(hello.words, repeated.words)
+        assert (await harness.ask(ctx, sequence=0, session=77, **write)).answer == Answer.NO_SESSION
+        harness.accesses.clear()
+        for _ in range(3):
+            response = await harness.ask(ctx, sequence=0, **write)
+            assert (response.answer, response.sequence) == (Answer.OK, 0)
+        assert harness.accesses == [(True, 64, 5)]
+        for sequence in (2, 255, 128):
+            response = await harness.ask(ctx, sequence=sequence, **write)
+            assert (response.answer, response.sequence) == (Answer.BAD_SEQUENCE, 0)
+        assert len(harness.accesses) == 1
+        # A notice in between does not disturb the response that is kept.
+        read = await harness.ask(ctx, Opcode.READ, 1, address=64, count=1)
+        await harness.send(ctx, b"\x02\x00")
+        response = await harness.answer(ctx)
+        assert (response.answer, response.sequence) == (Answer.BAD_FRAME, 1)
+        harness.memory[64] = 6
+        again = await harness.ask(ctx, Opcode.READ, 1, address=64, count=1)
+        assert again.words.tolist() == read.words.tolist() == [5]
+        unknown = Request(opcode=Opcode.READ, sequence=2, session=SESSION, count=1).encode()
+        frame = bytearray(cobs_decode(unknown[:-1]))
+        frame[0] = 99
+        await harness.send(ctx, sealed(bytes(frame[:-4])))
+        assert (await harness.answer(ctx)).answer == Answer.BAD_REQUEST
+
+    harness.run(bench)
+
+
+def sealed(data: bytes) -> bytes:
+    import zlib
+
+    return cobs_encode(data + zlib.crc32(data).to_bytes(4, "little")) + b"\0"
+
+
+def test_start_and_the_end_of_the_program():
+    harness = LinkHarness(4, 0.1)
+    for index, register in enumerate(DONE_REGISTERS):
+        harness.memory[HostAddress.REGISTERS + register] = 100 + index
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        place = dict(address=HostAddress.REGISTERS + Register.PROGRAM_START, run=2)
+        words = np.array([48, 1], np.uint32)
+        harness.accesses.clear()
+        response = await harness.ask(ctx, Opcode.START, 1, words=words, **place)
+        assert (response.answer, response.sequence) == (Answer.OK, 1)
+        assert harness.accesses == [(True, Register.PROGRAM_START, 48), (True, Register.CONTROL, 1)]
+        ctx.set(harness.dut.busy, 1)
+        await harness.silence(ctx)
+        # A request while the program runs; then its end, with the sequence number of the start.
+        assert (await harness.ask(ctx, Opcode.READ, 2, address=0x80, count=1)).sequence == 2
+        ctx.set(harness.dut.busy, 0)
+        response = await harness.answer(ctx)
+        assert (response.answer, response.sequence, response.session) == (Answer.DONE, 1, SESSION)
+        assert response.words.tolist() == [100, 101, 102]
+        await harness.silence(ctx)
+        # The response that is kept is still that of the read.
+        assert len((await harness.ask(ctx, Opcode.READ, 2, address=0x80, count=1)).words) == 1
+
+    harness.run(bench)
+
+
+def test_reset_is_one_pulse():
+    harness = LinkHarness(5, 0.0)
+    cycles = []
+
+    async def watch(ctx):
+        async for _, _, reset in ctx.tick().sample(harness.dut.reset):
+            cycles.append(reset)
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        for _ in range(2):
+            assert (await harness.ask(ctx, Opcode.RESET, 1)).answer == Answer.OK
+        assert (await harness.ask(ctx, Opcode.READ, 2, count=1)).answer == Answer.OK
+
+    simulate(harness.dut, bench, background=(harness.responder, harness.listener, watch))
+    assert sum(cycles) == 1
+
+
+def test_no_damage_reaches_the_bus():
+    harness = LinkHarness(6, 0.0)
+    rng = np.random.default_rng(7)
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        good = Request(
+            opcode=Opcode.WRITE, sequence=1, session=SESSION, address=0x100, words=np.arange(8, dtype=np.uint32)
+        ).encode()
+        harness.accesses.clear()
+        for index in range(len(good) - 1):
+            kind = index % 3
+            if kind == 0:
+                data = good[:index] + bytes([good[index] ^ 1 << int(rng.integers(8))]) + good[index + 1 :]
+            elif kind == 1:
+                data = good[:index] + good[index + 1 :]
             else:
-                junk = request[: int(rng.integers(1, len(request)))]
+                data = good[:index] + good[index : index + 1] + good[index:]
+            await harness.send(ctx, data)
+            response = await harness.answer(ctx)
+            assert response.answer == Answer.BAD_FRAME, (kind, index)
+            await ctx.tick().repeat(150)
+            assert all(r.answer == Answer.BAD_FRAME for r in harness.responses)
+            harness.responses.clear()
+            assert not harness.accesses
+        for junk in (b"\0", b"\0\0\0", b"\x01\0" * 3, bytes(range(1, 256)) * 6 + b"\0"):
             await harness.send(ctx, junk)
-            await ctx.tick().repeat(TIMEOUT + 60)
-            harness.received.clear()
-            await harness.send(ctx, encode_read(0x100, 1))
-            assert (await harness.answer(ctx, 1))[0] == LinkStatus.OK
+            await ctx.tick().repeat(1000)
+            harness.responses.clear()
+        await harness.send(ctx, b"\0" + good)
+        assert (await harness.answer(ctx)).answer == Answer.OK
+        assert len(harness.accesses) == 8
 
     harness.run(bench)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100])
+def test_good_frames_of_a_wrong_length_do_no_harm(size):
+    harness = LinkHarness(8, 0.0)
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        harness.accesses.clear()
+        await harness.send(ctx, sealed(bytes(size)))
+        assert (await harness.answer(ctx)).answer == (Answer.NO_SESSION if size == 100 else Answer.BAD_FRAME)
+        too_long = Request(
+            opcode=Opcode.WRITE, sequence=1, session=SESSION, words=np.ones(LARGEST_WORDS + 1, np.uint32)
+        )
+        await harness.send(ctx, too_long.encode())
+        assert (await harness.answer(ctx)).answer == Answer.BAD_FRAME
+        assert not harness.accesses
+
+    harness.run(bench)
+
+
+def test_weights_take_more_than_nine_tenths_of_the_line():
+    """Frames without a pause at the fastest line that the UART makes: 8 cycles a bit."""
+    harness = LinkHarness(9, 0.0, byte_cycles=80)
+    rng = np.random.default_rng(10)
+    frames = 2
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        harness.accesses.clear()
+        data = b""
+        for index in range(frames):
+            # Weight words of 144 bytes at distances of 256, seven to a frame.
+            words = rng.integers(0, 2**32, 7 * 36, np.uint32)
+            place = dict(address=HostAddress.WEIGHTS + 7 * 256 * index, run=36, jump=(256 - 144) // 4 + 1)
+            request = Request(opcode=Opcode.WRITE, sequence=index + 1, session=SESSION, words=words, **place)
+            data += request.encode()
+        share = 4 * frames * 7 * 36 / len(data)
+        print(f"payload is {100 * share:.1f} % of the line, {len(data)} bytes without a pause")
+        assert share > 0.97
+        await harness.send(ctx, data)
+        for index in range(frames):
+            response = await harness.answer(ctx)
+            assert (response.answer, response.sequence) == (Answer.OK, index + 1)
+        addresses = [address for _, address, _ in harness.accesses]
+        want = [HostAddress.WEIGHTS + 256 * word + 4 * c for word in range(7 * frames) for c in range(36)]
+        assert addresses == want
+
+    harness.run(bench)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=300), st.just(b"\0\0"), st.just(b"\x07" * 254)), max_size=6))
+def test_cobs_is_that_of_others(parts):
+    data = b"".join(parts)
+    encoded = cobs_encode(data)
+    assert b"\0" not in encoded and len(encoded) <= len(data) + 1 + len(data) // 254
+    assert cobs.cobs.decode(encoded) == data
+    assert cobs_decode(cobs.cobs.encode(data)) == cobs_decode(encoded) == data
+
+
+@pytest.mark.parametrize("bad", [b"\x03a", b"\x00", b"\x02a\x00", b"\x03a\x00", b"\xff" + b"a" * 253])
+def test_what_is_not_cobs(bad):
+    with pytest.raises(ValueError, match="not a COBS frame"):
+        cobs_decode(bad)
 
 
 def test_frames_are_what_the_declaration_says():
-    words = np.array([1, 0x89ABCDEF], np.uint32)
-    frame = encode_write(0x30000010, words)
-    body = bytes([0xA5, 1]) + struct.pack("<IH", 0x30000010, 2) + words.astype("<u4").tobytes()
-    assert frame == body + struct.pack("<I", zlib.crc32(body))
+    place = dict(address=0x30000010, run=2, jump=5)
+    words = np.array([9], np.uint32)
+    request = Request(opcode=Opcode.WRITE, sequence=3, session=0xABCD, words=words, **place)
+    data = cobs.cobs.decode(request.encode()[:-1])
+    assert data[:-4] == bytes([2, 3, 0xCD, 0xAB, 0x10, 0, 0, 0x30, 2, 0, 5, 0, 9, 0, 0, 0])
+    decoded = Request.decode(request.encode()[:-1])
+    assert all(getattr(decoded, item.name) == getattr(request, item.name) for item in REQUEST)
+    assert HEADER_BYTES == 12 and 4 * LARGEST_WORDS + HEADER_BYTES + 4 == 1024
     with pytest.raises(ValueError, match="CRC"):
-        decode_response(bytes([0x5A, 0, 1, 2, 3, 4]))
-    with pytest.raises(ValueError, match="not a response"):
-        decode_response(b"\x00" * 6)
+        Response.decode(cobs_encode(bytes(8)))
+    with pytest.raises(ValueError, match="length"):
+        Response.decode(cobs_encode(bytes(9)))
+    with pytest.raises(ValueError, match="count must be below 256, not 256"):
+        Request(opcode=Opcode.READ, sequence=0, session=1, count=256).encode()
+    splitter = FrameSplitter(limit=8)
+    assert splitter.feed(b"ab\0\0cd") == [b"ab"] and splitter.feed(b"e\0") == [b"cde"]
+    assert splitter.feed(b"x" * 100) == [] and splitter.feed(b"\0") == [b"x" * 8]
 
 
 class Loop(wiring.Component):

@@ -97,7 +97,7 @@ class TestOnARealNetwork:
 
     def test_missing_port(self, artifacts):
         with pytest.raises(DeviceError, match="/dev/nnloom-none"):
-            InferenceSession(artifacts(self.NAME), "serial:/dev/nnloom-none")
+            InferenceSession(artifacts(self.NAME), "serial:/dev/nnloom-none", fallback=False)
 
     def test_interleaved_sessions_and_threads(self, artifacts, network_inputs):
         """Accelerator callbacks are global to the process in TVM: no session may answer for another."""
@@ -139,7 +139,7 @@ class TestOnARealNetwork:
                 self.closed = True
 
         device = Broken()
-        with InferenceSession(artifacts(self.NAME), device) as session:
+        with InferenceSession(artifacts(self.NAME), device, fallback=False) as session:
             value = network_inputs(self.NAME, session.get_inputs()[0])[0]
             with pytest.raises(DeviceError, match=r"^cable pulled$"):
                 session.run(value)

@@ -1,0 +1,290 @@
+"""A board in Python that answers as the RTL does, and a line to it that damages what it carries; in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status, weight_stride
+from nnloom.arch.link import (
+    DONE_REGISTERS,
+    HELLO_REGISTERS,
+    LARGEST_WORDS,
+    LINK_VERSION,
+    SEQUENCES,
+    Answer,
+    FrameSplitter,
+    Hello,
+    Opcode,
+    Request,
+    Response,
+)
+from nnloom.sim.golden import GoldenModel
+
+CLOCK_HZ = 120_000_000
+CYCLES = 1234
+
+
+class TwinBoard:
+    """Bytes in, bytes out; the golden model computes. A program ends at once unless `hang`."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.config_hash = config.hash
+        self.starts = 0
+        self.hang = False
+        self.program = np.zeros(config.program_words, np.uint32)
+        self.weights = np.zeros(config.weight_words * weight_stride(config), np.uint8)
+        self.activations = np.zeros(config.activation_bytes, np.uint8)
+        self._models: dict[bytes, GoldenModel] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """As by its button; the memories are lost."""
+        for memory in (self.program, self.weights, self.activations):
+            memory.view(np.uint8)[:] = 0xA5
+        self.session, self.opened, self.last, self.kept = 0, False, 0, b""
+        self.program_start, self.status = 0, Status(0)
+        self._splitter = FrameSplitter()
+
+    def feed(self, data: bytes) -> bytes:
+        """The answer to some bytes of the line."""
+        return b"".join(self._answer(frame) for frame in self._splitter.feed(data))
+
+    def _notice(self, answer: Answer, sequence: int | None = None, words=()) -> bytes:
+        sequence = self.last if sequence is None else sequence
+        return Response(
+            answer=answer, sequence=sequence, session=self.session, words=np.array(words, np.uint32)
+        ).encode()
+
+    def _answer(self, frame: bytes) -> bytes:
+        try:
+            request = Request.decode(frame)
+        except ValueError:
+            return self._notice(Answer.BAD_FRAME)
+        ours = self.opened and request.session == self.session
+        if ours and request.sequence == self.last:
+            return self.kept
+        previous = self.session if self.opened else None
+        if not ours and request.opcode != Opcode.HELLO:
+            return self._notice(Answer.NO_SESSION)
+        if ours and request.sequence != (self.last + 1) % SEQUENCES:
+            return self._notice(Answer.BAD_SEQUENCE)
+        self.session, self.opened, self.last = request.session, True, request.sequence
+        words: np.ndarray = np.zeros(0, np.uint32)
+        after = b""
+        if request.opcode == Opcode.HELLO:
+            magic, version, config_hash = (self._fetch(register) for register in HELLO_REGISTERS)
+            words = Hello(
+                link_version=LINK_VERSION,
+                max_words=LARGEST_WORDS,
+                clock_hz=CLOCK_HZ,
+                previous_session=previous,
+                magic=magic,
+                isa_version=version,
+                config_hash=config_hash,
+            ).words()
+        elif request.opcode == Opcode.READ:
+            words = np.array([self._fetch(a) for a in request.addresses(request.count)], np.uint32)
+        elif request.opcode == Opcode.RESET:
+            self.status, self.program_start = Status(0), 0
+        else:
+            self._store_all(request)
+            if self.status & Status.DONE and request.opcode == Opcode.START:
+                after = self._notice(Answer.DONE, request.sequence, [self._fetch(r) for r in DONE_REGISTERS])
+        self.kept = self._notice(Answer.OK, request.sequence, words)
+        return self.kept + after
+
+    def _memory(self, address: int) -> np.ndarray | None:
+        memories = {
+            HostAddress.PROGRAM: self.program.view(np.uint8),
+            HostAddress.WEIGHTS: self.weights,
+            HostAddress.ACTIVATIONS: self.activations,
+        }
+        return memories.get(HostAddress(address & 0xF000_0000))
+
+    def _store_all(self, request: Request) -> None:
+        memory = self._memory(request.address)
+        assert not (memory is not None and self.status & Status.BUSY), "written to while busy"
+        for address, word in zip(request.addresses(len(request.words)), request.words.tolist(), strict=True):
+            if memory is not None:
+                memory[address & 0x0FFF_FFFC :][:4] = np.frombuffer(word.to_bytes(4, "little"), np.uint8)
+            elif address == Register.PROGRAM_START:
+                self.program_start = word
+            elif address == Register.CONTROL and word & 1:
+                self._start()
+
+    def _start(self) -> None:
+        self.starts += 1
+        if self.hang:
+            self.status = Status.BUSY
+            return
+        stride, size = weight_stride(self.config), self.config.weight_word_bytes
+        key = self.program.tobytes() + self.weights.tobytes()
+        if key not in self._models:
+            weights = np.ascontiguousarray(self.weights.reshape(-1, stride)[:, :size])
+            self._models = {key: GoldenModel(self.config, self.program.copy(), weights)}
+        model = self._models[key]
+        model.activations[:] = self.activations.reshape(model.activations.shape)
+        model.run(self.program_start)
+        self.activations[:] = model.activations.reshape(-1)
+        self.status = Status.DONE
+
+    def _fetch(self, address: int) -> int:
+        if address >> 28:
+            memory = self._memory(address)
+            assert memory is not None
+            return int.from_bytes(memory[address & 0x0FFF_FFFC :][:4].tobytes(), "little")
+        return {
+            Register.MAGIC: MAGIC,
+            Register.VERSION: ISA_VERSION,
+            Register.CONFIG_HASH: self.config_hash,
+            Register.STATUS: int(self.status),
+            Register.PROGRAM_START: self.program_start,
+            Register.CYCLES: CYCLES,
+        }.get(Register(address), 0)
+
+
+@dataclass
+class VirtualTime:
+    """A clock that only moves when someone waits."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Fault:
+    """What happens when the `at`-th byte of a direction passes.
+
+    Kinds: flip, drop, double, noise (bytes are put in), cut (the rest of the transfer is lost), silence (the line is
+    dead for `seconds`), reset (of the board), bitstream (the board becomes another one for `seconds`), unplug (the port
+    fails, and cannot be opened for `seconds`).
+    """
+
+    kind: str
+    to_board: bool
+    at: int
+    seconds: float = 0.0
+    value: int = 1
+
+
+KINDS = ("flip", "drop", "double", "noise", "cut", "silence", "reset", "bitstream", "unplug")
+
+
+@dataclass
+class Line:
+    """Byte stream to a board (as pyserial's port), with the faults of `faults`.
+
+    `count` counts the bytes of each direction since `arm`.
+    """
+
+    board: TwinBoard
+    clock: VirtualTime
+    poll_seconds: float = 0.02
+    faults: list[Fault] = field(default_factory=list)
+    hit: list[str] = field(default_factory=list)
+    count: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+
+    def __post_init__(self) -> None:
+        self._answers = bytearray()
+        self._unplugged_until = self._silent_until = self._other_until = -1.0
+        self._generation = 0
+
+    def arm(self, *faults: Fault) -> None:
+        self.faults, self.hit, self.count = list(faults), [], {True: 0, False: 0}
+
+    def open(self) -> Port:
+        """What the driver calls to open the port."""
+        from nnloom.arch.errors import DeviceError
+
+        if self.clock() < self._unplugged_until:
+            raise DeviceError("virtual port: cannot open the serial port")
+        self._answers.clear()
+        self._generation += 1
+        return Port(self, self._generation)
+
+    def share(self) -> Port:
+        """As `open`, for a second driver beside the first."""
+        return Port(self, self._generation)
+
+    def _check(self, generation: int) -> None:
+        if generation != self._generation:
+            raise OSError("device disconnected")
+        other = self.clock() < self._other_until
+        if not other and self.board.config_hash != self.board.config.hash:
+            self.board.config_hash = self.board.config.hash
+            self.board.reset()
+
+    def _carry(self, data: bytes, to_board: bool) -> bytes:
+        """What arrives of `data`."""
+        begin = self.count[to_board]
+        self.count[to_board] += len(data)
+        due = [f for f in self.faults if f.to_board == to_board and begin <= f.at < begin + len(data)]
+        if self.clock() < self._silent_until:
+            data = b""
+        for fault in sorted(due, key=lambda f: -f.at):
+            self.faults.remove(fault)
+            self.hit.append(fault.kind)
+            at = min(fault.at - begin, len(data))
+            head, tail = data[:at], data[at:]
+            if fault.kind == "flip":
+                data = head + bytes([tail[0] ^ 1 << fault.value % 8]) + tail[1:] if tail else head
+            elif fault.kind == "drop":
+                data = head + tail[fault.value :]
+            elif fault.kind == "double":
+                data = head + tail[: fault.value] + tail
+            elif fault.kind == "noise":
+                data = head + bytes((fault.value * (7 + i)) % 256 for i in range(fault.value)) + tail
+            elif fault.kind == "cut":
+                data = head
+            elif fault.kind == "silence":
+                self._silent_until = self.clock() + fault.seconds
+                data = head
+            elif fault.kind in ("reset", "bitstream"):
+                if to_board:
+                    self._answers += self.board.feed(head)
+                    data = tail
+                if fault.kind == "bitstream":
+                    self.board.config_hash ^= fault.value
+                    self._other_until = self.clock() + fault.seconds
+                self.board.reset()
+            elif fault.kind == "unplug":
+                self._unplugged_until = self.clock() + fault.seconds
+                self._generation += 1
+                raise OSError("device disconnected")
+        return data
+
+
+@dataclass
+class Port:
+    """One opening of the line."""
+
+    line: Line
+    generation: int
+
+    @property
+    def in_waiting(self) -> int:
+        return len(self.line._answers)
+
+    def read(self, size: int) -> bytes:
+        self.line._check(self.generation)
+        data = bytes(self.line._answers[:size])
+        del self.line._answers[:size]
+        if not data:
+            self.line.clock.now += self.line.poll_seconds
+        return data
+
+    def write(self, data: bytes) -> int:
+        self.line._check(self.generation)
+        arrived = self.line._carry(data, True)
+        answer = self.line.board.feed(arrived)
+        self.line._answers += self.line._carry(answer, False)
+        return len(data)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,313 @@
+"""The serial driver against a board in Python, on a line that does everything a line can do."""
+
+from __future__ import annotations
+
+import os
+import pty
+import tty
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnloom.arch.artifact import Artifact
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ConfigError, DeviceError
+from nnloom.arch.link import LARGEST_WORDS, Opcode, Request
+from nnloom.runtime import DeviceWarning, InferenceSession
+from nnloom.runtime.devices.serial import (
+    ATTEMPTS,
+    FRAME_SECONDS,
+    LIMIT_FRAMES,
+    SerialDevice,
+    SerialLink,
+    bursts,
+    open_serial,
+    parse_serial,
+)
+from tests.artifacts import SMALL, make_artifact
+from tests.board_twin import CYCLES, KINDS, Fault, Line, TwinBoard, VirtualTime
+from tests.compiler.networks import dilated_in_the_middle
+from tests.graphs import random_graph
+from tests.tflite_models import ModelWriter
+
+CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256)
+LOST = ("silence", "bitstream", "unplug")
+"""Kinds that may keep the board away for longer than the driver waits."""
+
+
+def setting(config: AcceleratorConfig = SMALL) -> tuple[Line, SerialDevice]:
+    clock = VirtualTime()
+    line = Line(TwinBoard(config), clock)
+    return line, SerialDevice(SerialLink(line.open, clock=clock))
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Artifact:
+    path = tmp_path_factory.mktemp("serial") / "artifact"
+    make_artifact(path, random_graph(np.random.default_rng(8), ["conv", "depthwise", "conv", "conv"]))
+    artifact = Artifact.load(path)
+    # The memory of the input is used again: a program that starts twice answers wrongly.
+    region, inputs = artifact.manifest.regions[0], region_inputs(artifact, np.random.default_rng(1))
+    line, device = setting()
+    device.load(artifact)
+    ((once,), _) = device.run_region(region, inputs)
+    device.start(region.program_start)
+    device.wait_done()
+    assert not np.array_equal(device.read_tensor(region.outputs[0]), once) and line.board.starts == 2
+    return artifact
+
+
+def region_inputs(artifact: Artifact, rng: np.random.Generator) -> list[np.ndarray]:
+    (region,) = artifact.manifest.regions
+    return [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
+
+
+def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
+    """An inference equals that of a board whose line is good."""
+    (region,) = artifact.manifest.regions
+    inputs = region_inputs(artifact, np.random.default_rng(seed))
+    _, other = setting()
+    other.load(artifact)
+    (want,), _ = other.run_region(region, inputs)
+    (got,), cycles = device.run_region(region, inputs)
+    np.testing.assert_array_equal(got, want)
+    assert cycles == CYCLES
+
+
+def test_a_good_line_needs_each_request_once(artifact):
+    line, device = setting()
+    device.load(artifact)
+    for seed in range(3):
+        check(device, artifact, seed)
+    assert line.board.starts == 3
+    assert device.stats == type(device.stats)()
+    assert line.clock.now == 0
+
+
+@pytest.mark.parametrize("to_board", [True, False], ids=["request", "answer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_fault_at_every_step_changes_no_answer(artifact, kind, to_board):
+    """At each byte of an inference in turn: whatever frame it belongs to, in whatever part of it."""
+    line, device = setting()
+    device.load(artifact)
+    line.arm()
+    check(device, artifact, 0)
+    step = 1 if kind in ("flip", "drop") else 5
+    positions = range(0, line.count[to_board], step)
+    assert len(positions) >= 15
+    for position in positions:
+        line.arm(Fault(kind, to_board, position, seconds=0.5, value=1 + position % 7))
+        begin = line.clock.now
+        for attempt in range(6):  # the driver alone gives up while the board is another one or out of reach
+            try:
+                check(device, artifact, position)
+                break
+            except DeviceError:
+                assert kind in LOST and attempt < 5
+                line.clock.now += 0.2
+        assert line.hit == [kind]
+        assert line.clock.now - begin < 5
+        line.clock.now += 0.5
+        check(device, artifact, position + 1)
+    assert device.stats.retries + device.stats.resets + device.stats.reconnects > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_fault_at_every_step_of_loading(artifact, kind):
+    line, device = setting()
+    line.arm()
+    device.load(artifact)
+    for to_board in (True, False):
+        total = line.count[to_board]
+        for position in range(0, total, max(1, total // 40)):
+            line, device = setting()
+            line.arm(Fault(kind, to_board, position, seconds=0.4, value=1 + position % 7))
+            try:
+                device.load(artifact)
+            except DeviceError:
+                assert kind in LOST
+            line.clock.now += 0.5
+            check(device, artifact, position)
+        line, device = setting()
+        line.arm()
+        device.load(artifact)
+
+
+def test_silence_ends_in_an_error_in_time(artifact):
+    line, device = setting()
+    line.arm(Fault("silence", True, 0, seconds=1e9))
+    with pytest.raises(DeviceError, match=r"does not answer \(5 tries\); check cable, baud rate and bitstream"):
+        device.load(artifact)
+    assert ATTEMPTS * FRAME_SECONDS <= line.clock.now < LIMIT_FRAMES * FRAME_SECONDS
+
+
+def test_a_program_that_does_not_end(artifact):
+    line, device = setting()
+    device.load(artifact)
+    line.board.hang = True
+    with pytest.raises(DeviceError, match="did not end within 10 s; the device was reset"):
+        check(device, artifact, 1)
+    assert line.clock.now < LIMIT_FRAMES * FRAME_SECONDS
+    line.board.hang = False
+    check(device, artifact, 2)
+
+
+def test_a_board_that_is_reset_all_the_time(artifact):
+    line, device = setting()
+    device.load(artifact)
+    line.arm(*(Fault("reset", False, at) for at in range(0, 5000, 3)))
+    with pytest.raises(DeviceError, match="reset 3 times"):
+        check(device, artifact, 1)
+    line.arm()
+    check(device, artifact, 1)
+
+
+def test_another_configuration_is_refused_at_once(artifact):
+    line, device = setting()
+    line.board.config_hash = 7
+    line._other_until = 1e9
+    with pytest.raises(DeviceError, match="configuration 0x00000007"):
+        device.load(artifact)
+    assert line.clock.now == 0
+
+
+def test_a_board_that_speaks_another_version(artifact, monkeypatch):
+    monkeypatch.setattr("tests.board_twin.LINK_VERSION", 9)
+    _, device = setting()
+    with pytest.raises(DeviceError, match="version 9 of the protocol"):
+        device.load(artifact)
+
+
+def test_run_before_load(artifact):
+    _, device = setting()
+    with pytest.raises(DeviceError, match="no artifact"):
+        device.run_region(artifact.manifest.regions[0], [])
+
+
+def test_two_drivers_take_turns(artifact):
+    """Another driver's session is noticed, and the board loaded again."""
+    line, first = setting()
+    first.load(artifact)
+    second = SerialDevice(SerialLink(line.share, clock=line.clock))
+    second.load(artifact)
+    check(second, artifact, 1)
+    check(first, artifact, 2)
+    check(second, artifact, 3)
+
+
+def test_a_cable_that_is_pulled(artifact):
+    ours, theirs = pty.openpty()
+    device = open_serial(os.ttyname(theirs), 1_000_000)
+    os.close(theirs)
+    tty.setraw(ours)
+    os.close(ours)
+    with pytest.raises(DeviceError, match="serial port") as error:
+        device.load(artifact)
+    assert "\n" not in str(error.value)
+    device.close()
+
+
+def test_a_port_that_is_not_there(artifact, tmp_path):
+    with pytest.raises(DeviceError, match="cannot open the serial port"):
+        open_serial(str(tmp_path / "ttyUSB9")).load(artifact)
+
+
+def test_device_strings():
+    assert parse_serial("/dev/ttyUSB0") == ("/dev/ttyUSB0", 1_000_000, FRAME_SECONDS)
+    assert parse_serial("COM3?baud=3000000&timeout=2") == ("COM3", 3_000_000, 2.0)
+    for bad in ("x?speed=1", "x?baud=fast", "x?baud=0", "x?timeout=-1", "x?timeout=nan", "x?baud"):
+        with pytest.raises(ConfigError, match="neither baud=NUMBER nor timeout=SECONDS"):
+            parse_serial(bad)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(1, 300)), max_size=6),
+    st.integers(1, 40),
+    st.integers(1, 60),
+    st.integers(4, LARGEST_WORDS),
+)
+def test_bursts_cover_the_addresses_in_order(pieces, run, rows, max_words):
+    addresses = [4 * (start + i) for start, count in pieces for i in range(count)]
+    addresses += [0x2000_0000 + 256 * row + 4 * i for row in range(rows) for i in range(run)]
+    array = np.array(addresses, np.uint32)
+    got, position = [], 0
+    for first, request in bursts(array, max_words):
+        assert first == position and 1 <= request.count <= max_words
+        position += request.count
+        decoded = Request.decode(Request(**{**vars(request), "opcode": Opcode.READ}).encode()[:-1])
+        got += decoded.addresses(request.count)
+    assert got == addresses
+
+
+def test_weights_go_in_full_frames():
+    """Seven weight words of 144 bytes at distances of 256."""
+    addresses = np.array([256 * row + 4 * i for row in range(70) for i in range(36)], np.uint32)
+    assert [request.count for _, request in bursts(addresses, LARGEST_WORDS)] == [252] * 10
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Path:
+    """A network of two regions with CPU code before, between and after them."""
+    from nnloom.compiler import compile as compile_to_artifact
+
+    folder = tmp_path_factory.mktemp("network")
+    writer = ModelWriter(3)
+    (folder / "model.tflite").write_bytes(writer.finish(*dilated_in_the_middle(writer)))
+    return compile_to_artifact(folder / "model.tflite", config=CONFIG, output=folder / "artifact").path
+
+
+def random_fault(rng: np.random.Generator, totals: dict[bool, int]) -> Fault:
+    to_board = bool(rng.integers(2))
+    return Fault(
+        kind=KINDS[int(rng.integers(len(KINDS)))],
+        to_board=to_board,
+        at=int(rng.integers(0, 2 * totals[to_board])),
+        seconds=float(10 ** rng.uniform(-2, 1)),
+        value=int(rng.integers(1, 20)),
+    )
+
+
+@pytest.mark.slow
+def test_random_fault_sequences_lose_and_falsify_nothing(network):
+    """10,000 requests, each with up to six faults at random bytes; answered by the board or by the CPU."""
+    rng = np.random.default_rng(4)
+    sequences = 10_000
+    line, device = setting(CONFIG)
+    with InferenceSession(network, "cpu") as cpu, InferenceSession(network, device, clock=line.clock) as session:
+        assert len(session.artifact.manifest.regions) == 2
+        (info,) = cpu.get_inputs()
+        inputs = [rng.integers(-128, 128, info.shape, np.int8) for _ in range(40)]
+        want = [cpu.run(value) for value in inputs]
+        line.arm()
+        session.run(inputs[0])
+        totals = dict(line.count)
+        longest, hits = 0.0, dict.fromkeys(KINDS, 0)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for sequence in range(sequences):
+                index = sequence % len(inputs)
+                line.arm(*(random_fault(rng, totals) for _ in range(int(rng.integers(1, 7)))))
+                begin = line.clock.now
+                got = session.run(inputs[index])
+                longest = max(longest, line.clock.now - begin)
+                for name, value in want[index].items():
+                    np.testing.assert_array_equal(got[name], value)
+                for kind in line.hit:
+                    hits[kind] += 1
+                # Mostly longer than any back-off, so that the faults meet the driver.
+                line.clock.now += 60.0 if rng.random() < 0.8 else float(rng.uniform(0, 3))
+        stats = session.stats()
+        print(f"{stats}; longest request {longest:.2f} s; faults {hits}")
+        assert stats.requests == stats.on_device + stats.fallbacks == sequences + 1
+        assert stats.on_device > sequences / 2 and stats.fallbacks > 100
+        assert stats.device_failures == len(caught) > 100
+        assert all(isinstance(w.message, DeviceWarning) for w in caught)
+        assert min(hits.values()) > 100
+        # Two regions.
+        assert longest < 2 * LIMIT_FRAMES * FRAME_SECONDS + 1
+        for count in ("retries", "crc_errors", "timeouts", "resets", "reconnects"):
+            assert getattr(stats.device, count) > 100, count

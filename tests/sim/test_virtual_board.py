@@ -1,0 +1,282 @@
+"""The complete system's RTL behind a pseudo-terminal: the board's driver and sessions, unchanged, run against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnloom.arch.artifact import Artifact
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import DeviceError
+from nnloom.arch.isa import HostAddress
+from nnloom.arch.link import FrameSplitter, Request
+from nnloom.runtime import DeviceWarning, InferenceSession
+from nnloom.runtime.devices.serial import SerialDevice, SerialLink, open_serial, parse_serial
+from nnloom.sim.golden import GoldenModel
+from nnloom.sim.virtual_board import VirtualBoard
+from tests.artifacts import SMALL, make_artifact
+from tests.graphs import random_graph
+
+pytestmark = pytest.mark.verilator
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Artifact:
+    path = tmp_path_factory.mktemp("virtual") / "artifact"
+    make_artifact(path, random_graph(np.random.default_rng(8), ["conv", "depthwise", "conv", "conv"]))
+    return Artifact.load(path)
+
+
+@pytest.fixture(scope="module")
+def board():
+    with VirtualBoard(SMALL) as running:
+        yield running
+
+
+def open_device(board: VirtualBoard) -> SerialDevice:
+    port, baud, seconds = parse_serial(board.device.removeprefix("serial:"))
+    return open_serial(port, baud, frame_seconds=seconds)
+
+
+def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
+    (region,) = artifact.manifest.regions
+    rng = np.random.default_rng(seed)
+    inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
+    model = GoldenModel(SMALL, artifact.program, artifact.weights)
+    for location, value in zip(region.inputs, inputs, strict=True):
+        model.write_tensor(location, value)
+    model.run(region.program_start)
+    got, cycles = device.run_region(region, inputs)
+    for value, location in zip(got, region.outputs, strict=True):
+        np.testing.assert_array_equal(value, model.read_tensor(location))
+    assert cycles > 0
+
+
+def test_a_region_runs_and_drivers_come_and_go(board, artifact):
+    for seed in range(2):
+        with open_device(board) as device:
+            device.load(artifact)
+            check(device, artifact, seed)
+            check(device, artifact, seed + 10)
+            assert device.stats == type(device.stats)() and device.clock_hz == 100_000_000
+
+
+def test_another_configuration_is_refused(board, tmp_path):
+    other = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=8192, weight_words=256)
+    make_artifact(tmp_path / "other", random_graph(np.random.default_rng(8), ["conv"]), other)
+    with open_device(board) as device, pytest.raises(DeviceError, match="program the artifact's own bitstream"):
+        device.load(Artifact.load(tmp_path / "other"))
+
+
+class Meddler:
+    """A serial port that damages one frame: the n-th in a direction since `arm`."""
+
+    def __init__(self, port) -> None:
+        self._port = port
+        self._splitter = FrameSplitter()
+        self.count = {True: 0, False: 0}
+        self.fault = None
+        self.hit = False
+
+    def arm(self, to_board: bool | None = None, number: int = 0, change=None) -> None:
+        self.count = {True: 0, False: 0}
+        self.fault, self.hit = (to_board, number, change), False
+
+    def _pass(self, frame: bytes, to_board: bool) -> bytes:
+        number = self.count[to_board]
+        self.count[to_board] += 1
+        if self.fault is not None and self.fault[:2] == (to_board, number):
+            self.hit = True
+            return self.fault[2](frame)
+        return frame
+
+    @property
+    def in_waiting(self) -> int:
+        return self._port.in_waiting
+
+    def read(self, size: int) -> bytes:
+        frames = self._splitter.feed(self._port.read(size))
+        return b"".join(self._pass(frame + b"\0", False) for frame in frames)
+
+    def write(self, data: bytes) -> int:
+        self._port.write(self._pass(data, True) if len(data) > 1 else data)
+        return len(data)
+
+    def close(self) -> None:
+        self._port.close()
+
+
+def flipped(position: float):
+    def change(frame: bytes) -> bytes:
+        index = int(position * (len(frame) - 1))
+        return frame[:index] + bytes([frame[index] ^ 0x10]) + frame[index + 1 :]
+
+    return change
+
+
+CHANGES = {
+    "lost": lambda frame: b"",
+    "first byte lost": lambda frame: frame[1:],
+    "end lost": lambda frame: frame[:-1],
+    "byte doubled": lambda frame: frame[:4] + frame[3:],
+    "cut": lambda frame: frame[: len(frame) // 2],
+    "twice": lambda frame: frame + frame,
+    "noise before": lambda frame: b"\x5a\xa5\x00\x07" + frame,
+    "opcode": lambda frame: frame[:1] + bytes([frame[1] ^ 1]) + frame[2:],
+    "header": flipped(0.3),
+    "middle": flipped(0.6),
+    "crc": flipped(0.97),
+}
+
+
+@pytest.mark.parametrize("to_board", [True, False], ids=["request", "answer"])
+def test_each_fault_at_each_step_in_rtl(board, artifact, to_board):
+    import serial
+
+    port, baud, _ = parse_serial(board.device.removeprefix("serial:"))
+    meddler = Meddler(serial.Serial(port, baud, timeout=0.02, write_timeout=5.0))
+    device = SerialDevice(SerialLink(lambda: meddler, baud=baud, frame_seconds=0.3))
+    try:
+        device.load(artifact)
+        meddler.arm()
+        check(device, artifact, 0)
+        steps = meddler.count[to_board]
+        assert steps >= 3  # input, start, output; their answers and the end of the program
+        for name, change in CHANGES.items():
+            for number in range(steps):
+                meddler.arm(to_board, number, change)
+                check(device, artifact, number)
+                assert meddler.hit, (name, number)
+        assert device.stats.resets == device.stats.reconnects == 0
+        assert device.stats.retries > 2 * len(CHANGES)
+    finally:
+        device.close()
+
+
+def test_reset_button_at_each_step(board, artifact):
+    """The board forgets everything; the driver notices, loads it again and starts over."""
+    import serial
+
+    port, baud, _ = parse_serial(board.device.removeprefix("serial:"))
+    meddler = Meddler(serial.Serial(port, baud, timeout=0.02, write_timeout=5.0))
+    device = SerialDevice(SerialLink(lambda: meddler, baud=baud, frame_seconds=0.3))
+
+    def press(frame: bytes) -> bytes:
+        time.sleep(0.05)
+        board.press_reset()
+        time.sleep(0.05)
+        return frame
+
+    try:
+        device.load(artifact)
+        meddler.arm()
+        check(device, artifact, 0)
+        steps = dict(meddler.count)
+        for to_board in (True, False):
+            for number in range(steps[to_board]):
+                before = device.stats.resets
+                meddler.arm(to_board, number, press)
+                check(device, artifact, number)
+                check(device, artifact, number + 1)
+                assert device.stats.resets == before + 1
+    finally:
+        device.close()
+
+
+def test_a_damaged_address_writes_nowhere(board, artifact):
+    """What a frame says about addresses counts only after its CRC was checked."""
+    with open_device(board) as device:
+        device.load(artifact)
+        addresses = HostAddress.ACTIVATIONS + 4 * np.arange(64, dtype=np.uint32)
+        words = np.arange(64, dtype=np.uint32)
+        device.write_words(addresses, words)
+        link = device._link
+        frame = Request(
+            opcode=2,
+            sequence=link._sequence + 1 & 0xFF,
+            session=link._session,
+            address=int(addresses[8]),
+            words=words[:2],
+        ).encode()
+        for index in range(len(frame) - 1):
+            link._stream.write(frame[:index] + bytes([frame[index] ^ 0x20]) + frame[index + 1 :] + b"\0")
+        time.sleep(0.5)
+        np.testing.assert_array_equal(device.read_words(addresses), words)
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_keyword_spotting_end_to_end(artifacts, network_inputs):
+    """The whole network on the board's own configuration: upload, inferences, a reset in between, the cable pulled."""
+    path = artifacts("keyword_spotting")
+    board = VirtualBoard(Artifact.load(path).manifest.config)
+    with InferenceSession(path, "cpu") as cpu, InferenceSession(path, board.device) as session:
+        (info,) = cpu.get_inputs()
+        (output,) = cpu.get_outputs()
+        values = network_inputs("keyword_spotting", info)[:3]
+        want = [cpu.run(value)[output.name] for value in values]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeviceWarning)
+            for value, expected in zip(values, want, strict=True):
+                np.testing.assert_array_equal(session.run(value)[output.name], expected)
+            board.press_reset()
+            np.testing.assert_array_equal(session.run(values[0])[output.name], want[0])
+        stats = session.stats()
+        assert (stats.on_device, stats.fallbacks, stats.device.resets) == (4, 0, 1)
+        segments = session.profile().segments
+        assert [segment.device == "cpu" for segment in segments] == [True, False, True]
+        assert segments[1].cycles == session.last_cycles > 10_000
+        assert len(segments[1].layers) > 5
+        board.close()
+        with pytest.warns(DeviceWarning, match="serial port"):
+            np.testing.assert_array_equal(session.run(values[1])[output.name], want[1])
+        assert session.stats().fallbacks == 1
+
+
+@pytest.mark.model
+def test_command_serves_a_board(artifacts, network_inputs, tmp_path):
+    path = artifacts("keyword_spotting")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    arguments = ["simulate", str(path), "--serve", "--json"]
+    script = "import sys; from nnloom.cli import main; raise SystemExit(main(sys.argv[1:]))"
+    server = subprocess.Popen(
+        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=environment, text=True
+    )
+    try:
+        device = json.loads(server.stdout.readline())["device"]
+        with InferenceSession(path, "cpu") as cpu:
+            value = network_inputs("keyword_spotting", cpu.get_inputs()[0])[0]
+            want = cpu.run(value)
+        np.save(tmp_path / "x.npy", value)
+        arguments = ["run", str(path), "--device", device, "--input", str(tmp_path / "x.npy"), "--json"]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        (name,) = want
+        assert json.loads(done.stdout)["outputs"][name]["values"] == pytest.approx(
+            want[name].reshape(-1).tolist(), abs=0
+        )
+        server.send_signal(signal.SIGINT)
+        rest = server.stdout.read()
+        assert server.wait(20) == 0 and json.loads(rest)["cycles"] > 10_000
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def test_files_are_left_nowhere(artifact):
+    """Stopping a board leaves no process and no terminal."""
+    running = VirtualBoard(SMALL)
+    assert Path(running.port).exists()
+    running.close()
+    assert not Path(running.port).exists()
+    with pytest.raises(DeviceError):
+        running.press_reset()
