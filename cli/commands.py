@@ -64,6 +64,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         board=options.board,
         output=output,
         config=config,
+        cpu=options.cpu,
         progress=console.phase,
         advance=console.advance,
     )

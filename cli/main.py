@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any
 
+from nnloom.arch.cpu_target import CPU_TARGETS
 from nnloom.arch.errors import NnloomError
 
 from . import commands
@@ -58,6 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--config",
         metavar="FILE",
         help="accelerator configuration as JSON, or 'auto': the fastest that fits the board (default: the board's)",
+    )
+    p.add_argument(
+        "--cpu",
+        default="host",
+        metavar="NAME",
+        help=f"processor of the CPU code: {', '.join(t.name for t in CPU_TARGETS)} (default: the best this one runs)",
     )
     p.add_argument("--bitstream", action="store_true", help="build the bitstream too")
     p.set_defaults(run=commands.compile_model)

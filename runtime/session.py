@@ -157,7 +157,7 @@ class InferenceSession:
         library = self._artifact.path / CPU_FILE
         if CPU_FILE not in manifest.files:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
-        self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions])
+        self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions], manifest.cpu)
         self._fallback = fallback and device not in ("model", "sim")
         self._clock = clock
         self._lock = threading.RLock()
