@@ -407,18 +407,21 @@ def split_batch(
 
 def check_inputs(infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]:
     """The inputs in the network's order, as it takes them; see `InferenceSession.run`."""
-    names = ", ".join(info.name for info in infos)
     if not isinstance(inputs, Mapping):
         if len(infos) != 1:
-            raise InputError(f"the network has {len(infos)} inputs; give a dict ({names})")
+            raise InputError(f"the network has {len(infos)} inputs; give a dict ({_names(infos)})")
         inputs = {infos[0].name: inputs}
-    unknown = sorted(set(inputs) - {info.name for info in infos})
-    if unknown:
-        raise InputError(f"no input named {unknown[0]!r} (inputs: {names})")
-    missing = [info.name for info in infos if info.name not in inputs]
-    if missing:
-        raise InputError(f"input {missing[0]!r} is missing (inputs: {names})")
+    if inputs.keys() != {info.name for info in infos}:
+        unknown = sorted(set(inputs) - {info.name for info in infos})
+        if unknown:
+            raise InputError(f"no input named {unknown[0]!r} (inputs: {_names(infos)})")
+        missing = [info.name for info in infos if info.name not in inputs]
+        raise InputError(f"input {missing[0]!r} is missing (inputs: {_names(infos)})")
     return [check_input(info, np.asarray(inputs[info.name])) for info in infos]
+
+
+def _names(infos: Sequence[TensorInfo]) -> str:
+    return ", ".join(info.name for info in infos)
 
 
 def check_input(info: TensorInfo, value: NDArray) -> NDArray:
@@ -426,14 +429,14 @@ def check_input(info: TensorInfo, value: NDArray) -> NDArray:
     if value.shape != info.shape and (1, *value.shape) != info.shape:
         raise InputError(f"input {info.name!r} must have shape {list(info.shape)}, not {list(value.shape)}")
     value = value.reshape(info.shape)
-    if np.issubdtype(value.dtype, np.floating):
-        if not np.all(np.isfinite(value)):
+    if value.dtype.kind == "f":
+        if not np.isfinite(value).all():
             raise InputError(f"input {info.name!r} holds NaN or infinity; give finite values")
-        if np.any(np.abs(value) > np.finfo(np.float32).max):
+        if value.dtype.itemsize > 4 and np.any(np.abs(value) > np.finfo(np.float32).max):
             raise InputError(f"input {info.name!r} holds values beyond float32; give smaller values")
         if info.dtype == "int8":
             return quantize(value, info.scale, info.zero_point)
-    if str(value.dtype) == info.dtype:
+    if value.dtype == info.dtype:
         return value
     if info.dtype == "float32" and value.dtype == np.float64:
         return value.astype(np.float32)

@@ -297,7 +297,7 @@ def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
     module = _lower_composites(tvm.IRModule(functions), target)
     options = {"kind": "llvm", "mcpu": target.cpu, "mattr": list(target.features)}
     try:
-        executable = relax.build(module, target=tvm.target.Target(options))
+        executable = relax.build(module, target=tvm.target.Target(options), exec_mode="compiled")
         executable.export_library(str(path))
     except tvm.error.OpNotImplemented as error:
         raise UnsupportedOperatorError(f"{partitioned.model.name}: no CPU code ({_last_line(error)})") from error

@@ -9,7 +9,7 @@ a fused multiply-add on every vector unit; int32 has not. Other sums are accumul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,9 @@ def _result(op: QuantizedOp, value: Any, m: Any, s: Any, *, shifts: NDArray[np.i
     assert output
     if double and bound < SMALL and int(shifts.min()) >= 0:
         y = requantize_small(value, m, s, always_shifts=int(shifts.min()) > 0)
-        return clamp(y, op.act_min - output.zero_point, op.act_max - output.zero_point, "int32", offset=output.zero_point)
+        return clamp(
+            y, op.act_min - output.zero_point, op.act_max - output.zero_point, "int32", offset=output.zero_point
+        )
     y = requantize(value, m, s, double_rounding=double, left=bool(np.any(shifts < 0)))
     return clamp(y + output.zero_point, op.act_min, op.act_max, "int64")
 
@@ -199,9 +201,7 @@ def _insert_dot_product(schedule: Any, loop: Any, intrinsic: str) -> None:
 
     variable = schedule.blockize(loop)
     block = schedule.get(variable)
-    sums, pixels, weights = (
-        (region.source, [part.min for part in region.region]) for region in block.reads
-    )
+    sums, pixels, weights = ((region.source, [part.min for part in region.region]) for region in block.reads)
     four = tirx.reinterpret("int32", pixels[0].vload(pixels[1], f"uint8x{DOT_PRODUCTS}"))
     value = tirx.call_llvm_pure_intrin(
         f"int32x{DOT_OUTPUTS}",

@@ -85,7 +85,14 @@ def test_target_of_a_processor(tmp_path):
         cpuinfo.write_text(CPUINFO.format(flags))
         assert host_cpu_target(cpuinfo=cpuinfo).name == name
     cpuinfo.write_text(CPUINFO.format("avx2"))
-    assert missing_features(get_cpu_target("x86-64-v3"), cpuinfo=cpuinfo) == ["abm", "bmi1", "bmi2", "f16c", "fma", "movbe"]
+    assert missing_features(get_cpu_target("x86-64-v3"), cpuinfo=cpuinfo) == [
+        "abm",
+        "bmi1",
+        "bmi2",
+        "f16c",
+        "fma",
+        "movbe",
+    ]
     assert host_cpu_target(cpuinfo=tmp_path / "none").name == "x86-64"
     with pytest.raises(ConfigError, match="no CPU target 'z80'; there are x86-64-v4-vnni, "):
         get_cpu_target("z80")
