@@ -78,6 +78,9 @@ class HostLink(wiring.Component):
         request = Signal(data.StructLayout({field.name: field.width for field in REQUEST}), reset_less=True)
         column = Signal(8, reset_less=True)
         """Words of the run that are left after this one."""
+        step = Signal(16, reset_less=True)
+        """To the next address, in words; right a cycle after `column` has changed, long before it counts."""
+        m.d.sync += step.eq(Mux(column == 0, request.jump, 1))
         position = Signal(range(buffer_words))
         wait = Signal(range(RAM_LATENCY + 1))
         fetched = Signal()
@@ -140,7 +143,6 @@ class HostLink(wiring.Component):
                 m.d.sync += column.eq(request.run - 1)
             with m.Else():
                 m.d.sync += column.eq(column - 1)
-            step = Mux(column == 0, request.jump, 1)
             m.d.sync += request.address[2:].eq(request.address[2:] + step)
 
         def refuse(kind: Answer) -> None:

@@ -21,6 +21,7 @@ from nnloom.arch.link import (
     Request,
     Response,
 )
+from nnloom.runtime.devices.serial import SerialDevice, SerialLink
 from nnloom.sim.golden import GoldenModel
 
 CLOCK_HZ = 120_000_000
@@ -288,3 +289,10 @@ class Port:
 
     def close(self) -> None:
         pass
+
+
+def twin_device(config: AcceleratorConfig) -> tuple[Line, SerialDevice]:
+    """A driver with a board behind a line."""
+    clock = VirtualTime()
+    line = Line(TwinBoard(config), clock)
+    return line, SerialDevice(SerialLink(line.open, clock=clock))
