@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status, weight_stride
+from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status, decode_program, weight_stride
 from nnloom.arch.link import (
     DONE_REGISTERS,
     HELLO_REGISTERS,
@@ -47,7 +47,7 @@ class TwinBoard:
         for memory in (self.program, self.weights, self.activations):
             memory.view(np.uint8)[:] = 0xA5
         self.session, self.opened, self.last, self.kept = 0, False, 0, b""
-        self.program_start, self.status = 0, Status(0)
+        self.program_start, self.status, self.layers = 0, Status(0), 0
         self._splitter = FrameSplitter()
 
     def feed(self, data: bytes) -> bytes:
@@ -130,10 +130,13 @@ class TwinBoard:
         model = self._models[key]
         model.activations[:] = self.activations.reshape(model.activations.shape)
         model.run(self.program_start)
+        self.layers = len(decode_program(self.program, self.program_start))
         self.activations[:] = model.activations.reshape(-1)
         self.status = Status.DONE
 
     def _fetch(self, address: int) -> int:
+        if address >> 28 == HostAddress.COUNTERS >> 28:
+            return 10 * (address & 0xFF) + 10
         if address >> 28:
             memory = self._memory(address)
             assert memory is not None
@@ -145,6 +148,7 @@ class TwinBoard:
             Register.STATUS: int(self.status),
             Register.PROGRAM_START: self.program_start,
             Register.CYCLES: CYCLES,
+            Register.LAYERS: self.layers,
         }.get(Register(address), 0)
 
 

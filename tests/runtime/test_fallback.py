@@ -169,6 +169,11 @@ def test_profile(network, cpu):
         assert session.last_cycles == 2 * CYCLES
         assert sum(s.seconds for s in profile.segments) == pytest.approx(profile.seconds)
         assert device.clock_hz == CLOCK_HZ
+    with InferenceSession(network, device, profiling=True) as session:
+        session.run(value)
+        for segment in session.profile().segments[1::2]:
+            *first, last = (cycles for _, cycles in segment.layers)
+            assert sum(first) + last == CYCLES and first[:2] == [10, 40][: len(first)]
     cpu.run(value)
     (segment,) = cpu.profile().segments
     assert segment.device == "cpu" and segment.seconds > 0 and not segment.layers
