@@ -47,6 +47,7 @@ class TwinBoard:
         for memory in (self.program, self.weights, self.activations):
             memory.view(np.uint8)[:] = 0xA5
         self.session, self.opened, self.last, self.kept = 0, False, 0, b""
+        self.previous: int | None = None
         self.program_start, self.status, self.layers = 0, Status(0), 0
         self._splitter = FrameSplitter()
 
@@ -68,11 +69,12 @@ class TwinBoard:
         ours = self.opened and request.session == self.session
         if ours and request.sequence == self.last:
             return self.kept
-        previous = self.session if self.opened else None
         if not ours and request.opcode != Opcode.HELLO:
             return self._notice(Answer.NO_SESSION)
         if ours and request.sequence != (self.last + 1) % SEQUENCES:
             return self._notice(Answer.BAD_SEQUENCE)
+        if not ours:
+            self.previous = self.session if self.opened else None
         self.session, self.opened, self.last = request.session, True, request.sequence
         words: np.ndarray = np.zeros(0, np.uint32)
         after = b""
@@ -82,7 +84,7 @@ class TwinBoard:
                 link_version=LINK_VERSION,
                 max_words=LARGEST_WORDS,
                 clock_hz=CLOCK_HZ,
-                previous_session=previous,
+                previous_session=self.previous,
                 magic=magic,
                 isa_version=version,
                 config_hash=config_hash,

@@ -39,7 +39,7 @@ class DeviceStats:
     timeouts: int = 0
     """waits for an answer that did not come"""
     resets: int = 0
-    """sessions lost because the board was reset"""
+    """sessions lost: the board was reset, or taken by another driver"""
     reconnects: int = 0
     """times the port was opened again"""
 

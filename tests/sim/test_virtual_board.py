@@ -67,6 +67,8 @@ def test_a_region_runs_and_drivers_come_and_go(board, artifact):
             device.load(artifact)
             check(device, artifact, seed)
             check(device, artifact, seed + 10)
+            with pytest.raises(DeviceError, match="cannot open the serial port"):
+                open_device(board).load(artifact)
             assert device.stats == type(device.stats)() and device.clock_hz == 100_000_000
 
 
@@ -203,6 +205,25 @@ def test_reset_button_at_each_step(board, artifact):
                 assert device.stats.resets == before + 1
     finally:
         device.close()
+
+
+def test_uploads_are_payload(board, artifact):
+    """Loading: nine tenths of what goes over the line are program and weights."""
+    with open_device(board) as device:
+        device.load(artifact)
+        stream, sent = device._link._stream, 0
+        write = stream.write
+
+        def count(data: bytes) -> int:
+            nonlocal sent
+            sent += len(data)
+            return write(data)
+
+        stream.write = count
+        device.load(artifact)
+    share = (artifact.program.nbytes + artifact.weights.nbytes) / sent
+    print(f"{100 * share:.1f} % of {sent} bytes")
+    assert share > 0.9
 
 
 def test_a_damaged_address_writes_nowhere(board, artifact):
