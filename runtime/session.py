@@ -20,7 +20,7 @@ from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
 from nnloom.arch.numerics import quantize
 
-from .devices.base import Device, DeviceStats
+from .devices.base import Device, DeviceStats, HostBusDevice
 from .relax_vm import RelaxProgram
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
@@ -78,7 +78,8 @@ class Segment:
     cycles: int | None = None
     """of the accelerator, None where there are none"""
     layers: tuple[tuple[str, int], ...] = ()
-    """accelerator layers with their cycles: as measured by `nnloom simulate` if it ran, else as estimated"""
+    """accelerator layers with their cycles: as the device has counted them, if the session has `profiling`; else as
+    `nnloom simulate` has measured them, if it ran; else as estimated"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +127,8 @@ class InferenceSession:
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
         again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"
         and "sim": a failure there is a finding.
+    profiling
+        Have the device count the cycles of each layer, for `profile`; costs a further read for each region.
     simulator, waves, progress
         For device "sim": the simulator, a waveform file, and a callback for the phases of its build.
     clock
@@ -144,6 +147,7 @@ class InferenceSession:
         device: str | Device = "auto",
         *,
         fallback: bool = True,
+        profiling: bool = False,
         simulator: str = "verilator",
         waves: Path | None = None,
         progress: Callable[[str], None] | None = None,
@@ -170,8 +174,12 @@ class InferenceSession:
         self._device: Device | None = None
         if device == "auto":
             self._find_board()
+            if profiling and isinstance(self._device, HostBusDevice):
+                self._device.measure_layers = True
             return
         self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
+        if profiling and isinstance(self._device, HostBusDevice):
+            self._device.measure_layers = True
         if self._device is not None:
             try:
                 self._device.load(self._artifact)
@@ -349,11 +357,11 @@ class InferenceSession:
         path = self._artifact.path / REPORT_FILE
         try:
             report = json.loads(path.read_text())
-            return tuple(
-                (layer["name"], layer.get("cycles_measured") or layer["cycles_estimated"])
-                for layer in report["layers"]
-                if layer.get("region") == region
-            )
+            layers = [layer for layer in report["layers"] if layer.get("region") == region]
+            counted = getattr(self._device, "layer_cycles", {}).get(region)
+            if counted is None:
+                counted = [layer.get("cycles_measured") or layer["cycles_estimated"] for layer in layers]
+            return tuple(zip((layer["name"] for layer in layers), counted, strict=True))
         except (OSError, ValueError, KeyError) as error:
             raise ArtifactError(f"{path}: not readable; compile the model again") from error
 
