@@ -1,10 +1,10 @@
 """Speed of the CPU code beside LiteRT: `benchmarks/results/cpu.json` and a table in README.md.
 
 All in one process and one thread, in turns: `session.run` of an artifact on the CPU, and the same inference (set the
-input, invoke, get the output) by LiteRT with XNNPACK, its default, with its own optimized kernels and with its reference
-kernels. Each turn is the mean of some calls; the fastest turn counts, since other work on the machine only slows turns
-down. What is worth reading is the ratio. Exit code 1 if the bar is missed, or if an output is not that of the reference
-kernels.
+input, invoke, get the output) by LiteRT with XNNPACK, its default, with its own optimized kernels and with its
+reference kernels. Each turn is the mean of some calls; the fastest turn counts, since other work on the machine only
+slows turns down. What is worth reading is the ratio. Exit code 1 if the bar is missed, or if an output is not that of
+the reference kernels.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ class RelaxProgram:
         missing = missing_features(get_cpu_target(cpu))
         if missing:
             raise ArtifactError(
-                f"{library}: its code is for {cpu}, which needs {', '.join(missing)}; compile the model on this computer "
-                "or with another --cpu"
+                f"{library}: its code is for {cpu}, which needs {', '.join(missing)}; compile the model on this "
+                "computer or with another --cpu"
             )
         try:
             import tvm

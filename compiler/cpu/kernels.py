@@ -365,7 +365,7 @@ def _finish(schedule: Any, tile: Any, reduction: Any, width: int) -> None:
     block = schedule.get_sblock("acc")
     _finish_in(schedule, tile)
     init = schedule.decompose_reduction(block, reduction)
-    *_, rows, columns, last = schedule.get_loops(init)
+    *_, rows, columns, _ = schedule.get_loops(init)
     for loop in (rows, columns):
         if int(schedule.get(loop).extent) > 1:
             schedule.unroll(loop)
