@@ -117,6 +117,27 @@ def build_parser() -> argparse.ArgumentParser:
             )
         p.set_defaults(run=commands.run if name == "run" else commands.simulate)
 
+    p = _subparser(
+        verbs,
+        "serve",
+        "serve a network over HTTP (Open Inference Protocol v2)",
+        "nnloom serve build/kws --device auto --port 8000",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, model, sim or serial:PORT[?baud=N&timeout=S] (default: %(default)s)",
+    )
+    p.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this computer only)"
+    )
+    p.add_argument("--port", type=int, default=8000, help="port; 0: any free one (default: %(default)s)")
+    p.add_argument("--name", help="model name in the addresses (default: that of the artifact)")
+    p.add_argument("--queue", type=int, default=64, help="requests that may wait; more get status 503 (default: 64)")
+    p.add_argument("--max-bytes", type=int, default=16 << 20, help="size limit of a request (default: 16 MiB)")
+    p.set_defaults(run=commands.serve)
+
     p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")
     p.add_argument("artifact", help="artifact directory")
     p.set_defaults(run=commands.inspect)
