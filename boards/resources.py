@@ -13,7 +13,8 @@ from pathlib import Path
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, ToolMissingError
-from nnloom.arch.isa import PROGRAM_COLUMNS
+from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS
+from nnloom.arch.link import LARGEST_WORDS
 
 from .board import Board
 
@@ -80,14 +81,17 @@ def ram_depth(words: int) -> int:
 
 
 def block_rams(config: AcceleratorConfig) -> int:
-    """DP16KD blocks of the weight, activation and program memories.
+    """DP16KD blocks of the weight, activation and program memories, the cycle counters and the link's buffers.
 
     Raises
     ------
     ConfigError
         If a memory is deeper than a block RAM.
     """
+    from nnloom.hw.host_link import FRAME_OVERHEAD_WORDS
+
     widths = _port_widths()
+    frame_words = LARGEST_WORDS + FRAME_OVERHEAD_WORDS
     memories = (
         (
             config.lanes // config.weight_memory_lanes,
@@ -96,6 +100,9 @@ def block_rams(config: AcceleratorConfig) -> int:
         ),
         (2 * config.row_banks, 8 * config.granule, config.bank_granules // 2),
         (1, 32 * PROGRAM_COLUMNS, -(-config.program_words // PROGRAM_COLUMNS)),
+        (1, 32, max(2, config.program_words // DESCRIPTOR_WORDS)),
+        (1, 32, 2 * frame_words),
+        (1, 8, 8 * frame_words),
     )
     return sum(count * -(-width // widths[ram_depth(depth)]) for count, width, depth in memories)
 

@@ -205,7 +205,8 @@ class Accelerator(wiring.Component):
         with m.If(push):
             m.d.sync += push_index.eq(push_index + 1)
         place = Signal(target, reset_less=True)
-        m.d.sync += place.eq(targets_read.data)
+        above = Signal(16, reset_less=True)
+        m.d.sync += [place.eq(targets_read.data), above.eq(targets_read.data.granule + 1)]
         with m.If(requantizer.done_ahead & requantizer.last_ahead):
             m.d.sync += pop_index.eq(pop_index + 1)
         written = Signal(WritePort(config))
@@ -219,11 +220,11 @@ class Accelerator(wiring.Component):
             self.trace.eq(written),
         ]
 
-        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer)
+        self._elaborate_host(m, program, activations, weights, written, above, start, program_start, sequencer)
         return m
 
     def _elaborate_host(
-        self, m: Module, program, activations, weights, written, start, program_start, sequencer: Sequencer
+        self, m: Module, program, activations, weights, written, above, start, program_start, sequencer: Sequencer
     ) -> None:
         """Registers, memory windows, cycle counters."""
         config = self.config
@@ -305,21 +306,25 @@ class Accelerator(wiring.Component):
             host_bank.eq(bank),
             host_granule.eq(granule),
         ]
-        # A cycle late, so that its register can be near the memories: neither side writes in the first cycles.
+        # A cycle for the way to the memories, also for the choice: neither side writes in the first cycles.
         engine_writes = Signal()
-        m.d.sync += engine_writes.eq(busy)
-        with m.If(engine_writes):
-            m.d.comb += activations.write.eq(written)
-        with m.Else():
-            m.d.comb += [
-                activations.write.valid.eq(commit),
-                activations.write.bank.eq(host_bank),
-                activations.write.granule.eq(host_granule),
-                activations.write.enable.eq(1),
-                activations.write.data.eq(shift),
-            ]
+        host_write, host_above = Signal(WritePort(config), reset_less=True), Signal(16, reset_less=True)
+        m.d.sync += [
+            engine_writes.eq(busy),
+            host_write.valid.eq(commit),
+            host_write.bank.eq(host_bank),
+            host_write.granule.eq(host_granule),
+            host_write.enable.eq(1),
+            host_write.data.eq(shift),
+            host_above.eq(host_granule + 1),
+        ]
+        m.d.comb += [
+            activations.write.eq(Mux(engine_writes, written.as_value(), host_write.as_value())),
+            activations.write_above.eq(Mux(engine_writes, above, host_above)),
+        ]
 
-        read_wait = Signal(range(RAM_LATENCY + 4))
+        # A read comes after the write before it.
+        read_wait = Signal(range(RAM_LATENCY + 5))
         read_column = Signal.like(column, reset_less=True)
         read_activations, read_counters = Signal(reset_less=True), Signal(reset_less=True)
         m.d.comb += counters.r_addr.eq(offset >> 2)
@@ -341,7 +346,7 @@ class Accelerator(wiring.Component):
         with m.If(read):
             m.d.sync += [
                 reading.eq(1),
-                read_wait.eq(RAM_LATENCY + 3),
+                read_wait.eq(RAM_LATENCY + 4),
                 read_column.eq(column),
                 read_activations.eq(in_window[HostAddress.ACTIVATIONS] & ~busy),
                 read_counters.eq(in_window[HostAddress.COUNTERS] & ~busy),

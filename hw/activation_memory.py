@@ -62,6 +62,7 @@ class ActivationMemory(wiring.Component):
     request : In; sampled every cycle
     rows : Out; `ROW_FETCH_LATENCY` cycles after `q`; bytes outside the tensor are arbitrary
     write : In; the word is readable by requests whose `q` comes two cycles before or later
+    write_above : In; the granule above that of `write`
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
     host_data : Out; `RAM_LATENCY` + 3 cycles after
     """
@@ -74,6 +75,7 @@ class ActivationMemory(wiring.Component):
                 "request": In(RowRequest),
                 "rows": Out(rows_layout(config)),
                 "write": In(WritePort(config)),
+                "write_above": In(16),
                 "host_read": In(1),
                 "host_bank": In(2),
                 "host_granule": In(16),
@@ -126,7 +128,7 @@ class ActivationMemory(wiring.Component):
             value = Signal(width, name=f"w_data_{parity}", reset_less=True)
             enable = Signal(banks, name=f"w_enable_{parity}", reset_less=True)
             m.d.sync += [
-                address.eq((write.granule + 1) >> 1 if parity == 0 else write.granule >> 1),
+                address.eq((self.write_above if parity == 0 else write.granule) >> 1),
                 value.eq(Mux(lower, write.data[:width], write.data[width:])),
                 *(
                     enable[bank].eq(write.valid & (write.bank == bank) & Mux(lower, write.enable[0], write.enable[1]))

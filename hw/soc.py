@@ -1,6 +1,6 @@
 """The system on a board: clock, reset, UART, host link, accelerator."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out, connect
@@ -54,7 +54,12 @@ class SerialSystem(wiring.Component):
         m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
         m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
         accelerator = Accelerator(self.config, self.technology)
-        m.submodules.accelerator = ResetInserter(link.reset)(accelerator)
+        # A domain with the same clock: its reset comes from one register, not from a gate behind two.
+        m.domains.engine = engine = ClockDomain(local=True)
+        engine_reset = Signal(init=1, reset_less=True)
+        m.d.sync += engine_reset.eq(ResetSignal() | link.reset)
+        m.d.comb += [engine.clk.eq(ClockSignal()), engine.rst.eq(engine_reset)]
+        m.submodules.accelerator = DomainRenamer("engine")(accelerator)
         m.d.comb += [
             receiver.rx.eq(self.rx),
             self.tx.eq(transmitter.tx),

@@ -96,6 +96,7 @@ def test_activation_memory_fetches_windows_while_being_written(config):
         ctx.set(dut.write.valid, 1)
         ctx.set(dut.write.bank, bank)
         ctx.set(dut.write.granule, granule)
+        ctx.set(dut.write_above, granule + 1)
         ctx.set(dut.write.enable, enable)
         ctx.set(dut.write.data, as_int(values))
 
