@@ -85,7 +85,7 @@ def test_one_fault_at_every_step_changes_no_answer(artifact, kind, to_board):
     device.load(artifact)
     line.arm()
     check(device, artifact, 0)
-    step = 1 if kind in ("flip", "drop") else 5
+    step = 2 if kind in ("flip", "drop") else 5
     positions = range(0, line.count[to_board], step)
     assert len(positions) >= 15
     for position in positions:
