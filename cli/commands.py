@@ -29,8 +29,10 @@ __all__ = [
     "boards",
     "build",
     "compile_model",
+    "doctor",
     "explore",
     "inspect",
+    "program",
     "run",
     "serve",
     "simulate",
@@ -296,6 +298,33 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     _note_cycles(report, device.layer_cycles, result["cycles"])
     write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
     return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True}
+
+
+def program(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom program"""
+    from nnloom.boards.program import program as load_board
+
+    command = load_board(options.artifact, flash=options.flash, cable=options.cable, progress=console.phase)
+    console.say(f"{options.artifact}: loaded" + (" into the flash" if options.flash else ""))
+    return {"command": command}
+
+
+def doctor(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom doctor"""
+    from .doctor import examine
+
+    findings = examine()
+    rows = [
+        [
+            f.name,
+            "missing" if f.version is None else f.version or "there",
+            f.enables,
+            "" if f.version is not None else f.install,
+        ]
+        for f in findings
+    ]
+    console.table(["part", "version", "for", "to install"], rows)
+    return {"parts": [dataclasses.asdict(f) for f in findings]}
 
 
 def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:

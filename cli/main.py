@@ -89,6 +89,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.set_defaults(run=commands.build)
 
+    p = _subparser(verbs, "program", "load the bitstream into the board (openFPGALoader)", "nnloom program build/kws")
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument("--flash", action="store_true", help="write the board's flash, to start with this bitstream")
+    p.add_argument("--cable", help="openFPGALoader's name of the cable (default: the board's own)")
+    p.set_defaults(run=commands.program)
+
     for name, summary, example in (
         ("run", "run a network", "nnloom run build/kws --input x.npy --output y.npy --device cpu"),
         ("simulate", "run a network in RTL simulation", "nnloom simulate build/kws --input x.npy --output y.npy"),
@@ -141,6 +147,9 @@ def build_parser() -> argparse.ArgumentParser:
     p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")
     p.add_argument("artifact", help="artifact directory")
     p.set_defaults(run=commands.inspect)
+
+    p = _subparser(verbs, "doctor", "what is installed, and what missing things would enable", "nnloom doctor")
+    p.set_defaults(run=commands.doctor)
 
     p = _subparser(verbs, "boards", "list the boards", "nnloom boards")
     p.set_defaults(run=commands.boards)
