@@ -204,7 +204,7 @@ def protocol_page() -> str:
                 [
                     f"silence of {serial.FRAME_SECONDS:g} s (`timeout=` in the device string) "
                     "besides the time on the line",
-                    f"the same; after {serial.ATTEMPTS} times `DeviceError`",
+                    f"the same, twice as long the next time; after {serial.ATTEMPTS} times `DeviceError`",
                 ],
                 [
                     "NO_SESSION: the board was reset, or another driver has opened a session",

@@ -46,10 +46,11 @@ T = TypeVar("T")
 
 WINDOW = 16
 """Requests on their way at most: at 3 Mbaud full frames for 50 ms, longer than a USB adapter keeps an answer back."""
-ATTEMPTS = 5
+ATTEMPTS = 4
 """How often a request is sent without any answer before the board counts as gone."""
 FRAME_SECONDS = 0.3
-"""Silence after which a request is sent again, besides the time that the bytes take on the line."""
+"""Silence after which a request is sent again, besides the time that the bytes take on the line; twice as long the next
+time, and so on."""
 LIMIT_FRAMES = 60
 """Longest time for a region on the board, loading it again included, in times of the silence above: 18 s, besides the
 time on the line."""
@@ -244,21 +245,15 @@ class SerialLink:
         base = sent = 0  # those before `base` were executed
         attempts = 0
         forgiven = False  # a complaint has been answered since the last progress
-        deadline = self.clock() + self._frame_seconds
+        patience = self._frame_seconds
+        deadline = self.clock() + patience
         self._limit += self._byte_seconds * sum(len(f) + 4 * r.count for f, r in zip(frames, requests, strict=True))
         while base < count:
             while sent < count and sent - base < WINDOW and not any(needed[base:sent]):
                 self._write(frames[sent])
-                deadline = (
-                    self.clock()
-                    + self._frame_seconds
-                    + self._byte_seconds
-                    * 2
-                    * sum(
-                        len(frame) + 4 * request.count
-                        for frame, request in zip(frames[base : sent + 1], requests[base : sent + 1], strict=True)
-                    )
-                )
+                on_line = zip(frames[base : sent + 1], requests[base : sent + 1], strict=True)
+                size = sum(len(frame) + 4 * request.count for frame, request in on_line)
+                deadline = self.clock() + patience + 2 * size * self._byte_seconds
                 sent += 1
             self._check_limit()
             response = self._next_response(deadline)
@@ -270,6 +265,7 @@ class SerialLink:
                     complaint = sent == count or any(needed[base:sent])
                 else:
                     attempts += 1
+                    patience *= 2
                     self.stats = replace(self.stats, timeouts=self.stats.timeouts + 1)
                     if attempts == ATTEMPTS:
                         raise DeviceError(
@@ -304,7 +300,8 @@ class SerialLink:
                     progress = next((i for i in range(base, index + 1) if needed[i]), index + 1)
             if progress > base:
                 base, attempts, forgiven = progress, 0, False
-                deadline = max(deadline, self.clock() + self._frame_seconds)
+                patience = self._frame_seconds
+                deadline = max(deadline, self.clock() + patience)
             if complaint and not forgiven and base < count:
                 forgiven = True
                 self.stats = replace(self.stats, retries=self.stats.retries + sent - base)
