@@ -19,13 +19,13 @@ __all__ = [
     "DESCRIPTOR_BYTES",
     "DMA_BASE",
     "DMA_MAGIC",
+    "IP_NAME",
     "DmaCause",
     "DmaCommand",
     "DmaControl",
     "DmaDescriptor",
     "DmaRegister",
     "DmaStatus",
-    "IP_NAME",
     "encode_list",
 ]
 

@@ -209,22 +209,21 @@ class DmaEngine(wiring.Component):
         fetched = Signal(range(DESCRIPTOR_BYTES // beat_bytes + 1))
         engine_status = Signal(3)
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(start):
-                    m.d.sync += [
-                        *(s.eq(0) for s in (done, error, aborted, completed, error_address, abort)),
-                        cause.eq(DmaCause.NONE),
-                        busy.eq(1),
-                        answer_address.eq(list_address),
-                        read_address.eq(list_address),
-                        read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
-                        fetched.eq(0),
-                    ]
-                    with m.If(list_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()):
-                        m.d.sync += [*fail(DmaCause.DESCRIPTOR, list_address), read_left.eq(0)]
-                        m.next = "END"
-                    with m.Else():
-                        m.next = "FETCH"
+            with m.State("IDLE"), m.If(start):
+                m.d.sync += [
+                    *(s.eq(0) for s in (done, error, aborted, completed, error_address, abort)),
+                    cause.eq(DmaCause.NONE),
+                    busy.eq(1),
+                    answer_address.eq(list_address),
+                    read_address.eq(list_address),
+                    read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
+                    fetched.eq(0),
+                ]
+                with m.If(list_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()):
+                    m.d.sync += [*fail(DmaCause.DESCRIPTOR, list_address), read_left.eq(0)]
+                    m.next = "END"
+                with m.Else():
+                    m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += axi.rready.eq(1)
                 with m.If(axi.rvalid):
@@ -434,20 +433,19 @@ class DmaEngine(wiring.Component):
         with m.If(response.valid & response.ready):
             m.d.sync += answering.eq(0)
         with m.If(request.valid & request.ready):
-            with m.If(request.payload.write):
-                with m.Switch(offset):
-                    with m.Case(DmaRegister.CONTROL):
-                        m.d.comb += start.eq((written & DmaControl.START).any() & ~busy)
-                        with m.If((written & DmaControl.ABORT).any() & busy):
-                            m.d.sync += abort.eq(1)
-                        with m.If((written & DmaControl.RESET).any() & ~busy):
-                            m.d.sync += resetting.eq(1)
-                    with m.Case(DmaRegister.STATUS), m.If(~busy):
-                        m.d.sync += [flag.eq(0) for flag in flags]
-                    with m.Case(DmaRegister.LIST), m.If(~busy):
-                        m.d.sync += list_address.eq(written)
-                    with m.Case(DmaRegister.INTERRUPT_ENABLE):
-                        m.d.sync += enable.eq(written[0])
+            with m.If(request.payload.write), m.Switch(offset):
+                with m.Case(DmaRegister.CONTROL):
+                    m.d.comb += start.eq((written & DmaControl.START).any() & ~busy)
+                    with m.If((written & DmaControl.ABORT).any() & busy):
+                        m.d.sync += abort.eq(1)
+                    with m.If((written & DmaControl.RESET).any() & ~busy):
+                        m.d.sync += resetting.eq(1)
+                with m.Case(DmaRegister.STATUS), m.If(~busy):
+                    m.d.sync += [flag.eq(0) for flag in flags]
+                with m.Case(DmaRegister.LIST), m.If(~busy):
+                    m.d.sync += list_address.eq(written)
+                with m.Case(DmaRegister.INTERRUPT_ENABLE):
+                    m.d.sync += enable.eq(written[0])
             with m.Else():
                 m.d.sync += [answering.eq(1), answer.eq(0)]
                 with m.Switch(offset):

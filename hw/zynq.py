@@ -164,6 +164,13 @@ class ZynqTop(wiring.Component):
     def __init__(self, system: ZynqSystem) -> None:
         self.system = system
         super().__init__({"aclk": In(1), "aresetn": In(1), **dict(_ports(system.signature))})
+        # Vivado finds AXI by its names; these it has to be told.
+        for port, kind, parameters in (
+            (self.aclk, "clock:1.0 aclk CLK", "ASSOCIATED_BUSIF s_axi:m_axi, ASSOCIATED_RESET aresetn"),
+            (self.aresetn, "reset:1.0 aresetn RST", "POLARITY ACTIVE_LOW"),
+            (self.interrupt, "interrupt:1.0 interrupt INTERRUPT", "SENSITIVITY LEVEL_HIGH"),
+        ):
+            port.attrs.update({"X_INTERFACE_INFO": f"xilinx.com:signal:{kind}", "X_INTERFACE_PARAMETER": parameters})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
