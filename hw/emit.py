@@ -60,9 +60,7 @@ def emit_rtlil(component: wiring.Component, name: str) -> str:
     return re.sub(r"\\\S+", lambda name: name[0].replace("[", "(").replace("]", ")"), text)
 
 
-def emit_verilog(
-    component: wiring.Component, name: str, *, flatten: bool = False, attributes: bool = False
-) -> str:
+def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = False, attributes: bool = False) -> str:
     """Verilog of a component and its submodules, with ports named as their paths joined by two underscores.
 
     `flatten` gives one module of assignments and flip-flops, which event-driven simulators run far faster than
