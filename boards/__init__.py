@@ -8,8 +8,8 @@ from nnloom.arch.errors import ConfigError
 
 from .board import Board
 from .pynq_z2 import PYNQ_Z2
-from .ulx3s import ULX3S_85F
 from .ultra96_v2 import ULTRA96_V2
+from .ulx3s import ULX3S_85F
 
 __all__ = ["Board", "all_boards", "get"]
 

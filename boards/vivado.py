@@ -129,7 +129,8 @@ if {{$slack < 0}} {{
 }}
 set run [get_property DIRECTORY [get_runs impl_1]]
 file copy -force $run/system_wrapper.bit $here/../{bitstream}
-file copy -force [lindex [glob $here/project/nnloom.gen/sources_1/bd/system/hw_handoff/system.hwh] 0] $here/../nnloom.hwh
+set handoff $here/project/nnloom.gen/sources_1/bd/system/hw_handoff
+file copy -force $handoff/system.hwh $here/../nnloom.hwh
 """
 
 

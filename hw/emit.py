@@ -68,13 +68,13 @@ def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = Fals
     cells, for other synthesis tools.
     """
     # Multiplexers become functions, which need proper names.
-    naming = "" if flatten else "-norename"
+    options = " ".join([*([] if flatten else ["-norename"]), *([] if attributes else ["-noattr"])])
     passes = "proc\nflatten\nopt_expr\nopt_merge\nopt_clean\n" if flatten else "proc -nomux -norom\n"
     with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
         folder = Path(temporary)
         (folder / "design.il").write_text(emit_rtlil(component, name))
         run_yosys(
-            f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {naming} {'' if attributes else '-noattr'} design.v\n",
+            f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {options} design.v\n",
             folder=folder,
         )
         return (folder / "design.v").read_text()

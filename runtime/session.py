@@ -123,10 +123,9 @@ class InferenceSession:
         Directory made by `nnloom compile`.
     device
         "cpu": the whole network in TVM code. "model": accelerator regions in the golden model. "sim": in RTL
-        simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs on, with the artifact's bitstream or the one
-        given. All give the same bits. "auto": the first board on a USB serial port that
-        answers with the artifact's configuration, else the CPU. Also an unloaded `Device`; the session loads and
-        closes it.
+        simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs on, with the artifact's bitstream or
+        another. All give the same bits. "auto": the first board on a USB serial port that answers with the artifact's
+        configuration, else the CPU. Also an unloaded `Device`; the session loads and closes it.
     fallback
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
         again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"
