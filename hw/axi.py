@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.lib import enum, wiring
+import enum
+
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = ["AxiLiteSignature", "AxiResponse", "AxiSignature"]
 
 
-class AxiResponse(enum.Enum, shape=2):
+class AxiResponse(enum.IntEnum):
     """RRESP and BRESP."""
 
     OKAY = 0
