@@ -41,6 +41,7 @@ benchmarks: $(READY)
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/tools.py
+	$(BIN)/python benchmarks/cpu.py
 
 models: $(READY)
 	$(BIN)/python benchmarks/resources.py

@@ -22,7 +22,7 @@ from .errors import ArtifactError, NnloomError
 __all__ = ["Artifact", "Manifest", "Region", "TensorInfo", "TensorLocation", "file_sha256"]
 
 FORMAT = "nnloom-artifact"
-VERSION = 1
+VERSION = 2
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
@@ -116,6 +116,8 @@ class Manifest:
     model: str
     model_sha256: str
     board: str
+    cpu: str
+    """name of the `CpuTarget` of the CPU code"""
     config: AcceleratorConfig
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
@@ -158,6 +160,7 @@ class Manifest:
                 model=values["model"],
                 model_sha256=values["model_sha256"],
                 board=values["board"],
+                cpu=values["cpu"],
                 config=config,
                 inputs=tuple(info(v) for v in values["inputs"]),
                 outputs=tuple(info(v) for v in values["outputs"]),

@@ -355,6 +355,7 @@ class HostAddress(enum.IntEnum):
     PROGRAM = 0x1000_0000
     WEIGHTS = 0x2000_0000
     ACTIVATIONS = 0x3000_0000
+    COUNTERS = 0x4000_0000
 
 
 MEMORY_WINDOWS = {
@@ -369,6 +370,10 @@ MEMORY_WINDOWS = {
     HostAddress.ACTIVATIONS: (
         "granule g of bank b at (b * bank_granules + g) * granule; "
         "written in ascending 32-bit words, the last one of a granule commits it; read and write"
+    ),
+    HostAddress.COUNTERS: (
+        "32-bit word i at 4 * i: cycles of the last program until its descriptor i had issued its last step; "
+        "as many as `LAYERS` says, at most program_words / 16; read only"
     ),
 }
 

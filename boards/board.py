@@ -31,5 +31,7 @@ class Board:
     """top-level port -> package pin"""
     primitives: Mapping[str, int]
     """what the device has of each primitive"""
+    loader: str
+    """name of the board in openFPGALoader"""
     seed: int = 1
     """placement seed that is known to meet the clock"""

@@ -17,6 +17,7 @@ ULX3S_85F = Board(
     crystal_hz=25e6,
     clock_hz=120e6,
     baud=1_000_000,
+    loader="ulx3s",
     config=AcceleratorConfig(pixels=2),
     # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 288 products,
     # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -24,7 +25,20 @@ if TYPE_CHECKING:
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.base import Device
 
-__all__ = ["boards", "build", "compile_model", "explore", "inspect", "run", "simulate", "zoo_fetch", "zoo_list"]
+__all__ = [
+    "boards",
+    "build",
+    "compile_model",
+    "doctor",
+    "explore",
+    "inspect",
+    "program",
+    "run",
+    "serve",
+    "simulate",
+    "zoo_fetch",
+    "zoo_list",
+]
 
 
 def _load_config(path: str | None) -> AcceleratorConfig | Literal["auto"] | None:
@@ -64,6 +78,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         board=options.board,
         output=output,
         config=config,
+        cpu=options.cpu,
         progress=console.phase,
         advance=console.advance,
     )
@@ -310,6 +325,66 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     _note_cycles(report, device.layer_cycles, result["cycles"])
     write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
     return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True}
+
+
+def program(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom program"""
+    from nnloom.boards.program import program as load_board
+
+    command = load_board(options.artifact, flash=options.flash, cable=options.cable, progress=console.phase)
+    console.say(f"{options.artifact}: loaded" + (" into the flash" if options.flash else ""))
+    return {"command": command}
+
+
+def doctor(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom doctor"""
+    from .doctor import examine
+
+    findings = examine()
+    rows = [
+        [
+            f.name,
+            "missing" if f.version is None else f.version or "there",
+            f.enables,
+            "" if f.version is not None else f.install,
+        ]
+        for f in findings
+    ]
+    console.table(["part", "version", "for", "to install"], rows)
+    return {"parts": [dataclasses.asdict(f) for f in findings]}
+
+
+def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom serve: a session over HTTP, until the user interrupts it."""
+    from nnloom.runtime import InferenceSession
+    from nnloom.runtime.server import serve as serve_session
+
+    name = options.name or Artifact.load(options.artifact).manifest.model
+    if not 0 <= options.port < 65536:
+        raise ConfigError(f"--port must be 0 to 65535, not {options.port}")
+    for option in ("queue", "max_bytes"):
+        if getattr(options, option) < 1:
+            raise ConfigError(f"--{option.replace('_', '-')} must be at least 1")
+    with InferenceSession(options.artifact, options.device, progress=console.phase) as session:
+
+        def ready(address: str) -> None:
+            console.announce(
+                {"address": address, "model": name, "device": session.device},
+                f"{name} on {session.device} at {address}/v2/models/{name}\nCtrl-C ends it",
+            )
+
+        serve_session(
+            session,
+            name,
+            host=options.host,
+            port=options.port,
+            queue=options.queue,
+            largest_body=options.max_bytes,
+            ready=ready,
+        )
+        stats = dataclasses.asdict(session.stats())
+    console.say(f"{stats['requests']:,} inferences")
+    return {"model": name, "stats": stats}
 
 
 def _serve_board(options: argparse.Namespace, console: Console) -> dict[str, Any]:

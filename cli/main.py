@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Any
 
+from nnloom.arch.cpu_target import CPU_TARGETS
 from nnloom.arch.errors import NnloomError
 
 from . import commands
@@ -59,6 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="accelerator configuration as JSON, or 'auto': the fastest that fits the board (default: the board's)",
     )
+    p.add_argument(
+        "--cpu",
+        default="host",
+        metavar="NAME",
+        help=f"processor of the CPU code: {', '.join(t.name for t in CPU_TARGETS)} (default: the best this one runs)",
+    )
     p.add_argument("--bitstream", action="store_true", help="build the bitstream too")
     p.set_defaults(run=commands.compile_model)
 
@@ -81,6 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, help="placement seed (default: one known to work for the board)")
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.set_defaults(run=commands.build)
+
+    p = _subparser(verbs, "program", "load the bitstream into the board (openFPGALoader)", "nnloom program build/kws")
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument("--flash", action="store_true", help="write the board's flash, to start with this bitstream")
+    p.add_argument("--cable", help="openFPGALoader's name of the cable (default: the board's own)")
+    p.set_defaults(run=commands.program)
 
     for name, summary, example in (
         ("run", "run a network", "nnloom run build/kws --input x.npy --output y.npy --device cpu"),
@@ -110,9 +123,33 @@ def build_parser() -> argparse.ArgumentParser:
             )
         p.set_defaults(run=commands.run if name == "run" else commands.simulate)
 
+    p = _subparser(
+        verbs,
+        "serve",
+        "serve a network over HTTP (Open Inference Protocol v2)",
+        "nnloom serve build/kws --device auto --port 8000",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, model, sim or serial:PORT[?baud=N&timeout=S] (default: %(default)s)",
+    )
+    p.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this computer only)"
+    )
+    p.add_argument("--port", type=int, default=8000, help="port; 0: any free one (default: %(default)s)")
+    p.add_argument("--name", help="model name in the addresses (default: that of the artifact)")
+    p.add_argument("--queue", type=int, default=64, help="requests that may wait; more get status 503 (default: 64)")
+    p.add_argument("--max-bytes", type=int, default=16 << 20, help="size limit of a request (default: 16 MiB)")
+    p.set_defaults(run=commands.serve)
+
     p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")
     p.add_argument("artifact", help="artifact directory")
     p.set_defaults(run=commands.inspect)
+
+    p = _subparser(verbs, "doctor", "what is installed, and what missing things would enable", "nnloom doctor")
+    p.set_defaults(run=commands.doctor)
 
     p = _subparser(verbs, "boards", "list the boards", "nnloom boards")
     p.set_defaults(run=commands.boards)

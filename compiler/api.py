@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from nnloom.arch.artifact import CPU_FILE, MANIFEST_FILE, REPORT_FILE, Manifest, write_artifact
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ArtifactError
 
 __all__ = ["CompileResult", "compile"]
@@ -31,6 +32,7 @@ def compile(
     board: str = "ulx3s-85f",
     output: str | Path,
     config: AcceleratorConfig | Literal["auto"] | None = None,
+    cpu: str = "host",
     progress: Callable[[str], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
@@ -47,6 +49,9 @@ def compile(
     config
         Accelerator configuration; default: the board's. "auto": the fastest that fits the board, found with
         `nnloom.compiler.explore` in new processes (a script needs `if __name__ == "__main__":`).
+    cpu
+        Processor that the CPU code is for: a name of `nnloom.arch.cpu_target`, or "host" for the fastest that this
+        computer runs.
     progress
         Called with the name of each phase.
     advance
@@ -68,6 +73,7 @@ def compile(
 
     say = progress or (lambda _: None)
     target = boards.get(board)
+    cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)
     output = Path(output)
     _check_output(output)
     say("importing the model")
@@ -97,6 +103,7 @@ def compile(
         model=imported.name,
         model_sha256=imported.sha256,
         board=target.name,
+        cpu=cpu_target.name,
         config=config,
         inputs=imported.inputs,
         outputs=imported.outputs,
@@ -109,7 +116,7 @@ def compile(
         raise ArtifactError(f"{output}: cannot write there ({error.strerror or error}); choose another -o") from error
     try:
         say("compiling the CPU code")
-        build_cpu(partitioned, temporary / CPU_FILE)
+        build_cpu(partitioned, temporary / CPU_FILE, cpu_target)
         (temporary / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
         write_artifact(temporary, manifest, emitted.program, emitted.weights)
         _replace(temporary, output)

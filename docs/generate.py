@@ -214,8 +214,8 @@ def protocol_page() -> str:
                 ["the port fails", "`DeviceError`; the next request opens it again"],
                 ["the program does not end within 10 s", "RESET, then `DeviceError`"],
                 [
-                    f"a region takes longer than {serial.LIMIT_FRAMES * serial.FRAME_SECONDS:g} s, loading included "
-                    f"({serial.LIMIT_FRAMES} times the silence)",
+                    f"a region takes longer than {serial.LIMIT_FRAMES * serial.FRAME_SECONDS:g} s "
+                    f"({serial.LIMIT_FRAMES} times the silence) besides the time on the line, loading included",
                     "`DeviceError`: no request hangs longer",
                 ],
             ],

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch import loopnest
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import (
+    DESCRIPTOR_WORDS,
     ISA_VERSION,
     MAGIC,
     PROGRAM_COLUMNS,
@@ -224,7 +225,7 @@ class Accelerator(wiring.Component):
     def _elaborate_host(
         self, m: Module, program, activations, weights, written, start, program_start, sequencer: Sequencer
     ) -> None:
-        """Registers, memory windows, cycle counter."""
+        """Registers, memory windows, cycle counters."""
         config = self.config
         host = self.host
         busy, done, error = Signal(), Signal(), Signal()
@@ -234,6 +235,18 @@ class Accelerator(wiring.Component):
             m.d.sync += cycles.eq(cycles + 1)
         with m.If(sequencer.finished):
             m.d.sync += [busy.eq(0), done.eq(1)]
+
+        # Cycles of each descriptor. A start, which clears the count, may write once too often: after the last, or at 0.
+        m.submodules.counters = counters = self.technology.ram(
+            width=32, depth=max(2, config.program_words // DESCRIPTOR_WORDS)
+        )
+        layer = Signal.like(counters.w_addr)
+        m.d.sync += layer.eq(sequencer.completed)
+        m.d.comb += [
+            counters.w_en.eq(layer[0] != sequencer.completed[0]),
+            counters.w_addr.eq(layer),
+            counters.w_data.eq(cycles),
+        ]
 
         # A request is registered and decoded in the next cycle; a read holds off the next request.
         request = Signal.like(host.request.payload, reset_less=True)
@@ -308,7 +321,8 @@ class Accelerator(wiring.Component):
 
         read_wait = Signal(range(RAM_LATENCY + 4))
         read_column = Signal.like(column, reset_less=True)
-        read_activations = Signal(reset_less=True)
+        read_activations, read_counters = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.comb += counters.r_addr.eq(offset >> 2)
         register_value = Signal(32)
         with m.Switch(offset[:8]):
             for register, value in (
@@ -330,6 +344,7 @@ class Accelerator(wiring.Component):
                 read_wait.eq(RAM_LATENCY + 3),
                 read_column.eq(column),
                 read_activations.eq(in_window[HostAddress.ACTIVATIONS] & ~busy),
+                read_counters.eq(in_window[HostAddress.COUNTERS] & ~busy),
                 answer.eq(Mux(in_window[HostAddress.REGISTERS], register_value, 0)),
             ]
         m.d.comb += [
@@ -342,6 +357,8 @@ class Accelerator(wiring.Component):
             with m.If((read_wait == 1) & read_activations):
                 words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
                 m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
+            with m.If((read_wait == 1) & read_counters):
+                m.d.sync += answer.eq(counters.r_data)
         m.d.comb += [
             host.response.valid.eq(reading & (read_wait == 0)),
             host.response.payload.data.eq(answer),

@@ -78,11 +78,17 @@ class HostLink(wiring.Component):
         request = Signal(data.StructLayout({field.name: field.width for field in REQUEST}), reset_less=True)
         column = Signal(8, reset_less=True)
         """Words of the run that are left after this one."""
+        turn = Signal(reset_less=True)
+        """`column` is zero; known a cycle late, long before it counts."""
+        m.d.sync += turn.eq(column == 0)
         position = Signal(range(buffer_words))
         wait = Signal(range(RAM_LATENCY + 1))
         fetched = Signal()
         """The word at `position` is there."""
+        at_end = Signal(reset_less=True)
+        """There is no word at `position`; right as soon as `fetched`."""
         m.d.comb += [receiver.address.eq(position), fetched.eq(wait == RAM_LATENCY)]
+        m.d.sync += at_end.eq(position == receiver.words)
         with m.If(~fetched):
             m.d.sync += wait.eq(wait + 1)
 
@@ -136,12 +142,11 @@ class HostLink(wiring.Component):
 
         def advance() -> None:
             """To the next address of the burst."""
-            with m.If(column == 0):
+            with m.If(turn):
                 m.d.sync += column.eq(request.run - 1)
             with m.Else():
                 m.d.sync += column.eq(column - 1)
-            step = Mux(column == 0, request.jump, 1)
-            m.d.sync += request.address[2:].eq(request.address[2:] + step)
+            m.d.sync += request.address[2:].eq(request.address[2:] + Mux(turn, request.jump, 1))
 
         def refuse(kind: Answer) -> None:
             m.d.sync += [answer.eq(kind), sequence.eq(last_sequence), notice.eq(1), request.count.eq(0)]
@@ -216,7 +221,7 @@ class HostLink(wiring.Component):
                 m.next = "RESPOND"
             with m.State("WRITE"):
                 m.d.sync += request.count.eq(0)
-                with m.If(position == receiver.words):
+                with m.If(fetched & at_end):
                     m.next = "RESPOND"
                 with m.Elif(fetched):
                     m.d.comb += [host.request.valid.eq(1), host.request.payload.write.eq(1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.cpu_target import get_cpu_target, missing_features
 from nnloom.arch.errors import ArtifactError, ToolMissingError
 
 __all__ = ["Accelerator", "RelaxProgram"]
@@ -57,6 +59,14 @@ def _register(index: int) -> None:
         _registered.add(index)
 
 
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+    """An array as TVM wants it: aligned to 64 bytes."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + 63, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
 class RelaxProgram:
     """A loaded library.
 
@@ -66,16 +76,24 @@ class RelaxProgram:
         `cpu.so` of an artifact.
     region_outputs
         Number of outputs of each region.
+    cpu
+        Name of the `CpuTarget` of the library.
 
     Raises
     ------
     ToolMissingError
         If TVM is not installed.
     ArtifactError
-        If the library cannot be loaded.
+        If the library cannot be loaded, or is for another processor.
     """
 
-    def __init__(self, library: Path, region_outputs: Sequence[int]) -> None:
+    def __init__(self, library: Path, region_outputs: Sequence[int], cpu: str) -> None:
+        missing = missing_features(get_cpu_target(cpu))
+        if missing:
+            raise ArtifactError(
+                f"{library}: its code is for {cpu}, which needs {', '.join(missing)}; compile the model on this "
+                "computer or with another --cpu"
+            )
         try:
             import tvm
             from tvm import relax
@@ -84,24 +102,36 @@ class RelaxProgram:
         self._tvm = tvm
         self._outputs = tuple(region_outputs)
         self._lock = threading.Lock()
+        self._staged: list[tuple[NDArray, Any]] = []
         for index in range(len(region_outputs)):
             _register(index)
         try:
             self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+            self._whole, self._partitioned = self._machine["main_cpu"], self._machine["main"]
         except (OSError, RuntimeError, ValueError) as error:
             line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise ArtifactError(f"{library}: cannot be loaded ({line[0][:200]}); compile the model again") from error
 
+    def _stage(self, inputs: Sequence[NDArray]) -> list[Any]:
+        """Copy inputs into tensors that stay: to make one takes longer than a small network."""
+        kinds = [(value.shape, value.dtype) for value in inputs]
+        if kinds != [(array.shape, array.dtype) for array, _ in self._staged]:
+            arrays = [_aligned(shape, dtype) for shape, dtype in kinds]
+            self._staged = [(array, self._tvm.runtime.from_dlpack(array)) for array in arrays]
+        for (array, _), value in zip(self._staged, inputs, strict=True):
+            np.copyto(array, value)
+        return [tensor for _, tensor in self._staged]
+
     def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
         """Run the network: on the CPU alone, or with regions on `accelerator`."""
-        arguments = [self._tvm.runtime.tensor(np.ascontiguousarray(value)) for value in inputs]
         with self._lock:  # the virtual machine runs one call at a time
+            arguments = self._stage(inputs)
             if accelerator is None:
-                result = self._machine["main_cpu"](*arguments)
+                result = self._whole(*arguments)
             else:
                 call = _current.call = _Call(accelerator, self._outputs)
                 try:
-                    result = self._machine["main"](*arguments)
+                    result = self._partitioned(*arguments)
                 except Exception:
                     # TVM passes errors on by the name of their class, which it only knows for Python's own.
                     if call.error is not None:
@@ -109,6 +139,6 @@ class RelaxProgram:
                     raise
                 finally:
                     del _current.call
-        if hasattr(result, "numpy"):
-            return [result.numpy()]
-        return [item.numpy() for item in result]
+        # The results own their storage: the machine allocates it for each call.
+        tensors = [result] if hasattr(result, "numpy") else result
+        return [np.from_dlpack(tensor) for tensor in tensors]

@@ -20,7 +20,7 @@ from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
 from nnloom.arch.numerics import quantize
 
-from .devices.base import Device, DeviceStats
+from .devices.base import Device, DeviceStats, HostBusDevice
 from .relax_vm import RelaxProgram
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
@@ -78,7 +78,8 @@ class Segment:
     cycles: int | None = None
     """of the accelerator, None where there are none"""
     layers: tuple[tuple[str, int], ...] = ()
-    """accelerator layers with their cycles: as measured by `nnloom simulate` if it ran, else as estimated"""
+    """accelerator layers with their cycles: as the device has counted them, if the session has `profiling`; else as
+    `nnloom simulate` has measured them, if it ran; else as estimated"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,8 @@ class InferenceSession:
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
         again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"
         and "sim": a failure there is a finding.
+    profiling
+        Have the device count the cycles of each layer, for `profile`; costs a further read for each region.
     simulator, waves, progress
         For device "sim": the simulator, a waveform file, and a callback for the phases of its build.
     clock
@@ -148,6 +151,7 @@ class InferenceSession:
         device: str | Device = "auto",
         *,
         fallback: bool = True,
+        profiling: bool = False,
         simulator: str = "verilator",
         waves: Path | None = None,
         progress: Callable[[str], None] | None = None,
@@ -161,7 +165,7 @@ class InferenceSession:
         library = self._artifact.path / CPU_FILE
         if CPU_FILE not in manifest.files:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
-        self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions])
+        self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions], manifest.cpu)
         self._fallback = fallback and device not in ("model", "sim")
         self._clock = clock
         self._lock = threading.RLock()
@@ -174,8 +178,12 @@ class InferenceSession:
         self._device: Device | None = None
         if device == "auto":
             self._find_board()
+            if profiling and isinstance(self._device, HostBusDevice):
+                self._device.measure_layers = True
             return
         self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
+        if profiling and isinstance(self._device, HostBusDevice):
+            self._device.measure_layers = True
         if self._device is not None:
             try:
                 self._device.load(self._artifact)
@@ -353,11 +361,11 @@ class InferenceSession:
         path = self._artifact.path / REPORT_FILE
         try:
             report = json.loads(path.read_text())
-            return tuple(
-                (layer["name"], layer.get("cycles_measured") or layer["cycles_estimated"])
-                for layer in report["layers"]
-                if layer.get("region") == region
-            )
+            layers = [layer for layer in report["layers"] if layer.get("region") == region]
+            counted = getattr(self._device, "layer_cycles", {}).get(region)
+            if counted is None:
+                counted = [layer.get("cycles_measured") or layer["cycles_estimated"] for layer in layers]
+            return tuple(zip((layer["name"] for layer in layers), counted, strict=True))
         except (OSError, ValueError, KeyError) as error:
             raise ArtifactError(f"{path}: not readable; compile the model again") from error
 
@@ -411,18 +419,21 @@ def split_batch(
 
 def check_inputs(infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]:
     """The inputs in the network's order, as it takes them; see `InferenceSession.run`."""
-    names = ", ".join(info.name for info in infos)
     if not isinstance(inputs, Mapping):
         if len(infos) != 1:
-            raise InputError(f"the network has {len(infos)} inputs; give a dict ({names})")
+            raise InputError(f"the network has {len(infos)} inputs; give a dict ({_names(infos)})")
         inputs = {infos[0].name: inputs}
-    unknown = sorted(set(inputs) - {info.name for info in infos})
-    if unknown:
-        raise InputError(f"no input named {unknown[0]!r} (inputs: {names})")
-    missing = [info.name for info in infos if info.name not in inputs]
-    if missing:
-        raise InputError(f"input {missing[0]!r} is missing (inputs: {names})")
+    if inputs.keys() != {info.name for info in infos}:
+        unknown = sorted(set(inputs) - {info.name for info in infos})
+        if unknown:
+            raise InputError(f"no input named {unknown[0]!r} (inputs: {_names(infos)})")
+        missing = [info.name for info in infos if info.name not in inputs]
+        raise InputError(f"input {missing[0]!r} is missing (inputs: {_names(infos)})")
     return [check_input(info, np.asarray(inputs[info.name])) for info in infos]
+
+
+def _names(infos: Sequence[TensorInfo]) -> str:
+    return ", ".join(info.name for info in infos)
 
 
 def check_input(info: TensorInfo, value: NDArray) -> NDArray:
@@ -430,14 +441,14 @@ def check_input(info: TensorInfo, value: NDArray) -> NDArray:
     if value.shape != info.shape and (1, *value.shape) != info.shape:
         raise InputError(f"input {info.name!r} must have shape {list(info.shape)}, not {list(value.shape)}")
     value = value.reshape(info.shape)
-    if np.issubdtype(value.dtype, np.floating):
-        if not np.all(np.isfinite(value)):
+    if value.dtype.kind == "f":
+        if not np.isfinite(value).all():
             raise InputError(f"input {info.name!r} holds NaN or infinity; give finite values")
-        if np.any(np.abs(value) > np.finfo(np.float32).max):
+        if value.dtype.itemsize > 4 and np.any(np.abs(value) > np.finfo(np.float32).max):
             raise InputError(f"input {info.name!r} holds values beyond float32; give smaller values")
         if info.dtype == "int8":
             return quantize(value, info.scale, info.zero_point)
-    if str(value.dtype) == info.dtype:
+    if value.dtype == info.dtype:
         return value
     if info.dtype == "float32" and value.dtype == np.float64:
         return value.astype(np.float32)

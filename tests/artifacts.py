@@ -37,6 +37,7 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         model="random",
         model_sha256="0" * 64,
         board="ulx3s-85f",
+        cpu="x86-64",
         config=config,
         inputs=tuple(tensor_info(t) for t in graph.inputs),
         outputs=tuple(tensor_info(t) for t in graph.outputs),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status, weight_stride
+from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status, decode_program, weight_stride
 from nnloom.arch.link import (
     DONE_REGISTERS,
     HELLO_REGISTERS,
@@ -21,6 +21,7 @@ from nnloom.arch.link import (
     Request,
     Response,
 )
+from nnloom.runtime.devices.serial import SerialDevice, SerialLink
 from nnloom.sim.golden import GoldenModel
 
 CLOCK_HZ = 120_000_000
@@ -46,7 +47,8 @@ class TwinBoard:
         for memory in (self.program, self.weights, self.activations):
             memory.view(np.uint8)[:] = 0xA5
         self.session, self.opened, self.last, self.kept = 0, False, 0, b""
-        self.program_start, self.status = 0, Status(0)
+        self.previous: int | None = None
+        self.program_start, self.status, self.layers = 0, Status(0), 0
         self._splitter = FrameSplitter()
 
     def feed(self, data: bytes) -> bytes:
@@ -67,11 +69,12 @@ class TwinBoard:
         ours = self.opened and request.session == self.session
         if ours and request.sequence == self.last:
             return self.kept
-        previous = self.session if self.opened else None
         if not ours and request.opcode != Opcode.HELLO:
             return self._notice(Answer.NO_SESSION)
         if ours and request.sequence != (self.last + 1) % SEQUENCES:
             return self._notice(Answer.BAD_SEQUENCE)
+        if not ours:
+            self.previous = self.session if self.opened else None
         self.session, self.opened, self.last = request.session, True, request.sequence
         words: np.ndarray = np.zeros(0, np.uint32)
         after = b""
@@ -81,7 +84,7 @@ class TwinBoard:
                 link_version=LINK_VERSION,
                 max_words=LARGEST_WORDS,
                 clock_hz=CLOCK_HZ,
-                previous_session=previous,
+                previous_session=self.previous,
                 magic=magic,
                 isa_version=version,
                 config_hash=config_hash,
@@ -129,10 +132,13 @@ class TwinBoard:
         model = self._models[key]
         model.activations[:] = self.activations.reshape(model.activations.shape)
         model.run(self.program_start)
+        self.layers = len(decode_program(self.program, self.program_start))
         self.activations[:] = model.activations.reshape(-1)
         self.status = Status.DONE
 
     def _fetch(self, address: int) -> int:
+        if address >> 28 == HostAddress.COUNTERS >> 28:
+            return 10 * (address & 0xFF) + 10
         if address >> 28:
             memory = self._memory(address)
             assert memory is not None
@@ -144,6 +150,7 @@ class TwinBoard:
             Register.STATUS: int(self.status),
             Register.PROGRAM_START: self.program_start,
             Register.CYCLES: CYCLES,
+            Register.LAYERS: self.layers,
         }.get(Register(address), 0)
 
 
@@ -288,3 +295,10 @@ class Port:
 
     def close(self) -> None:
         pass
+
+
+def twin_device(config: AcceleratorConfig) -> tuple[Line, SerialDevice]:
+    """A driver with a board behind a line."""
+    clock = VirtualTime()
+    line = Line(TwinBoard(config), clock)
+    return line, SerialDevice(SerialLink(line.open, clock=clock))

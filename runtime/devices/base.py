@@ -39,7 +39,7 @@ class DeviceStats:
     timeouts: int = 0
     """waits for an answer that did not come"""
     resets: int = 0
-    """sessions lost because the board was reset"""
+    """sessions lost: the board was reset, or taken by another driver"""
     reconnects: int = 0
     """times the port was opened again"""
 
@@ -74,8 +74,12 @@ class HostBusDevice(abc.ABC):
 
     timeout_seconds = 10.0
     """Longest wait for a region to finish."""
+    measure_layers = False
+    """Read the counters after each region, into `layer_cycles`."""
 
     def __init__(self) -> None:
+        self.layer_cycles: dict[str, list[int]] = {}
+        """Measured cycles of each layer of a region, of the last time it ran; they sum to the region's."""
         self._config: AcceleratorConfig | None = None
 
     @abc.abstractmethod
@@ -167,7 +171,15 @@ class HostBusDevice(abc.ABC):
             self.write_tensor(location, values)
         self.start(region.program_start)
         cycles = self.wait_done()
+        if self.measure_layers:
+            self.layer_cycles[region.name] = self._read_layers(cycles)
         return [self.read_tensor(location) for location in region.outputs], cycles
+
+    def _read_layers(self, cycles: int) -> list[int]:
+        count = self._read_register(Register.LAYERS)
+        ends = self.read_words((HostAddress.COUNTERS + 4 * np.arange(count)).astype(np.uint32)).astype(np.int64)
+        # The time through the pipeline counts with the last layer.
+        return np.diff([0, *ends[:-1], cycles]).tolist()
 
     def start(self, program_start: int) -> None:
         """Start the program at a word of program memory."""

@@ -51,7 +51,8 @@ ATTEMPTS = 5
 FRAME_SECONDS = 0.3
 """Silence after which a request is sent again, besides the time that the bytes take on the line."""
 LIMIT_FRAMES = 60
-"""Longest time for a region on the board, in times of the silence above: 18 s. Loading the board again is included."""
+"""Longest time for a region on the board, loading it again included, in times of the silence above: 18 s, besides the
+time on the line."""
 RESTARTS = 3
 """How often an inference is begun again because the board was reset."""
 POLL_SECONDS = 0.02
@@ -92,7 +93,7 @@ class SerialLink:
         Bit rate of the line, for time-outs.
     frame_seconds
         Silence after which a request is sent again, besides the time of the bytes on the line; `LIMIT_FRAMES` times as
-        long may pass from `begin` on.
+        long may pass from `begin` on, besides the time of the bytes.
     clock
         Seconds, ascending.
     """
@@ -204,7 +205,7 @@ class SerialLink:
             numbered.append(replace(request, sequence=self._sequence, session=self._session))
         try:
             return self._deliver(numbered)
-        except DeviceError:
+        except BaseException:
             # What the board has executed is not known.
             self._session = None
             raise
@@ -244,6 +245,7 @@ class SerialLink:
         attempts = 0
         forgiven = False  # a complaint has been answered since the last progress
         deadline = self.clock() + self._frame_seconds
+        self._limit += self._byte_seconds * sum(len(f) + 4 * r.count for f, r in zip(frames, requests, strict=True))
         while base < count:
             while sent < count and sent - base < WINDOW and not any(needed[base:sent]):
                 self._write(frames[sent])
@@ -557,7 +559,9 @@ def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = F
         import serial
 
         try:
-            return serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=5.0)
+            # What a system keeps back of what is written takes its time on the line.
+            write_timeout = 5 + 16_384 * 10 / baud
+            return serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=write_timeout, exclusive=True)
         except (serial.SerialException, OSError, ValueError, TerminalError) as error:
             raise DeviceError(f"{port}: cannot open the serial port ({error})") from error
 

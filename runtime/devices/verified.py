@@ -31,8 +31,6 @@ class VerifiedRtlDevice(RtlDevice):
         What the engine wrote in the last region.
     golden : list[WriteTrace]
         The same from the golden model, by layer.
-    layer_cycles : dict[str, list[int]]
-        Measured cycles of each layer, by region, of the last time each region ran.
     """
 
     writes: RtlWrites | None = None
@@ -41,7 +39,7 @@ class VerifiedRtlDevice(RtlDevice):
         """Load an artifact into the simulation and the golden model."""
         super().load(artifact)
         self.golden: list[WriteTrace] = []
-        self.layer_cycles: dict[str, list[int]] = {}
+        self.layer_cycles = {}
         self._program = artifact.program
         self._model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
         memory = self._model.activations

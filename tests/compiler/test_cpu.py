@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnloom import boards
+from nnloom.arch.cpu_target import CPU_TARGETS, CpuTarget, get_cpu_target, host_cpu_target, missing_features
+from nnloom.arch.errors import ArtifactError, ConfigError
 from nnloom.compiler.cpu import build_cpu
 from nnloom.compiler.frontend.tflite import import_tflite
 from nnloom.compiler.partition import Partitioned, partition
@@ -18,15 +21,17 @@ from tests.reference import LiteRtReference
 from tests.tflite_models import ModelWriter
 
 CONFIG = boards.get("ulx3s-85f").config
+RUNNABLE = [target for target in CPU_TARGETS if not missing_features(target)]
+HOST = host_cpu_target()
 
 
-def check(data: bytes, folder: Path, count: int = 5) -> Partitioned:
+def check(data: bytes, folder: Path, count: int = 5, target: CpuTarget = HOST) -> Partitioned:
     """Compare `main_cpu`, and `main` with regions run by the definition of their operators, to LiteRT."""
     path = folder / "model.tflite"
     path.write_bytes(data)
     partitioned = partition(import_tflite(path), CONFIG)
-    build_cpu(partitioned, folder / "cpu.so")
-    program = RelaxProgram(folder / "cpu.so", [len(graph.outputs) for graph in partitioned.graphs])
+    build_cpu(partitioned, folder / "cpu.so", target)
+    program = RelaxProgram(folder / "cpu.so", [len(graph.outputs) for graph in partitioned.graphs], target.name)
     reference = LiteRtReference(path)
 
     def accelerator(index, operands):
@@ -55,16 +60,48 @@ def check(data: bytes, folder: Path, count: int = 5) -> Partitioned:
     return partitioned
 
 
+@pytest.mark.parametrize("target", RUNNABLE, ids=lambda target: target.name)
 @pytest.mark.parametrize("name", NETWORKS)
-def test_equals_litert(name, tmp_path):
+def test_equals_litert(name, target, tmp_path):
     m = ModelWriter(len(name))
-    check(m.finish(*NETWORKS[name](m)), tmp_path)
+    check(m.finish(*NETWORKS[name](m)), tmp_path, target=target)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_network_equals_litert(seed, tmp_path):
     m = ModelWriter(seed)
-    check(m.finish(*random_network(m)), tmp_path)
+    check(m.finish(*random_network(m)), tmp_path, target=RUNNABLE[seed % len(RUNNABLE)])
+
+
+CPUINFO = "processor\t: 0\nflags\t\t: fpu sse2 {}\nbugs\t\t: none\n"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
+def test_target_of_a_processor(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    v3 = "avx2 fma f16c bmi1 bmi2 movbe abm"
+    v4 = f"{v3} avx512f avx512bw avx512cd avx512dq avx512vl"
+    for flags, name in (("", "x86-64"), (v3, "x86-64-v3"), (v4, "x86-64-v4"), (f"{v4} avx512_vnni", "x86-64-v4-vnni")):
+        cpuinfo.write_text(CPUINFO.format(flags))
+        assert host_cpu_target(cpuinfo=cpuinfo).name == name
+    cpuinfo.write_text(CPUINFO.format("avx2"))
+    assert missing_features(get_cpu_target("x86-64-v3"), cpuinfo=cpuinfo) == [
+        "abm",
+        "bmi1",
+        "bmi2",
+        "f16c",
+        "fma",
+        "movbe",
+    ]
+    assert host_cpu_target(cpuinfo=tmp_path / "none").name == "x86-64"
+    with pytest.raises(ConfigError, match="no CPU target 'z80'; there are x86-64-v4-vnni, "):
+        get_cpu_target("z80")
+
+
+def test_library_for_another_processor_is_refused(tmp_path):
+    other = next(target for target in CPU_TARGETS if target.machine != platform.machine())
+    with pytest.raises(ArtifactError, match=f"is for {other.name}, which needs a {other.machine} processor; compile"):
+        RelaxProgram(tmp_path / "cpu.so", [1], other.name)
 
 
 def test_quantize_rounds_ties_away_from_zero(tmp_path):
@@ -73,8 +110,8 @@ def test_quantize_rounds_ties_away_from_zero(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(m.finish(m.conv(x, 4), x))
     partitioned = partition(import_tflite(path), CONFIG)
-    build_cpu(partitioned, tmp_path / "cpu.so")
-    program = RelaxProgram(tmp_path / "cpu.so", [len(g.outputs) for g in partitioned.graphs])
+    build_cpu(partitioned, tmp_path / "cpu.so", HOST)
+    program = RelaxProgram(tmp_path / "cpu.so", [len(g.outputs) for g in partitioned.graphs], HOST.name)
     values = (np.arange(-64, 64) * 0.25).astype(np.float32).reshape(1, 4, 4, 8)
     values[0, 0, 0] = [1e9, -1e9, 65536.25, -65536.25, 200, -200, np.nextafter(np.float32(0.25), 0), 0.0]
     want = LiteRtReference(path).run(values)
@@ -95,10 +132,10 @@ def test_programs_in_one_process_do_not_interfere(tmp_path):
     path = tmp_path / "model.tflite"
     path.write_bytes(m.finish(m.conv(m.input((1, 4, 4, 3)), 5)))
     partitioned = partition(import_tflite(path), CONFIG)
-    build_cpu(partitioned, tmp_path / "cpu.so")
+    build_cpu(partitioned, tmp_path / "cpu.so", HOST)
 
     def runner(value: int):
-        program = RelaxProgram(tmp_path / "cpu.so", [1])
+        program = RelaxProgram(tmp_path / "cpu.so", [1], HOST.name)
         answer = np.full((1, 4, 4, 5), value, np.int8)
         inputs = [np.zeros((1, 4, 4, 3), np.int8)]
         return all((program.run(inputs, lambda i, x: [answer])[0] == value).all() for _ in range(200))
@@ -113,8 +150,8 @@ def test_an_error_of_the_accelerator_reaches_the_caller(tmp_path):
     m = ModelWriter()
     path = tmp_path / "model.tflite"
     path.write_bytes(m.finish(m.conv(m.input((1, 4, 4, 3)), 5)))
-    build_cpu(partition(import_tflite(path), CONFIG), tmp_path / "cpu.so")
-    program = RelaxProgram(tmp_path / "cpu.so", [1])
+    build_cpu(partition(import_tflite(path), CONFIG), tmp_path / "cpu.so", HOST)
+    program = RelaxProgram(tmp_path / "cpu.so", [1], HOST.name)
     inputs = [np.zeros((1, 4, 4, 3), np.int8)]
 
     def broken(index, operands):

@@ -1,5 +1,7 @@
 """The host bus of the accelerator: registers, memory windows, stalls, accesses while busy, reset."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
@@ -158,6 +160,8 @@ def test_runs_back_to_back_give_the_same_answer(pause):
             np.testing.assert_array_equal(await bus.read_tensor(output), want)
             assert await bus.register(Register.LAYERS) == len(graph.layers)
             assert await bus.register(Register.STATUS) == Status.DONE
+            ends = [await bus.read(HostAddress.COUNTERS + 4 * i) for i in range(len(graph.layers))]
+            assert ends[0] > 0 and all(a < b for a, b in pairwise([*ends, await bus.register(Register.CYCLES)]))
 
     run(test, 2, pause)
 

@@ -27,6 +27,8 @@ from nnloom.arch.link import (
 )
 from nnloom.hw.host_link import HostLink
 from nnloom.hw.uart import UartReceiver, UartTransmitter, baud_divisor
+from tests.artifacts import SMALL
+from tests.board_twin import CLOCK_HZ, TwinBoard
 
 DIVISOR = 6
 SESSION = 0x1234
@@ -369,6 +371,51 @@ def test_weights_take_more_than_nine_tenths_of_the_line():
         assert addresses == want
 
     harness.run(bench)
+
+
+def test_the_twin_answers_as_the_hardware():
+    """`TwinBoard`, which the campaign of faults runs against, gives the same frames for any sequence of frames."""
+    twin = TwinBoard(SMALL)
+    harness = LinkHarness(11, 0.0)
+    harness.dut.clock_hz = CLOCK_HZ
+    for register in (Register.MAGIC, Register.VERSION, Register.CONFIG_HASH):
+        harness.memory[register] = twin._fetch(register)
+    rng = np.random.default_rng(12)
+    kinds = dict.fromkeys(Answer, 0)
+
+    async def bench(ctx):
+        sequence, session = 0, 7
+        for _ in range(120):
+            kind = rng.random()
+            opcode = Opcode.HELLO if kind < 0.15 else Opcode.WRITE if kind < 0.5 else Opcode.READ
+            if opcode == Opcode.HELLO:
+                session = int(rng.integers(1, 4))
+            step = int(rng.choice([0, 1, 1, 1, 1, 2]))
+            sequence = (sequence + step) % 256
+            words = rng.integers(0, 2**32, 1, np.uint32) if opcode == Opcode.WRITE else np.zeros(0, np.uint32)
+            request = Request(
+                opcode=opcode,
+                sequence=sequence,
+                session=session if rng.random() < 0.9 else 9,
+                address=HostAddress.REGISTERS + Register.PROGRAM_START,
+                count=int(opcode == Opcode.READ),
+                words=words,
+            )
+            data = bytearray(request.encode())
+            if rng.random() < 0.15:
+                data[int(rng.integers(len(data) - 1))] ^= 1 << int(rng.integers(8))
+            want = [Response.decode(frame) for frame in FrameSplitter().feed(twin.feed(bytes(data)))]
+            await harness.send(ctx, bytes(data))
+            for expected in want:
+                got = await harness.answer(ctx)
+                kinds[got.answer] += 1
+                assert got.encode() == expected.encode()
+                if got.answer != Answer.BAD_SEQUENCE and got.answer == Answer.OK:
+                    sequence = got.sequence
+            await harness.silence(ctx)
+
+    harness.run(bench)
+    assert min(kinds[a] for a in (Answer.OK, Answer.BAD_FRAME, Answer.BAD_SEQUENCE, Answer.NO_SESSION)) >= 5, kinds
 
 
 @given(st.lists(st.one_of(st.binary(max_size=300), st.just(b"\0\0"), st.just(b"\x07" * 254)), max_size=6))

@@ -6,7 +6,6 @@ import os
 import pty
 import tty
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnloom.arch.artifact import Artifact
-from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, DeviceError
 from nnloom.arch.link import LARGEST_WORDS, Opcode, Request
 from nnloom.runtime import DeviceWarning, InferenceSession
@@ -29,20 +27,11 @@ from nnloom.runtime.devices.serial import (
     parse_serial,
 )
 from tests.artifacts import SMALL, make_artifact
-from tests.board_twin import CYCLES, KINDS, Fault, Line, TwinBoard, VirtualTime
-from tests.compiler.networks import dilated_in_the_middle
+from tests.board_twin import CYCLES, KINDS, Fault, twin_device
 from tests.graphs import random_graph
-from tests.tflite_models import ModelWriter
 
-CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256)
 LOST = ("silence", "bitstream", "unplug")
 """Kinds that may keep the board away for longer than the driver waits."""
-
-
-def setting(config: AcceleratorConfig = SMALL) -> tuple[Line, SerialDevice]:
-    clock = VirtualTime()
-    line = Line(TwinBoard(config), clock)
-    return line, SerialDevice(SerialLink(line.open, clock=clock))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +41,7 @@ def artifact(tmp_path_factory) -> Artifact:
     artifact = Artifact.load(path)
     # The memory of the input is used again: a program that starts twice answers wrongly.
     region, inputs = artifact.manifest.regions[0], region_inputs(artifact, np.random.default_rng(1))
-    line, device = setting()
+    line, device = twin_device(SMALL)
     device.load(artifact)
     ((once,), _) = device.run_region(region, inputs)
     device.start(region.program_start)
@@ -70,7 +59,7 @@ def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
     """An inference equals that of a board whose line is good."""
     (region,) = artifact.manifest.regions
     inputs = region_inputs(artifact, np.random.default_rng(seed))
-    _, other = setting()
+    _, other = twin_device(SMALL)
     other.load(artifact)
     (want,), _ = other.run_region(region, inputs)
     (got,), cycles = device.run_region(region, inputs)
@@ -79,7 +68,7 @@ def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
 
 
 def test_a_good_line_needs_each_request_once(artifact):
-    line, device = setting()
+    line, device = twin_device(SMALL)
     device.load(artifact)
     for seed in range(3):
         check(device, artifact, seed)
@@ -92,7 +81,7 @@ def test_a_good_line_needs_each_request_once(artifact):
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_fault_at_every_step_changes_no_answer(artifact, kind, to_board):
     """At each byte of an inference in turn: whatever frame it belongs to, in whatever part of it."""
-    line, device = setting()
+    line, device = twin_device(SMALL)
     device.load(artifact)
     line.arm()
     check(device, artifact, 0)
@@ -118,13 +107,13 @@ def test_one_fault_at_every_step_changes_no_answer(artifact, kind, to_board):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_fault_at_every_step_of_loading(artifact, kind):
-    line, device = setting()
+    line, device = twin_device(SMALL)
     line.arm()
     device.load(artifact)
     for to_board in (True, False):
         total = line.count[to_board]
         for position in range(0, total, max(1, total // 40)):
-            line, device = setting()
+            line, device = twin_device(SMALL)
             line.arm(Fault(kind, to_board, position, seconds=0.4, value=1 + position % 7))
             try:
                 device.load(artifact)
@@ -132,13 +121,13 @@ def test_one_fault_at_every_step_of_loading(artifact, kind):
                 assert kind in LOST
             line.clock.now += 0.5
             check(device, artifact, position)
-        line, device = setting()
+        line, device = twin_device(SMALL)
         line.arm()
         device.load(artifact)
 
 
 def test_silence_ends_in_an_error_in_time(artifact):
-    line, device = setting()
+    line, device = twin_device(SMALL)
     line.arm(Fault("silence", True, 0, seconds=1e9))
     with pytest.raises(DeviceError, match=r"does not answer \(5 tries\); check cable, baud rate and bitstream"):
         device.load(artifact)
@@ -146,7 +135,7 @@ def test_silence_ends_in_an_error_in_time(artifact):
 
 
 def test_a_program_that_does_not_end(artifact):
-    line, device = setting()
+    line, device = twin_device(SMALL)
     device.load(artifact)
     line.board.hang = True
     with pytest.raises(DeviceError, match="did not end within 10 s; the device was reset"):
@@ -157,7 +146,7 @@ def test_a_program_that_does_not_end(artifact):
 
 
 def test_a_board_that_is_reset_all_the_time(artifact):
-    line, device = setting()
+    line, device = twin_device(SMALL)
     device.load(artifact)
     line.arm(*(Fault("reset", False, at) for at in range(0, 5000, 3)))
     with pytest.raises(DeviceError, match="reset 3 times"):
@@ -167,7 +156,7 @@ def test_a_board_that_is_reset_all_the_time(artifact):
 
 
 def test_another_configuration_is_refused_at_once(artifact):
-    line, device = setting()
+    line, device = twin_device(SMALL)
     line.board.config_hash = 7
     line._other_until = 1e9
     with pytest.raises(DeviceError, match="configuration 0x00000007"):
@@ -177,20 +166,20 @@ def test_another_configuration_is_refused_at_once(artifact):
 
 def test_a_board_that_speaks_another_version(artifact, monkeypatch):
     monkeypatch.setattr("tests.board_twin.LINK_VERSION", 9)
-    _, device = setting()
+    _, device = twin_device(SMALL)
     with pytest.raises(DeviceError, match="version 9 of the protocol"):
         device.load(artifact)
 
 
 def test_run_before_load(artifact):
-    _, device = setting()
+    _, device = twin_device(SMALL)
     with pytest.raises(DeviceError, match="no artifact"):
         device.run_region(artifact.manifest.regions[0], [])
 
 
 def test_two_drivers_take_turns(artifact):
     """Another driver's session is noticed, and the board loaded again."""
-    line, first = setting()
+    line, first = twin_device(SMALL)
     first.load(artifact)
     second = SerialDevice(SerialLink(line.share, clock=line.clock))
     second.load(artifact)
@@ -249,17 +238,6 @@ def test_weights_go_in_full_frames():
     assert [request.count for _, request in bursts(addresses, LARGEST_WORDS)] == [252] * 10
 
 
-@pytest.fixture(scope="module")
-def network(tmp_path_factory) -> Path:
-    """A network of two regions with CPU code before, between and after them."""
-    from nnloom.compiler import compile as compile_to_artifact
-
-    folder = tmp_path_factory.mktemp("network")
-    writer = ModelWriter(3)
-    (folder / "model.tflite").write_bytes(writer.finish(*dilated_in_the_middle(writer)))
-    return compile_to_artifact(folder / "model.tflite", config=CONFIG, output=folder / "artifact").path
-
-
 def random_fault(rng: np.random.Generator, totals: dict[bool, int]) -> Fault:
     to_board = bool(rng.integers(2))
     return Fault(
@@ -276,7 +254,7 @@ def test_random_fault_sequences_lose_and_falsify_nothing(network):
     """10,000 requests, each with up to six faults at random bytes; answered by the board or by the CPU."""
     rng = np.random.default_rng(4)
     sequences = 10_000
-    line, device = setting(CONFIG)
+    line, device = twin_device(SMALL)
     with InferenceSession(network, "cpu") as cpu, InferenceSession(network, device, clock=line.clock) as session:
         assert len(session.artifact.manifest.regions) == 2
         (info,) = cpu.get_inputs()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnloom.arch.artifact import Artifact
+from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.isa import HostAddress
@@ -67,7 +67,22 @@ def test_a_region_runs_and_drivers_come_and_go(board, artifact):
             device.load(artifact)
             check(device, artifact, seed)
             check(device, artifact, seed + 10)
+            with pytest.raises(DeviceError, match="cannot open the serial port"):
+                open_device(board).load(artifact)
             assert device.stats == type(device.stats)() and device.clock_hz == 100_000_000
+
+
+def test_layers_are_counted(board, artifact):
+    """The counters of the hardware are the cost model's cycles, to one or two at the ends."""
+    layers = json.loads((artifact.path / REPORT_FILE).read_text())["layers"]
+    (region,) = artifact.manifest.regions
+    with open_device(board) as device:
+        device.measure_layers = True
+        device.load(artifact)
+        _, cycles = device.run_region(region, [np.zeros(location.shape, np.int8) for location in region.inputs])
+        counted = device.layer_cycles[region.name]
+    assert sum(counted) == cycles and len(counted) == len(layers) == 4
+    assert all(abs(n - layer["cycles_estimated"]) <= 2 for n, layer in zip(counted, layers, strict=True))
 
 
 def test_another_configuration_is_refused(board, tmp_path):
@@ -192,6 +207,25 @@ def test_reset_button_at_each_step(board, artifact):
         device.close()
 
 
+def test_uploads_are_payload(board, artifact):
+    """Loading: nine tenths of what goes over the line are program and weights."""
+    with open_device(board) as device:
+        device.load(artifact)
+        stream, sent = device._link._stream, 0
+        write = stream.write
+
+        def count(data: bytes) -> int:
+            nonlocal sent
+            sent += len(data)
+            return write(data)
+
+        stream.write = count
+        device.load(artifact)
+    share = (artifact.program.nbytes + artifact.weights.nbytes) / sent
+    print(f"{100 * share:.1f} % of {sent} bytes")
+    assert share > 0.9
+
+
 def test_a_damaged_address_writes_nowhere(board, artifact):
     """What a frame says about addresses counts only after its CRC was checked."""
     with open_device(board) as device:
@@ -219,7 +253,7 @@ def test_keyword_spotting_end_to_end(artifacts, network_inputs):
     """The whole network on the board's own configuration: upload, inferences, a reset in between, the cable pulled."""
     path = artifacts("keyword_spotting")
     board = VirtualBoard(Artifact.load(path).manifest.config)
-    with InferenceSession(path, "cpu") as cpu, InferenceSession(path, board.device) as session:
+    with InferenceSession(path, "cpu") as cpu, InferenceSession(path, board.device, profiling=True) as session:
         (info,) = cpu.get_inputs()
         (output,) = cpu.get_outputs()
         values = network_inputs("keyword_spotting", info)[:3]
@@ -236,6 +270,7 @@ def test_keyword_spotting_end_to_end(artifacts, network_inputs):
         assert [segment.device == "cpu" for segment in segments] == [True, False, True]
         assert segments[1].cycles == session.last_cycles > 10_000
         assert len(segments[1].layers) > 5
+        assert sum(cycles for _, cycles in segments[1].layers) == session.last_cycles
         board.close()
         with pytest.warns(DeviceWarning, match="serial port"):
             np.testing.assert_array_equal(session.run(values[1])[output.name], want[1])

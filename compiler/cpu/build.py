@@ -7,19 +7,20 @@ Every quantized operator that is left is lowered to integer TIR with exactly the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnloom.arch.cpu_target import CpuTarget
 from nnloom.arch.errors import BuildError, UnsupportedOperatorError
-from nnloom.arch.numerics import ADD_LEFT_SHIFT, quantize_multiplier
+from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
-from .frontend.qdq import QuantizedOp, is_quantized_operator, operands, patterns, read_composite
-from .lower import real_multipliers
-from .partition import Partitioned
+from ..frontend.qdq import QuantizedOp, is_quantized_operator, operands, patterns, read_composite
+from ..partition import Partitioned
+from .kernels import kernel_of
+from .requantize import clamp, factors, requantize, split_factor
 
 if TYPE_CHECKING:
     import tvm
@@ -27,56 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["build_cpu"]
 
 CPU_FUNCTION = "main_cpu"
-
-
-def _split_factor(real: float) -> tuple[int, int]:
-    """`numerics.quantize_multiplier` for any factor; a negative shift is a left shift (the CPU has those)."""
-    left = max(0, math.frexp(real)[1])
-    try:
-        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
-    except ValueError:  # rounded up to 1
-        left += 1
-        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
-    return multiplier, shift - left
-
-
-def _requantize(acc: Any, multiplier: Any, shift: Any, *, double_rounding: bool, left: bool = False) -> Any:
-    """`numerics.requantize` on int32 expressions; returns int64.
-
-    With `left`, a negative shift means that the accumulator is shifted left before it is multiplied.
-    """
-    from tvm import tirx
-
-    shift = shift.astype("int64")
-    one, zero = tirx.const(1, "int64"), tirx.const(0, "int64")
-    if left:
-        acc = (acc.astype("int64") << tirx.max(-shift, zero)).astype("int32")
-        shift = tirx.max(shift, zero)
-    product = acc.astype("int64") * multiplier.astype("int64")
-    if not double_rounding:
-        total = shift + 31
-        return (product + (one << (total - 1))) >> total
-    high = (product + (1 << 30)) >> 31
-    half = (one << shift) >> 1
-    # Ties go away from zero: one less below zero, where there is a shift at all.
-    correction = tirx.Select(high < 0, tirx.min(shift, one), zero)
-    return (high + half - correction) >> shift
-
-
-def _clamp(value: Any, low: int, high: int, kind: str) -> Any:
-    """int8 of an expression of type `kind`, limited to [low, high]."""
-    from tvm import tirx
-
-    return tirx.max(tirx.min(value, tirx.const(high, kind)), tirx.const(low, kind)).astype("int8")
-
-
-def _factors(op: QuantizedOp) -> tuple[np.ndarray, np.ndarray]:
-    """(multiplier, shift), int32 [outputs]."""
-    source, output = op.input_quantization[0], op.output_quantization
-    assert source and output and op.weight_scales is not None
-    pairs = [_split_factor(f) for f in real_multipliers(source.scale, op.weight_scales, output.scale)]
-    multiplier, shift = np.array(pairs, np.int64).T
-    return multiplier.astype(np.int32), shift.astype(np.int32)
 
 
 def _padded(x: Any, op: QuantizedOp, fill: int, dtype: str) -> Any:
@@ -102,7 +53,7 @@ def _emit_product(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     assert op.weights is not None and op.bias is not None
     source, output = op.input_quantization[0], op.output_quantization
     assert source and output
-    multiplier, shift = _factors(op)
+    multiplier, shift = factors(op)
     zero_point = output.zero_point
     weights = op.weights.astype(np.int64)
     dense = op.kind == "dense"
@@ -112,8 +63,8 @@ def _emit_product(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     def finish(acc: Any, b: Any, m: Any, s: Any) -> Any:
         def element(*index: Any) -> Any:
             c = index[-1]
-            y = _requantize(acc(*index) + b[c], m[c], s[c], double_rounding=not dense, left=bool(np.any(shift < 0)))
-            return _clamp(y + zero_point, op.act_min, op.act_max, "int64")
+            y = requantize(acc(*index) + b[c], m[c], s[c], double_rounding=not dense, left=bool(np.any(shift < 0)))
+            return clamp(y + zero_point, op.act_min, op.act_max, "int64")
 
         return te.compute(acc.shape, element, name="requantized")
 
@@ -169,7 +120,7 @@ def _emit_pool(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
                 name="best",
             )
             return te.compute(
-                op.output_shape, lambda *i: _clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped"
+                op.output_shape, lambda *i: clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped"
             )
         padded = _padded(x, op, 0, "int32")
         total = te.compute(
@@ -187,7 +138,7 @@ def _emit_pool(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
             value = total[n, y, z, c]
             half = tirx.truncdiv(count, tirx.const(2, "int32"))
             rounded = tirx.truncdiv(tirx.Select(value >= 0, value + half, value - half), count)
-            return _clamp(rounded, op.act_min, op.act_max, "int32")
+            return clamp(rounded, op.act_min, op.act_max, "int32")
 
         return te.compute(op.output_shape, mean, name="mean")
 
@@ -201,12 +152,12 @@ def _emit_add(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
     output = op.output_quantization
     assert a and b and output
     twice = 2 * max(a.scale, b.scale)
-    factors = [_split_factor(f) for f in (a.scale / twice, b.scale / twice)]
-    factors.append(_split_factor(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)))
+    factors = [split_factor(f) for f in (a.scale / twice, b.scale / twice)]
+    factors.append(split_factor(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)))
 
     def scaled(value: Any, factor: tuple[int, int]) -> Any:
         multiplier, shift = (tirx.const(v, "int32") for v in factor)
-        return _requantize(value, multiplier, shift, double_rounding=True, left=factor[1] < 0)
+        return requantize(value, multiplier, shift, double_rounding=True, left=factor[1] < 0)
 
     def add_te(x: Any, y: Any) -> Any:
         x, y = (topi.broadcast_to(v, op.output_shape) for v in (x, y))
@@ -217,7 +168,7 @@ def _emit_add(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
                 shifted = (value.astype("int32") - q.zero_point) * (1 << ADD_LEFT_SHIFT)
                 terms.append(scaled(shifted, factor))
             total = scaled((terms[0] + terms[1]).astype("int32"), factors[2])
-            return _clamp(total + output.zero_point, op.act_min, op.act_max, "int64")
+            return clamp(total + output.zero_point, op.act_min, op.act_max, "int64")
 
         return te.compute(op.output_shape, element, name="added")
 
@@ -245,7 +196,7 @@ def _emit_softmax(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
         def element(*index: Any) -> Any:
             share = power(*index) / total(*index[:-1]) / output.scale
             rounded = tirx.floor(share + 0.5).astype("int32") + output.zero_point
-            return _clamp(rounded, op.act_min, op.act_max, "int32")
+            return clamp(rounded, op.act_min, op.act_max, "int32")
 
         return te.compute(op.output_shape, element, name="softmax")
 
@@ -269,7 +220,7 @@ def _emit_quantize(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
             rest = scaled - whole
             away = tirx.Select(rest >= 0.5, tirx.const(1, "int32"), tirx.const(0, "int32"))
             away = tirx.Select(rest <= -0.5, tirx.const(-1, "int32"), away)
-            return _clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
+            return clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
 
         return te.compute(op.output_shape, element, name="quantized")
 
@@ -294,7 +245,7 @@ _EMITTERS: dict[str, Callable[[QuantizedOp], tuple[Callable, list[np.ndarray]]]]
 }
 
 
-def _lower_composites(module: tvm.IRModule) -> tvm.IRModule:
+def _lower_composites(module: tvm.IRModule, target: CpuTarget) -> tvm.IRModule:
     """Every quantized operator as a call of integer TIR."""
     from tvm import relax
 
@@ -308,9 +259,14 @@ def _lower_composites(module: tvm.IRModule) -> tvm.IRModule:
             if function is None:
                 return call
             op = read_composite(function)
-            emit, constants = _EMITTERS[op.kind](op)
-            arguments = [*operands(function, op, call), *(relax.const(value) for value in constants)]
-            return self.builder_.call_te(emit, *arguments, primfunc_name_hint=op.kind)
+            kernel = kernel_of(op, target)
+            if kernel is None:
+                emit, constants = _EMITTERS[op.kind](op)
+                arguments = [*operands(function, op, call), *(relax.const(value) for value in constants)]
+                return self.builder_.call_te(emit, *arguments, primfunc_name_hint=op.kind)
+            arguments = [*operands(function, op, call), *(relax.const(value) for value in kernel.constants)]
+            name = self.builder_.add_func(kernel.function, kernel.name)
+            return relax.call_tir(name, arguments, out_ty=call.ty)
 
     composites = {var for var, function in module.functions.items() if function.attrs and "Composite" in function.attrs}
     lower = Lower(module)
@@ -323,8 +279,8 @@ def _lower_composites(module: tvm.IRModule) -> tvm.IRModule:
     return result
 
 
-def build_cpu(partitioned: Partitioned, path: Path) -> None:
-    """Compile both functions into one shared library at `path`.
+def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
+    """Compile both functions into one shared library at `path`, for the processor `target`.
 
     Raises
     ------
@@ -338,9 +294,10 @@ def build_cpu(partitioned: Partitioned, path: Path) -> None:
 
     whole = relax.utils.copy_with_new_vars(partitioned.model.module["main"]).with_attr("global_symbol", CPU_FUNCTION)
     functions = {tvm.ir.GlobalVar("main"): partitioned.module["main"], tvm.ir.GlobalVar(CPU_FUNCTION): whole}
-    module = _lower_composites(tvm.IRModule(functions))
+    module = _lower_composites(tvm.IRModule(functions), target)
+    options = {"kind": "llvm", "mcpu": target.cpu, "mattr": list(target.features)}
     try:
-        executable = relax.build(module, target=tvm.target.Target({"kind": "llvm"}))
+        executable = relax.build(module, target=tvm.target.Target(options), exec_mode="compiled")
         executable.export_library(str(path))
     except tvm.error.OpNotImplemented as error:
         raise UnsupportedOperatorError(f"{partitioned.model.name}: no CPU code ({_last_line(error)})") from error

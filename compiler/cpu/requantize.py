@@ -1,0 +1,84 @@
+"""Requantization as TIR expressions, bit for bit `nnloom.arch.numerics`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.numerics import quantize_multiplier
+
+from ..frontend.qdq import QuantizedOp
+from ..lower import real_multipliers
+
+__all__ = ["clamp", "factors", "requantize", "requantize_small", "split_factor"]
+
+
+def split_factor(real: float) -> tuple[int, int]:
+    """`numerics.quantize_multiplier` for any factor; a negative shift is a left shift (the CPU has those)."""
+    left = max(0, math.frexp(real)[1])
+    try:
+        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
+    except ValueError:  # rounded up to 1
+        left += 1
+        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
+    return multiplier, shift - left
+
+
+def factors(op: QuantizedOp) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(multiplier, shift), int32 [outputs]."""
+    source, output = op.input_quantization[0], op.output_quantization
+    assert source and output and op.weight_scales is not None
+    pairs = [split_factor(f) for f in real_multipliers(source.scale, op.weight_scales, output.scale)]
+    multiplier, shift = np.array(pairs, np.int64).T
+    return multiplier.astype(np.int32), shift.astype(np.int32)
+
+
+def requantize(acc: Any, multiplier: Any, shift: Any, *, double_rounding: bool, left: bool = False) -> Any:
+    """`numerics.requantize` on int32 expressions; returns int64.
+
+    With `left`, a negative shift means that the accumulator is shifted left before it is multiplied.
+    """
+    from tvm import tirx
+
+    shift = shift.astype("int64")
+    one, zero = tirx.const(1, "int64"), tirx.const(0, "int64")
+    if left:
+        acc = (acc.astype("int64") << tirx.max(-shift, zero)).astype("int32")
+        shift = tirx.max(shift, zero)
+    product = acc.astype("int64") * multiplier.astype("int64")
+    if not double_rounding:
+        total = shift + 31
+        return (product + (one << (total - 1))) >> total
+    high = (product + (1 << 30)) >> 31
+    half = (one << shift) >> 1
+    # Ties go away from zero: one less below zero, where there is a shift at all.
+    correction = tirx.Select(high < 0, tirx.min(shift, one), zero)
+    return (high + half - correction) >> shift
+
+
+def requantize_small(acc: Any, multiplier: Any, shift: Any, *, always_shifts: bool) -> Any:
+    """`requantize` with double rounding of |acc| < 2**30 and no left shift, in int32 but for the product.
+
+    With `always_shifts`, every shift is above zero.
+    """
+    from tvm import tirx
+
+    product = acc.astype("int64") * multiplier.astype("int64")
+    high = ((product + (1 << 30)) >> 31).astype("int32")
+    one, zero = tirx.const(1, "int32"), tirx.const(0, "int32")
+    half = (one << shift) >> 1
+    negative = high >> 31
+    if not always_shifts:
+        negative = tirx.Select(shift > 0, negative, zero)
+    return (high + half + negative) >> shift
+
+
+def clamp(value: Any, low: int, high: int, kind: str, *, offset: int = 0) -> Any:
+    """int8 of an expression of type `kind`, limited to [low, high], plus an offset."""
+    from tvm import tirx
+
+    limited = tirx.max(tirx.min(value, tirx.const(high, kind)), tirx.const(low, kind))
+    return (limited + tirx.const(offset, kind)).astype("int8")
