@@ -18,6 +18,7 @@ PYNQ_Z2 = ZynqBoard(
     # Aim, not a result: no place and route has seen it.
     clock_hz=100e6,
     baud=0,
+    loader="",
     # 144 products, two multipliers for each of 16 requantization units, one for addresses: 177 DSP blocks. A second
     # pixel would need 321.
     config=AcceleratorConfig(),

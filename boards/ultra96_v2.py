@@ -18,6 +18,7 @@ ULTRA96_V2 = ZynqBoard(
     # Aim, not a result: no place and route has seen it.
     clock_hz=200e6,
     baud=0,
+    loader="",
     # 288 products, two multipliers for each of 16 requantization units, one for addresses: 321 DSP blocks.
     config=AcceleratorConfig(pixels=2, weight_words=4096, activation_bytes=131072),
     dsp_blocks=360,

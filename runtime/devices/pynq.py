@@ -250,6 +250,8 @@ class PynqDevice(HostBusDevice):
         job.put(np.concatenate([bank.view("<u4") for bank in banks]).astype(np.uint32))
         self._execute(job)
         cycles = self._read_register(Register.CYCLES)
+        if self.measure_layers:
+            self.layer_cycles[region.name] = self._read_layers(cycles)
         data = job.get().astype("<u4").view(np.uint8)
         outputs, position = [], 0
         for tensor in region.outputs:

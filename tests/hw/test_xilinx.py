@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nnloom.arch.errors import ArtifactError, BuildError, ConfigError
 from nnloom.boards import get
+from nnloom.boards.program import program
 from nnloom.boards.resources import limits
 from nnloom.boards.vivado import build, count_primitives, estimate_resources, project_script, write_project
 from nnloom.boards.zynq import ZynqBoard
@@ -129,7 +131,10 @@ def test_project_is_complete(tmp_path):
     for attribute in ('ram_style = "block"', 'use_dsp = "yes"', 'DONT_TOUCH = "yes"', "ASSOCIATED_BUSIF s_axi:m_axi"):
         assert attribute in verilog
     # Vivado reads what Yosys wrote; Yosys reading it again at least shows that it is Verilog.
-    run_yosys("read_verilog nnloom.v\nhierarchy -top nnloom_zynq\ncheck -assert\n", folder=tmp_path)
+    run_yosys(
+        "read_verilog -lib +/xilinx/cells_sim.v\nread_verilog nnloom.v\nhierarchy -top nnloom_zynq\ncheck -assert\n",
+        folder=tmp_path,
+    )
 
 
 @pytest.mark.fpga
@@ -194,9 +199,14 @@ def test_exploration_says_that_it_has_no_model(name):
         limits(get(name))
 
 
-def test_an_artifact_for_another_board_is_refused(tmp_path):
-    import numpy as np
+def test_program_says_who_loads_the_board(tmp_path, monkeypatch):
+    make_artifact(tmp_path, random_graph(np.random.default_rng(1), [str(KINDS[0])]))
+    monkeypatch.setattr("nnloom.boards.program.get", lambda _: get("pynq-z2"))
+    with pytest.raises(ConfigError, match="loaded by its own processor"):
+        program(tmp_path)
 
+
+def test_an_artifact_for_another_board_is_refused(tmp_path):
     make_artifact(tmp_path, random_graph(np.random.default_rng(1), [str(KINDS[0])]))
     with pytest.raises(ArtifactError, match="no Vivado project"):
         build(tmp_path)

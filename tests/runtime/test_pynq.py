@@ -71,13 +71,16 @@ def model_outputs(artifact, inputs):
 @pytest.mark.verilator
 def test_regions_give_the_models_bits_under_stalls(pynq, tmp_path):
     with PynqDevice(pynq=pynq) as device:
+        device.measure_layers = True
         for index, (artifact, inputs) in enumerate(networks(tmp_path, 6)):
             pynq.set_stalls(0.15 * index, seed=index)
             device.load(artifact)
             want = model_outputs(artifact, inputs)
             for _ in range(2):
                 got, cycles = device.run_region(artifact.manifest.regions[0], inputs)
-                assert cycles > 0
+                layers = device.layer_cycles["region0"]
+                assert len(layers) == artifact.manifest.regions[0].program_words // 16
+                assert min(layers) > 0 and sum(layers) == cycles
                 for a, b in zip(got, want, strict=True):
                     np.testing.assert_array_equal(a, b)
     pynq.set_stalls(0)
