@@ -7,11 +7,13 @@ import difflib
 from nnloom.arch.errors import ConfigError
 
 from .board import Board
+from .pynq_z2 import PYNQ_Z2
+from .ultra96_v2 import ULTRA96_V2
 from .ulx3s import ULX3S_85F
 
 __all__ = ["Board", "all_boards", "get"]
 
-_BOARDS = (ULX3S_85F,)
+_BOARDS: tuple[Board, ...] = (ULX3S_85F, PYNQ_Z2, ULTRA96_V2)
 
 
 def all_boards() -> tuple[Board, ...]:

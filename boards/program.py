@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nnloom.arch.artifact import Artifact
-from nnloom.arch.errors import ArtifactError, BuildError, ToolMissingError
+from nnloom.arch.errors import ArtifactError, BuildError, ConfigError, ToolMissingError
 
 from . import get
 from .flow import BITSTREAM_FILE
@@ -36,6 +36,8 @@ def program(
 
     Raises
     ------
+    ConfigError
+        If the board is loaded another way.
     ArtifactError
         If there is no bitstream.
     ToolMissingError
@@ -44,13 +46,15 @@ def program(
         If it fails, with the last line it said.
     """
     artifact = Artifact.load(artifact_path)
+    board = get(artifact.manifest.board)
+    if not board.loader:
+        raise ConfigError(f"{board.name} is loaded by its own processor; run there with --device pynq")
     bitstream = artifact.path / BITSTREAM_FILE
     if not bitstream.is_file():
         raise ArtifactError(f"{artifact_path}: no bitstream there; run 'nnloom build {artifact_path}' first")
     executable = shutil.which(LOADER)
     if executable is None:
         raise ToolMissingError(f"{LOADER} is not installed; on Debian and Ubuntu: apt-get install openfpgaloader")
-    board = get(artifact.manifest.board)
     options = ["--board", board.loader, *(["--cable", cable] if cable else []), *(["--write-flash"] if flash else [])]
     command = [executable, *options, str(bitstream)]
     (progress or (lambda _: None))(f"loading {board.name}")

@@ -188,7 +188,15 @@ def estimate(
 
 
 def limits(board: Board) -> dict[str, int]:
-    """What a configuration may take of each primitive of the board."""
+    """What a configuration may take of each primitive of the board.
+
+    Raises
+    ------
+    ConfigError
+        If the model was not fitted to the board's device family.
+    """
+    if not set(HEADROOM) <= set(board.primitives):
+        raise ConfigError(f"{board.name}: there is no resource model of its device family; explore for an ECP5 board")
     shares = {name: int(board.primitives[name] * share) for name, share in HEADROOM.items()}
     return shares | {"MULT18X18D": board.dsp_blocks}
 

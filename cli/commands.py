@@ -157,8 +157,14 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _build(artifact: Path, seed: int | None, use_cache: bool, console: Console) -> dict[str, Any]:
+    from nnloom.boards import get
     from nnloom.boards.flow import build as build_bitstream
+    from nnloom.boards.zynq import ZynqBoard
 
+    if isinstance(get(Artifact.load(artifact).manifest.board), ZynqBoard):
+        if seed is not None:
+            raise ConfigError("--seed is nextpnr's; Vivado has none")
+        return _build_vivado(artifact, use_cache, console)
     result = build_bitstream(artifact, seed=seed, use_cache=use_cache, progress=console.phase)
     report = _read_report(str(artifact))
     latency = f", {report['latency_us']:,} us an inference" if report["latency_us"] else ""
@@ -166,6 +172,27 @@ def _build(artifact: Path, seed: int | None, use_cache: bool, console: Console) 
         f"{artifact / result.bitstream}: timing met, "
         f"{result.fmax_mhz} MHz for a clock of {result.clock_mhz:g} MHz{latency}"
     )
+    console.table(
+        ["resource", "used", "available"], [[name, v["used"], v["available"]] for name, v in result.resources.items()]
+    )
+    return report
+
+
+def _build_vivado(artifact: Path, use_cache: bool, console: Console) -> dict[str, Any]:
+    from nnloom.boards.vivado import SCRIPT_FILE, build
+
+    result = build(artifact, use_cache=use_cache, progress=console.phase)
+    report = _read_report(str(artifact))
+    if result.bitstream:
+        console.say(
+            f"{artifact / result.bitstream}: timing met, {result.fmax_mhz} MHz for a clock of {result.clock_mhz:g} MHz"
+        )
+    else:
+        console.say(
+            f"Vivado is not installed: no bitstream, and nobody has checked the clock of {result.clock_mhz:g} MHz\n"
+            f"project written; where Vivado is: cd {artifact / result.project} && vivado -mode batch -source "
+            f"{SCRIPT_FILE}\nresources as Yosys estimates them:"
+        )
     console.table(
         ["resource", "used", "available"], [[name, v["used"], v["available"]] for name, v in result.resources.items()]
     )

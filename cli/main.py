@@ -111,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
             p.add_argument(
                 "--device",
                 default="cpu",
-                help="auto, cpu, model, sim or serial:PORT[?baud=N&timeout=S] (default: %(default)s)",
+                help="auto, cpu, model, sim, serial:PORT[?baud=N&timeout=S] or pynq[:BITSTREAM] (default: %(default)s)",
             )
         else:
             p.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator")

@@ -60,20 +60,21 @@ def emit_rtlil(component: wiring.Component, name: str) -> str:
     return re.sub(r"\\\S+", lambda name: name[0].replace("[", "(").replace("]", ")"), text)
 
 
-def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = False) -> str:
+def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = False, attributes: bool = False) -> str:
     """Verilog of a component and its submodules, with ports named as their paths joined by two underscores.
 
     `flatten` gives one module of assignments and flip-flops, which event-driven simulators run far faster than
-    processes that recompute a wide word when a byte of it changes.
+    processes that recompute a wide word when a byte of it changes. `attributes` keeps those of signals, memories and
+    cells, for other synthesis tools.
     """
     # Multiplexers become functions, which need proper names.
-    naming = "" if flatten else "-norename"
+    options = " ".join([*([] if flatten else ["-norename"]), *([] if attributes else ["-noattr"])])
     passes = "proc\nflatten\nopt_expr\nopt_merge\nopt_clean\n" if flatten else "proc -nomux -norom\n"
     with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
         folder = Path(temporary)
         (folder / "design.il").write_text(emit_rtlil(component, name))
         run_yosys(
-            f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {naming} -noattr design.v\n",
+            f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {options} design.v\n",
             folder=folder,
         )
         return (folder / "design.v").read_text()

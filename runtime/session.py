@@ -25,7 +25,7 @@ from .relax_vm import RelaxProgram
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
 
-DEVICES = ("auto", "cpu", "model", "sim", "serial:PORT[?baud=N&timeout=S]")
+DEVICES = ("auto", "cpu", "model", "sim", "serial:PORT[?baud=N&timeout=S]", "pynq[:BITSTREAM]")
 BACK_OFF_SECONDS = (1.0, 60.0)
 """Wait before a device that failed is tried again: at first, and at most; it doubles with each failure."""
 
@@ -108,6 +108,10 @@ def _open_device(
 
         port, baud, seconds = parse_serial(name.removeprefix("serial:"))
         return open_serial(port, baud, frame_seconds=seconds)
+    if name == "pynq" or name.startswith("pynq:"):
+        from .devices.pynq import PynqDevice
+
+        return PynqDevice(name.removeprefix("pynq").removeprefix(":") or None)
     raise ConfigError(f"unknown device {name!r} (devices: {', '.join(DEVICES)})")
 
 
@@ -120,9 +124,9 @@ class InferenceSession:
         Directory made by `nnloom compile`.
     device
         "cpu": the whole network in TVM code. "model": accelerator regions in the golden model. "sim": in RTL
-        simulation. "serial:PORT": on a board. All give the same bits. "auto": the first board on a USB serial port that
-        answers with the artifact's configuration, else the CPU. Also an unloaded `Device`; the session loads and
-        closes it.
+        simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs on, with the artifact's bitstream or
+        another. All give the same bits. "auto": the first board on a USB serial port that answers with the artifact's
+        configuration, else the CPU. Also an unloaded `Device`; the session loads and closes it.
     fallback
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
         again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"

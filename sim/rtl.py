@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +33,24 @@ from nnloom.arch.files import cache_directory
 
 from .fst import write_stand_ins
 
-__all__ = ["SIMULATORS", "RtlSimulator", "RtlWrites", "build_simulation", "run_tool", "verilator_root"]
+__all__ = [
+    "SIMULATORS",
+    "RtlSimulator",
+    "RtlWrites",
+    "build_simulation",
+    "build_verilator",
+    "cocotb_environment",
+    "run_tool",
+    "verilator_root",
+]
 
 SIMULATORS = ("verilator", "icarus")
 TOPLEVEL = "nnloom_tb"
+PUBLIC = (
+    *("clk", "rst", "play", "playing", "busy", "req_valid", "req_ready", "req_write", "req_address", "req_data"),
+    *("rsp_valid", "rsp_ready", "rsp_data"),
+)
+"""Ports of the test bench."""
 
 TESTBENCH = """\
 // Test bench of the accelerator: host bus for cocotb, a player of write files, a log of engine writes.
@@ -130,7 +144,20 @@ def run_tool(command: list[str], *, folder: Path, log: Path, env: dict[str, str]
         raise BuildError(f"simulator build failed ({tail or 'no message'}); see {log}")
 
 
-def _build_verilator(folder: Path, *, waves: bool) -> None:
+def build_verilator(
+    folder: Path, *, toplevel: str, sources: Sequence[str], public: Sequence[str], waves: bool = False
+) -> None:
+    """Build a program `toplevel` in `folder` from the Verilog files there, for cocotb to drive.
+
+    Parameters
+    ----------
+    public
+        Signals of the top module that cocotb sees; the rest of the design stays free to be optimised.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+    """
     import cocotb_tools.config
 
     root = verilator_root()
@@ -146,11 +173,11 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
         *(["-cc", "--exe", "--vpi", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"]),
         *(["-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"]),
         *(["--timescale", "1ns/1ps", "--prefix", "Vtop", "--top-module"]),
-        TOPLEVEL,
+        toplevel,
         "-Mdir",
         str(folder / "obj"),
         "-o",
-        str(folder / TOPLEVEL),
+        str(folder / toplevel),
         "-CFLAGS",
         "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else ""),
         "-LDFLAGS",
@@ -158,13 +185,10 @@ def _build_verilator(folder: Path, *, waves: bool) -> None:
         *(["--trace-fst"] if waves else []),
         str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"),
         str(folder / "public.vlt"),
-        str(folder / f"{TOPLEVEL}.v"),
-        str(folder / "accelerator.v"),
+        *(str(folder / name) for name in sources),
     ]
-    # Only the test bench's ports are visible to cocotb; the design stays free to be optimised.
-    names = "clk rst play playing req_valid req_ready req_write req_address req_data rsp_valid rsp_ready rsp_data busy"
     lines = ["`verilator_config"]
-    lines += [f'public_flat_rw -module "{TOPLEVEL}" -var "{name}"' for name in names.split()]
+    lines += [f'public_flat_rw -module "{toplevel}" -var "{name}"' for name in public]
     (folder / "public.vlt").write_text("\n".join(lines) + "\n")
     log = folder / "build.log"
     run_tool(command, folder=folder, log=log, env=env)
@@ -227,7 +251,9 @@ def build_simulation(
         (temporary / f"{TOPLEVEL}.v").write_text(TESTBENCH.format(trace_top=20 + 8 * config.lanes, waves=dump))
         say(f"building the simulation with {simulator}")
         if simulator == "verilator":
-            _build_verilator(temporary, waves=waves)
+            build_verilator(
+                temporary, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v", "accelerator.v"], public=PUBLIC, waves=waves
+            )
         else:
             _build_icarus(temporary)
         (temporary / "ready").touch()
@@ -242,6 +268,25 @@ def build_simulation(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def cocotb_environment(module: str, *, toplevel: str, folder: Path) -> dict[str, str]:
+    """Environment of a simulation that runs the cocotb tests of a module; `results.xml` goes to `folder`."""
+    import cocotb_tools.config
+    import find_libpython
+
+    return {
+        **os.environ,
+        "COCOTB_TEST_MODULES": module,
+        "COCOTB_TOPLEVEL": toplevel,
+        "TOPLEVEL_LANG": "verilog",
+        "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
+        "COCOTB_LOG_LEVEL": "WARNING",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
 
 
 class RtlSimulator:
@@ -280,7 +325,6 @@ class RtlSimulator:
 
     def _start(self) -> None:
         import cocotb_tools.config
-        import find_libpython
 
         listener = socket.socket(socket.AF_UNIX)
         address = str(self._temporary / "socket")
@@ -289,19 +333,8 @@ class RtlSimulator:
         listener.settimeout(300)
         plusargs = [f"+writes={self._temporary / 'writes'}", f"+log={self._temporary / 'log'}"]
         libs = cocotb_tools.config.libs_dir
-        env = {
-            **os.environ,
-            "COCOTB_TEST_MODULES": "nnloom.sim.benches.server",
-            "COCOTB_TOPLEVEL": TOPLEVEL,
-            "TOPLEVEL_LANG": "verilog",
-            "COCOTB_RESULTS_FILE": str(self._temporary / "results.xml"),
-            "COCOTB_LOG_LEVEL": "WARNING",
-            "COCOTB_TRUST_INERTIAL_WRITES": "1",
-            "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
-            "PYGPI_PYTHON_BIN": sys.executable,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "NNLOOM_SERVER_SOCKET": address,
-        }
+        env = cocotb_environment("nnloom.sim.benches.server", toplevel=TOPLEVEL, folder=self._temporary)
+        env["NNLOOM_SERVER_SOCKET"] = address
         if self._simulator == "verilator":
             trace = ["--trace", "--trace-file", str(self._waves)] if self._waves else []
             command = [str(self._folder / TOPLEVEL), *trace, *plusargs]

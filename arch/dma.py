@@ -1,0 +1,157 @@
+"""The DMA engine's registers and descriptors: what RTL, driver and `docs/zynq.md` share.
+
+A *list* is an array of descriptors in DDR that the engine fetches and executes in order, up to the one marked `last`.
+Loads and runs may follow each other, so that a program can be cut into tiles whose weights are loaded between them.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "APERTURE_BYTES",
+    "BUFFER_ALIGNMENT",
+    "DESCRIPTOR_BYTES",
+    "DMA_BASE",
+    "DMA_MAGIC",
+    "IP_NAME",
+    "DmaCause",
+    "DmaCommand",
+    "DmaControl",
+    "DmaDescriptor",
+    "DmaRegister",
+    "DmaStatus",
+    "encode_list",
+]
+
+DMA_BASE = 0x1000
+"""Byte offset of the DMA registers in the AXI4-Lite aperture; the engine's registers (`isa.Register`) are at 0."""
+APERTURE_BYTES = 0x2000
+IP_NAME = "nnloom"
+"""The module's name in the block design, by which the driver finds its addresses."""
+DMA_MAGIC = 0x4D41_4401
+"""Value of `DmaRegister.ID`: "DMA" and the version of this interface."""
+DESCRIPTOR_BYTES = 16
+BUFFER_ALIGNMENT = 16
+"""Lists and descriptors' DDR addresses are multiples of so many bytes: of a beat of the widest bus."""
+
+
+class DmaRegister(enum.IntEnum):
+    """Registers: byte offsets from DMA_BASE."""
+
+    ID = 0x00
+    """read: DMA_MAGIC"""
+    CONTROL = 0x04
+    """write: bits of `DmaControl`"""
+    STATUS = 0x08
+    """read: bits of `DmaStatus`, `DmaCause` in bits 8 to 11; write: clears DONE, ERROR, ABORTED and the interrupt"""
+    LIST = 0x0C
+    """read and write: DDR address of the first descriptor; kept until written again"""
+    COMPLETED = 0x10
+    """read: descriptors completed since the start"""
+    ERROR_ADDRESS = 0x14
+    """read: DDR address of the first burst that was answered with an error"""
+    INTERRUPT_ENABLE = 0x18
+    """read and write: bit 0 raises the interrupt line while DONE"""
+
+
+class DmaControl(enum.IntFlag):
+    """Bits of the CONTROL register."""
+
+    START = 1
+    """executes the list; ignored while busy"""
+    ABORT = 2
+    """ends the list early: bursts that were requested are completed, then the accelerator is reset"""
+    RESET = 4
+    """resets the accelerator, not its memories; ignored while busy (ABORT does it then)"""
+
+
+class DmaStatus(enum.IntFlag):
+    """Bits of the STATUS register."""
+
+    BUSY = 1
+    DONE = 2
+    """the list has ended, in whatever way; cleared by a start"""
+    ERROR = 4
+    """it ended with an error, see the cause; cleared by a start"""
+    ABORTED = 8
+    """it was ended by ABORT; cleared by a start"""
+
+
+class DmaCause(enum.IntEnum):
+    """Why a list ended with an error."""
+
+    NONE = 0
+    FETCH = 1
+    """a descriptor could not be read"""
+    READ = 2
+    """error response to a read burst; words before it are written"""
+    WRITE = 3
+    """error response to a write burst"""
+    DESCRIPTOR = 4
+    """unknown command, no words, or an address that is not aligned"""
+    ENGINE = 5
+    """the accelerator's status shows an error after a RUN"""
+
+
+class DmaCommand(enum.IntEnum):
+    """What a descriptor does."""
+
+    LOAD = 0
+    """DDR to host bus"""
+    STORE = 1
+    """host bus to DDR"""
+    RUN = 2
+    """starts the accelerator's program at `host_address` (a program memory word) and waits for its end"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DmaDescriptor:
+    """One command. A transfer of 32-bit words is contiguous in DDR; on the host bus it may consist of rows.
+
+    Raises
+    ------
+    ValueError
+        If a value is outside its field.
+    """
+
+    command: DmaCommand
+    ddr_address: int = 0
+    """byte address, a multiple of BUFFER_ALIGNMENT"""
+    host_address: int = 0
+    """byte address on the host bus, a multiple of 4 (see `isa.HostAddress`)"""
+    words: int = 0
+    """32-bit words of the transfer"""
+    row_words: int = 0
+    """words of a row; 0: all in one row"""
+    row_step: int = 0
+    """host bus words from the start of a row to that of the next"""
+    last: bool = False
+
+    def __post_init__(self) -> None:
+        for name, limit in (
+            ("ddr_address", 1 << 32),
+            ("host_address", 1 << 32),
+            ("words", 1 << 24),
+            ("row_words", 1 << 16),
+            ("row_step", 1 << 16),
+        ):
+            if not 0 <= getattr(self, name) < limit:
+                raise ValueError(f"DMA descriptor's {name} must be 0 to {limit - 1}, not {getattr(self, name)}")
+
+    def encode(self) -> NDArray[np.uint32]:
+        """The descriptor as four words: DDR address, host address, words and command, rows."""
+        control = self.words | self.command << 24 | self.last << 31
+        values = [self.ddr_address, self.host_address, control, self.row_words | self.row_step << 16]
+        return np.array(values, np.uint32)
+
+
+def encode_list(descriptors: Sequence[DmaDescriptor]) -> NDArray[np.uint32]:
+    """The words of a list; the last descriptor is marked."""
+    marked = [*descriptors[:-1], replace(descriptors[-1], last=True)]
+    return np.concatenate([descriptor.encode() for descriptor in marked])

@@ -1,0 +1,182 @@
+"""The PYNQ driver, unchanged, against the RTL of the whole system behind a stand-in of the PYNQ library."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from nnloom.arch.artifact import Artifact
+from nnloom.arch.dma import DMA_BASE, DmaRegister
+from nnloom.arch.errors import DeviceError, ToolMissingError
+from nnloom.arch.isa import HostAddress
+from nnloom.runtime import InferenceSession
+from nnloom.runtime.devices.model import ModelDevice
+from nnloom.runtime.devices.pynq import PynqDevice, Transfer, transfers
+from nnloom.sim.pynq import SimulatedPynq
+from tests.artifacts import SMALL, make_artifact, random_network_inputs
+from tests.graphs import KINDS, random_graph
+
+
+def expand(moves):
+    return [
+        move.host_address + 4 * (row * move.row_step + word)
+        for move in moves
+        for row in range(move.rows)
+        for word in range(move.row_words)
+    ]
+
+
+def test_transfers_touch_the_same_addresses_in_order():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        addresses, position = [], 0x2000_0000
+        for _ in range(rng.integers(1, 20)):
+            words, step = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+            addresses += [position + 4 * i for i in range(words)]
+            position += 4 * (words + step) * int(rng.choice([1, 1, 1, -1]))
+        assert expand(transfers(np.array(addresses, np.uint32))) == addresses
+    assert transfers(np.zeros(0, np.uint32)) == []
+
+
+def test_rows_become_one_transfer():
+    index, column = np.mgrid[:50, :36]
+    addresses = (HostAddress.WEIGHTS + 256 * index + 4 * column).reshape(-1).astype(np.uint32)
+    assert transfers(addresses) == [Transfer(host_address=HostAddress.WEIGHTS, row_words=36, row_step=64, rows=50)]
+
+
+@pytest.fixture(scope="module", params=[64, 128])
+def pynq(request):
+    with SimulatedPynq(SMALL, data_width=request.param) as library:
+        yield library
+
+
+def networks(folder, count):
+    for seed in range(count):
+        rng = np.random.default_rng([11, seed])
+        graph = random_graph(rng, [str(k) for k in rng.choice(KINDS, 3)])
+        make_artifact(folder / str(seed), graph)
+        artifact = Artifact.load(folder / str(seed))
+        yield artifact, list(random_network_inputs(rng, graph).values())
+
+
+def model_outputs(artifact, inputs):
+    model = ModelDevice()
+    model.load(artifact)
+    outputs, _ = model.run_region(artifact.manifest.regions[0], inputs)
+    return outputs
+
+
+@pytest.mark.verilator
+def test_regions_give_the_models_bits_under_stalls(pynq, tmp_path):
+    with PynqDevice(pynq=pynq) as device:
+        device.measure_layers = True
+        for index, (artifact, inputs) in enumerate(networks(tmp_path, 6)):
+            pynq.set_stalls(0.15 * index, seed=index)
+            device.load(artifact)
+            want = model_outputs(artifact, inputs)
+            for _ in range(2):
+                got, cycles = device.run_region(artifact.manifest.regions[0], inputs)
+                layers = device.layer_cycles["region0"]
+                assert len(layers) == artifact.manifest.regions[0].program_words // 16
+                assert min(layers) > 0 and sum(layers) == cycles
+                for a, b in zip(got, want, strict=True):
+                    np.testing.assert_array_equal(a, b)
+    pynq.set_stalls(0)
+
+
+@pytest.mark.verilator
+def test_a_bus_fault_is_reported_and_the_next_run_is_right(pynq, tmp_path):
+    artifact, inputs = next(networks(tmp_path, 1))
+    want = model_outputs(artifact, inputs)
+    region = artifact.manifest.regions[0]
+    with PynqDevice(pynq=pynq) as device:
+        device.load(artifact)
+        device.run_region(region, inputs)
+        job = device._jobs[region.name]
+        last = (job.address + 4 * job._stores[-1].stop - 1) & ~15
+        for start, message in (
+            (job.address + 16, "a descriptor could not be read"),
+            (job.address + 4 * job._loads[0].start, "a read of DDR failed"),
+            (last, "a write to DDR failed"),
+        ):
+            pynq.set_faults([(start, start + 4)])
+            with pytest.raises(DeviceError, match=message):
+                device.run_region(region, inputs)
+            pynq.set_faults([])
+            got, _ = device.run_region(region, inputs)
+            np.testing.assert_array_equal(got[0], want[0])
+
+
+@pytest.mark.verilator
+def test_a_time_out_aborts_and_the_device_can_be_used_again(pynq, tmp_path, monkeypatch):
+    artifact, inputs = next(networks(tmp_path, 1))
+    region = artifact.manifest.regions[0]
+    with PynqDevice(pynq=pynq) as device:
+        device.load(artifact)
+        monkeypatch.setattr(device, "_wait", iter([False, True]).__next__)
+        with pytest.raises(DeviceError, match="did not finish"):
+            device.run_region(region, inputs)
+        monkeypatch.undo()
+        device.load(artifact)
+        got, _ = device.run_region(region, inputs)
+        np.testing.assert_array_equal(got[0], model_outputs(artifact, inputs)[0])
+
+
+@pytest.mark.verilator
+def test_an_overlay_of_another_configuration_is_refused(pynq, tmp_path):
+    from dataclasses import replace
+
+    rng = np.random.default_rng(5)
+    graph = random_graph(rng, ["dense"] if "dense" in KINDS else [str(KINDS[0])])
+    make_artifact(tmp_path, graph, replace(SMALL, requant_units=4))
+    with PynqDevice(pynq=pynq) as device, pytest.raises(DeviceError, match="configuration"):
+        device.load(Artifact.load(tmp_path))
+
+
+@pytest.mark.verilator
+def test_buffers_are_released(pynq, tmp_path):
+    before = dict(pynq._buffers)
+    with PynqDevice(pynq=pynq) as device:
+        artifact, inputs = next(networks(tmp_path, 1))
+        device.load(artifact)
+        device.run_region(artifact.manifest.regions[0], inputs)
+        assert len(pynq._buffers) == len(before) + 1
+    assert pynq._buffers == before
+
+
+@pytest.mark.verilator
+def test_another_dma_is_refused(pynq, tmp_path, monkeypatch):
+    artifact, _ = next(networks(tmp_path, 1))
+    mmio = type(pynq.MMIO(0x4000_0000, 4))
+    read = mmio.read
+    monkeypatch.setattr(
+        mmio, "read", lambda self, offset=0: 0 if offset == DMA_BASE + DmaRegister.ID else read(self, offset)
+    )
+    with PynqDevice(pynq=pynq) as device, pytest.raises(DeviceError, match="DMA answers 0x00000000"):
+        device.load(artifact)
+
+
+def test_a_machine_without_pynq_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynq", None)
+    artifact, _ = next(networks(tmp_path, 1))
+    with pytest.raises(ToolMissingError, match="run this on a PYNQ board"):
+        PynqDevice().load(artifact)
+
+
+@pytest.mark.verilator
+@pytest.mark.model
+def test_keyword_spotting_by_its_device_string(artifacts, network_inputs, monkeypatch):
+    path = artifacts("keyword_spotting")
+    config = Artifact.load(path).manifest.config
+    with SimulatedPynq(config) as library, InferenceSession(path, "model") as model:
+        monkeypatch.setitem(sys.modules, "pynq", library)
+        inputs = network_inputs("keyword_spotting", model.get_inputs()[0])[:2]
+        with InferenceSession(path, "pynq", fallback=False) as session:
+            for x in inputs:
+                got, want = session.run(x), model.run(x)
+                for name in want:
+                    np.testing.assert_array_equal(got[name], want[name])
+                assert session.last_cycles is not None
+            assert session.stats().on_device == len(inputs)
