@@ -106,6 +106,11 @@ class AcceleratorConfig:
         return 3 if self.taps >= 9 else 1
 
     @property
+    def newest_tap(self) -> int:
+        """Tap of the first row in the newest column of the depthwise window: the one with a weight in max pooling."""
+        return (self.window_columns - 1) * self.window_rows
+
+    @property
     def multipliers(self) -> int:
         """Multipliers of the array."""
         return self.lanes * self.taps * self.pixels

@@ -23,7 +23,7 @@ from nnloom.arch.isa import (
     granule_columns,
 )
 
-from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, WritePort
+from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, MemoryWrite, WritePort, enabled_banks
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
@@ -206,25 +206,40 @@ class Accelerator(wiring.Component):
             m.d.sync += push_index.eq(push_index + 1)
         place = Signal(target, reset_less=True)
         above = Signal(16, reset_less=True)
-        m.d.sync += [place.eq(targets_read.data), above.eq(targets_read.data.granule + 1)]
+        first_banks = Signal(data.ArrayLayout(config.row_banks, 2), reset_less=True)
+        front = targets_read.data
+        m.d.sync += [
+            place.eq(front),
+            above.eq(front.granule + 1),
+            first_banks.eq(Cat(enabled_banks(config, front.bank, front.granule, front.enable))),
+        ]
         with m.If(requantizer.done_ahead & requantizer.last_ahead):
             m.d.sync += pop_index.eq(pop_index + 1)
-        written = Signal(WritePort(config))
+        # The rows of a pair are in banks 0 and 1, or 2 and 3.
+        traced, written = Signal(WritePort(config)), Signal(MemoryWrite(config))
         m.d.comb += [
-            written.valid.eq(requantizer.done),
-            # The rows of a pair are in banks 0 and 1, or 2 and 3.
-            written.bank.eq(place.bank | requantizer.second),
+            traced.valid.eq(requantizer.done),
+            traced.bank.eq(place.bank | requantizer.second),
+            traced.granule.eq(place.granule),
+            traced.enable.eq(place.enable),
+            traced.data.eq(requantizer.bytes),
+            self.trace.eq(traced),
             written.granule.eq(place.granule),
-            written.enable.eq(place.enable),
+            written.above.eq(above),
             written.data.eq(requantizer.bytes),
-            self.trace.eq(written),
         ]
+        for banks, first in zip(written.enable, first_banks, strict=True):
+            for b in range(0, config.row_banks, 2):
+                m.d.comb += [
+                    banks[b].eq(requantizer.done & first[b] & ~requantizer.second),
+                    banks[b + 1].eq(requantizer.done & (first[b + 1] | (first[b] & requantizer.second))),
+                ]
 
-        self._elaborate_host(m, program, activations, weights, written, above, start, program_start, sequencer)
+        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer)
         return m
 
     def _elaborate_host(
-        self, m: Module, program, activations, weights, written, above, start, program_start, sequencer: Sequencer
+        self, m: Module, program, activations, weights, written, start, program_start, sequencer: Sequencer
     ) -> None:
         """Registers, memory windows, cycle counters."""
         config = self.config
@@ -252,26 +267,30 @@ class Accelerator(wiring.Component):
         # A request is registered and decoded in the next cycle; a read holds off the next request.
         request = Signal.like(host.request.payload, reset_less=True)
         valid = Signal()
-        reading = Signal()
-        m.d.comb += host.request.ready.eq(~reading & ~(valid & ~request.write))
-        m.d.sync += valid.eq(host.request.valid & host.request.ready)
-        with m.If(host.request.ready):
+        reading, ready = Signal(), Signal(init=1)
+        m.d.comb += host.request.ready.eq(ready)
+        m.d.sync += valid.eq(host.request.valid & ready)
+        with m.If(host.request.valid & ready & ~host.request.payload.write):
+            m.d.sync += ready.eq(0)
+        in_window = {w: Signal(name=f"in_{w.name.lower()}", reset_less=True) for w in HostAddress}
+        writes_to = {w: Signal(name=f"writes_to_{w.name.lower()}", reset_less=True) for w in HostAddress}
+        with m.If(ready):
             m.d.sync += request.eq(host.request.payload)
-        window = request.address[28:]
+            for w in HostAddress:
+                here = host.request.payload.address[28:] == (w >> 28)
+                m.d.sync += [in_window[w].eq(here), writes_to[w].eq(here & host.request.payload.write)]
         offset = request.address[:28]
-        write = valid & request.write
-        in_window = {w: window == (w >> 28) for w in HostAddress}
         memory_access = valid & ~in_window[HostAddress.REGISTERS]
         with m.If(memory_access & busy):
             m.d.sync += error.eq(1)
 
-        with m.If(write & in_window[HostAddress.REGISTERS]), m.Switch(offset[:8]):
+        with m.If(valid & writes_to[HostAddress.REGISTERS]), m.Switch(offset[:8]):
             with m.Case(Register.PROGRAM_START):
                 m.d.sync += program_start.eq(request.data)
             with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
                 m.d.comb += start.eq(1)
                 m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
-        program_write = write & in_window[HostAddress.PROGRAM] & ~busy
+        program_write = valid & writes_to[HostAddress.PROGRAM] & ~busy
         program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
         with m.If(program_write):
             m.d.sync += program_shift.eq(Cat(program_shift, request.data)[32:])
@@ -282,7 +301,7 @@ class Accelerator(wiring.Component):
         ]
         # The long way to the weight memory takes a cycle of its own.
         m.d.sync += [
-            weights.host_write.eq(write & in_window[HostAddress.WEIGHTS] & ~busy),
+            weights.host_write.eq(valid & writes_to[HostAddress.WEIGHTS] & ~busy),
             weights.host_address.eq(offset),
             weights.host_data.eq(request.data),
         ]
@@ -298,7 +317,7 @@ class Accelerator(wiring.Component):
         shift = Signal(32 * columns, reset_less=True)
         commit = Signal()
         host_bank, host_granule = Signal(2, reset_less=True), Signal(16, reset_less=True)
-        activation_write = write & in_window[HostAddress.ACTIVATIONS] & ~busy
+        activation_write = valid & writes_to[HostAddress.ACTIVATIONS] & ~busy
         with m.If(activation_write):
             m.d.sync += shift.eq(Cat(shift, request.data)[32:])
         m.d.sync += [
@@ -308,19 +327,18 @@ class Accelerator(wiring.Component):
         ]
         # A cycle for the way to the memories, also for the choice: neither side writes in the first cycles.
         engine_writes = Signal()
-        host_write, host_above = Signal(WritePort(config), reset_less=True), Signal(16, reset_less=True)
+        host_write = Signal(MemoryWrite(config), reset_less=True)
+        host_banks = enabled_banks(config, host_bank, host_granule, Cat(commit, Const(0, 1)))
         m.d.sync += [
             engine_writes.eq(busy),
-            host_write.valid.eq(commit),
-            host_write.bank.eq(host_bank),
+            host_write.enable.eq(Cat(host_banks)),
             host_write.granule.eq(host_granule),
-            host_write.enable.eq(1),
+            host_write.above.eq(host_granule + 1),
             host_write.data.eq(shift),
-            host_above.eq(host_granule + 1),
         ]
         m.d.comb += [
             activations.write.eq(Mux(engine_writes, written.as_value(), host_write.as_value())),
-            activations.write_above.eq(Mux(engine_writes, above, host_above)),
+            activations.write.enable.eq(written.enable.as_value() | host_write.enable.as_value()),
         ]
 
         # A read comes after the write before it.
@@ -369,4 +387,4 @@ class Accelerator(wiring.Component):
             host.response.payload.data.eq(answer),
         ]
         with m.If(host.response.valid & host.response.ready):
-            m.d.sync += reading.eq(0)
+            m.d.sync += [reading.eq(0), ready.eq(1)]

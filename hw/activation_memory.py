@@ -1,6 +1,6 @@
 """Row-banked activation memory with its read address generation and write port."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,7 +8,15 @@ from nnloom.arch.config import AcceleratorConfig
 
 from .technology import MULTIPLIER_LATENCY, RAM_LATENCY, Technology
 
-__all__ = ["ROW_FETCH_LATENCY", "ActivationMemory", "RowRequest", "WritePort", "rows_layout"]
+__all__ = [
+    "ROW_FETCH_LATENCY",
+    "ActivationMemory",
+    "MemoryWrite",
+    "RowRequest",
+    "WritePort",
+    "enabled_banks",
+    "rows_layout",
+]
 
 ROW_FETCH_LATENCY = MULTIPLIER_LATENCY - 1 + 1 + 1 + RAM_LATENCY + 2
 """Cycles from `request` to `rows`: row product (its operand comes a cycle before), base sum, bank addresses, memory,
@@ -39,7 +47,7 @@ def rows_layout(config: AcceleratorConfig) -> data.ArrayLayout:
 
 
 def WritePort(config: AcceleratorConfig) -> data.StructLayout:
-    """Write of up to two neighbouring granules; also what the simulation traces."""
+    """Write of up to two neighbouring granules, as the simulation traces it."""
     return data.StructLayout(
         {
             "valid": 1,
@@ -49,6 +57,30 @@ def WritePort(config: AcceleratorConfig) -> data.StructLayout:
             "data": 8 * config.lanes,
         }
     )
+
+
+def MemoryWrite(config: AcceleratorConfig) -> data.StructLayout:
+    """Write of up to two neighbouring granules, decoded.
+
+    enable
+        Banks of the even memories and of the odd ones: as `enabled_banks`, nothing if there is no write.
+    granule, above
+        The lower granule, and the next one.
+    """
+    return data.StructLayout(
+        {
+            "enable": data.ArrayLayout(config.row_banks, 2),
+            "granule": 16,
+            "above": 16,
+            "data": 8 * config.lanes,
+        }
+    )
+
+
+def enabled_banks(config: AcceleratorConfig, bank: Value, granule: Value, enable: Value) -> list[Value]:
+    """Banks of the even and of the odd memories that a write goes to; `enable`: of the lower granule, of the upper."""
+    parities = (Mux(granule[0] == parity, enable[0], enable[1]) for parity in range(2))
+    return [Cat((bank == b) & here for b in range(config.row_banks)) for here in parities]
 
 
 class ActivationMemory(wiring.Component):
@@ -61,8 +93,7 @@ class ActivationMemory(wiring.Component):
     -------
     request : In; sampled every cycle
     rows : Out; `ROW_FETCH_LATENCY` cycles after `q`; bytes outside the tensor are arbitrary
-    write : In; the word is readable by requests whose `q` comes two cycles before or later
-    write_above : In; the granule above that of `write`
+    write : In(MemoryWrite); the word is readable by requests whose `q` comes two cycles before or later
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
     host_data : Out; `RAM_LATENCY` + 3 cycles after
     """
@@ -74,8 +105,7 @@ class ActivationMemory(wiring.Component):
             {
                 "request": In(RowRequest),
                 "rows": Out(rows_layout(config)),
-                "write": In(WritePort(config)),
-                "write_above": In(16),
+                "write": In(MemoryWrite(config)),
                 "host_read": In(1),
                 "host_bank": In(2),
                 "host_granule": In(16),
@@ -128,12 +158,9 @@ class ActivationMemory(wiring.Component):
             value = Signal(width, name=f"w_data_{parity}", reset_less=True)
             enable = Signal(banks, name=f"w_enable_{parity}", reset_less=True)
             m.d.sync += [
-                address.eq((self.write_above if parity == 0 else write.granule) >> 1),
+                address.eq((write.above if parity == 0 else write.granule) >> 1),
                 value.eq(Mux(lower, write.data[:width], write.data[width:])),
-                *(
-                    enable[bank].eq(write.valid & (write.bank == bank) & Mux(lower, write.enable[0], write.enable[1]))
-                    for bank in range(banks)
-                ),
+                enable.eq(write.enable[parity]),
             ]
             w_address.append(address)
             w_data.append(value)

@@ -22,8 +22,8 @@ def mac_latency(config: AcceleratorConfig) -> int:
 class MacArray(wiring.Component):
     """acc = (first ? 0 : acc) + sum of operand * weight, per pixel and lane, one step a cycle.
 
-    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the first tap's
-    product is kept (max pooling), if configured; the weights of the other taps must be zero then.
+    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the product of
+    `config.newest_tap` is kept (max pooling), if configured; the weights of the other taps must be zero then.
     The accumulator wraps at 32 bits.
 
     Members
@@ -78,8 +78,9 @@ class MacArray(wiring.Component):
                     multiplier.b.eq(self.weights[lane][tap].as_signed()),
                 ]
                 values.append(multiplier.p)
+            newest = config.newest_tap
             for level in range(tree_levels(config.taps)):
-                first_tap = values[0]
+                only_value = values[newest]
                 # Products come from afar: they meet in a single carry chain.
                 ways = 3 if level else 2
                 sums = []
@@ -89,18 +90,19 @@ class MacArray(wiring.Component):
                     m.d.sync += register.eq(total)
                     sums.append(register)
                 values = sums
+                newest //= ways
             accumulator = Signal(signed(32), name=f"accumulator_{name}", reset_less=True)
             with m.If(multiply):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + values[0])
             m.d.comb += self.accumulators[pixel][lane].eq(accumulator)
             if config.max_pool and pixel == 0:
-                # Only the first tap has a weight, so its part of the sum is the value. It has a register of its own:
+                # Only one tap has a weight, so its part of the sum is the value. It has a register of its own:
                 # the one before the accumulator is far away. The comparison is one carry chain, and gates select: a
                 # multiplexer that keeps its value would become a clock enable, on a longer path.
                 value = Signal(signed(8), name=f"value_{lane}", reset_less=True)
                 maximum = Signal(signed(8), name=f"maximum_{lane}", reset_less=True)
                 take = (first | (maximum - value)[8]).replicate(8)
-                m.d.sync += value.eq(first_tap)
+                m.d.sync += value.eq(only_value)
                 with m.If(multiply):
                     m.d.sync += maximum.eq((value & take) | (maximum & ~take))
                 m.d.comb += self.maxima[lane].eq(maximum)

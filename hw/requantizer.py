@@ -167,6 +167,8 @@ class Requantizer(wiring.Component):
                 with m.If(valids.copies[lane // LANES_OF_A_COPY]):
                     m.d.sync += total.eq(captured + added)
                 biased[pixel].append(total)
+        # Whether a value has 18 bits, before one of them is chosen: that takes as long.
+        shorts = [[total[17:].all() | ~total[17:].any() for total in totals] for totals in biased]
 
         # Passes, slots and pixels.
         # This counts one cycle ahead of the slots: what depends on it has a cycle to reach the units.
@@ -215,9 +217,10 @@ class Requantizer(wiring.Component):
                 return values[mine[0]] if slots == 1 else Array(values[lane] for lane in mine)[slot]
 
             upper, lower, second_part = parts.copies[unit // LANES_OF_A_COPY]
-            a = choose(biased[0])
+            a, is_short = choose(biased[0]), choose(shorts[0])
             if config.pixels > 1:
                 a = Mux(second_part, choose(biased[1]), a)
+                is_short = Mux(second_part, choose(shorts[1]), is_short)
             part = Signal(signed(18), name=f"part_{unit}", reset_less=True)
             multiplier = Signal(31, name=f"multiplier_{unit}", reset_less=True)
             m.d.sync += multiplier.eq(choose(multipliers))
@@ -225,7 +228,7 @@ class Requantizer(wiring.Component):
                 m.d.sync += part.eq(a[LOW_BITS:].as_signed())
             with m.Elif(lower):
                 m.d.sync += part.eq(a[:LOW_BITS])
-            with m.Elif(a[17:].all() | ~a[17:].any()):
+            with m.Elif(is_short):
                 m.d.sync += part.eq(a[:18].as_signed())
             with m.Else():
                 # The compiler has shown that the limit already reaches the clamp.

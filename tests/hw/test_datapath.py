@@ -93,11 +93,12 @@ def test_activation_memory_fetches_windows_while_being_written(config):
     """Bytes from here on are written during the reads."""
 
     async def write(ctx, bank, granule, enable, values):
-        ctx.set(dut.write.valid, 1)
-        ctx.set(dut.write.bank, bank)
+        banks = [0, 0]
+        for part in range(2):
+            banks[(granule + part) % 2] |= (enable >> part & 1) << bank
         ctx.set(dut.write.granule, granule)
-        ctx.set(dut.write_above, granule + 1)
-        ctx.set(dut.write.enable, enable)
+        ctx.set(dut.write.above, granule + 1)
+        ctx.set(dut.write.enable, banks)
         ctx.set(dut.write.data, as_int(values))
 
     async def bench(ctx):
@@ -133,7 +134,7 @@ def test_activation_memory_fetches_windows_while_being_written(config):
                         at = (granule + part) * config.granule
                         image[bank, at : at + config.granule] = values[part * config.granule :][: config.granule]
             else:
-                ctx.set(dut.write.valid, 0)
+                ctx.set(dut.write.enable, [0, 0])
             if i >= ROW_FETCH_LATENCY:
                 row, stride, base, q, second = requests[i - ROW_FETCH_LATENCY]
                 offsets = [0, 1, second, second + 1][: len(dut.rows)]
@@ -145,7 +146,7 @@ def test_activation_memory_fetches_windows_while_being_written(config):
                     np.testing.assert_array_equal(got[index * config.lanes :][: config.lanes], want)
             await ctx.tick()
         # What was written meanwhile is there.
-        ctx.set(dut.write.valid, 0)
+        ctx.set(dut.write.enable, [0, 0])
         ctx.set(dut.host_read, 1)
         await ctx.tick().repeat(4)
         for bank in range(config.row_banks):
@@ -251,7 +252,7 @@ def test_mac_array_accumulates_and_takes_maxima(taps, pixels):
             one_tap = i >= 150
             if one_tap:
                 w[:] = 0
-                w[:, 0] = 1
+                w[:, config.newest_tap] = 1
             multiply, first = int(rng.integers(4) > 0), int(rng.integers(5) == 0 or i == 0)
             if i == 0:
                 multiply = 1
