@@ -21,6 +21,7 @@ __all__ = [
     "MEMORY_WINDOWS",
     "PARAMETER",
     "PROGRAM_COLUMNS",
+    "Counter",
     "Descriptor",
     "Field",
     "HostAddress",
@@ -372,10 +373,26 @@ MEMORY_WINDOWS = {
         "written in ascending 32-bit words, the last one of a granule commits it; read and write"
     ),
     HostAddress.COUNTERS: (
-        "32-bit word i at 4 * i: cycles of the last program until its descriptor i had issued its last step; "
-        "as many as `LAYERS` says, at most program_words / 16; read only"
+        "counter c of descriptor i at 16 * i + 4 * c: its value when that descriptor had issued its last step; "
+        "as many descriptors as `LAYERS` says, at most program_words / 16; read only"
     ),
 }
+
+
+class Counter(enum.IntEnum):
+    """Counters of the last program, kept for each descriptor: 32-bit words in the COUNTERS window.
+
+    A cycle in which the sequencer is none of what the last three say issues a step.
+    """
+
+    CYCLES = 0
+    """cycles since the start command"""
+    WAITS_START = 1
+    """of these: waiting for a descriptor or for the results of the layer before"""
+    WAITS_PARAMETERS = 2
+    """of these: loading requantization parameters, or waiting until they may be replaced"""
+    WAITS_REQUANTIZATION = 3
+    """of these: waiting until the requantization units have taken the last result"""
 
 
 class Register(enum.IntEnum):
@@ -410,7 +427,7 @@ class Status(enum.IntFlag):
 
 
 MAGIC = 0x4D4F4F4C
-ISA_VERSION = 3
+ISA_VERSION = 4
 
 
 def weight_stride(config: AcceleratorConfig) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, ToolMissingError
-from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS
+from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, Counter
 from nnloom.arch.link import LARGEST_WORDS
 
 from .board import Board
@@ -100,7 +100,7 @@ def block_rams(config: AcceleratorConfig) -> int:
         ),
         (2 * config.row_banks, 8 * config.granule, config.bank_granules // 2),
         (1, 32 * PROGRAM_COLUMNS, -(-config.program_words // PROGRAM_COLUMNS)),
-        (1, 32, max(2, config.program_words // DESCRIPTOR_WORDS)),
+        (1, 32 * len(Counter), max(2, config.program_words // DESCRIPTOR_WORDS)),
         (1, 32, 2 * frame_words),
         (1, 8, 8 * frame_words),
     )

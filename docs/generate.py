@@ -90,6 +90,14 @@ def isa_page() -> str:
             ["offset", "register", "meaning"],
             [[f"0x{r.value:02X}", r.name, _doc_of(isa.Register, source, r.name)] for r in isa.Register],
         ),
+        "## Counters",
+        "",
+        *_table(
+            ["counter", "name", "meaning"],
+            [[c.value, c.name, _doc_of(isa.Counter, source, c.name)] for c in isa.Counter],
+        ),
+        "A cycle that is none of the last three issues a step.",
+        "",
         "## Status bits",
         "",
         *_table(

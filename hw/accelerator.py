@@ -17,6 +17,7 @@ from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
     PROGRAM_COLUMNS,
+    Counter,
     HostAddress,
     Kind,
     Register,
@@ -252,16 +253,21 @@ class Accelerator(wiring.Component):
         with m.If(sequencer.finished):
             m.d.sync += [busy.eq(0), done.eq(1)]
 
-        # Cycles of each descriptor. A start, which clears the count, may write once too often: after the last, or at 0.
+        # Counters at the end of each descriptor. A start, which clears the count of descriptors, may write once too
+        # often: after the last, or at 0.
         m.submodules.counters = counters = self.technology.ram(
-            width=32, depth=max(2, config.program_words // DESCRIPTOR_WORDS)
+            width=32 * len(Counter), depth=max(2, config.program_words // DESCRIPTOR_WORDS)
         )
+        waits = [Signal(32, name=f"waits_{i}") for i in range(len(Counter) - 1)]
+        for count, happens in zip(waits, sequencer.waits, strict=True):
+            with m.If(happens):
+                m.d.sync += count.eq(count + 1)
         layer = Signal.like(counters.w_addr)
         m.d.sync += layer.eq(sequencer.completed)
         m.d.comb += [
             counters.w_en.eq(layer[0] != sequencer.completed[0]),
             counters.w_addr.eq(layer),
-            counters.w_data.eq(cycles),
+            counters.w_data.eq(Cat(cycles, waits)),
         ]
 
         # A request is registered and decoded in the next cycle; a read holds off the next request.
@@ -289,7 +295,7 @@ class Accelerator(wiring.Component):
                 m.d.sync += program_start.eq(request.data)
             with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
                 m.d.comb += start.eq(1)
-                m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
+                m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1), *(count.eq(0) for count in waits)]
         program_write = valid & writes_to[HostAddress.PROGRAM] & ~busy
         program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
         with m.If(program_write):
@@ -343,9 +349,9 @@ class Accelerator(wiring.Component):
 
         # A read comes after the write before it.
         read_wait = Signal(range(RAM_LATENCY + 5))
-        read_column = Signal.like(column, reset_less=True)
+        read_column, read_counter = Signal.like(column, reset_less=True), Signal(range(len(Counter)), reset_less=True)
         read_activations, read_counters = Signal(reset_less=True), Signal(reset_less=True)
-        m.d.comb += counters.r_addr.eq(offset >> 2)
+        m.d.comb += counters.r_addr.eq(offset[4:])
         register_value = Signal(32)
         with m.Switch(offset[:8]):
             for register, value in (
@@ -366,6 +372,7 @@ class Accelerator(wiring.Component):
                 reading.eq(1),
                 read_wait.eq(RAM_LATENCY + 4),
                 read_column.eq(column),
+                read_counter.eq(offset[2:]),
                 read_activations.eq(in_window[HostAddress.ACTIVATIONS] & ~busy),
                 read_counters.eq(in_window[HostAddress.COUNTERS] & ~busy),
                 answer.eq(Mux(in_window[HostAddress.REGISTERS], register_value, 0)),
@@ -381,7 +388,7 @@ class Accelerator(wiring.Component):
                 words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
                 m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
             with m.If((read_wait == 1) & read_counters):
-                m.d.sync += answer.eq(counters.r_data)
+                m.d.sync += answer.eq(counters.r_data.word_select(read_counter, 32))
         m.d.comb += [
             host.response.valid.eq(reading & (read_wait == 0)),
             host.response.payload.data.eq(answer),

@@ -1,11 +1,11 @@
 """The loop nest in hardware: one descriptor in, one step a cycle out."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import Kind
+from nnloom.arch.isa import Counter, Kind
 from nnloom.arch.loopnest import PARAMETER_SPACING
 
 from .descriptor import DESCRIPTOR_LAYOUT
@@ -71,6 +71,7 @@ class Sequencer(wiring.Component):
     row_ahead : Out; `step.row` one cycle before
     finished : Out; one cycle, `drain` cycles after the last step of the last descriptor
     completed : Out; descriptors finished since `start`
+    waits : Out; registered; what a cycle without a step was spent on: `Counter` from WAITS_START on
     """
 
     def __init__(self, config: AcceleratorConfig, *, drain: int) -> None:
@@ -87,6 +88,7 @@ class Sequencer(wiring.Component):
                 "row_ahead": Out(signed(17)),
                 "finished": Out(1),
                 "completed": Out(16),
+                "waits": Out(len(Counter) - 1),
             }
         )
 
@@ -181,34 +183,41 @@ class Sequencer(wiring.Component):
         delay = Signal(8)
         delayed = Signal()
         drain = Signal(range(self.drain + 2))
+        starting, loading = Signal(), Signal()
+        m.d.sync += self.waits.eq(Cat(starting, loading, run & ~issue))
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
                 m.d.sync += self.completed.eq(0)
                 m.next = "FETCH"
             with m.State("FETCH"):
+                m.d.comb += starting.eq(1)
                 m.d.sync += [delay.eq(self.next.start_delay), delayed.eq(self.next.start_delay == 0)]
                 with m.If(self.next_valid):
                     m.next = "DELAY"
             with m.State("DELAY"):
-                m.d.comb += settle.eq(1)
+                m.d.comb += [starting.eq(1), settle.eq(1)]
                 m.d.sync += [delay.eq(delay - 1), delayed.eq(delay == 1)]
                 with m.If(delayed):
                     m.d.sync += self.take.eq(1)
                     m.next = "TAKE"
             with m.State("TAKE"):
                 # The addresses of the first group are taken with the descriptor.
+                m.d.comb += starting.eq(1)
                 m.d.sync += self.take.eq(0)
                 m.next = "BEGIN"
             with m.State("BEGIN"):
+                m.d.comb += starting.eq(1)
                 m.d.sync += [*g.reload(), *oy.reload(), *begin_row, load_index.eq(0), event.begin.eq(1)]
                 m.next = "LOAD"
-            with m.State("LOAD"), m.If(~busy & (spaced | (load_index != 0))):
-                m.d.sync += event.load.eq(1)
-                with m.If(load_index == 0):
-                    m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
-                m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
-                with m.If(load_final):
-                    m.next = "RUN"
+            with m.State("LOAD"):
+                m.d.comb += loading.eq(1)
+                with m.If(~busy & (spaced | (load_index != 0))):
+                    m.d.sync += event.load.eq(1)
+                    with m.If(load_index == 0):
+                        m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
+                    m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
+                    with m.If(load_final):
+                        m.next = "RUN"
             with m.State("RUN"):
                 m.d.comb += run.eq(1)
                 with m.If(issue):

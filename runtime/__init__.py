@@ -1,5 +1,6 @@
 """Runtime: sessions and devices."""
 
+from .devices.base import LayerWaits
 from .session import DeviceWarning, InferenceSession, Profile, Segment, SessionStats
 
-__all__ = ["DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
+__all__ = ["DeviceWarning", "InferenceSession", "LayerWaits", "Profile", "Segment", "SessionStats"]

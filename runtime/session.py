@@ -20,7 +20,7 @@ from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
 from nnloom.arch.numerics import quantize
 
-from .devices.base import Device, DeviceStats, HostBusDevice
+from .devices.base import Device, DeviceStats, HostBusDevice, LayerWaits
 from .relax_vm import RelaxProgram
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
@@ -80,6 +80,8 @@ class Segment:
     layers: tuple[tuple[str, int], ...] = ()
     """accelerator layers with their cycles: as the device has counted them, if the session has `profiling`; else as
     `nnloom simulate` has measured them, if it ran; else as estimated"""
+    waits: tuple[LayerWaits, ...] = ()
+    """what those layers waited for, if the session has `profiling`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +252,11 @@ class InferenceSession:
         """
         if self._profile is None:
             raise InputError("nothing to profile; run an inference first")
-        segments = tuple(replace(segment, layers=self._layers(segment.name)) for segment in self._profile.segments)
+        waits = getattr(self._device, "layer_waits", {})
+        segments = tuple(
+            replace(segment, layers=self._layers(segment.name), waits=tuple(waits.get(segment.name, ())))
+            for segment in self._profile.segments
+        )
         return replace(self._profile, segments=segments)
 
     def run(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, NDArray]:

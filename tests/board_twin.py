@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status, decode_program, weight_stride
+from nnloom.arch.isa import ISA_VERSION, MAGIC, Counter, HostAddress, Register, Status, decode_program, weight_stride
 from nnloom.arch.link import (
     DONE_REGISTERS,
     HELLO_REGISTERS,
@@ -138,7 +138,8 @@ class TwinBoard:
 
     def _fetch(self, address: int) -> int:
         if address >> 28 == HostAddress.COUNTERS >> 28:
-            return 10 * (address & 0xFF) + 10
+            layer, counter = divmod((address & 0xFFF) // 4, len(Counter))
+            return 40 * layer + 10 if counter == Counter.CYCLES else counter * (layer + 1)
         if address >> 28:
             memory = self._memory(address)
             assert memory is not None

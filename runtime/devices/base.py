@@ -18,6 +18,7 @@ from nnloom.arch.errors import DeviceError
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
+    Counter,
     HostAddress,
     Register,
     Status,
@@ -25,7 +26,7 @@ from nnloom.arch.isa import (
     weight_word_columns,
 )
 
-__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity"]
+__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,15 @@ class Device(Protocol):
         """Release the device."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayerWaits:
+    """Cycles of a layer in which the engine issued no step, as `arch.isa.Counter` tells them apart."""
+
+    start: int
+    parameters: int
+    requantization: int
+
+
 class HostBusDevice(abc.ABC):
     """An accelerator reached by reads and writes on its host bus: over a serial line, in simulation, ...
 
@@ -75,11 +85,13 @@ class HostBusDevice(abc.ABC):
     timeout_seconds = 10.0
     """Longest wait for a region to finish."""
     measure_layers = False
-    """Read the counters after each region, into `layer_cycles`."""
+    """Read the counters after each region, into `layer_cycles` and `layer_waits`."""
 
     def __init__(self) -> None:
         self.layer_cycles: dict[str, list[int]] = {}
         """Measured cycles of each layer of a region, of the last time it ran; they sum to the region's."""
+        self.layer_waits: dict[str, list[LayerWaits]] = {}
+        """The cycles of these that were spent waiting."""
         self._config: AcceleratorConfig | None = None
 
     @abc.abstractmethod
@@ -172,14 +184,26 @@ class HostBusDevice(abc.ABC):
         self.start(region.program_start)
         cycles = self.wait_done()
         if self.measure_layers:
-            self.layer_cycles[region.name] = self._read_layers(cycles)
+            self._count_layers(region.name, cycles)
         return [self.read_tensor(location) for location in region.outputs], cycles
 
-    def _read_layers(self, cycles: int) -> list[int]:
-        count = self._read_register(Register.LAYERS)
-        ends = self.read_words((HostAddress.COUNTERS + 4 * np.arange(count)).astype(np.uint32)).astype(np.int64)
+    def _count_layers(self, region: str, cycles: int) -> None:
+        """Read what the hardware counted of the layers of a region that took so many cycles."""
+        layers = self._read_register(Register.LAYERS)
+        addresses = HostAddress.COUNTERS + 4 * np.arange(layers * len(Counter))
+        ends = self.read_words(addresses.astype(np.uint32)).astype(np.int64).reshape(layers, len(Counter))
         # The time through the pipeline counts with the last layer.
-        return np.diff([0, *ends[:-1], cycles]).tolist()
+        ends[-1:, Counter.CYCLES] = cycles
+        counts = np.diff(ends, axis=0, prepend=0)
+        self.layer_cycles[region] = counts[:, Counter.CYCLES].tolist()
+        self.layer_waits[region] = [
+            LayerWaits(
+                start=int(row[Counter.WAITS_START]),
+                parameters=int(row[Counter.WAITS_PARAMETERS]),
+                requantization=int(row[Counter.WAITS_REQUANTIZATION]),
+            )
+            for row in counts
+        ]
 
     def start(self, program_start: int) -> None:
         """Start the program at a word of program memory."""

@@ -1,7 +1,5 @@
 """The host bus of the accelerator: registers, memory windows, stalls, accesses while busy, reset."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
@@ -10,12 +8,15 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
+    Counter,
+    Descriptor,
     HostAddress,
     Register,
     Status,
     weight_stride,
     weight_word_columns,
 )
+from nnloom.arch.loopnest import Step, issue_cycles, steps
 from nnloom.hw.accelerator import Accelerator
 from tests.graphs import random_graph
 from tests.harness import compile_region, random_inputs
@@ -117,6 +118,11 @@ def small_region(seed: int):
             return graph, compile_region(CONFIG, graph), random_inputs(rng, graph)
 
 
+def issued(d: Descriptor) -> int:
+    """Steps of a layer, parameter loads not counted."""
+    return sum(isinstance(item, Step) for item in steps(CONFIG, d))
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.4])
 def test_registers_and_memories(pause):
     async def test(bus):
@@ -160,8 +166,19 @@ def test_runs_back_to_back_give_the_same_answer(pause):
             np.testing.assert_array_equal(await bus.read_tensor(output), want)
             assert await bus.register(Register.LAYERS) == len(graph.layers)
             assert await bus.register(Register.STATUS) == Status.DONE
-            ends = [await bus.read(HostAddress.COUNTERS + 4 * i) for i in range(len(graph.layers))]
-            assert ends[0] > 0 and all(a < b for a, b in pairwise([*ends, await bus.register(Register.CYCLES)]))
+            counts = [
+                [await bus.read(HostAddress.COUNTERS + 16 * i + 4 * c) for c in Counter]
+                for i in range(len(compiled.descriptors))
+            ]
+            assert counts[-1][Counter.CYCLES] < await bus.register(Register.CYCLES)
+            for d, (cycles, start, parameters, requantization) in zip(
+                compiled.descriptors, np.diff(counts, axis=0, prepend=0), strict=True
+            ):
+                # The ends of the layers are seen a few cycles apart.
+                assert abs(cycles - start - parameters - requantization - issued(d)) <= 4
+                assert start > d.start_delay and parameters >= CONFIG.parameter_words
+                least = issue_cycles(CONFIG, d) - issued(d)
+                assert abs(parameters + requantization - least) <= 4
 
     run(test, 2, pause)
 

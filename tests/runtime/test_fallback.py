@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nnloom.arch.errors import DeviceError, InputError
-from nnloom.runtime import DeviceWarning, InferenceSession
+from nnloom.runtime import DeviceWarning, InferenceSession, LayerWaits
 from tests.artifacts import SMALL
 from tests.board_twin import CLOCK_HZ, CYCLES, Fault, twin_device
 
@@ -174,6 +174,7 @@ def test_profile(network, cpu):
         for segment in session.profile().segments[1::2]:
             *first, last = (cycles for _, cycles in segment.layers)
             assert sum(first) + last == CYCLES and first[:2] == [10, 40][: len(first)]
+            assert segment.waits == (LayerWaits(start=1, parameters=2, requantization=3),) * len(segment.layers)
     cpu.run(value)
     (segment,) = cpu.profile().segments
     assert segment.device == "cpu" and segment.seconds > 0 and not segment.layers
