@@ -31,7 +31,7 @@ class AcceleratorConfig:
     """
 
     lanes: int = 16
-    """Output channels (or depthwise channels) computed side by side; a power of two, 8 to 64."""
+    """Output channels (or depthwise channels) computed side by side; a power of two, 4 to 64."""
     taps: int = 9
     """Multipliers of each lane: bytes of the input window consumed in one cycle."""
     pixels: int = 1
@@ -57,8 +57,8 @@ class AcceleratorConfig:
             want: type = bool if field.type == "bool" else int
             if type(value) is not want:
                 raise ConfigError(f"config: {field.name} must be {want.__name__}, not {value!r}")
-        if not (_is_power_of_two(self.lanes) and 8 <= self.lanes <= 64):
-            raise ConfigError(f"config: lanes must be a power of two from 8 to 64, not {self.lanes}")
+        if not (_is_power_of_two(self.lanes) and 4 <= self.lanes <= 64):
+            raise ConfigError(f"config: lanes must be a power of two from 4 to 64, not {self.lanes}")
         if not 3 <= self.taps <= self.granule + 1:
             raise ConfigError(
                 f"config: taps must be 3 to lanes / 2 + 1 = {self.granule + 1} "
@@ -89,6 +89,11 @@ class AcceleratorConfig:
     def granule(self) -> int:
         """Bytes of one activation memory word: the alignment of rows and pixels, half the lanes."""
         return self.lanes // 2
+
+    @property
+    def host_granules(self) -> int:
+        """Granules of a 32-bit word of the host bus, at least 1: the alignment of tensors."""
+        return -(-4 // self.granule)
 
     @property
     def bank_granules(self) -> int:

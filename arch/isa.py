@@ -370,7 +370,8 @@ MEMORY_WINDOWS = {
     ),
     HostAddress.ACTIVATIONS: (
         "granule g of bank b at (b * bank_granules + g) * granule; "
-        "written in ascending 32-bit words, the last one of a granule commits it; read and write"
+        "written in ascending 32-bit words, the last one of a granule commits it (one that holds two, both); "
+        "read and write"
     ),
     HostAddress.COUNTERS: (
         "counter c of descriptor i at 16 * i + 4 * c: its value when that descriptor had issued its last step; "

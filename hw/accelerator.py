@@ -191,11 +191,15 @@ class Accelerator(wiring.Component):
             pushed.granule.eq(step.out_granule),
             pushed.enable.eq(partial),
         ]
+        distributed = self.technology.distributed_ram
         m.submodules.targets = targets = memory.Memory(
-            shape=target, depth=WRITE_QUEUE_DEPTH, init=[], attrs={"ram_style": "distributed"}
+            shape=target,
+            depth=WRITE_QUEUE_DEPTH,
+            init=[],
+            attrs={"ram_style": "distributed" if distributed else "block"},
         )
         targets_write = targets.write_port()
-        targets_read = targets.read_port(domain="comb")
+        targets_read = targets.read_port(domain="comb" if distributed else "sync")
         push_index, pop_index = Signal(range(WRITE_QUEUE_DEPTH)), Signal(range(WRITE_QUEUE_DEPTH))
         m.d.comb += [
             targets_write.en.eq(push),
@@ -209,7 +213,9 @@ class Accelerator(wiring.Component):
         above = Signal(16, reset_less=True)
         first_banks = Signal(data.ArrayLayout(config.row_banks, 2), reset_less=True)
         front = targets_read.data
-        m.d.sync += [
+        # Without distributed memory the read port has the register.
+        registered = m.d.sync if distributed else m.d.comb
+        registered += [
             place.eq(front),
             above.eq(front.granule + 1),
             first_banks.eq(Cat(enabled_banks(config, front.bank, front.granule, front.enable))),
@@ -334,7 +340,9 @@ class Accelerator(wiring.Component):
         # A cycle for the way to the memories, also for the choice: neither side writes in the first cycles.
         engine_writes = Signal()
         host_write = Signal(MemoryWrite(config), reset_less=True)
-        host_banks = enabled_banks(config, host_bank, host_granule, Cat(commit, Const(0, 1)))
+        host_banks = enabled_banks(
+            config, host_bank, host_granule, Cat(commit, commit if config.host_granules > 1 else Const(0, 1))
+        )
         m.d.sync += [
             engine_writes.eq(busy),
             host_write.enable.eq(Cat(host_banks)),

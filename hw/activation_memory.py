@@ -95,7 +95,7 @@ class ActivationMemory(wiring.Component):
     rows : Out; `ROW_FETCH_LATENCY` cycles after `q`; bytes outside the tensor are arbitrary
     write : In(MemoryWrite); the word is readable by requests whose `q` comes two cycles before or later
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
-    host_data : Out; `RAM_LATENCY` + 3 cycles after
+    host_data : Out; `RAM_LATENCY` + 3 cycles after: the granule, or the two of a 32-bit word
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -109,7 +109,7 @@ class ActivationMemory(wiring.Component):
                 "host_read": In(1),
                 "host_bank": In(2),
                 "host_granule": In(16),
-                "host_data": Out(8 * config.granule),
+                "host_data": Out(8 * config.granule * config.host_granules),
             }
         )
 
@@ -210,5 +210,5 @@ class ActivationMemory(wiring.Component):
             m.d.comb += self.rows[r].as_value().eq(rotated)
 
         host_bank = delay(self.host_bank, 2 + RAM_LATENCY + 1, "host_bank")
-        m.d.comb += self.host_data.eq(Array(read_data)[host_bank][:width])
+        m.d.comb += self.host_data.eq(Array(read_data)[host_bank][: len(self.host_data)])
         return m

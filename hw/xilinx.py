@@ -73,6 +73,8 @@ class FanoutFlipFlops(FanoutRegister):
 class XilinxTechnology:
     """Maker of what Yosys and Vivado turn into DSP48E1 or DSP48E2 and RAMB36E1 or RAMB36E2."""
 
+    distributed_ram = True
+
     def multiplier(self, *, a_width: int, b_width: int) -> DspMultiplier:
         """DSP block."""
         return DspMultiplier(a_width=a_width, b_width=b_width)

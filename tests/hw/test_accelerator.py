@@ -18,6 +18,7 @@ from nnloom.arch.isa import (
 )
 from nnloom.arch.loopnest import Step, issue_cycles, steps
 from nnloom.hw.accelerator import Accelerator
+from nnloom.hw.technology import GenericTechnology, Technology
 from tests.graphs import random_graph
 from tests.harness import compile_region, random_inputs
 
@@ -96,8 +97,8 @@ class Bus:
             pass
 
 
-def run(test, seed: int, pause: float) -> None:
-    dut = Accelerator(CONFIG)
+def run(test, seed: int, pause: float, technology: Technology | None = None) -> None:
+    dut = Accelerator(CONFIG, technology)
 
     async def bench(ctx):
         await test(Bus(ctx, dut, np.random.default_rng(seed), pause))
@@ -144,8 +145,8 @@ def test_registers_and_memories(pause):
     run(test, 1, pause)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.4])
-def test_runs_back_to_back_give_the_same_answer(pause):
+@pytest.mark.parametrize(("pause", "distributed_ram"), [(0.0, True), (0.4, True), (0.0, False)])
+def test_runs_back_to_back_give_the_same_answer(pause, distributed_ram):
     from nnloom.sim.golden import GoldenModel
 
     graph, compiled, inputs = small_region(3)
@@ -180,7 +181,7 @@ def test_runs_back_to_back_give_the_same_answer(pause):
                 least = issue_cycles(CONFIG, d) - issued(d)
                 assert abs(parameters + requantization - least) <= 4
 
-    run(test, 2, pause)
+    run(test, 2, pause, GenericTechnology(distributed_ram=distributed_ram))
 
 
 def test_accesses_while_busy_are_ignored_and_reported():
