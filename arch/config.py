@@ -16,6 +16,10 @@ PARAMETER_BYTES = 9
 """Bytes of requantization parameters of one output channel (bias, multiplier, shift): see `isa.PARAMETER`."""
 
 
+_LATER: dict[str, int] = {"overlap": True, "field_bits": 16, "layer_counters": True}
+"""Options that came after the first bitstreams, with their defaults."""
+
+
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
@@ -50,6 +54,13 @@ class AcceleratorConfig:
     """Running maximum beside the accumulator."""
     elementwise_add: bool = True
     """Addend queue behind the requantization units: residual addition."""
+    overlap: bool = True
+    """Descriptors and the requantization parameters of channel groups come in while results of those before are on
+    their way. Without, one set of registers for each is enough, and every group and layer waits for the one before."""
+    field_bits: int = 16
+    """Bits of the sizes, steps and addresses of a descriptor, 10 to 16: what `isa.FIELDS` has 16 bits for."""
+    layer_counters: bool = True
+    """Cycles and waits of each layer are counted; without, the COUNTERS window reads zero."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -76,6 +87,19 @@ class AcceleratorConfig:
             raise ConfigError(f"config: weight_words must be 64 to 65536, not {self.weight_words}")
         if not 32 <= self.program_words <= 16384:
             raise ConfigError(f"config: program_words must be 32 to 16384, not {self.program_words}")
+        if not 10 <= self.field_bits <= 16:
+            raise ConfigError(f"config: field_bits must be 10 to 16, not {self.field_bits}")
+        if self.weight_words > 1 << self.field_bits:
+            raise ConfigError(
+                f"config: weight_words must be at most {1 << self.field_bits} with field_bits {self.field_bits}, "
+                f"not {self.weight_words}"
+            )
+        if self.bank_granules > 1 << self.field_bits:
+            most = self.row_banks * self.granule << self.field_bits
+            raise ConfigError(
+                f"config: activation_bytes must be at most {most} with field_bits {self.field_bits}, "
+                f"not {self.activation_bytes}"
+            )
         if (self.max_pool or self.elementwise_add) and not self.depthwise:
             raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
 
@@ -156,5 +180,7 @@ class AcceleratorConfig:
     @property
     def hash(self) -> int:
         """32-bit identity of the configuration, in the bitstream, the program and the report."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        # Later options count where they are used: what has none of them keeps its identity.
+        values = {name: value for name, value in self.to_dict().items() if _LATER.get(name) != value}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
