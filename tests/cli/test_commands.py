@@ -86,8 +86,7 @@ def test_explore_and_compile_what_it_found(tmp_path, model_path, capfd):
 
 
 def test_boards_and_zoo_list(capfd):
-    (board,) = _json(capfd, "boards")
-    assert board["name"] == "ulx3s-85f"
+    assert {"ulx3s-85f", "ulx3s-12f", "tang-nano-20k", "pynq-z2"} <= {b["name"] for b in _json(capfd, "boards")}
     assert len(_json(capfd, "zoo", "list")) == 5
 
 
