@@ -424,13 +424,35 @@ def _note_cycles(report: dict[str, Any], layer_cycles: dict[str, list[int]], tot
         report["latency_us"] = round(total / report["clock_mhz"], 3)
 
 
+def _count(options: argparse.Namespace, console: Console, report: dict[str, Any]) -> None:
+    """Run an artifact on zeros; what the device has counted goes into the report, waits beside the cycles."""
+    from nnloom.runtime import InferenceSession
+
+    device = options.measured
+    if device in ("auto", "cpu", "model"):
+        raise ConfigError(f"--measured needs a device with counters (sim, serial:PORT or pynq), not {device}")
+    with InferenceSession(options.artifact, device, fallback=False, profiling=True, progress=console.phase) as session:
+        console.phase(f"running {report['model']} on {device}")
+        session.run({info.name: np.zeros(info.shape, info.dtype) for info in session.get_inputs()})
+        segments = [segment for segment in session.profile().segments if segment.name]
+    counts = {segment.name: [cycles for _, cycles in segment.layers] for segment in segments}
+    _note_cycles(report, counts, sum(sum(cycles) for cycles in counts.values()))
+    for segment in segments:
+        layers = [layer for layer in report["layers"] if layer.get("region") == segment.name]
+        for layer, waits in zip(layers, segment.waits, strict=True):
+            layer["waits"] = dataclasses.asdict(waits)
+
+
 def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom inspect"""
     report = _read_report(options.artifact)
+    if options.measured:
+        _count(options, console, report)
     console.say(
         f"{report['model']} for {report['board']}, configuration {report['config_hash']}: {_shape(report['config'])} "
         f"({report['config_reason']})"
     )
+    causes = ("start", "parameters", "requantization") if options.measured else ()
     rows = []
     for layer in report["layers"]:
         measured = layer.get("cycles_measured")
@@ -442,10 +464,12 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 layer["macs"],
                 layer.get("cycles_estimated", ""),
                 "" if measured is None else measured,
+                *(layer["waits"][cause] if "waits" in layer else "" for cause in causes),
                 f"{100 * layer['utilisation']:.1f} %" if layer.get("utilisation") else layer.get("reason", ""),
             ]
         )
-    console.table(["layer", "operator", "runs on", "macs", "cycles est.", "measured", "utilisation"], rows)
+    titles = ["layer", "operator", "runs on", "macs", "cycles est.", "measured"]
+    console.table([*titles, *(f"wait: {cause}" for cause in causes), "utilisation"], rows)
     memory = report["memory"]
     console.say()
     console.say(

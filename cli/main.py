@@ -144,8 +144,21 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--max-bytes", type=int, default=16 << 20, help="size limit of a request (default: 16 MiB)")
     p.set_defaults(run=commands.serve)
 
-    p = _subparser(verbs, "inspect", "show layers, cycles and memory of an artifact", "nnloom inspect build/kws")
+    p = _subparser(
+        verbs,
+        "inspect",
+        "show layers, cycles and memory of an artifact",
+        "nnloom inspect build/kws --measured serial:/dev/ttyUSB0",
+    )
     p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "--measured",
+        metavar="DEVICE",
+        nargs="?",
+        const="sim",
+        help="run the accelerator's part once, on zeros, and show what its counters say beside the estimates: "
+        "serial:PORT[?baud=N&timeout=S], pynq or sim (default of the option: %(const)s)",
+    )
     p.set_defaults(run=commands.inspect)
 
     p = _subparser(verbs, "doctor", "what is installed, and what missing things would enable", "nnloom doctor")

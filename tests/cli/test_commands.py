@@ -44,6 +44,13 @@ def test_from_model_to_simulation(tmp_path, model_path, monkeypatch, capfd):
     assert main(["inspect", "build/kws"]) == 0
     table = capfd.readouterr().out
     assert "depthwise_conv2d" in table and f"{report['cycles']:,} cycles (measured)" in table
+    counted = _json(capfd, "inspect", "build/kws", "--measured")
+    assert counted["cycles"] == report["cycles"]
+    for layer in (layer for layer in counted["layers"] if layer["target"] == "accelerator"):
+        assert abs(layer["cycles_measured"] - layer["cycles_estimated"]) <= 2
+        assert 0 < sum(layer["waits"].values()) < layer["cycles_measured"]
+    assert main(["inspect", "build/kws", "--measured", "model"]) == 2
+    assert "needs a device with counters" in capfd.readouterr().err
 
 
 @pytest.mark.model
@@ -86,7 +93,8 @@ def test_explore_and_compile_what_it_found(tmp_path, model_path, capfd):
 
 
 def test_boards_and_zoo_list(capfd):
-    assert {"ulx3s-85f", "ulx3s-12f", "tang-nano-20k", "pynq-z2"} <= {b["name"] for b in _json(capfd, "boards")}
+    boards = {board["name"]: board for board in _json(capfd, "boards")}
+    assert boards["ulx3s-85f"]["multipliers"] == 288 and {"ulx3s-12f", "tang-nano-20k", "pynq-z2"} <= set(boards)
     assert len(_json(capfd, "zoo", "list")) == 5
 
 
