@@ -16,10 +16,14 @@ class Board:
 
     name: str
     description: str
+    toolchain: str
+    """tools that make its bitstream: "ecp5", "gowin" (see `flow.toolchain`) or "vivado" """
     device: str
-    """nextpnr's option without dashes, e.g. "85k" """
+    """as the tools call it"""
     package: str
     speed: str
+    clock_port: str
+    """top-level port of the crystal"""
     crystal_hz: float
     clock_hz: float
     """system clock made from the crystal; place and route must meet it"""
@@ -28,10 +32,13 @@ class Board:
     dsp_blocks: int
     """DSP blocks for multipliers; further multipliers of the array are made of LUTs"""
     pins: Mapping[str, str]
-    """top-level port -> package pin"""
+    """top-level port -> package pin: `clock_port`, uart_rx, uart_tx, led_0, led_1 and so on, `high_ports`"""
     primitives: Mapping[str, int]
     """what the device has of each primitive"""
     loader: str
     """name of the board in openFPGALoader"""
+    leds_active_low: bool = False
+    high_ports: tuple[str, ...] = ()
+    """outputs that stay high"""
     seed: int = 1
     """placement seed that is known to meet the clock"""

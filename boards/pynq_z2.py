@@ -11,9 +11,11 @@ __all__ = ["PYNQ_Z2"]
 PYNQ_Z2 = ZynqBoard(
     name="pynq-z2",
     description="TUL PYNQ-Z2, Xilinx Zynq-7000 XC7Z020",
+    toolchain="vivado",
     device="xc7z020clg400-1",
     package="clg400",
     speed="1",
+    clock_port="",
     crystal_hz=50e6,
     # Aim, not a result: no place and route has seen it.
     clock_hz=100e6,

@@ -11,9 +11,11 @@ __all__ = ["ULTRA96_V2"]
 ULTRA96_V2 = ZynqBoard(
     name="ultra96-v2",
     description="Avnet Ultra96-V2, Xilinx Zynq UltraScale+ XCZU3EG",
+    toolchain="vivado",
     device="xczu3eg-sbva484-1-i",
     package="sbva484",
     speed="1",
+    clock_port="",
     crystal_hz=100e6 / 3,
     # Aim, not a result: no place and route has seen it.
     clock_hz=200e6,

@@ -1,6 +1,6 @@
 """The system on a board: clock, reset, UART, host link, accelerator."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out, connect
@@ -13,7 +13,7 @@ from .host_link import HostLink
 from .technology import Technology
 from .uart import UartReceiver, UartTransmitter, baud_divisor
 
-__all__ = ["SerialSystem", "Ulx3sTop"]
+__all__ = ["SerialSystem", "SerialTop"]
 
 
 class SerialSystem(wiring.Component):
@@ -72,41 +72,64 @@ class SerialSystem(wiring.Component):
         return m
 
 
-class Ulx3sTop(wiring.Component):
-    """Top of the ULX3S: pins named as in `nnloom.boards.ulx3s`. LED 0: alive, LED 1: busy."""
+class SerialTop(wiring.Component):
+    """Top of a board with a serial port: pins named as in `nnloom.boards`. LED 0: alive, LED 1: busy.
 
-    def __init__(self, system: SerialSystem, *, input_hz: float, clock_hz: float) -> None:
+    Parameters
+    ----------
+    pll
+        Source of the system clock: clk_in, clk_out, locked.
+    clock_port
+        Port of the crystal.
+    leds
+        How many there are, on ports led_0, led_1 and so on.
+    high_ports
+        Outputs that stay high.
+    """
+
+    def __init__(
+        self,
+        system: SerialSystem,
+        pll: wiring.Component,
+        *,
+        clock_port: str,
+        leds: int,
+        leds_active_low: bool,
+        high_ports: tuple[str, ...],
+    ) -> None:
         self.system = system
-        self.input_hz = input_hz
-        self.clock_hz = clock_hz
+        self.pll = pll
+        self.clock_port = clock_port
+        self.leds = leds
+        self.leds_active_low = leds_active_low
+        self.high_ports = high_ports
         super().__init__(
             {
-                "clk25": In(1),
+                clock_port: In(1),
                 "uart_rx": In(1),
                 "uart_tx": Out(1),
-                "wifi_gpio0": Out(1),
-                **{f"led_{i}": Out(1) for i in range(8)},
+                **{port: Out(1) for port in high_ports},
+                **{f"led_{i}": Out(1) for i in range(leds)},
             }
         )
 
     def elaborate(self, platform: object) -> Module:
-        from .ecp5 import Pll, pll_settings
-
         m = Module()
         m.domains.sync = ClockDomain()
-        settings = pll_settings(self.input_hz, self.clock_hz)
-        m.submodules.pll = pll = Pll(input_hz=self.input_hz, settings=settings)
+        m.submodules.pll = pll = self.pll
         m.submodules.reset = ResetSynchronizer(~pll.locked, domain="sync")
         m.submodules.system = system = self.system
         alive = Signal(26)
         m.d.sync += alive.eq(alive + 1)
+        lit = Cat(alive[-1], system.busy)
+        if self.leds_active_low:
+            lit = ~Cat(lit, Const(0, max(0, self.leds - len(lit))))
         m.d.comb += [
-            pll.clk_in.eq(self.clk25),
+            pll.clk_in.eq(getattr(self, self.clock_port)),
             ClockSignal("sync").eq(pll.clk_out),
             system.rx.eq(self.uart_rx),
             self.uart_tx.eq(system.tx),
-            # Low would make the board's ESP32 take over the configuration port.
-            self.wifi_gpio0.eq(1),
-            Cat(getattr(self, f"led_{i}") for i in range(8)).eq(Cat(alive[-1], system.busy)),
+            *(getattr(self, port).eq(1) for port in self.high_ports),
+            Cat(getattr(self, f"led_{i}") for i in range(self.leds)).eq(lit),
         ]
         return m

