@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from .config import AcceleratorConfig
 from .errors import ArtifactError, NnloomError
 
-__all__ = ["Artifact", "Manifest", "Region", "TensorInfo", "TensorLocation", "file_sha256"]
+__all__ = ["Artifact", "HostPlan", "HostStep", "Manifest", "Region", "TensorInfo", "TensorLocation", "file_sha256"]
 
 FORMAT = "nnloom-artifact"
-VERSION = 2
+VERSION = 3
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
@@ -118,6 +118,39 @@ class Region:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HostStep:
+    """A step of the network outside of the accelerator, or the call of a region; see `HostPlan` for the numbers."""
+
+    kind: str
+    """region, quantize (float32 to int8), dequantize, softmax (int8 to int8) or reshape"""
+    inputs: tuple[int, ...]
+    region: int = -1
+    """index of the region that is called"""
+    shape: tuple[int, ...] = ()
+    """of the output; a region knows those of its outputs"""
+    in_scale: float = 0.0
+    in_zero_point: int = 0
+    out_scale: float = 0.0
+    out_zero_point: int = 0
+    minimum: int = -128
+    maximum: int = 127
+    """int8 outputs are limited to minimum to maximum"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPlan:
+    """The network as steps around the regions, for a computer without TVM.
+
+    Values are numbered in the order in which they are made: the network's inputs, then the outputs of each step.
+    """
+
+    steps: tuple[HostStep, ...] = ()
+    outputs: tuple[int, ...] = ()
+    reason: str = ""
+    """why there are no steps: what needs TVM"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a device needs to know about an artifact besides the memory images."""
 
@@ -130,6 +163,7 @@ class Manifest:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     regions: tuple[Region, ...]
+    host: HostPlan
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the artifact"""
 
@@ -182,6 +216,14 @@ class Manifest:
                         tensors=tuple(location(t) for t in v["tensors"]),
                     )
                     for v in values["regions"]
+                ),
+                host=HostPlan(
+                    steps=tuple(
+                        HostStep(**{**v, "inputs": tuple(v["inputs"]), "shape": tuple(v["shape"])})
+                        for v in values["host"]["steps"]
+                    ),
+                    outputs=tuple(values["host"]["outputs"]),
+                    reason=values["host"]["reason"],
                 ),
                 files=dict(values["files"]),
             )

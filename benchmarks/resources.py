@@ -57,6 +57,7 @@ CONFIGURATIONS: tuple[tuple[AcceleratorConfig, int | None], ...] = (
     (AcceleratorConfig(lanes=32, taps=4, requant_units=32, weight_words=1024, **NOTHING), None),
     (AcceleratorConfig(lanes=8, taps=5, requant_units=4, weight_words=4096), 0),
     (AcceleratorConfig(lanes=32, taps=10, requant_units=4, weight_words=512, **NOTHING), None),
+    (AcceleratorConfig(lanes=32, taps=5, requant_units=16, weight_words=512, **WINDOW), 48),
 )
 
 

@@ -8,12 +8,21 @@ from nnloom.arch.errors import ConfigError
 
 from .board import Board
 from .pynq_z2 import PYNQ_Z2
+from .tang_nano_20k import TANG_NANO_20K
 from .ultra96_v2 import ULTRA96_V2
-from .ulx3s import ULX3S_85F
+from .ulx3s import ULX3S_12F, ULX3S_25F, ULX3S_45F, ULX3S_85F
 
 __all__ = ["Board", "all_boards", "get"]
 
-_BOARDS: tuple[Board, ...] = (ULX3S_85F, PYNQ_Z2, ULTRA96_V2)
+_BOARDS: tuple[Board, ...] = (
+    ULX3S_85F,
+    ULX3S_45F,
+    ULX3S_25F,
+    ULX3S_12F,
+    TANG_NANO_20K,
+    PYNQ_Z2,
+    ULTRA96_V2,
+)
 
 
 def all_boards() -> tuple[Board, ...]:

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
@@ -18,8 +19,12 @@ from nnloom.arch.files import cache_directory, write_atomically
 from . import get
 from .board import Board
 from .ecp5_flow import Ecp5Toolchain
+from .gowin_flow import GowinToolchain
 from .resources import lut_multipliers
 from .toolchain import Toolchain
+
+if TYPE_CHECKING:
+    from nnloom.hw.soc import SerialSystem, SerialTop
 
 __all__ = [
     "BuildResult",
@@ -28,13 +33,14 @@ __all__ = [
     "count_resources",
     "place_and_route",
     "route",
+    "serial_top",
     "synthesize",
     "system_clock_hz",
     "system_rtlil",
     "toolchain",
 ]
 
-_TOOLCHAINS: Mapping[str, Toolchain] = {"ecp5": Ecp5Toolchain()}
+_TOOLCHAINS: Mapping[str, Toolchain] = {"ecp5": Ecp5Toolchain(), "gowin": GowinToolchain()}
 
 
 def toolchain(board: Board) -> Toolchain:
@@ -82,20 +88,25 @@ def _parse_report(report: dict, board: Board) -> tuple[float, dict[str, dict[str
 def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) -> str:
     """RTLIL of the complete system, top module `top`."""
     from nnloom.hw.emit import emit_rtlil
-    from nnloom.hw.soc import SerialSystem, SerialTop
+    from nnloom.hw.soc import SerialSystem
 
-    tools = toolchain(board)
-    technology = tools.technology(config, lut_multipliers)
+    technology = toolchain(board).technology(config, lut_multipliers)
     system = SerialSystem(config, clock_hz=system_clock_hz(board), baud=board.baud, technology=technology)
-    top = SerialTop(
+    return emit_rtlil(serial_top(board, system), "top")
+
+
+def serial_top(board: Board, system: SerialSystem) -> SerialTop:
+    """The system with the board's pins as ports."""
+    from nnloom.hw.soc import SerialTop
+
+    return SerialTop(
         system,
-        tools.pll(board),
+        toolchain(board).pll(board),
         clock_port=board.clock_port,
         leds=sum(port.startswith("led_") for port in board.pins),
         leds_active_low=board.leds_active_low,
         high_ports=board.high_ports,
     )
-    return emit_rtlil(top, "top")
 
 
 def system_clock_hz(board: Board) -> float:

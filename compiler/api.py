@@ -68,6 +68,7 @@ def compile(
     from .cpu import build_cpu
     from .emit import emit
     from .frontend.tflite import import_tflite
+    from .host_plan import plan_host
     from .partition import partition
     from .report import ConfigChoice, make_report
 
@@ -108,6 +109,7 @@ def compile(
         inputs=imported.inputs,
         outputs=imported.outputs,
         regions=tuple(r.region for r in emitted.regions),
+        host=plan_host(partitioned),
     )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -88,17 +88,17 @@ class RelaxProgram:
     """
 
     def __init__(self, library: Path, region_outputs: Sequence[int], cpu: str) -> None:
+        try:
+            import tvm
+            from tvm import relax
+        except ImportError as error:
+            raise ToolMissingError("TVM is not installed; pip install 'nnloom[compiler]'") from error
         missing = missing_features(get_cpu_target(cpu))
         if missing:
             raise ArtifactError(
                 f"{library}: its code is for {cpu}, which needs {', '.join(missing)}; compile the model on this "
                 "computer or with another --cpu"
             )
-        try:
-            import tvm
-            from tvm import relax
-        except ImportError as error:
-            raise ToolMissingError("TVM is not installed; pip install 'nnloom[compiler]'") from error
         self._tvm = tvm
         self._outputs = tuple(region_outputs)
         self._lock = threading.Lock()

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
-from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
+from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ToolMissingError
 from nnloom.arch.numerics import quantize
 
 from .devices.base import Device, DeviceStats, HostBusDevice, LayerWaits
+from .portable import PortableProgram
 from .relax_vm import RelaxProgram
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
@@ -125,10 +126,11 @@ class InferenceSession:
     artifact
         Directory made by `nnloom compile`.
     device
-        "cpu": the whole network in TVM code. "model": accelerator regions in the golden model. "sim": in RTL
-        simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs on, with the artifact's bitstream or
-        another. All give the same bits. "auto": the first board on a USB serial port that answers with the artifact's
-        configuration, else the CPU. Also an unloaded `Device`; the session loads and closes it.
+        "cpu": the whole network in TVM code; without TVM in NumPy, with the golden model. "model": accelerator regions
+        in the golden model. "sim": in RTL simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs
+        on, with the artifact's bitstream or another. All give the same bits. "auto": the first board on a USB serial
+        port that answers with the artifact's configuration, else the CPU. Also an unloaded `Device`; the session loads
+        and closes it.
     fallback
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
         again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"
@@ -167,7 +169,11 @@ class InferenceSession:
         library = self._artifact.path / CPU_FILE
         if CPU_FILE not in manifest.files:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
-        self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions], manifest.cpu)
+        self._program: RelaxProgram | PortableProgram
+        try:
+            self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions], manifest.cpu)
+        except ToolMissingError:
+            self._program = PortableProgram(self._artifact)
         self._fallback = fallback and device not in ("model", "sim")
         self._clock = clock
         self._lock = threading.RLock()

