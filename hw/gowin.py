@@ -149,6 +149,8 @@ class GowinTechnology:
         Number of small multipliers that will be asked for.
     """
 
+    distributed_ram = True
+
     def __init__(self, *, lut_multipliers: int, small_multipliers: int) -> None:
         self._lut = lut_multipliers
         self._total = small_multipliers
