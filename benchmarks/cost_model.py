@@ -44,7 +44,6 @@ SHAPES = (
     (2, 8, 5, 8),
     (1, 8, 4, 2),
     (1, 32, 6, 16),
-    (2, 32, 17, 8),
 )
 """(pixels, lanes, taps, requantization units)"""
 MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 << 10)
