@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -250,19 +249,13 @@ def test_a_damaged_address_writes_nowhere(board, artifact):
         np.testing.assert_array_equal(device.read_words(addresses), words)
 
 
-def patient(device: str) -> str:
-    """The device string of a virtual board with a time-out for a large system on a busy machine."""
-    return re.sub("timeout=[0-9]+", "timeout=10", device)
-
-
 @pytest.mark.model
 @pytest.mark.slow
 def test_keyword_spotting_end_to_end(artifacts, network_inputs):
     """The whole network on the board's own configuration: upload, inferences, a reset in between, the cable pulled."""
     path = artifacts("keyword_spotting")
     board = VirtualBoard(Artifact.load(path).manifest.config)
-    device = patient(board.device)
-    with InferenceSession(path, "cpu") as cpu, InferenceSession(path, device, profiling=True) as session:
+    with InferenceSession(path, "cpu") as cpu, InferenceSession(path, board.device, profiling=True) as session:
         (info,) = cpu.get_inputs()
         (output,) = cpu.get_outputs()
         values = network_inputs("keyword_spotting", info)[:3]
@@ -296,7 +289,7 @@ def test_command_serves_a_board(artifacts, network_inputs, tmp_path):
         [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=environment, text=True
     )
     try:
-        device = patient(json.loads(server.stdout.readline())["device"])
+        device = json.loads(server.stdout.readline())["device"]
         with InferenceSession(path, "cpu") as cpu:
             value = network_inputs("keyword_spotting", cpu.get_inputs()[0])[0]
             want = cpu.run(value)
