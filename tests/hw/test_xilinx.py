@@ -150,7 +150,7 @@ def test_project_is_complete(tmp_path):
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, dict) else "",
 )
-def test_primitives_are_inferred_whole(family, component, want, tmp_path):
+def test_primitives_are_inferred_without_logic(family, component, want, tmp_path):
     """No LUT is needed; Yosys may leave registers of the blocks in the fabric (`want`: the most there can be)."""
     (tmp_path / "top.il").write_text(emit_rtlil(component, "top"))
     run_yosys(
