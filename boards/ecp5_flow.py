@@ -34,9 +34,9 @@ class Ecp5Toolchain(Toolchain):
     routed = ("--textcfg", "top.config")
 
     def clock_hz(self, board: Board) -> float:
-        from nnloom.hw.ecp5 import pll_settings
+        from nnloom.hw.ecp5 import PLL_LIMITS
 
-        return pll_settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
+        return PLL_LIMITS.settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
 
     def technology(self, config: AcceleratorConfig, lut_multipliers: int) -> Ecp5Technology:
         from nnloom.hw.ecp5 import Ecp5Technology
@@ -44,9 +44,9 @@ class Ecp5Toolchain(Toolchain):
         return Ecp5Technology(lut_multipliers=lut_multipliers, small_multipliers=config.multipliers)
 
     def pll(self, board: Board) -> Pll:
-        from nnloom.hw.ecp5 import Pll, pll_settings
+        from nnloom.hw.ecp5 import PLL_LIMITS, Pll
 
-        return Pll(input_hz=board.crystal_hz, settings=pll_settings(board.crystal_hz, board.clock_hz))
+        return Pll(input_hz=board.crystal_hz, settings=PLL_LIMITS.settings(board.crystal_hz, board.clock_hz))
 
     def constraints(self, board: Board) -> str:
         lines = [

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import TYPE_CHECKING
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ToolMissingError
-from nnloom.arch.files import cache_directory, write_atomically
+from nnloom.arch.files import build_in_cache, write_atomically
 
 from . import get
 from .board import Board
@@ -230,23 +227,12 @@ def build(
     except PackageNotFoundError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[fpga]'") from error
     identity = [repr(board), str(artifact.manifest.config.hash), source_hash(str(Path(__file__).parent)), str(seed)]
-    key = hashlib.sha256("|".join(identity + tools).encode()).hexdigest()[:16]
-    cache = cache_directory("bitstreams")
-    folder = cache / key
-    if not use_cache or not (folder / "result.json").exists():
-        temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{key}."))
-        try:
-            result = place_and_route(board, artifact.manifest.config, temporary, seed=seed, progress=progress)
-            (temporary / "result.json").write_text(json.dumps(asdict(result)))
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-        except BuildError as error:
-            kept = cache / f"failed-{key}"
-            shutil.rmtree(kept, ignore_errors=True)
-            temporary.rename(kept)
-            raise BuildError(str(error).replace(str(temporary), str(kept))) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+    def build_system(folder: Path) -> None:
+        result = place_and_route(board, artifact.manifest.config, folder, seed=seed, progress=progress)
+        (folder / "result.json").write_text(json.dumps(asdict(result)))
+
+    folder = build_in_cache("bitstreams", identity + tools, build_system, again=not use_cache)
     result = BuildResult(**json.loads((folder / "result.json").read_text()))
     write_atomically(artifact.path / result.bitstream, (folder / result.bitstream).read_bytes())
     report_path = artifact.path / REPORT_FILE

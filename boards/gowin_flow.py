@@ -38,9 +38,9 @@ class GowinToolchain(Toolchain):
     routed = ("--write", "routed.json")
 
     def clock_hz(self, board: Board) -> float:
-        from nnloom.hw.gowin import pll_settings
+        from nnloom.hw.gowin import PLL_LIMITS
 
-        return pll_settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
+        return PLL_LIMITS.settings(board.crystal_hz, board.clock_hz).output_hz(board.crystal_hz)
 
     def technology(self, config: AcceleratorConfig, lut_multipliers: int) -> GowinTechnology:
         from nnloom.hw.gowin import GowinTechnology
@@ -48,9 +48,9 @@ class GowinToolchain(Toolchain):
         return GowinTechnology(lut_multipliers=lut_multipliers, small_multipliers=config.multipliers)
 
     def pll(self, board: Board) -> Pll:
-        from nnloom.hw.gowin import Pll, pll_settings
+        from nnloom.hw.gowin import PLL_LIMITS, Pll
 
-        settings = pll_settings(board.crystal_hz, board.clock_hz)
+        settings = PLL_LIMITS.settings(board.crystal_hz, board.clock_hz)
         return Pll(input_hz=board.crystal_hz, settings=settings, device=DIE)
 
     def constraints(self, board: Board) -> str:

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, ToolMissingError
@@ -17,6 +18,9 @@ from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, Counter
 from nnloom.arch.link import LARGEST_WORDS
 
 from .board import Board
+
+if TYPE_CHECKING:
+    from nnloom.hw.device import BlockShape
 
 __all__ = [
     "COEFFICIENTS_FILE",
@@ -30,7 +34,7 @@ __all__ = [
     "limits",
     "lut_multipliers",
     "parts",
-    "ram_depth",
+    "ram_shape",
     "read_coefficients",
 ]
 
@@ -58,26 +62,22 @@ class Resources:
         return asdict(self)
 
 
-def _port_widths() -> dict[int, int]:
-    try:
-        from nnloom.hw.ecp5 import PORT_WIDTHS
-    except ImportError as error:
-        raise ToolMissingError("Amaranth is not installed; pip install 'nnloom[explore]'") from error
-    return PORT_WIDTHS
-
-
-def ram_depth(words: int) -> int:
-    """Depth of the shallowest block RAM shape of at least so many words.
+def ram_shape(words: int) -> BlockShape:
+    """The shallowest block RAM shape of at least so many words.
 
     Raises
     ------
     ConfigError
         If no block RAM is as deep.
     """
-    depths = [depth for depth in _port_widths() if depth >= words]
-    if not depths:
-        raise ConfigError(f"config: a memory of {words} words is deeper than a block RAM")
-    return min(depths)
+    try:
+        from nnloom.hw.device import block_shape
+    except ImportError as error:
+        raise ToolMissingError("Amaranth is not installed; pip install 'nnloom[explore]'") from error
+    try:
+        return block_shape(words)
+    except ValueError as error:
+        raise ConfigError(f"config: a memory of {words} words is deeper than a block RAM") from error
 
 
 def block_rams(config: AcceleratorConfig) -> int:
@@ -90,7 +90,6 @@ def block_rams(config: AcceleratorConfig) -> int:
     """
     from nnloom.hw.host_link import FRAME_OVERHEAD_WORDS
 
-    widths = _port_widths()
     frame_words = LARGEST_WORDS + FRAME_OVERHEAD_WORDS
     memories = (
         (
@@ -104,7 +103,7 @@ def block_rams(config: AcceleratorConfig) -> int:
         (1, 32, 2 * frame_words),
         (1, 8, 8 * frame_words),
     )
-    return sum(count * -(-width // widths[ram_depth(depth)]) for count, width, depth in memories)
+    return sum(count * -(-width // ram_shape(depth).width) for count, width, depth in memories)
 
 
 def _multipliers(config: AcceleratorConfig) -> int:

@@ -17,6 +17,7 @@ TANG_NANO_20K = Board(
     speed="C8/I7",
     clock_port="clk27",
     crystal_hz=27e6,
+    # Aim, not a result: no place and route has come to its end.
     clock_hz=54e6,
     baud=1_000_000,
     loader="tangnano20k",

@@ -25,7 +25,7 @@ import numpy as np
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError
 from nnloom.boards.board import Board
-from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_depth
+from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_shape
 
 from .cost import program_cycles
 from .emit import emit
@@ -156,8 +156,8 @@ def _fitted_memories(config: AcceleratorConfig, need: Evaluation) -> Accelerator
         return dataclasses.replace(
             config,
             activation_bytes=max(2048, 1 << (need.activation_bytes - 1).bit_length()),
-            weight_words=ram_depth(need.weight_words),
-            program_words=ram_depth(need.program_words),
+            weight_words=ram_shape(need.weight_words).depth,
+            program_words=ram_shape(need.program_words).depth,
         )
     except ConfigError:
         return None  # deeper than a block RAM

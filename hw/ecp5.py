@@ -7,15 +7,15 @@ test_ecp5.py` checks the wrappers against behavioural models.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .technology import FanoutRegister, Multiplier, Ram
+from .device import BlockShape, DeviceTechnology, FanoutCells, PllLimits, PllSettings, block_shape
+from .technology import Multiplier, Ram
 
-__all__ = ["BlockRam", "DspMultiplier", "Ecp5Technology", "LutMultiplier", "Pll", "PllSettings", "pll_settings"]
+__all__ = ["PLL_LIMITS", "BlockRam", "DspMultiplier", "Ecp5Technology", "FanoutFlipFlops", "LutMultiplier", "Pll"]
 
 
 class DspMultiplier(Multiplier):
@@ -117,34 +117,26 @@ class LutMultiplier(Multiplier):
         return total[:bits].as_signed()
 
 
-PORT_WIDTHS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
-"""Data width of a block RAM by depth: the widest port that needs no multiplexer behind it."""
-
-
 class BlockRam(Ram):
     """DP16KD blocks side by side, port A writing, port B reading with the output register."""
 
     def __init__(self, *, width: int, depth: int) -> None:
-        if depth > 16384:
-            raise ValueError(f"block RAM depth is at most 16384 words, not {depth}")
+        self._shape = block_shape(depth)
         super().__init__(width=width, depth=depth)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        depth = min(d for d in PORT_WIDTHS if d >= self.depth)
-        port = PORT_WIDTHS[depth]
+        port = self._shape.width
         for index in range(-(-self.width // port)):
             part = slice(index * port, min((index + 1) * port, self.width))
             w_data, r_data = Signal(port, name=f"w_data_{index}"), Signal(port, name=f"r_data_{index}")
             m.d.comb += [w_data.eq(self.w_data[part]), self.r_data[part].eq(r_data)]
-            m.submodules[f"block_{index}"] = self._block(port, w_data, r_data)
+            m.submodules[f"block_{index}"] = self._block(self._shape, w_data, r_data)
         return m
 
-    def _block(self, port: int, w_data: Value, r_data: Value) -> Instance:
-        # Addresses count bits of the narrowest port (in ninths): 2**shift of them make a word.
-        shift = {36: 5, 18: 4, 9: 3, 4: 2, 2: 1, 1: 0}[port]
-        byte_enables = {36: 4, 18: 2}.get(port, 0)
-        w_address = Cat(self.w_en.replicate(byte_enables), Const(0, shift - byte_enables), self.w_addr)
+    def _block(self, shape: BlockShape, w_data: Value, r_data: Value) -> Instance:
+        port, shift, enables = shape.width, shape.address_shift, shape.byte_enables
+        w_address = Cat(self.w_en.replicate(enables), Const(0, shift - enables), self.w_addr)
         r_address = Cat(Const(0, shift), self.r_addr)
         ports = {}
         for i in range(14):
@@ -194,115 +186,46 @@ class BlockRam(Ram):
         )
 
 
-class FanoutFlipFlops(FanoutRegister):
-    """Instances of the flip-flop cell: plain registers with equal inputs would be merged into one."""
+class FanoutFlipFlops(FanoutCells):
+    """TRELLIS_FF cells."""
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        for i in range(self.count):
-            for bit in range(self.width):
-                q = Signal(name=f"copy_{i}_{bit}")
-                m.submodules[f"register_{i}_{bit}"] = Instance(
-                    "TRELLIS_FF",
-                    p_GSR="DISABLED",
-                    p_CEMUX="1",
-                    p_CLKMUX="CLK",
-                    p_LSRMUX="LSR",
-                    p_REGSET="RESET",
-                    p_SRMODE="LSR_OVER_CE",
-                    i_CLK=ClockSignal(),
-                    i_LSR=Const(0),
-                    i_DI=self.value[bit],
-                    o_Q=q,
-                )
-                m.d.comb += self.copies[i][bit].eq(q)
-        return m
+    def cell(self, value: Value, output: Signal) -> Instance:
+        return Instance(
+            "TRELLIS_FF",
+            p_GSR="DISABLED",
+            p_CEMUX="1",
+            p_CLKMUX="CLK",
+            p_LSRMUX="LSR",
+            p_REGSET="RESET",
+            p_SRMODE="LSR_OVER_CE",
+            i_CLK=ClockSignal(),
+            i_LSR=Const(0),
+            i_DI=value,
+            o_Q=output,
+        )
 
 
-class Ecp5Technology:
-    """Maker of ECP5 primitives.
+class Ecp5Technology(DeviceTechnology):
+    """Maker of ECP5 primitives."""
 
-    Parameters
-    ----------
-    dsp_blocks
-        DSP blocks (18 x 18 multipliers) that may be used.
-    lut_multipliers
-        How many of the small multipliers are made of LUTs; they are spread evenly over the lanes.
-    small_multipliers
-        Number of small multipliers that will be asked for.
-    """
-
-    distributed_ram = True
-
-    def __init__(self, *, lut_multipliers: int, small_multipliers: int) -> None:
-        self._lut = lut_multipliers
-        self._total = small_multipliers
-        self._made = 0
-
-    def multiplier(self, *, a_width: int, b_width: int) -> Multiplier:
-        """DSP for operands above 8 bits; for the others every n-th is made of LUTs."""
-        if a_width > 8 or b_width > 8:
-            return DspMultiplier(a_width=a_width, b_width=b_width)
-        before = self._made * self._lut // self._total
-        self._made += 1
-        kind = LutMultiplier if self._made * self._lut // self._total > before else DspMultiplier
-        return kind(a_width=a_width, b_width=b_width)
-
-    def ram(self, *, width: int, depth: int) -> BlockRam:
-        """Block RAM."""
-        return BlockRam(width=width, depth=depth)
-
-    def fanout(self, *, width: int, count: int) -> FanoutFlipFlops:
-        """Flip-flop cells."""
-        return FanoutFlipFlops(width=width, count=count)
+    dsp = DspMultiplier
+    logic = LutMultiplier
+    block_ram = BlockRam
+    registers = FanoutFlipFlops
 
 
-@dataclass(frozen=True)
-class PllSettings:
-    """Dividers of an EHXPLLL with feedback from CLKOP: output = input / input_div * feedback_div."""
-
-    input_div: int
-    feedback_div: int
-    output_div: int
-
-    def output_hz(self, input_hz: float) -> float:
-        """Frequency of CLKOP."""
-        return input_hz / self.input_div * self.feedback_div
-
-    def vco_hz(self, input_hz: float) -> float:
-        """Frequency of the oscillator."""
-        return self.output_hz(input_hz) * self.output_div
-
-
-def pll_settings(input_hz: float, output_hz: float) -> PllSettings:
-    """Dividers for the wanted output, exact if possible, never above it.
-
-    Limits from the ECP5 data sheet (FPGA-DS-02012): phase detector 3.125 to 400 MHz, oscillator 400 to 800 MHz.
-
-    Raises
-    ------
-    ValueError
-        If no setting comes within 2 % below the wanted frequency.
-    """
-    best: tuple[float, PllSettings] | None = None
-    for input_div in range(1, 129):
-        if not 3.125e6 <= input_hz / input_div <= 400e6:
-            continue
-        for feedback_div in range(1, 81):
-            got = input_hz / input_div * feedback_div
-            if got > output_hz * (1 + 1e-9) or got < output_hz * 0.98:
-                continue
-            for output_div in range(1, 129):
-                settings = PllSettings(input_div, feedback_div, output_div)
-                if 400e6 <= settings.vco_hz(input_hz) <= 800e6 and (best is None or output_hz - got < best[0]):
-                    best = (output_hz - got, settings)
-    if best is None:
-        raise ValueError(f"no PLL setting makes {output_hz / 1e6:g} MHz from {input_hz / 1e6:g} MHz")
-    return best[1]
+PLL_LIMITS = PllLimits(
+    input_dividers=range(1, 129),
+    feedback_dividers=range(1, 81),
+    output_dividers=range(1, 129),
+    detector_hz=(3.125e6, 400e6),
+    oscillator_hz=(400e6, 800e6),
+)
+"""ECP5 data sheet (FPGA-DS-02012)."""
 
 
 class Pll(wiring.Component):
-    """EHXPLLL with one output.
+    """EHXPLLL with one output, CLKOP, which is also its feedback.
 
     Members
     -------

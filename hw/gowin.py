@@ -6,24 +6,14 @@ behavioural models.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, signed
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .technology import FanoutRegister, Multiplier, Ram
+from .device import BlockShape, DeviceTechnology, FanoutCells, PllLimits, PllSettings, block_shape
+from .technology import Multiplier, Ram
 
-__all__ = [
-    "PORT_WIDTHS",
-    "BlockRam",
-    "DspMultiplier",
-    "FanoutFlipFlops",
-    "GowinTechnology",
-    "Pll",
-    "PllSettings",
-    "pll_settings",
-]
+__all__ = ["PLL_LIMITS", "BlockRam", "DspMultiplier", "FanoutFlipFlops", "GowinTechnology", "Pll"]
 
 
 class DspMultiplier(Multiplier):
@@ -58,10 +48,6 @@ class DspMultiplier(Multiplier):
         return m
 
 
-PORT_WIDTHS = {512: 36, 1024: 18, 2048: 9, 4096: 4, 8192: 2, 16384: 1}
-"""Data width of a block RAM by depth: the widest port that needs no multiplexer behind it."""
-
-
 class BlockRam(Ram):
     """Semi-dual-port block RAM side by side, registers behind it.
 
@@ -69,31 +55,27 @@ class BlockRam(Ram):
     """
 
     def __init__(self, *, width: int, depth: int) -> None:
-        if depth > max(PORT_WIDTHS):
-            raise ValueError(f"block RAM depth is at most {max(PORT_WIDTHS)} words, not {depth}")
+        self._shape = block_shape(depth)
         super().__init__(width=width, depth=depth)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        depth = min(d for d in PORT_WIDTHS if d >= self.depth)
-        port = PORT_WIDTHS[depth]
+        port = self._shape.width
         count = -(-self.width // port)
         words = Signal(count * port)
         for i in range(count):
             mine = slice(i * port, (i + 1) * port)
             w_data = Signal(port, name=f"w_data_{i}")
             m.d.comb += w_data.eq(self.w_data[mine])
-            m.submodules[f"block_{i}"] = self._block(port, w_data, words[mine])
+            m.submodules[f"block_{i}"] = self._block(self._shape, w_data, words[mine])
         r_data = Signal(self.width, reset_less=True)
         m.d.sync += r_data.eq(words)
         m.d.comb += self.r_data.eq(r_data)
         return m
 
-    def _block(self, port: int, w_data: Signal, r_data) -> Instance:
-        """One SDPB or, with parity bits as data, SDPX9B. Addresses count bits; those of wide ports begin with byte
-        enables."""
-        shift = {36: 5, 18: 4, 9: 3, 4: 2, 2: 1, 1: 0}[port]
-        enables = {36: 4, 18: 2}.get(port, 0)
+    def _block(self, shape: BlockShape, w_data: Signal, r_data: Value) -> Instance:
+        """One SDPB or, with parity bits as data, SDPX9B."""
+        port, shift, enables = shape.width, shape.address_shift, shape.byte_enables
         pins = 36 if port % 9 == 0 else 32
         output = Signal(pins)
         # `r_data` is a slice of the words: the block drives it and leaves the upper pins open.
@@ -124,106 +106,33 @@ class BlockRam(Ram):
         )
 
 
-class FanoutFlipFlops(FanoutRegister):
-    """Instances of the flip-flop cell: plain registers with equal inputs would be merged into one."""
+class FanoutFlipFlops(FanoutCells):
+    """DFF cells."""
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        for i in range(self.count):
-            for bit in range(self.width):
-                q = Signal(name=f"copy_{i}_{bit}")
-                m.submodules[f"register_{i}_{bit}"] = Instance("DFF", i_CLK=ClockSignal(), i_D=self.value[bit], o_Q=q)
-                m.d.comb += self.copies[i][bit].eq(q)
-        return m
+    def cell(self, value: Value, output: Signal) -> Instance:
+        return Instance("DFF", i_CLK=ClockSignal(), i_D=value, o_Q=output)
 
 
-class GowinTechnology:
-    """Maker of GW2A primitives.
+class GowinTechnology(DeviceTechnology):
+    """Maker of GW2A primitives. Multipliers of LUTs are plain logic: synthesis must not infer DSP blocks."""
 
-    Parameters
-    ----------
-    lut_multipliers
-        How many of the small multipliers are made of LUTs; they are spread evenly over the lanes. Synthesis must not
-        infer DSP blocks.
-    small_multipliers
-        Number of small multipliers that will be asked for.
-    """
-
-    distributed_ram = True
-
-    def __init__(self, *, lut_multipliers: int, small_multipliers: int) -> None:
-        self._lut = lut_multipliers
-        self._total = small_multipliers
-        self._made = 0
-
-    def multiplier(self, *, a_width: int, b_width: int) -> Multiplier:
-        """DSP for operands above 8 bits; for the others every n-th is made of LUTs."""
-        if a_width > 8 or b_width > 8:
-            return DspMultiplier(a_width=a_width, b_width=b_width)
-        before = self._made * self._lut // self._total
-        self._made += 1
-        kind = Multiplier if self._made * self._lut // self._total > before else DspMultiplier
-        return kind(a_width=a_width, b_width=b_width)
-
-    def ram(self, *, width: int, depth: int) -> BlockRam:
-        """Block RAM."""
-        return BlockRam(width=width, depth=depth)
-
-    def fanout(self, *, width: int, count: int) -> FanoutFlipFlops:
-        """Flip-flop cells."""
-        return FanoutFlipFlops(width=width, count=count)
+    dsp = DspMultiplier
+    block_ram = BlockRam
+    registers = FanoutFlipFlops
 
 
-_OUTPUT_DIVIDERS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
-
-
-@dataclass(frozen=True)
-class PllSettings:
-    """Dividers of an rPLL: output = input / input_div * feedback_div."""
-
-    input_div: int
-    feedback_div: int
-    output_div: int
-
-    def output_hz(self, input_hz: float) -> float:
-        """Frequency of CLKOUT."""
-        return input_hz / self.input_div * self.feedback_div
-
-    def vco_hz(self, input_hz: float) -> float:
-        """Frequency of the oscillator."""
-        return self.output_hz(input_hz) * self.output_div
-
-
-def pll_settings(input_hz: float, output_hz: float) -> PllSettings:
-    """Dividers for the wanted output, exact if possible, never above it.
-
-    Limits of the speed grade C8/I7 from the GW2A data sheet (DS226): phase detector 3 to 500 MHz, oscillator 500 to
-    1250 MHz.
-
-    Raises
-    ------
-    ValueError
-        If no setting comes within 2 % below the wanted frequency.
-    """
-    best: tuple[float, PllSettings] | None = None
-    for input_div in range(1, 65):
-        if not 3e6 <= input_hz / input_div <= 500e6:
-            continue
-        for feedback_div in range(1, 65):
-            got = input_hz / input_div * feedback_div
-            if got > output_hz * (1 + 1e-9) or got < output_hz * 0.98:
-                continue
-            for output_div in _OUTPUT_DIVIDERS:
-                settings = PllSettings(input_div, feedback_div, output_div)
-                if 500e6 <= settings.vco_hz(input_hz) <= 1250e6 and (best is None or output_hz - got < best[0]):
-                    best = (output_hz - got, settings)
-    if best is None:
-        raise ValueError(f"no PLL setting makes {output_hz / 1e6:g} MHz from {input_hz / 1e6:g} MHz")
-    return best[1]
+PLL_LIMITS = PllLimits(
+    input_dividers=range(1, 65),
+    feedback_dividers=range(1, 65),
+    output_dividers=(2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128),
+    detector_hz=(3e6, 500e6),
+    oscillator_hz=(500e6, 1250e6),
+)
+"""GW2A data sheet (DS226), speed grade C8/I7."""
 
 
 class Pll(wiring.Component):
-    """rPLL with one output.
+    """rPLL with one output, CLKOUT.
 
     Parameters
     ----------

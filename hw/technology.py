@@ -5,7 +5,7 @@ Both kinds have the same ports, latencies and contract, so that the engine is wr
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from amaranth.hdl import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, memory, wiring
@@ -36,6 +36,9 @@ class Multiplier(wiring.Component):
     p : Out(signed(a_width + b_width)); p(t + 3) = a(t) * b(t)
     """
 
+    attributes: ClassVar[dict[str, str]] = {}
+    """of the product's register, for synthesis"""
+
     def __init__(self, *, a_width: int, b_width: int) -> None:
         if not (1 <= a_width <= 18 and 1 <= b_width <= 18):
             raise ValueError(f"multiplier operands must be 1 to 18 bits, not {a_width} and {b_width}")
@@ -47,7 +50,7 @@ class Multiplier(wiring.Component):
         m = Module()
         a = Signal(signed(self.a_width), reset_less=True)
         b = Signal(signed(self.b_width), reset_less=True)
-        product = Signal(signed(self.a_width + self.b_width), reset_less=True)
+        product = Signal(signed(self.a_width + self.b_width), reset_less=True, attrs=self.attributes)
         p = Signal.like(product)
         m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), p.eq(product)]
         m.d.comb += self.p.eq(p)
@@ -65,6 +68,9 @@ class Ram(wiring.Component):
     r_addr : In; sampled every cycle
     r_data : Out; r_data(t + 2) = the word at r_addr(t)
     """
+
+    attributes: ClassVar[dict[str, str]] = {}
+    """of the memory, for synthesis"""
 
     def __init__(self, *, width: int, depth: int) -> None:
         if width < 1 or depth < 2:
@@ -84,7 +90,9 @@ class Ram(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.storage = storage = memory.Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        m.submodules.storage = storage = memory.Memory(
+            shape=unsigned(self.width), depth=self.depth, init=[], attrs=self.attributes
+        )
         write = storage.write_port()
         read = storage.read_port(domain="sync")
         r_data = Signal(self.width, reset_less=True)

@@ -6,8 +6,6 @@ the driver writes is in DDR after `flush`, what the fabric wrote is seen after `
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import shutil
 import socket
 import subprocess
@@ -24,10 +22,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import APERTURE_BYTES, IP_NAME
-from nnloom.arch.errors import BuildError, DeviceError, ToolMissingError
-from nnloom.arch.files import cache_directory
+from nnloom.arch.errors import DeviceError, ToolMissingError
 
-from .rtl import build_verilator, cocotb_environment, verilator_root
+from .build import build_simulator, build_verilator, cocotb_environment, verilator_root
 
 __all__ = ["SimulatedPynq", "build_zynq_simulation"]
 
@@ -50,36 +47,20 @@ def build_zynq_simulation(
     ------
     ToolMissingError, BuildError
     """
-    from nnloom.hw.emit import emit_verilog, source_hash
+    from nnloom.hw.emit import emit_verilog
     from nnloom.hw.zynq import ZynqSystem, ZynqTop
 
     verilator_root()
     say = progress or (lambda _: None)
-    parts = [source_hash(), Path(__file__).read_text(), str(config.hash), str(data_width)]
-    key = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
-    cache = cache_directory("zynq")
-    folder = cache / key
-    if (folder / "ready").exists():
-        return folder
-    temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{key}."))
-    try:
+
+    def build(folder: Path) -> None:
         say("elaborating the system")
         top = ZynqTop(ZynqSystem(config, data_width=data_width))
-        (temporary / f"{TOPLEVEL}.v").write_text(emit_verilog(top, TOPLEVEL))
+        (folder / f"{TOPLEVEL}.v").write_text(emit_verilog(top, TOPLEVEL))
         say("building the simulation with verilator")
-        build_verilator(temporary, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v"], public=list(top.signature.members))
-        (temporary / "ready").touch()
-        with contextlib.suppress(OSError):
-            # Another process may have finished the same build first.
-            temporary.rename(folder)
-    except BuildError as error:
-        kept = cache / f"failed-{key}"
-        shutil.rmtree(kept, ignore_errors=True)
-        temporary.rename(kept)
-        raise BuildError(str(error).replace(str(temporary), str(kept))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+        build_verilator(folder, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v"], public=list(top.signature.members))
+
+    return build_simulator("zynq", __file__, [str(config.hash), str(data_width)], build)
 
 
 class SimulatedPynq:

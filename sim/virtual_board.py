@@ -6,12 +6,8 @@ and passes the bytes to the terminal. Drivers use it as any serial port.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import shutil
 import subprocess
-import tempfile
 import tty
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +15,9 @@ from types import TracebackType
 from typing import Self
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import BuildError, DeviceError
-from nnloom.arch.files import cache_directory
+from nnloom.arch.errors import DeviceError
 
-from .rtl import run_tool, verilator_root
+from .build import build_simulator, run_verilator, verilator_root
 
 __all__ = ["VirtualBoard", "build_virtual_board"]
 
@@ -141,46 +136,22 @@ def build_virtual_board(config: AcceleratorConfig, *, progress: Callable[[str], 
     ToolMissingError, BuildError
         A missing tool; a failed build (the message names the log).
     """
-    from nnloom.hw.emit import emit_verilog, source_hash
+    from nnloom.hw.emit import emit_verilog
     from nnloom.hw.soc import SerialSystem
 
-    root = verilator_root()
+    verilator_root()
     say = progress or (lambda _: None)
-    key = hashlib.sha256(f"{source_hash()}|{Path(__file__).read_text()}|{config.hash}".encode()).hexdigest()[:16]
-    cache = cache_directory("virtual")
-    folder = cache / key
-    if (folder / "soc").exists():
-        return folder / "soc"
-    temporary = Path(tempfile.mkdtemp(dir=cache, prefix=f".{key}."))
-    try:
+
+    def build(folder: Path) -> None:
         say("elaborating the system")
         system = SerialSystem(config, clock_hz=CLOCK_HZ, baud=CLOCK_HZ // DIVISOR)
-        (temporary / "soc.v").write_text(emit_verilog(system, "soc"))
-        (temporary / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR})
+        (folder / "soc.v").write_text(emit_verilog(system, "soc"))
+        (folder / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR})
         say("building the virtual board with Verilator")
-        # The package's makefile was never configured: give the precompiled header option itself.
-        env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-        command = ["perl", str(root / "bin" / "verilator"), "-cc", "--exe", "-O3", "--noassert", "--prefix", "Vsoc"]
-        command += ["--x-assign", "fast", "--x-initial", "fast", "-Wno-fatal", "-Wno-lint", "--top-module", "soc"]
-        command += ["-Mdir", str(temporary / "obj"), "-o", str(temporary / "soc.new"), "-CFLAGS", "-O2"]
-        log = temporary / "build.log"
-        command += [str(temporary / "bridge.cpp"), str(temporary / "soc.v")]
-        run_tool(command, folder=temporary, log=log, env=env)
-        make = ["make", "-j2", "-C", str(temporary / "obj"), "-f", "Vsoc.mk", "OPT_FAST=-O2"]
-        run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=temporary, log=log, env=env)
-        shutil.rmtree(temporary / "obj")
-        (temporary / "soc.new").rename(temporary / "soc")
-        with contextlib.suppress(OSError):
-            # Another process may have finished the same build first.
-            temporary.rename(folder)
-    except BuildError as error:
-        kept = cache / f"failed-{key}"
-        shutil.rmtree(kept, ignore_errors=True)
-        temporary.rename(kept)
-        raise BuildError(str(error).replace(str(temporary), str(kept))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder / "soc"
+        files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
+        run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", "-CFLAGS", "-O2", *files])
+
+    return build_simulator("virtual", __file__, [str(config.hash)], build) / "soc"
 
 
 class VirtualBoard:

@@ -59,17 +59,10 @@ def test_the_configuration_fits_the_device(board):
 def test_the_configuration_fits_the_gowin_device():
     board = get("tang-nano-20k")
     config = board.config
-    # The block RAM shapes are those of the ECP5.
     assert block_rams(config) <= board.primitives["BSRAM"]
     small = config.multipliers - lut_multipliers(board, config)
     large = dsp_blocks(config, config.multipliers)
     assert small + 2 * large <= board.primitives["MULT9X9"]
-
-
-def test_block_ram_shapes_of_ecp5_and_gowin_are_the_same():
-    from nnloom.hw import ecp5, gowin
-
-    assert gowin.PORT_WIDTHS == ecp5.PORT_WIDTHS
 
 
 def test_lpf():

@@ -1,15 +1,15 @@
 """ECP5 primitives: the LUT multiplier exhaustively, the wrappers against behavioural models of the cells."""
 
 import shutil
-import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from nnloom.hw.ecp5 import BlockRam, DspMultiplier, Ecp5Technology, LutMultiplier, pll_settings
+from nnloom.hw.device import block_shape
+from nnloom.hw.ecp5 import PLL_LIMITS, BlockRam, DspMultiplier, Ecp5Technology, LutMultiplier
 from nnloom.hw.emit import emit_verilog
-from nnloom.hw.technology import MULTIPLIER_LATENCY, RAM_LATENCY
+from nnloom.hw.technology import MULTIPLIER_LATENCY
+from tests.hw.verilog_benches import check_multiplier, check_ram, icarus
 
 # Behaviour of the cells in the modes that the wrappers use (Lattice FPGA-TN-02205 and FPGA-TN-02204).
 MULT18X18D = """
@@ -72,16 +72,6 @@ def ram_model(width: int) -> str:
     return DP16KD.format(ports=",".join([control, *parts.values()]), dob_all=dob_all, **parts)
 
 
-def icarus(folder, *sources: str) -> list[str]:
-    """Run Verilog; the lines it printed."""
-    files = []
-    for index, source in enumerate(sources):
-        (folder / f"{index}.v").write_text(source)
-        files.append(str(folder / f"{index}.v"))
-    subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", str(folder / "a"), *files], check=True)
-    return subprocess.run(["vvp", str(folder / "a")], check=True, capture_output=True, text=True).stdout.split("\n")
-
-
 @pytest.mark.icarus
 def test_lut_multiplier_is_exact_for_every_operand(tmp_path):
     """Around the model of the carry cell that comes with Yosys."""
@@ -114,47 +104,14 @@ def test_lut_multiplier_is_exact_for_every_operand(tmp_path):
 @pytest.mark.icarus
 @pytest.mark.parametrize("widths", [(8, 8), (18, 18), (16, 17)])
 def test_dsp_multiplier_around_a_model_of_the_cell(tmp_path, widths):
-    rng = np.random.default_rng(0)
-    pairs = [[int(rng.integers(-(1 << w - 1), 1 << w - 1)) for w in widths] for _ in range(60)]
-    pairs += [[-(1 << widths[0] - 1), -(1 << widths[1] - 1)], [(1 << widths[0] - 1) - 1, -(1 << widths[1] - 1)]]
-    steps = "\n".join(f"a = {a}; b = {b}; #10;" for a, b in pairs)
-    bench = f"""
-    module bench; reg clk = 0; always #5 clk = ~clk;
-      reg signed [{widths[0] - 1}:0] a; reg signed [{widths[1] - 1}:0] b; wire signed [{sum(widths) - 1}:0] p;
-      dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p));
-      always @(negedge clk) $display("%0d", p);
-      initial begin #6 {steps} #50 $finish; end
-    endmodule"""
-    verilog = emit_verilog(DspMultiplier(a_width=widths[0], b_width=widths[1]), "dut")
-    printed = [line.strip() for line in icarus(tmp_path, bench, verilog, mult_model()) if line.strip()]
-    products = [str(a * b) for a, b in pairs]
-    start = printed.index(products[0])
-    assert printed[start : start + len(products)] == products
+    check_multiplier(DspMultiplier(a_width=widths[0], b_width=widths[1]), mult_model(), tmp_path)
 
 
 @pytest.mark.icarus
 @pytest.mark.parametrize(("width", "depth", "blocks"), [(70, 512, 2), (64, 1024, 4), (20, 2048, 3), (6, 4096, 2)])
 def test_block_ram_around_a_model_of_the_cell(tmp_path, width, depth, blocks):
-    rng = np.random.default_rng(1)
-    words = {int(a): int.from_bytes(rng.bytes(16), "little") % (1 << width) for a in rng.integers(0, depth, 40)}
-    words |= {0: (1 << width) - 1, depth - 1: 1}
-    writes = "\n".join(f"w_en = 1; w_addr = {a}; w_data = {width}'h{v:x}; #10;" for a, v in words.items())
-    reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
-    bits = (depth - 1).bit_length()
-    bench = f"""
-    module bench; reg clk = 0; always #5 clk = ~clk;
-      reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
-      reg show = 0; integer shown = 0;
-      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr), .r_data(r_data));
-      always @(negedge clk) if (show) $display("%h", r_data);
-      initial begin #6 {writes} w_en = 0; w_data = 0; w_addr = 0; #20 show = 1; {reads} #{10 * RAM_LATENCY} $finish; end
-    endmodule"""
-    verilog = emit_verilog(BlockRam(width=width, depth=depth), "dut")
+    verilog = check_ram(BlockRam(width=width, depth=depth), ram_model(block_shape(depth).width), tmp_path)
     assert verilog.count("DP16KD #(") == blocks
-    port = {512: 36, 1024: 18, 2048: 9, 4096: 4}[depth]
-    printed = [line.strip() for line in icarus(tmp_path, bench, verilog, ram_model(port)) if line.strip()]
-    want = [f"{v:0{-(-width // 4)}x}" for v in words.values()]
-    assert "\n".join(want) in "\n".join(printed)
 
 
 def test_technology_spreads_lut_multipliers_evenly():
@@ -172,7 +129,7 @@ def test_technology_spreads_lut_multipliers_evenly():
 
 @pytest.mark.parametrize("mhz", [25, 60, 75, 80, 100, 120, 125, 150])
 def test_pll_settings_keep_the_limits_of_the_data_sheet(mhz):
-    settings = pll_settings(25e6, mhz * 1e6)
+    settings = PLL_LIMITS.settings(25e6, mhz * 1e6)
     assert 0.98 * mhz <= settings.output_hz(25e6) / 1e6 <= mhz * 1.000001
     assert 400e6 <= settings.vco_hz(25e6) <= 800e6
     assert 3.125e6 <= 25e6 / settings.input_div <= 400e6
@@ -180,7 +137,7 @@ def test_pll_settings_keep_the_limits_of_the_data_sheet(mhz):
 
 def test_impossible_clocks_are_refused():
     with pytest.raises(ValueError, match="no PLL setting"):
-        pll_settings(25e6, 1e9)
+        PLL_LIMITS.settings(25e6, 1e9)
 
 
 def test_icarus_is_there_in_ci():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 
-from nnloom.hw.emit import emit_rtlil, emit_verilog, run_yosys
-from nnloom.hw.gowin import PORT_WIDTHS, BlockRam, DspMultiplier, FanoutFlipFlops, GowinTechnology, pll_settings
-from nnloom.hw.technology import MULTIPLIER_LATENCY, RAM_LATENCY, Multiplier
-from tests.hw.test_ecp5 import icarus
+from nnloom.hw.device import block_shape
+from nnloom.hw.emit import emit_rtlil, run_yosys
+from nnloom.hw.gowin import PLL_LIMITS, BlockRam, DspMultiplier, FanoutFlipFlops, GowinTechnology
+from nnloom.hw.technology import Multiplier
+from tests.hw.verilog_benches import check_multiplier, check_ram
 
 # Behaviour of the cells in the modes that the wrappers use (Gowin UG287 and UG285); yosys has black boxes only.
 MULTIPLIER = """
@@ -52,25 +52,10 @@ endmodule
 @pytest.mark.icarus
 @pytest.mark.parametrize(("widths", "width"), [((8, 8), 9), ((18, 18), 18), ((16, 17), 18)])
 def test_dsp_multiplier_around_a_model_of_the_cell(tmp_path, widths, width):
-    rng = np.random.default_rng(0)
-    pairs = [[int(rng.integers(-(1 << w - 1), 1 << w - 1)) for w in widths] for _ in range(60)]
-    pairs += [[-(1 << widths[0] - 1), -(1 << widths[1] - 1)], [(1 << widths[0] - 1) - 1, -(1 << widths[1] - 1)]]
-    steps = "\n".join(f"a = {a}; b = {b}; #10;" for a, b in pairs)
-    bench = f"""
-    module bench; reg clk = 0; always #5 clk = ~clk;
-      reg signed [{widths[0] - 1}:0] a; reg signed [{widths[1] - 1}:0] b; wire signed [{sum(widths) - 1}:0] p;
-      dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p));
-      always @(negedge clk) $display("%0d", p);
-      initial begin #6 {steps} #50 $finish; end
-    endmodule"""
-    verilog = emit_verilog(DspMultiplier(a_width=widths[0], b_width=widths[1]), "dut")
     name = f"MULT{width}X{width}"
+    model = MULTIPLIER.format(name=name, w=width)
+    verilog = check_multiplier(DspMultiplier(a_width=widths[0], b_width=widths[1]), model, tmp_path)
     assert f"{name} #(" in verilog
-    printed = icarus(tmp_path, bench, verilog, MULTIPLIER.format(name=name, w=width))
-    products = [str(a * b) for a, b in pairs]
-    printed = [line.strip() for line in printed if line.strip()]
-    # The first falling edge that shows a product: three rising edges after its operands.
-    assert printed[MULTIPLIER_LATENCY : MULTIPLIER_LATENCY + len(products)] == products
 
 
 @pytest.mark.icarus
@@ -79,34 +64,15 @@ def test_dsp_multiplier_around_a_model_of_the_cell(tmp_path, widths, width):
     [(70, 512, 2), (40, 1024, 3), (20, 2048, 3), (6, 4096, 2), (3, 8192, 2), (2, 16384, 2), (8, 300, 1)],
 )
 def test_block_ram_around_a_model_of_the_cell(tmp_path, width, depth, blocks):
-    rng = np.random.default_rng(1)
-    words = {int(a): int.from_bytes(rng.bytes(16), "little") % (1 << width) for a in rng.integers(0, depth, 40)}
-    words |= {0: (1 << width) - 1, depth - 1: 1}
-    writes = "\n".join(f"w_en = 1; w_addr = {a}; w_data = {width}'h{v:x}; #10;" for a, v in words.items())
-    reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
-    bits = (depth - 1).bit_length()
-    bench = f"""
-    module bench; reg clk = 0; always #5 clk = ~clk;
-      reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
-      reg show = 0;
-      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr), .r_data(r_data));
-      always @(negedge clk) if (show) $display("%h", r_data);
-      initial begin #6 {writes} w_en = 0; w_data = 0; w_addr = 0; #20 show = 1; {reads} #{10 * RAM_LATENCY} $finish; end
-    endmodule"""
-    verilog = emit_verilog(BlockRam(width=width, depth=depth), "dut")
-    port = PORT_WIDTHS[min(d for d in PORT_WIDTHS if d >= depth)]
-    pins = 36 if port % 9 == 0 else 32
+    pins = 36 if block_shape(depth).width % 9 == 0 else 32
     name = "SDPX9B" if pins == 36 else "SDPB"
+    verilog = check_ram(BlockRam(width=width, depth=depth), RAM.format(name=name, pins=pins), tmp_path)
     assert verilog.count(f"{name} #(") == blocks
-    printed = icarus(tmp_path, bench, verilog, RAM.format(name=name, pins=pins))
-    printed = [line.strip() for line in printed if line.strip()]
-    want = [f"{v:0{-(-width // 4)}x}" for v in words.values()]
-    assert printed[RAM_LATENCY : RAM_LATENCY + len(want)] == want
 
 
 def test_a_memory_deeper_than_a_block_is_refused():
     with pytest.raises(ValueError, match="at most 16384 words"):
-        BlockRam(width=8, depth=16385)
+        block_shape(16385)
 
 
 def _cells(component, folder) -> dict[str, int]:
@@ -146,7 +112,7 @@ def test_technology_spreads_lut_multipliers_evenly():
 
 @pytest.mark.parametrize("mhz", [27, 39, 54, 60, 67.5, 81, 100, 108])
 def test_pll_settings_keep_the_limits_of_the_data_sheet(mhz):
-    settings = pll_settings(27e6, mhz * 1e6)
+    settings = PLL_LIMITS.settings(27e6, mhz * 1e6)
     assert 0.98 * mhz <= settings.output_hz(27e6) / 1e6 <= mhz * 1.000001
     assert 500e6 <= settings.vco_hz(27e6) <= 1250e6
     assert 3e6 <= 27e6 / settings.input_div <= 500e6
@@ -154,4 +120,4 @@ def test_pll_settings_keep_the_limits_of_the_data_sheet(mhz):
 
 def test_impossible_clocks_are_refused():
     with pytest.raises(ValueError, match="no PLL setting"):
-        pll_settings(27e6, 2e9)
+        PLL_LIMITS.settings(27e6, 2e9)

