@@ -67,32 +67,40 @@ class TensorLocation:
     """layer that writes the tensor, empty for inputs"""
 
     def granules(self, config: AcceleratorConfig) -> int:
-        """Granules that the tensor takes in each bank."""
-        return -(-self.rows // config.row_banks) * self.row_stride
+        """Granules that the tensor takes in each bank, in whole words of the host bus."""
+        return self._whole_words(config, -(-self.rows // config.row_banks) * self.row_stride)
 
     def pack(self, config: AcceleratorConfig, values: NDArray[np.int8]) -> list[NDArray[np.uint8]]:
         """The bytes of each bank from `base` on, for `values` of any shape with the right element count.
 
-        Padding channels and row tails are zero. Returns `row_banks` uint8 arrays (empty for unused banks).
+        Padding channels, row tails and the tail of the last 32-bit word are zero. Returns `row_banks` uint8 arrays
+        (empty for unused banks).
         """
         data = np.ascontiguousarray(values, np.int8).reshape(self.rows, self.columns, self.channels).view(np.uint8)
         rows = np.zeros((self.rows, self.row_stride * config.granule), np.uint8)
         pixels = np.zeros((self.rows, self.columns, self.pixel_stride), np.uint8)
         pixels[:, :, : self.channels] = data
         rows[:, : self.columns * self.pixel_stride] = pixels.reshape(self.rows, -1)
-        return [rows[bank :: config.row_banks].reshape(-1) for bank in range(config.row_banks)]
+        banks = [rows[bank :: config.row_banks].reshape(-1) for bank in range(config.row_banks)]
+        return [np.pad(data, (0, self.bank_bytes(config, bank) - len(data))) for bank, data in enumerate(banks)]
 
     def unpack(self, config: AcceleratorConfig, banks: list[NDArray[np.uint8]]) -> NDArray[np.int8]:
         """Inverse of `pack`: int8 array of `shape`."""
         rows = np.zeros((self.rows, self.row_stride * config.granule), np.uint8)
         for bank in range(config.row_banks):
-            rows[bank :: config.row_banks] = banks[bank].reshape(-1, self.row_stride * config.granule)
+            mine = rows[bank :: config.row_banks]
+            mine[:] = banks[bank][: mine.size].reshape(mine.shape)
         pixels = rows[:, : self.columns * self.pixel_stride].reshape(self.rows, self.columns, self.pixel_stride)
         return np.ascontiguousarray(pixels[:, :, : self.channels]).view(np.int8).reshape(self.shape)
 
     def bank_bytes(self, config: AcceleratorConfig, bank: int) -> int:
-        """Length of the byte block of one bank."""
-        return len(range(bank, self.rows, config.row_banks)) * self.row_stride * config.granule
+        """Length of the byte block of one bank, a multiple of 4."""
+        rows = len(range(bank, self.rows, config.row_banks))
+        return self._whole_words(config, rows * self.row_stride) * config.granule
+
+    @staticmethod
+    def _whole_words(config: AcceleratorConfig, granules: int) -> int:
+        return -(-granules // config.host_granules) * config.host_granules
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,10 @@ PARAMETER_BYTES = 9
 """Bytes of requantization parameters of one output channel (bias, multiplier, shift): see `isa.PARAMETER`."""
 
 
+_LATER: dict[str, int] = {"overlap": True, "field_bits": 16, "layer_counters": True}
+"""Options that came after the first bitstreams, with their defaults."""
+
+
 def _is_power_of_two(value: int) -> bool:
     return value > 0 and value & (value - 1) == 0
 
@@ -31,7 +35,7 @@ class AcceleratorConfig:
     """
 
     lanes: int = 16
-    """Output channels (or depthwise channels) computed side by side; a power of two, 8 to 64."""
+    """Output channels (or depthwise channels) computed side by side; a power of two, 4 to 64."""
     taps: int = 9
     """Multipliers of each lane: bytes of the input window consumed in one cycle."""
     pixels: int = 1
@@ -50,6 +54,13 @@ class AcceleratorConfig:
     """Running maximum beside the accumulator."""
     elementwise_add: bool = True
     """Addend queue behind the requantization units: residual addition."""
+    overlap: bool = True
+    """Descriptors and the requantization parameters of channel groups come in while results of those before are on
+    their way. Without, one set of registers for each is enough, and every group and layer waits for the one before."""
+    field_bits: int = 16
+    """Bits of the sizes, steps and addresses of a descriptor, 10 to 16: what `isa.FIELDS` has 16 bits for."""
+    layer_counters: bool = True
+    """Cycles and waits of each layer are counted; without, the COUNTERS window reads zero."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -57,8 +68,8 @@ class AcceleratorConfig:
             want: type = bool if field.type == "bool" else int
             if type(value) is not want:
                 raise ConfigError(f"config: {field.name} must be {want.__name__}, not {value!r}")
-        if not (_is_power_of_two(self.lanes) and 8 <= self.lanes <= 64):
-            raise ConfigError(f"config: lanes must be a power of two from 8 to 64, not {self.lanes}")
+        if not (_is_power_of_two(self.lanes) and 4 <= self.lanes <= 64):
+            raise ConfigError(f"config: lanes must be a power of two from 4 to 64, not {self.lanes}")
         if not 3 <= self.taps <= self.granule + 1:
             raise ConfigError(
                 f"config: taps must be 3 to lanes / 2 + 1 = {self.granule + 1} "
@@ -76,6 +87,19 @@ class AcceleratorConfig:
             raise ConfigError(f"config: weight_words must be 64 to 65536, not {self.weight_words}")
         if not 32 <= self.program_words <= 16384:
             raise ConfigError(f"config: program_words must be 32 to 16384, not {self.program_words}")
+        if not 10 <= self.field_bits <= 16:
+            raise ConfigError(f"config: field_bits must be 10 to 16, not {self.field_bits}")
+        if self.weight_words > 1 << self.field_bits:
+            raise ConfigError(
+                f"config: weight_words must be at most {1 << self.field_bits} with field_bits {self.field_bits}, "
+                f"not {self.weight_words}"
+            )
+        if self.bank_granules > 1 << self.field_bits:
+            most = self.row_banks * self.granule << self.field_bits
+            raise ConfigError(
+                f"config: activation_bytes must be at most {most} with field_bits {self.field_bits}, "
+                f"not {self.activation_bytes}"
+            )
         if (self.max_pool or self.elementwise_add) and not self.depthwise:
             raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
 
@@ -89,6 +113,11 @@ class AcceleratorConfig:
     def granule(self) -> int:
         """Bytes of one activation memory word: the alignment of rows and pixels, half the lanes."""
         return self.lanes // 2
+
+    @property
+    def host_granules(self) -> int:
+        """Granules of a 32-bit word of the host bus, at least 1: the alignment of tensors."""
+        return -(-4 // self.granule)
 
     @property
     def bank_granules(self) -> int:
@@ -151,5 +180,7 @@ class AcceleratorConfig:
     @property
     def hash(self) -> int:
         """32-bit identity of the configuration, in the bitstream, the program and the report."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        # Later options count where they are used: what has none of them keeps its identity.
+        values = {name: value for name, value in self.to_dict().items() if _LATER.get(name) != value}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,12 @@ __all__ = [
     "Kind",
     "Register",
     "Status",
+    "check_descriptor",
     "decode_parameters",
     "decode_program",
     "encode_parameters",
     "encode_program",
+    "field_width",
 ]
 
 
@@ -289,6 +291,26 @@ class Descriptor:
         return cls(**values)
 
 
+def field_width(config: AcceleratorConfig, field: Field) -> int:
+    """Bits of a field that the engine looks at."""
+    return min(field.width, config.field_bits) if field.width == 16 else field.width
+
+
+def check_descriptor(config: AcceleratorConfig, d: Descriptor) -> None:
+    """Check that the engine looks at every bit that is set.
+
+    Raises
+    ------
+    ValueError
+        If a field is too large for `config.field_bits`.
+    """
+    for field in FIELDS:
+        narrow = replace(field, width=field_width(config, field))
+        value = getattr(d, field.name)
+        if not narrow.minimum <= value <= narrow.maximum:
+            raise ValueError(f"descriptor field {field.name} must be {narrow.minimum} to {narrow.maximum}, not {value}")
+
+
 assert [f.name for f in FIELDS] == [f.name for f in fields(Descriptor)][: len(FIELDS)] or {f.name for f in FIELDS} == {
     f.name for f in fields(Descriptor)
 }
@@ -370,11 +392,12 @@ MEMORY_WINDOWS = {
     ),
     HostAddress.ACTIVATIONS: (
         "granule g of bank b at (b * bank_granules + g) * granule; "
-        "written in ascending 32-bit words, the last one of a granule commits it; read and write"
+        "written in ascending 32-bit words, the last one of a granule commits it (one that holds two, both); "
+        "read and write"
     ),
     HostAddress.COUNTERS: (
         "counter c of descriptor i at 16 * i + 4 * c: its value when that descriptor had issued its last step; "
-        "as many descriptors as `LAYERS` says, at most program_words / 16; read only"
+        "as many descriptors as `LAYERS` says, at most program_words / 16; read only; zero without `layer_counters`"
     ),
 }
 

@@ -14,16 +14,17 @@ from .isa import Descriptor, Kind
 
 __all__ = [
     "ADD_BATCH",
-    "DESCRIPTOR_CYCLES",
     "OPERAND_STAGE",
     "PARAMETER_SPACING",
     "REQUANT_STAGES",
     "START_CYCLES",
     "ParameterLoad",
     "Step",
+    "descriptor_cycles",
     "drain_cycles",
     "finish_cycles",
     "issue_cycles",
+    "parameter_hold",
     "result_latency",
     "result_stage",
     "steps",
@@ -183,13 +184,20 @@ def result_latency(config: AcceleratorConfig, d: Descriptor) -> int:
     return write_stage(config, d.interval) - 2
 
 
+def parameter_hold(config: AcceleratorConfig) -> int:
+    """Cycles from the end of a result's `interval` to a load of the parameters it was still using."""
+    return 0 if config.overlap else result_stage(config) - OPERAND_STAGE + 4
+
+
 def drain_cycles(config: AcceleratorConfig) -> int:
     """`start_delay` after which every result of the previous descriptor can be read."""
-    return write_stage(config) - 2 - DESCRIPTOR_CYCLES - 1 - config.parameter_words
+    return write_stage(config) - 2 - descriptor_cycles(config) - 1 - config.parameter_words
 
 
-DESCRIPTOR_CYCLES = 4
-"""Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
+def descriptor_cycles(config: AcceleratorConfig) -> int:
+    """Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
+    # Without overlap the last result is written, and then the next descriptor read.
+    return 4 if config.overlap else write_stage(config) + 13
 
 
 def finish_cycles(config: AcceleratorConfig) -> int:
@@ -205,35 +213,38 @@ def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
     """Cycles the sequencer needs to issue `steps(config, d)`, pacing bubbles included.
 
     Pacing: a result, or a parameter load, issues no earlier than `interval` cycles after the previous
-    result (operand Y of an ADD: `requant_slots` cycles); everything else issues one a cycle.
+    result (operand Y of an ADD: `requant_slots` cycles), a load `parameter_hold` cycles later; everything else issues
+    one a cycle.
     """
     load = config.parameter_words
+    hold = parameter_hold(config)
     interval = max(1, d.interval)
     groups = d.n_g - 1
     if d.kind == Kind.ADD:
         y = max(1, config.requant_slots)
-        batch = (load + 1 + (d.n_kx - 1) * y) + (y - 1) + (load + 1 + (d.n_kx - 1) * interval)
-        return d.n_g * d.n_oy * d.n_ox * batch + (d.n_g * d.n_oy * d.n_ox - 1) * (interval - 1)
+        batch = (load + 1 + (d.n_kx - 1) * y) + (y - 1 + hold) + (load + 1 + (d.n_kx - 1) * interval)
+        return d.n_g * d.n_oy * d.n_ox * batch + (d.n_g * d.n_oy * d.n_ox - 1) * (interval - 1 + hold)
     if d.slide:
         fires = (d.n_ox - d.slide_first - 1) // d.slide_step + 1
         lead = d.slide_first + 1
         trail = d.n_ox - lead - (fires - 1) * d.slide_step
         row = (fires - 1) * max(d.slide_step, interval)
         group = load + lead + row + (d.n_oy - 1) * (max(trail + lead, interval) + row) + trail
-        return group + groups * max(group + max(0, interval - 1 - trail), PARAMETER_SPACING)
+        return group + groups * max(group + max(0, interval - 1 + hold - trail), PARAMETER_SPACING)
     count = d.n_ky * d.n_kx
     group = load + count + (d.n_oy * d.n_ox - 1) * max(count, interval)
-    return group + groups * max(group + interval - 1, PARAMETER_SPACING)
+    return group + groups * max(group + interval - 1 + hold, PARAMETER_SPACING)
 
 
 def timed_steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[tuple[int, ParameterLoad | Step]]:
     """`steps` with the cycle in which the sequencer issues each, counted from the first parameter load."""
     interval = max(1, d.interval)
-    cycle, ready, spaced, in_set = -1, 0, 0, 0
+    hold = parameter_hold(config)
+    cycle, ready, spaced, in_set = -1, -hold, 0, 0
     for item in steps(config, d):
         cycle += 1
         if isinstance(item, ParameterLoad):
-            cycle = max(cycle, ready)
+            cycle = max(cycle, ready + hold)
             if in_set == 0:
                 cycle = max(cycle, spaced)
                 spaced = cycle + PARAMETER_SPACING

@@ -99,7 +99,7 @@ def block_rams(config: AcceleratorConfig) -> int:
         ),
         (2 * config.row_banks, 8 * config.granule, config.bank_granules // 2),
         (1, 32 * PROGRAM_COLUMNS, -(-config.program_words // PROGRAM_COLUMNS)),
-        (1, 32 * len(Counter), max(2, config.program_words // DESCRIPTOR_WORDS)),
+        (int(config.layer_counters), 32 * len(Counter), max(2, config.program_words // DESCRIPTOR_WORDS)),
         (1, 32, 2 * frame_words),
         (1, 8, 8 * frame_words),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, Descriptor
-from nnloom.arch.loopnest import DESCRIPTOR_CYCLES, START_CYCLES, finish_cycles, issue_cycles
+from nnloom.arch.loopnest import START_CYCLES, descriptor_cycles, finish_cycles, issue_cycles
 
 __all__ = ["layer_cycles", "program_cycles"]
 
@@ -23,10 +23,10 @@ def layer_cycles(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
     result = []
     previous = 0
     for index, d in enumerate(descriptors):
-        takeover = START_CYCLES if index == 0 else DESCRIPTOR_CYCLES + d.start_delay
+        takeover = START_CYCLES if index == 0 else descriptor_cycles(config) + d.start_delay
         if index:
             # The descriptor is fetched while the layer before runs.
-            takeover = max(takeover, FETCH_CYCLES - previous + DESCRIPTOR_CYCLES + d.start_delay)
+            takeover = max(takeover, FETCH_CYCLES - previous + descriptor_cycles(config) + d.start_delay)
         previous = issue_cycles(config, d)
         result.append(takeover + previous)
     if result:

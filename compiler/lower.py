@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
-from nnloom.arch.isa import Descriptor, Kind, encode_parameters
+from nnloom.arch.isa import Descriptor, Kind, check_descriptor, encode_parameters
 from nnloom.arch.loopnest import ADD_BATCH
 from nnloom.arch.numerics import (
     ADD_LEFT_SHIFT,
@@ -535,6 +535,10 @@ def lower(
             weight_base=base,
             last=int(index == len(graph.layers) - 1),
         )
+        try:
+            check_descriptor(config, descriptor)
+        except ValueError as error:
+            raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
         result.append(LoweredLayer(layer, descriptor, weights))
     delays = start_delays(config, [item.descriptor for item in result])
     return [

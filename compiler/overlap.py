@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
 from nnloom.arch.loopnest import (
-    DESCRIPTOR_CYCLES,
     ParameterLoad,
     Step,
+    descriptor_cycles,
     drain_cycles,
     issue_cycles,
     result_latency,
@@ -84,6 +84,8 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
 
     Never more than `drain_cycles`, after which everything is written.
     """
+    if not config.overlap:
+        return [0] * len(descriptors)
     drain = drain_cycles(config)
     deepest = write_stage(config)
     # The mode is taken over with the parameters: it must stand until the last ones have been.
@@ -99,7 +101,7 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
         delay = 0
         if index:
             delay = max(_SETTLE, mode_stage - (end - last_load))
-            start = end + DESCRIPTOR_CYCLES + 1
+            start = end + descriptor_cycles(config) + 1
             for cycle, item in timed_steps(config, d):
                 if cycle > deepest:
                     break
@@ -109,7 +111,7 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
             delay = min(delay, max(drain, _SETTLE))
         result.append(delay)
         latency = result_latency(config, d)
-        begin = end + DESCRIPTOR_CYCLES + 1 + delay
+        begin = end + descriptor_cycles(config) + 1 + delay
         horizon = begin + last_cycle - deepest
         written = {place: ready for place, ready in written.items() if ready > begin}
         for cycle, item in reversed(_last_steps(config, d, deepest)):

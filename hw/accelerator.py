@@ -28,7 +28,7 @@ from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, MemoryWrite,
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
-from .operand import AHEAD, OPERAND_LATENCY, OperandFetch
+from .operand import OPERAND_LATENCY, OperandFetch, description_latency
 from .requantizer import REQUANT_LATENCY, Requantizer
 from .sequencer import Sequencer
 from .technology import RAM_LATENCY, GenericTechnology, Technology
@@ -73,7 +73,7 @@ class Accelerator(wiring.Component):
             width=32 * PROGRAM_COLUMNS, depth=-(-config.program_words // PROGRAM_COLUMNS)
         )
         address_width = len(program.r_addr)
-        m.submodules.fetch = fetch = DescriptorFetch(address_width=address_width)
+        m.submodules.fetch = fetch = DescriptorFetch(config, address_width=address_width)
         m.submodules.sequencer = sequencer = Sequencer(config, drain=loopnest.write_stage(config))
         m.submodules.activations = activations = ActivationMemory(config, self.technology)
         m.submodules.weights = weights = WeightMemory(config, self.technology)
@@ -104,23 +104,30 @@ class Accelerator(wiring.Component):
             return value
 
         # Operands. The rows of a second pixel lie one stride, 1 or 2, below.
+        adds = config.elementwise_add
         second = Signal(2)
         m.d.comb += second.eq(Mux(active.pixel_pair, active.row_step_oy[1:3], 2) if config.pixels > 1 else 2)
         m.d.comb += [
             activations.request.row_ahead.eq(sequencer.row_ahead),
             activations.request.second.eq(second),
             activations.request.q.eq(step.q),
-            activations.request.base.eq(Mux(step.operand_x, active.in2_base, active.in_base)),
+            activations.request.base.eq(
+                Mux(step.operand_x, active.in2_base, active.in_base) if adds else active.in_base
+            ),
             activations.request.row_stride.eq(active.in_row_stride),
         ]
-        described = ROW_FETCH_LATENCY - AHEAD
+        described = ROW_FETCH_LATENCY - description_latency(config)
         m.d.comb += [
             operand.rows.eq(activations.rows),
             operand.valid.eq(delay(step.step, described, "described_step", reset=True)),
             operand.row.eq(delay(step.row, described, "described_row")),
             operand.q.eq(delay(step.q, described, "described_q")),
             operand.kernel_row.eq(delay(step.kernel_row, described, "described_kernel_row")),
-            operand.pad.eq(Mux(delay(step.operand_x, described, "described_x"), active.pad_value2, active.pad_value)),
+            operand.pad.eq(
+                Mux(delay(step.operand_x, described, "described_x"), active.pad_value2, active.pad_value)
+                if adds
+                else active.pad_value
+            ),
             operand.in_rows.eq(active.in_rows),
             operand.in_row_bytes.eq(active.in_row_bytes),
             operand.kernel_rows.eq(active.kernel_rows),
@@ -149,14 +156,20 @@ class Accelerator(wiring.Component):
             ]
             for name in ("parameters", "held")
         )
-        hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
-        assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
-        load_last = delay(step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
-        take_over = delay(load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
+        if config.overlap:
+            hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
+            assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
+            load_last = delay(step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
+            take_over = delay(load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
+        else:
+            load_last = take_over = Const(0, 1)
         with m.If(load):
             m.d.sync += [a.eq(b) for a, b in zip(parts, [*parts[1:], weights.word], strict=True)]
-        with m.If(load_last):
-            m.d.sync += [a.eq(b) for a, b in zip(held, parts, strict=True)]
+        if config.overlap:
+            with m.If(load_last):
+                m.d.sync += [a.eq(b) for a, b in zip(held, parts, strict=True)]
+        else:
+            held = parts
         lane_bits = 8 * config.taps
         for lane in range(config.lanes):
             together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in held)
@@ -171,12 +184,16 @@ class Accelerator(wiring.Component):
             requantizer.maxima.eq(mac.maxima),
             requantizer.valid.eq(delay(step.step & step.result, result_stage, "result", reset=True)),
             requantizer.pair.eq(delay(step.pair, result_stage, "pair") if config.pixels > 1 else 0),
-            requantizer.to_addend_ahead.eq(delay(step.step & step.to_addend, result_stage - 1, "to_addend")),
-            requantizer.from_addend_ahead.eq(delay(step.step & step.operand_x, result_stage - 1, "from_addend")),
+            requantizer.to_addend_ahead.eq(
+                delay(step.step & step.to_addend, result_stage - 1, "to_addend") if adds else 0
+            ),
+            requantizer.from_addend_ahead.eq(
+                delay(step.step & step.operand_x, result_stage - 1, "from_addend") if adds else 0
+            ),
         ]
 
         # Write back: addresses wait in a queue, in the order of the results.
-        target = data.StructLayout({"bank": 2, "granule": 16, "enable": 2})
+        target = data.StructLayout({"bank": 2, "granule": config.field_bits, "enable": 2})
         push = Signal()
         pushed = Signal(target, reset_less=True)
         remaining = active.in_row_bytes - step.q
@@ -191,11 +208,15 @@ class Accelerator(wiring.Component):
             pushed.granule.eq(step.out_granule),
             pushed.enable.eq(partial),
         ]
+        distributed = self.technology.distributed_ram
         m.submodules.targets = targets = memory.Memory(
-            shape=target, depth=WRITE_QUEUE_DEPTH, init=[], attrs={"ram_style": "distributed"}
+            shape=target,
+            depth=WRITE_QUEUE_DEPTH,
+            init=[],
+            attrs={"ram_style": "distributed" if distributed else "block"},
         )
         targets_write = targets.write_port()
-        targets_read = targets.read_port(domain="comb")
+        targets_read = targets.read_port(domain="comb" if distributed else "sync")
         push_index, pop_index = Signal(range(WRITE_QUEUE_DEPTH)), Signal(range(WRITE_QUEUE_DEPTH))
         m.d.comb += [
             targets_write.en.eq(push),
@@ -206,10 +227,12 @@ class Accelerator(wiring.Component):
         with m.If(push):
             m.d.sync += push_index.eq(push_index + 1)
         place = Signal(target, reset_less=True)
-        above = Signal(16, reset_less=True)
+        above = Signal(config.field_bits, reset_less=True)
         first_banks = Signal(data.ArrayLayout(config.row_banks, 2), reset_less=True)
         front = targets_read.data
-        m.d.sync += [
+        # Without distributed memory the read port has the register.
+        registered = m.d.sync if distributed else m.d.comb
+        registered += [
             place.eq(front),
             above.eq(front.granule + 1),
             first_banks.eq(Cat(enabled_banks(config, front.bank, front.granule, front.enable))),
@@ -255,20 +278,22 @@ class Accelerator(wiring.Component):
 
         # Counters at the end of each descriptor. A start, which clears the count of descriptors, may write once too
         # often: after the last, or at 0.
-        m.submodules.counters = counters = self.technology.ram(
-            width=32 * len(Counter), depth=max(2, config.program_words // DESCRIPTOR_WORDS)
-        )
-        waits = [Signal(32, name=f"waits_{i}") for i in range(len(Counter) - 1)]
-        for count, happens in zip(waits, sequencer.waits, strict=True):
-            with m.If(happens):
-                m.d.sync += count.eq(count + 1)
-        layer = Signal.like(counters.w_addr)
-        m.d.sync += layer.eq(sequencer.completed)
-        m.d.comb += [
-            counters.w_en.eq(layer[0] != sequencer.completed[0]),
-            counters.w_addr.eq(layer),
-            counters.w_data.eq(Cat(cycles, waits)),
-        ]
+        waits: list[Signal] = []
+        if config.layer_counters:
+            m.submodules.counters = counters = self.technology.ram(
+                width=32 * len(Counter), depth=max(2, config.program_words // DESCRIPTOR_WORDS)
+            )
+            waits = [Signal(32, name=f"waits_{i}") for i in range(len(Counter) - 1)]
+            for count, happens in zip(waits, sequencer.waits, strict=True):
+                with m.If(happens):
+                    m.d.sync += count.eq(count + 1)
+            layer = Signal.like(counters.w_addr)
+            m.d.sync += layer.eq(sequencer.completed)
+            m.d.comb += [
+                counters.w_en.eq(layer[0] != sequencer.completed[0]),
+                counters.w_addr.eq(layer),
+                counters.w_data.eq(Cat(cycles, waits)),
+            ]
 
         # A request is registered and decoded in the next cycle; a read holds off the next request.
         request = Signal.like(host.request.payload, reset_less=True)
@@ -322,7 +347,7 @@ class Accelerator(wiring.Component):
         bank = offset[granule_bits + bank_bits : granule_bits + bank_bits + 2]
         shift = Signal(32 * columns, reset_less=True)
         commit = Signal()
-        host_bank, host_granule = Signal(2, reset_less=True), Signal(16, reset_less=True)
+        host_bank, host_granule = Signal(2, reset_less=True), Signal(config.field_bits, reset_less=True)
         activation_write = valid & writes_to[HostAddress.ACTIVATIONS] & ~busy
         with m.If(activation_write):
             m.d.sync += shift.eq(Cat(shift, request.data)[32:])
@@ -334,7 +359,9 @@ class Accelerator(wiring.Component):
         # A cycle for the way to the memories, also for the choice: neither side writes in the first cycles.
         engine_writes = Signal()
         host_write = Signal(MemoryWrite(config), reset_less=True)
-        host_banks = enabled_banks(config, host_bank, host_granule, Cat(commit, Const(0, 1)))
+        host_banks = enabled_banks(
+            config, host_bank, host_granule, Cat(commit, commit if config.host_granules > 1 else Const(0, 1))
+        )
         m.d.sync += [
             engine_writes.eq(busy),
             host_write.enable.eq(Cat(host_banks)),
@@ -351,7 +378,8 @@ class Accelerator(wiring.Component):
         read_wait = Signal(range(RAM_LATENCY + 5))
         read_column, read_counter = Signal.like(column, reset_less=True), Signal(range(len(Counter)), reset_less=True)
         read_activations, read_counters = Signal(reset_less=True), Signal(reset_less=True)
-        m.d.comb += counters.r_addr.eq(offset[4:])
+        if config.layer_counters:
+            m.d.comb += counters.r_addr.eq(offset[4:])
         register_value = Signal(32)
         with m.Switch(offset[:8]):
             for register, value in (
@@ -387,8 +415,9 @@ class Accelerator(wiring.Component):
             with m.If((read_wait == 1) & read_activations):
                 words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
                 m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
-            with m.If((read_wait == 1) & read_counters):
-                m.d.sync += answer.eq(counters.r_data.word_select(read_counter, 32))
+            if config.layer_counters:
+                with m.If((read_wait == 1) & read_counters):
+                    m.d.sync += answer.eq(counters.r_data.word_select(read_counter, 32))
         m.d.comb += [
             host.response.valid.eq(reading & (read_wait == 0)),
             host.response.payload.data.eq(answer),

@@ -25,20 +25,23 @@ granule swap, row rotation."""
 WRITE_LATENCY = 1
 """Cycles from `write` to the memory's own write port."""
 
-RowRequest = data.StructLayout(
-    {
-        "row_ahead": signed(17),
-        "row_stride": 16,
-        "second": 2,
-        "q": signed(18),
-        "base": 16,
-    }
-)
-"""Read `lanes` bytes of some rows, from the granule that holds byte `q`.
 
-The rows are `row` and `row` + 1, and with `second` (1 or 2) `row` + `second` and, for two pixels, `row` + `second` + 1.
-`row_ahead` and `row_stride` belong to the request of the next cycle.
-"""
+def RowRequest(config: AcceleratorConfig) -> data.StructLayout:
+    """Read `lanes` bytes of some rows, from the granule that holds byte `q`.
+
+    The rows are `row` and `row` + 1, and with `second` (1 or 2) `row` + `second` and, for two pixels, `row` + `second`
+    + 1. `row_ahead` and `row_stride` belong to the request of the next cycle.
+    """
+    bits = config.field_bits
+    return data.StructLayout(
+        {
+            "row_ahead": signed(bits + 1),
+            "row_stride": bits,
+            "second": 2,
+            "q": signed(bits + 2),
+            "base": bits,
+        }
+    )
 
 
 def rows_layout(config: AcceleratorConfig) -> data.ArrayLayout:
@@ -70,8 +73,8 @@ def MemoryWrite(config: AcceleratorConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "enable": data.ArrayLayout(config.row_banks, 2),
-            "granule": 16,
-            "above": 16,
+            "granule": config.field_bits,
+            "above": config.field_bits,
             "data": 8 * config.lanes,
         }
     )
@@ -95,7 +98,7 @@ class ActivationMemory(wiring.Component):
     rows : Out; `ROW_FETCH_LATENCY` cycles after `q`; bytes outside the tensor are arbitrary
     write : In(MemoryWrite); the word is readable by requests whose `q` comes two cycles before or later
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
-    host_data : Out; `RAM_LATENCY` + 3 cycles after
+    host_data : Out; `RAM_LATENCY` + 3 cycles after: the granule, or the two of a 32-bit word
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -103,13 +106,13 @@ class ActivationMemory(wiring.Component):
         self.technology = technology
         super().__init__(
             {
-                "request": In(RowRequest),
+                "request": In(RowRequest(config)),
                 "rows": Out(rows_layout(config)),
                 "write": In(MemoryWrite(config)),
                 "host_read": In(1),
                 "host_bank": In(2),
-                "host_granule": In(16),
-                "host_data": Out(8 * config.granule),
+                "host_granule": In(config.field_bits),
+                "host_data": Out(8 * config.granule * config.host_granules),
             }
         )
 
@@ -122,6 +125,7 @@ class ActivationMemory(wiring.Component):
         address_bits = (depth - 1).bit_length()
         granule_bits = (config.granule - 1).bit_length()
         request = self.request
+        bits = config.field_bits
 
         def delay(value, cycles: int, name: str):
             for i in range(cycles):
@@ -131,14 +135,15 @@ class ActivationMemory(wiring.Component):
             return value
 
         # row // banks * row_stride, beside base + q // granule.
-        m.submodules.row_product = product = self.technology.multiplier(a_width=16, b_width=17)
+        m.submodules.row_product = product = self.technology.multiplier(a_width=bits, b_width=bits + 1)
         m.d.comb += [product.a.eq(request.row_ahead >> 2), product.b.eq(request.row_stride)]
-        offset = Signal(17, reset_less=True)
+        offset = Signal(bits + 1, reset_less=True)
         m.d.sync += offset.eq(request.base + (request.q >> granule_bits))
         offset = delay(offset, MULTIPLIER_LATENCY - 3, "offset")
-        stride = delay(request.row_stride, MULTIPLIER_LATENCY - 1, "row_stride")
-        offset_same = Signal(17, reset_less=True)
-        offset_next = Signal(17, reset_less=True)
+        # A descriptor that stands needs no registers.
+        stride = delay(request.row_stride, MULTIPLIER_LATENCY - 1 if config.overlap else 0, "row_stride")
+        offset_same = Signal(bits + 1, reset_less=True)
+        offset_next = Signal(bits + 1, reset_less=True)
         m.d.sync += [offset_same.eq(offset), offset_next.eq(offset + stride)]
         # Of granules g, g + 1 the even one is word (g + 1) // 2 of its memory, the odd one word g // 2.
         same, next_ = [], []
@@ -210,5 +215,5 @@ class ActivationMemory(wiring.Component):
             m.d.comb += self.rows[r].as_value().eq(rotated)
 
         host_bank = delay(self.host_bank, 2 + RAM_LATENCY + 1, "host_bank")
-        m.d.comb += self.host_data.eq(Array(read_data)[host_bank][:width])
+        m.d.comb += self.host_data.eq(Array(read_data)[host_bank][: len(self.host_data)])
         return m

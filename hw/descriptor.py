@@ -4,24 +4,26 @@ from amaranth.hdl import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from nnloom.arch.isa import DESCRIPTOR_WORDS, FIELDS, PROGRAM_COLUMNS
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.isa import DESCRIPTOR_WORDS, FIELDS, PROGRAM_COLUMNS, field_width
 
 from .technology import RAM_LATENCY
 
-__all__ = ["DESCRIPTOR_LAYOUT", "DescriptorFetch"]
+__all__ = ["DescriptorFetch", "descriptor_layout"]
 
 READS = DESCRIPTOR_WORDS // PROGRAM_COLUMNS
 """Program memory words of a descriptor."""
 
-DESCRIPTOR_LAYOUT = data.FlexibleLayout(
-    32 * DESCRIPTOR_WORDS,
-    {
-        field.name: data.Field(
-            signed(field.width) if field.signed else unsigned(field.width), 32 * field.word + field.offset
+
+def descriptor_layout(config: AcceleratorConfig) -> data.FlexibleLayout:
+    """The words of a descriptor, seen as its fields."""
+    fields = {}
+    for field in FIELDS:
+        width = field_width(config, field)
+        fields[field.name] = data.Field(
+            signed(width) if field.signed else unsigned(width), 32 * field.word + field.offset
         )
-        for field in FIELDS
-    },
-)
+    return data.FlexibleLayout(32 * DESCRIPTOR_WORDS, fields)
 
 
 class DescriptorFetch(wiring.Component):
@@ -39,7 +41,7 @@ class DescriptorFetch(wiring.Component):
     take : In; only while `valid`
     """
 
-    def __init__(self, *, address_width: int) -> None:
+    def __init__(self, config: AcceleratorConfig, *, address_width: int) -> None:
         self.address_width = address_width
         super().__init__(
             {
@@ -47,7 +49,7 @@ class DescriptorFetch(wiring.Component):
                 "pc": In(address_width),
                 "address": Out(address_width),
                 "word": In(32 * PROGRAM_COLUMNS),
-                "descriptor": Out(DESCRIPTOR_LAYOUT),
+                "descriptor": Out(descriptor_layout(config)),
                 "valid": Out(1),
                 "take": In(1),
             }

@@ -91,6 +91,8 @@ class DeviceTechnology:
     """multiplier of LUTs, for operands of at most 8 bits"""
     block_ram: ClassVar[type[Ram]]
     registers: ClassVar[type[FanoutCells]]
+    distributed_ram = True
+    """Small memories are made of LUTs and can be read within a cycle."""
 
     def __init__(self, *, lut_multipliers: int = 0, small_multipliers: int = 1) -> None:
         self._lut = lut_multipliers

@@ -6,16 +6,22 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 
-from .activation_memory import rows_layout
+from .activation_memory import ROW_FETCH_LATENCY, rows_layout
 from .technology import Technology
 
-__all__ = ["AHEAD", "OPERAND_LATENCY", "OperandFetch"]
+__all__ = ["AHEAD", "OPERAND_LATENCY", "OperandFetch", "description_latency"]
 
 OPERAND_LATENCY = 2
 """Cycles from `rows` to `operands`."""
 
 AHEAD = 2
-"""Cycles from the description of a request to its rows."""
+"""Fewest cycles from the description of a request to its rows."""
+
+
+def description_latency(config: AcceleratorConfig) -> int:
+    """Cycles from the description of a request to its rows."""
+    return AHEAD if config.overlap else ROW_FETCH_LATENCY
+
 
 LANES_OF_A_COPY = 4
 """Lanes that take the shared vector from one register."""
@@ -32,8 +38,8 @@ class OperandFetch(wiring.Component):
     Members
     -------
     rows : In; as the activation memory delivers them
-    valid, q, row, kernel_row, pad, in_rows, in_row_bytes, kernel_rows, dense, row_pair : In; `AHEAD` cycles before
-        the `rows` that they belong to
+    valid, q, row, kernel_row, pad, in_rows, in_row_bytes, kernel_rows, dense, row_pair : In;
+        `description_latency` cycles before the `rows` that they belong to
     second : In; with them: which row is the third (see `activation_memory.RowRequest`)
     operands : Out; [lanes][taps] int8
     second_operands : Out; [lanes][taps] int8 of the second pixel, equal in all lanes; only with two pixels
@@ -47,12 +53,12 @@ class OperandFetch(wiring.Component):
                 "second": In(2),
                 "rows": In(rows_layout(config)),
                 "valid": In(1),
-                "row": In(signed(17)),
-                "q": In(signed(18)),
+                "row": In(signed(config.field_bits + 1)),
+                "q": In(signed(config.field_bits + 2)),
                 "kernel_row": In(8),
                 "pad": In(8),
-                "in_rows": In(16),
-                "in_row_bytes": In(16),
+                "in_rows": In(config.field_bits),
+                "in_row_bytes": In(config.field_bits),
                 "kernel_rows": In(8),
                 "dense": In(1),
                 "row_pair": In(1),
@@ -69,13 +75,26 @@ class OperandFetch(wiring.Component):
         rows = config.window_rows
         granule_bits = (config.granule - 1).bit_length()
 
+        def delay(value, cycles: int, name: str):
+            for i in range(cycles):
+                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=True)
+                m.d.sync += register.eq(value)
+                value = register
+            return value
+
+        # A descriptor that stands needs no registers, and the verdicts wait instead of what they are made of.
+        stands = not config.overlap
+        late = description_latency(config) - AHEAD
+
         # Which rows and bytes are valid, from two cycles before the rows come: distances, limits, comparison.
-        in_rows = Signal.like(self.in_rows, reset_less=True)
-        kernel_rows = Signal.like(self.kernel_rows, reset_less=True)
-        m.d.sync += [in_rows.eq(self.in_rows), kernel_rows.eq(self.kernel_rows)]
+        in_rows, kernel_rows = self.in_rows, self.kernel_rows
+        if not stands:
+            in_rows = Signal.like(self.in_rows, reset_less=True)
+            kernel_rows = Signal.like(self.kernel_rows, reset_less=True)
+            m.d.sync += [in_rows.eq(self.in_rows), kernel_rows.eq(self.kernel_rows)]
         row_valid = []
         for r in range(len(self.rows)):
-            row = Signal(signed(19), name=f"row_{r}", reset_less=True)
+            row = Signal(signed(config.field_bits + 3), name=f"row_{r}", reset_less=True)
             # How far down the kernel: the second pixel has a kernel of its own.
             down = Signal(10, name=f"down_{r}", reset_less=True)
             inside = Signal(name=f"row_inside_{r}", reset_less=True)
@@ -86,9 +105,10 @@ class OperandFetch(wiring.Component):
                 inside.eq(~row[-1] & (row < in_rows) & (down < kernel_rows)),
                 valid.eq(inside),
             ]
-            row_valid.append(valid)
+            row_valid.append(delay(valid, late, f"row_valid_{r}"))
         # Bytes before the row's start, and bytes left in it, both limited to 0 .. taps or more.
-        lead, left = Signal(signed(19), reset_less=True), Signal(signed(19), reset_less=True)
+        wide = signed(config.field_bits + 3)
+        lead, left = Signal(wide, reset_less=True), Signal(wide, reset_less=True)
         limit = (1 << taps.bit_length()) - 1
         few = [Signal(range(limit + 1), name=name, reset_less=True) for name in ("lead_few", "left_few")]
         m.d.sync += [lead.eq(-self.q), left.eq(self.in_row_bytes - self.q)]
@@ -107,11 +127,15 @@ class OperandFetch(wiring.Component):
         for i in range(half):
             m.d.sync += pair_valid[i].eq((few[0] <= i) & (few[1] > i))
         m.d.sync += q_valid.eq((few[0] == 0) & (few[1] != 0))
+        q_valid, byte_valid, pair_valid = (
+            delay(value, late, name)
+            for value, name in ((q_valid, "q_valid"), (byte_valid, "byte_valid"), (pair_valid, "pair_valid"))
+        )
         # The byte shift, once for every byte; the rows come in the next cycle.
         shift_1 = Signal(granule_bits, reset_less=True)
         m.submodules.shifts = shifts = self.technology.fanout(width=granule_bits, count=(taps + half) * config.pixels)
         m.d.sync += shift_1.eq(self.q[:granule_bits])
-        m.d.comb += shifts.value.eq(shift_1)
+        m.d.comb += shifts.value.eq(delay(shift_1, late, "shift"))
         copies = iter(shifts.copies)
 
         def aligned(row, count: int, name: str) -> list:
@@ -126,15 +150,10 @@ class OperandFetch(wiring.Component):
         if config.pixels > 1:
             pixels.append((aligned(self.rows[2], taps, "second_top"), aligned(self.rows[3], half, "second_below")))
 
-        def delay(value, cycles: int, name: str):
-            for i in range(cycles):
-                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=True)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
-        pad, pair = delay(self.pad, AHEAD + 1, "pad"), delay(self.row_pair, AHEAD + 1, "pair")
-        load = delay(self.valid & ~self.dense, AHEAD + 1, "load")
+        since = AHEAD + 1 + late
+        pad = self.pad if stands and not config.elementwise_add else delay(self.pad, since, "pad")
+        pair = self.row_pair if stands else delay(self.row_pair, since, "pair")
+        load = delay(self.valid & ~self.dense, since, "load")
 
         # Stage 2: padding; the shared vector and the window.
         # The shared vector leaves from copies, each for some of the lanes.
@@ -163,7 +182,7 @@ class OperandFetch(wiring.Component):
             return m
 
         m.submodules.use_dense = use_dense = self.technology.fanout(width=1, count=lanes)
-        m.d.comb += use_dense.value.eq(delay(self.dense, AHEAD + 1, "dense"))
+        m.d.comb += use_dense.value.eq(self.dense if stands else delay(self.dense, since, "dense"))
         fetched = [Signal(8 * lanes, name=f"fetched_{r}", reset_less=True) for r in range(rows)]
         for r in range(rows):
             m.d.sync += fetched[r].eq(self.rows[r].as_value())

@@ -48,7 +48,8 @@ class Requantizer(wiring.Component):
     """`requant_units` units working through the `lanes` accumulators of a result, pixel after pixel.
 
     Parameters take effect for results that come after the cycle of a load; results must keep the distance that the
-    descriptor's `interval` gives (nothing is buffered, nothing stalls).
+    descriptor's `interval` gives (nothing is buffered, nothing stalls). Without `config.overlap` there is
+    no load: parameters and mode stand while they are used.
 
     Members
     -------
@@ -102,19 +103,26 @@ class Requantizer(wiring.Component):
 
         mul = MULTIPLIER_LATENCY
         # The parameters that are used later than the bias follow it, and so does the mode.
-        parameters = Signal(data.ArrayLayout(72, lanes), reset_less=True)
+        overlapped = config.overlap
         scale_low, scale_high = fields["multiplier"].start, fields["shift"].stop
+        parameters, mode = self.parameters, self.mode
+        if overlapped:
+            parameters = Signal(data.ArrayLayout(72, lanes), reset_less=True)
+            mode = Signal(MODE_LAYOUT, reset_less=True)
         scale = [Signal(scale_high - scale_low, name=f"scale_{lane}", reset_less=True) for lane in range(lanes)]
-        mode = Signal(MODE_LAYOUT, reset_less=True)
         groups = -(-lanes // LANES_OF_A_COPY)
         m.submodules.loads = loads = self.technology.fanout(width=1, count=groups)
         m.submodules.load_ahead = load_ahead = self.technology.fanout(width=1, count=groups)
         load = Signal()
         m.d.comb += [load_ahead.value.eq(self.load_ahead), loads.value.eq(load)]
         m.d.sync += load.eq(self.load_ahead)
-        with m.If(load):
-            m.d.sync += mode.eq(self.mode)
+        if overlapped:
+            with m.If(load):
+                m.d.sync += mode.eq(self.mode)
         for lane in range(lanes):
+            if not overlapped:
+                m.d.comb += scale[lane].eq(parameters[lane][scale_low:scale_high])
+                continue
             with m.If(load_ahead.copies[lane // LANES_OF_A_COPY]):
                 m.d.sync += parameters[lane].eq(self.parameters[lane])
             with m.If(loads.copies[lane // LANES_OF_A_COPY]):
@@ -123,11 +131,15 @@ class Requantizer(wiring.Component):
         shifts_of = [scale[lane][fields["shift"].start - scale_low :] for lane in range(lanes)]
         at_slot, at_product = 2, 3
         """Cycles from `valid` to the turn of a slot, and to its operands in the multipliers (age 0)."""
-        narrow = pipe(mode.narrow, at_slot, "narrow")
-        double_rounding = pipe(mode.double_rounding, at_product + mul + 3, "double_rounding")[at_product:]
-        zero_point = pipe(mode.out_zero_point, at_product + mul + 7, "zero_point")[at_product:]
-        act_min = pipe(mode.act_min, at_product + mul + 8, "act_min")[at_product:]
-        act_max = pipe(mode.act_max, at_product + mul + 8, "act_max")[at_product:]
+
+        def follow(value, cycles: int, name: str) -> list:
+            return pipe(value, cycles, name) if overlapped else [value] * (cycles + 1)
+
+        narrow = follow(mode.narrow, at_slot, "narrow")
+        double_rounding = follow(mode.double_rounding, at_product + mul + 3, "double_rounding")[at_product:]
+        zero_point = follow(mode.out_zero_point, at_product + mul + 7, "zero_point")[at_product:]
+        act_min = follow(mode.act_min, at_product + mul + 8, "act_min")[at_product:]
+        act_max = follow(mode.act_max, at_product + mul + 8, "act_max")[at_product:]
         m.submodules.clamps = clamps = self.technology.fanout(width=18, count=-(-units // LANES_OF_A_COPY))
         low = (act_min[mul + 6] - zero_point[mul + 6])[:9]
         high_limit = (act_max[mul + 6] - zero_point[mul + 6])[:9]
@@ -161,9 +173,13 @@ class Requantizer(wiring.Component):
                     value = Mux(is_y, small << ADD_LEFT_SHIFT, Mux(is_x, small << (ADD_LEFT_SHIFT - 1), value))
                     bias = Mux(is_x, addend[lane], bias)
                 captured = Signal(signed(32), name=f"captured_{pixel}_{lane}", reset_less=True)
-                added = Signal(signed(32), name=f"added_{pixel}_{lane}", reset_less=True)
+                added = bias
+                if overlapped or config.elementwise_add:
+                    added = Signal(signed(32), name=f"added_{pixel}_{lane}", reset_less=True)
                 total = Signal(signed(32), name=f"biased_{pixel}_{lane}", reset_less=True)
-                m.d.sync += [captured.eq(value), added.eq(bias)]
+                m.d.sync += captured.eq(value)
+                if added is not bias:
+                    m.d.sync += added.eq(bias)
                 with m.If(valids.copies[lane // LANES_OF_A_COPY]):
                     m.d.sync += total.eq(captured + added)
                 biased[pixel].append(total)

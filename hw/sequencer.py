@@ -6,33 +6,36 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Counter, Kind
-from nnloom.arch.loopnest import PARAMETER_SPACING
+from nnloom.arch.loopnest import PARAMETER_SPACING, parameter_hold
 
-from .descriptor import DESCRIPTOR_LAYOUT
+from .descriptor import descriptor_layout
 
-__all__ = ["STEP_LAYOUT", "Sequencer"]
+__all__ = ["Sequencer", "step_layout"]
 
-STEP_LAYOUT = data.StructLayout(
-    {
-        "load": 1,  # read a word of parameters
-        "load_last": 1,  # the last word of this set
-        "step": 1,  # read operands
-        "row": signed(17),
-        "q": signed(18),
-        "kernel_row": 8,
-        "operand_x": 1,
-        "multiply": 1,
-        "first": 1,
-        "result": 1,
-        "to_addend": 1,
-        "out_bank": 2,
-        "out_granule": 16,
-        "half": 1,  # write the lower granule only
-        "pair": 1,  # the second pixel has a result, too
-        "weight": 16,
-    }
-)
-"""What `nnloom.arch.loopnest.steps` yields, as one word."""
+
+def step_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """What `nnloom.arch.loopnest.steps` yields, as one word."""
+    bits = config.field_bits
+    return data.StructLayout(
+        {
+            "load": 1,  # read a word of parameters
+            "load_last": 1,  # the last word of this set
+            "step": 1,  # read operands
+            "row": signed(bits + 1),
+            "q": signed(bits + 2),
+            "kernel_row": 8,
+            "operand_x": 1,
+            "multiply": 1,
+            "first": 1,
+            "result": 1,
+            "to_addend": 1,
+            "out_bank": 2,
+            "out_granule": bits,
+            "half": 1,  # write the lower granule only
+            "pair": 1,  # the second pixel has a result, too
+            "weight": bits,
+        }
+    )
 
 
 _EVENT_LAYOUT = data.StructLayout(
@@ -65,7 +68,8 @@ class Sequencer(wiring.Component):
 
     Members
     -------
-    next : In; the prefetched descriptor, with `next_valid` and `take`
+    next : In; the prefetched descriptor, with `next_valid` and `take`; without `config.overlap` it is also the active
+        one, and `take` asks for the next
     active : Out; the descriptor being run; it stays until the next one is taken, after its `start_delay`
     step : Out; registered; `load` or `step` is set in cycles that issue something
     row_ahead : Out; `step.row` one cycle before
@@ -80,12 +84,12 @@ class Sequencer(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "next": In(DESCRIPTOR_LAYOUT),
+                "next": In(descriptor_layout(config)),
                 "next_valid": In(1),
                 "take": Out(1),
-                "active": Out(DESCRIPTOR_LAYOUT),
-                "step": Out(STEP_LAYOUT),
-                "row_ahead": Out(signed(17)),
+                "active": Out(descriptor_layout(config)),
+                "step": Out(step_layout(config)),
+                "row_ahead": Out(signed(config.field_bits + 1)),
                 "finished": Out(1),
                 "completed": Out(16),
                 "waits": Out(len(Counter) - 1),
@@ -94,19 +98,24 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        descriptor = Signal(DESCRIPTOR_LAYOUT, reset_less=True)
-        m.d.comb += self.active.eq(descriptor)
-        # Registered, because it enables several hundred flip-flops.
-        with m.If(self.take):
-            m.d.sync += descriptor.eq(self.next)
+        if self.config.overlap:
+            descriptor = Signal(descriptor_layout(self.config), reset_less=True)
+            m.d.comb += self.active.eq(descriptor)
+            # Registered, because it enables several hundred flip-flops.
+            with m.If(self.take):
+                m.d.sync += descriptor.eq(self.next)
+            taken = self.take
+        else:
+            m.d.comb += self.active.eq(self.next)
+            taken = Signal()
         is_add = Signal(reset_less=True)
         m.d.sync += is_add.eq(self.active.kind == Kind.ADD)
         event = Signal(_EVENT_LAYOUT)
-        self._elaborate_control(m, event, is_add)
-        self._elaborate_addresses(m, event, is_add)
+        self._elaborate_control(m, event, is_add, taken)
+        self._elaborate_addresses(m, event, is_add, taken)
         return m
 
-    def _elaborate_control(self, m: Module, event, is_add: Signal) -> None:
+    def _elaborate_control(self, m: Module, event, is_add: Signal, taken: Signal) -> None:
         """Stage 1: loop counters, pacing, states. Says in `event` what happens, and which loops turn."""
         config = self.config
         d = self.active
@@ -120,9 +129,9 @@ class Sequencer(wiring.Component):
 
         class Loop:
             def __init__(self, name: str, count: Value) -> None:
-                self.remaining = Signal(16, name=f"{name}_remaining", reset_less=True)
+                self.remaining = Signal(config.field_bits, name=f"{name}_remaining", reset_less=True)
                 self.last = Signal(name=f"{name}_last", reset_less=True)
-                self.top = Signal(16, name=f"{name}_top", reset_less=True)
+                self.top = Signal(config.field_bits, name=f"{name}_top", reset_less=True)
                 self.single = Signal(name=f"{name}_single", reset_less=True)
                 with m.If(settle):
                     m.d.sync += [self.top.eq(count - 1), self.single.eq(count == 1)]
@@ -151,6 +160,16 @@ class Sequencer(wiring.Component):
             m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
 
         result, run, issue = Signal(), Signal(), Signal()
+        parameters_free: Value = ~busy
+        hold = parameter_hold(config)
+        if hold:
+            # Counts from the end of the last result's interval.
+            held = Signal(range(hold + 1))
+            with m.If(busy | (issue & result)):
+                m.d.sync += held.eq(hold)
+            with m.Elif(held != 0):
+                m.d.sync += held.eq(held - 1)
+            parameters_free = ~busy & (held == 0)
         m.d.comb += [
             result.eq(Mux(d.slide, fire, is_add | (kx.last & ky.last))),
             issue.eq(run & ~(result & busy)),
@@ -198,12 +217,12 @@ class Sequencer(wiring.Component):
                 m.d.comb += [starting.eq(1), settle.eq(1)]
                 m.d.sync += [delay.eq(delay - 1), delayed.eq(delay == 1)]
                 with m.If(delayed):
-                    m.d.sync += self.take.eq(1)
+                    m.d.sync += taken.eq(1)
                     m.next = "TAKE"
             with m.State("TAKE"):
                 # The addresses of the first group are taken with the descriptor.
                 m.d.comb += starting.eq(1)
-                m.d.sync += self.take.eq(0)
+                m.d.sync += taken.eq(0)
                 m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.comb += starting.eq(1)
@@ -211,7 +230,7 @@ class Sequencer(wiring.Component):
                 m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += loading.eq(1)
-                with m.If(~busy & (spaced | (load_index != 0))):
+                with m.If(parameters_free & (spaced | (load_index != 0))):
                     m.d.sync += event.load.eq(1)
                     with m.If(load_index == 0):
                         m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
@@ -225,9 +244,21 @@ class Sequencer(wiring.Component):
                         m.next = "LOAD"
                     with m.If(kx.last & ky.last & ox.last & oy.last & g.last):
                         m.d.sync += [completed.eq(1), drain.eq(self.drain + 1)]
-                        m.next = "FETCH"
+                        m.next = "FETCH" if config.overlap else "EMPTY"
                         with m.If(d.last):
                             m.next = "DRAIN"
+            if not config.overlap:
+                # The pipeline uses the descriptor until the last result is written.
+                with m.State("EMPTY"):
+                    m.d.comb += starting.eq(1)
+                    m.d.sync += drain.eq(drain - 1)
+                    with m.If(drain == 0):
+                        m.d.sync += self.take.eq(1)
+                        m.next = "REPLACE"
+                with m.State("REPLACE"):
+                    m.d.comb += starting.eq(1)
+                    m.d.sync += self.take.eq(0)
+                    m.next = "FETCH"
             with m.State("DRAIN"):
                 m.d.sync += drain.eq(drain - 1)
                 with m.If(drain == 0):
@@ -262,7 +293,7 @@ class Sequencer(wiring.Component):
                             m.d.sync += [*oy.reload(), *g.advance()]
                             m.d.sync += event.begin.eq(~g.last)
 
-    def _elaborate_addresses(self, m: Module, event, is_add: Signal) -> None:
+    def _elaborate_addresses(self, m: Module, event, is_add: Signal, taken: Signal) -> None:
         """Stage 2: addresses; each keeps the value that the next turn of its loop will use."""
         config = self.config
         d = self.active
@@ -270,17 +301,18 @@ class Sequencer(wiring.Component):
         def state(shape: object, name: str) -> Signal:
             return Signal(shape, name=name, reset_less=True)
 
-        q = state(signed(18), "q")
-        q_ox, q_ox_next = state(signed(18), "q_ox"), state(signed(18), "q_ox_next")
-        q_row, q_row_next = state(signed(18), "q_row"), state(signed(18), "q_row_next")
-        q_g, q_g_next = state(signed(18), "q_g"), state(signed(18), "q_g_next")
-        row, row_oy, row_oy_next = (state(signed(17), n) for n in ("row", "row_oy", "row_oy_next"))
+        bits = config.field_bits
+        q = state(signed(bits + 2), "q")
+        q_ox, q_ox_next = state(signed(bits + 2), "q_ox"), state(signed(bits + 2), "q_ox_next")
+        q_row, q_row_next = state(signed(bits + 2), "q_row"), state(signed(bits + 2), "q_row_next")
+        q_g, q_g_next = state(signed(bits + 2), "q_g"), state(signed(bits + 2), "q_g_next")
+        row, row_oy, row_oy_next = (state(signed(bits + 1), n) for n in ("row", "row_oy", "row_oy_next"))
         kernel_row = state(8, "kernel_row")
-        weight, weight_first = state(16, "weight"), state(16, "weight_first")
-        group, group_next = state(16, "group"), state(16, "group_next")
-        load = state(16, "load")
-        out, out_row_next = state(16, "out"), state(16, "out_row_next")
-        out_g, out_g_next = state(16, "out_g"), state(16, "out_g_next")
+        weight, weight_first = state(bits, "weight"), state(bits, "weight_first")
+        group, group_next = state(bits, "group"), state(bits, "group_next")
+        load = state(bits, "load")
+        out, out_row_next = state(bits, "out"), state(bits, "out_row_next")
+        out_g, out_g_next = state(bits, "out_g"), state(bits, "out_g_next")
         out_bank = state(2, "out_bank")
         m.d.sync += [
             # Settled two cycles after a change of group; parameter loads are further apart than that.
@@ -362,5 +394,5 @@ class Sequencer(wiring.Component):
                 q_g.eq(q_g + d.q_step_g),
                 out_g.eq(out_g_next),
             ]
-        with m.If(self.take):
+        with m.If(taken):
             m.d.sync += [q_g.eq(self.next.q_start), group.eq(self.next.weight_base), out_g.eq(self.next.out_base)]

@@ -133,6 +133,9 @@ class FanoutRegister(wiring.Component):
 class Technology(Protocol):
     """Maker of the primitives of one device family."""
 
+    distributed_ram: bool
+    """Small memories are made of LUTs and can be read within a cycle."""
+
     def multiplier(self, *, a_width: int, b_width: int) -> wiring.Component:
         """A component with the ports and contract of `Multiplier`."""
 
@@ -144,7 +147,16 @@ class Technology(Protocol):
 
 
 class GenericTechnology:
-    """Portable Amaranth; what simulators run."""
+    """Portable Amaranth; what simulators run.
+
+    Parameters
+    ----------
+    distributed_ram
+        As of the technology that this one stands for.
+    """
+
+    def __init__(self, *, distributed_ram: bool = True) -> None:
+        self.distributed_ram = distributed_ram
 
     def multiplier(self, *, a_width: int, b_width: int) -> Multiplier:
         return Multiplier(a_width=a_width, b_width=b_width)

@@ -188,7 +188,9 @@ class HostBusDevice(abc.ABC):
         return [self.read_tensor(location) for location in region.outputs], cycles
 
     def _count_layers(self, region: str, cycles: int) -> None:
-        """Read what the hardware counted of the layers of a region that took so many cycles."""
+        """Read what the hardware counted of the layers of a region that took so many cycles, if it counts."""
+        if not self._loaded_config().layer_counters:
+            return
         layers = self._read_register(Register.LAYERS)
         addresses = HostAddress.COUNTERS + 4 * np.arange(layers * len(Counter))
         ends = self.read_words(addresses.astype(np.uint32)).astype(np.int64).reshape(layers, len(Counter))

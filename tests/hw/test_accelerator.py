@@ -18,6 +18,7 @@ from nnloom.arch.isa import (
 )
 from nnloom.arch.loopnest import Step, issue_cycles, steps
 from nnloom.hw.accelerator import Accelerator
+from nnloom.hw.technology import GenericTechnology, Technology
 from tests.graphs import random_graph
 from tests.harness import compile_region, random_inputs
 
@@ -29,6 +30,7 @@ class Bus:
 
     def __init__(self, ctx, dut, rng, pause: float) -> None:
         self.ctx, self.dut, self.rng, self.pause = ctx, dut, rng, pause
+        self.config = dut.config
 
     async def _stall(self) -> None:
         while self.rng.random() < self.pause:
@@ -70,25 +72,25 @@ class Bus:
     async def load(self, compiled) -> None:
         for i, word in enumerate(compiled.program):
             await self.write(HostAddress.PROGRAM + 4 * i, word)
-        columns = weight_word_columns(CONFIG)
+        columns = weight_word_columns(self.config)
         for index, word in enumerate(compiled.weights):
             data = np.resize(word, 4 * columns).view("<u4")
             for column in range(columns):
-                await self.write(HostAddress.WEIGHTS + index * weight_stride(CONFIG) + 4 * column, data[column])
+                await self.write(HostAddress.WEIGHTS + index * weight_stride(self.config) + 4 * column, data[column])
 
     async def write_tensor(self, location, values) -> None:
-        for bank, data in enumerate(location.pack(CONFIG, values)):
-            start = HostAddress.ACTIVATIONS + (bank * CONFIG.bank_granules + location.base) * CONFIG.granule
+        for bank, data in enumerate(location.pack(self.config, values)):
+            start = HostAddress.ACTIVATIONS + (bank * self.config.bank_granules + location.base) * self.config.granule
             for i, word in enumerate(data.view("<u4")):
                 await self.write(start + 4 * i, word)
 
     async def read_tensor(self, location):
         banks = []
-        for bank in range(CONFIG.row_banks):
-            start = HostAddress.ACTIVATIONS + (bank * CONFIG.bank_granules + location.base) * CONFIG.granule
-            words = [await self.read(start + 4 * i) for i in range(location.bank_bytes(CONFIG, bank) // 4)]
+        for bank in range(self.config.row_banks):
+            start = HostAddress.ACTIVATIONS + (bank * self.config.bank_granules + location.base) * self.config.granule
+            words = [await self.read(start + 4 * i) for i in range(location.bank_bytes(self.config, bank) // 4)]
             banks.append(np.array(words, "<u4").view(np.uint8))
-        return location.unpack(CONFIG, banks)
+        return location.unpack(self.config, banks)
 
     async def start_and_wait(self) -> None:
         await self.write(HostAddress.REGISTERS + Register.CONTROL, 1)
@@ -96,8 +98,10 @@ class Bus:
             pass
 
 
-def run(test, seed: int, pause: float) -> None:
-    dut = Accelerator(CONFIG)
+def run(
+    test, seed: int, pause: float, technology: Technology | None = None, config: AcceleratorConfig = CONFIG
+) -> None:
+    dut = Accelerator(config, technology)
 
     async def bench(ctx):
         await test(Bus(ctx, dut, np.random.default_rng(seed), pause))
@@ -108,14 +112,14 @@ def run(test, seed: int, pause: float) -> None:
     sim.run()
 
 
-def small_region(seed: int):
+def small_region(seed: int, config: AcceleratorConfig = CONFIG):
     """A region that fits the small memories."""
     rng = np.random.default_rng(seed)
     while True:
         graph = random_graph(rng, ["depthwise", "add", "maximum"])
         sizes = [t.elements for layer in graph.layers for t in (*layer.inputs, layer.output)]
         if max(sizes) <= 256:
-            return graph, compile_region(CONFIG, graph), random_inputs(rng, graph)
+            return graph, compile_region(config, graph), random_inputs(rng, graph)
 
 
 def issued(d: Descriptor) -> int:
@@ -144,8 +148,50 @@ def test_registers_and_memories(pause):
     run(test, 1, pause)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.4])
-def test_runs_back_to_back_give_the_same_answer(pause):
+SMALLEST = AcceleratorConfig(
+    lanes=4,
+    taps=3,
+    requant_units=1,
+    activation_bytes=4096,
+    weight_words=1024,
+    program_words=64,
+    overlap=False,
+    field_bits=10,
+    layer_counters=False,
+)
+
+
+def test_the_smallest_engine_computes_the_same_in_the_predicted_cycles():
+    from nnloom.compiler.cost import program_cycles
+    from nnloom.sim.golden import GoldenModel
+
+    graph, compiled, inputs = small_region(3, SMALLEST)
+    golden = GoldenModel(SMALLEST, compiled.program, compiled.weights)
+    locations = compiled.plan.locations
+    for name, value in inputs.items():
+        golden.write_tensor(locations[name], value)
+    golden.run()
+
+    async def test(bus):
+        await bus.load(compiled)
+        for name, value in inputs.items():
+            await bus.write_tensor(locations[name], value)
+        for _ in range(2):
+            await bus.start_and_wait()
+            for tensor in graph.outputs:
+                got = await bus.read_tensor(locations[tensor.name])
+                np.testing.assert_array_equal(got, golden.read_tensor(locations[tensor.name]))
+            assert await bus.register(Register.LAYERS) == len(graph.layers)
+            assert await bus.register(Register.CYCLES) == program_cycles(SMALLEST, compiled.descriptors)
+            assert [await bus.read(HostAddress.COUNTERS + 4 * i) for i in range(8)] == [0] * 8
+            for name, value in inputs.items():
+                await bus.write_tensor(locations[name], value)
+
+    run(test, 7, 0.0, GenericTechnology(distributed_ram=False), SMALLEST)
+
+
+@pytest.mark.parametrize(("pause", "distributed_ram"), [(0.0, True), (0.4, True), (0.0, False)])
+def test_runs_back_to_back_give_the_same_answer(pause, distributed_ram):
     from nnloom.sim.golden import GoldenModel
 
     graph, compiled, inputs = small_region(3)
@@ -180,7 +226,7 @@ def test_runs_back_to_back_give_the_same_answer(pause):
                 least = issue_cycles(CONFIG, d) - issued(d)
                 assert abs(parameters + requantization - least) <= 4
 
-    run(test, 2, pause)
+    run(test, 2, pause, GenericTechnology(distributed_ram=distributed_ram))
 
 
 def test_accesses_while_busy_are_ignored_and_reported():

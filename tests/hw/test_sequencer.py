@@ -15,6 +15,7 @@ CONFIGS = [
     AcceleratorConfig(lanes=8, taps=5, requant_units=2),
     AcceleratorConfig(lanes=8, taps=3, requant_units=8),
     AcceleratorConfig(pixels=2),
+    AcceleratorConfig(lanes=4, taps=3, requant_units=2, overlap=False),
 ]
 
 
@@ -107,18 +108,22 @@ def simulate(config: AcceleratorConfig, descriptors: list[Descriptor], stalls: r
                 words = pending[0].encode()
                 ctx.set(dut.next.as_value(), sum(int(w) << (32 * i) for i, w in enumerate(words)))
                 ctx.set(dut.next_valid, 1)
+                if not config.overlap and len(issued) + len(pending) == len(descriptors):
+                    issued.append([])
             elif arrival:
                 arrival -= 1
             taken = ctx.get(dut.take)
             if ctx.get(dut.finished):
-                assert not pending and ctx.get(dut.completed) == len(descriptors)
+                # Without overlap a descriptor is replaced, not taken.
+                assert len(pending) == (not config.overlap) and ctx.get(dut.completed) == len(descriptors)
                 return
             await ctx.tick()
             cycle += 1
             if taken:
                 pending.pop(0)
                 arrival = stalls.randrange(30)
-                issued.append([])
+                if config.overlap:
+                    issued.append([])
             step = ctx.get(dut.step)
             if step.load:
                 issued[-1].append((cycle, ParameterLoad(step.weight)))
@@ -133,7 +138,9 @@ def simulate(config: AcceleratorConfig, descriptors: list[Descriptor], stalls: r
     return issued
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.pixels}x{c.lanes}x{c.taps}r{c.requant_units}")
+@pytest.mark.parametrize(
+    "config", CONFIGS, ids=lambda c: f"{c.pixels}x{c.lanes}x{c.taps}r{c.requant_units}o{c.overlap:d}"
+)
 @pytest.mark.parametrize("seed", range(8))
 def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
     rng = random.Random(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -26,10 +27,13 @@ def check_multiplier(component: Multiplier, model: str, folder: Path) -> str:
     """Random and extreme operands, one pair a cycle, at the promised latency. Returns the wrapper's Verilog."""
     widths = component.a_width, component.b_width
     rng = np.random.default_rng(0)
-    pairs = [[int(rng.integers(-(1 << w - 1), 1 << w - 1)) for w in widths] for _ in range(60)]
-    pairs += [[-(1 << widths[0] - 1), -(1 << widths[1] - 1)], [(1 << widths[0] - 1) - 1, -(1 << widths[1] - 1)]]
+    span = [(-(1 << w - 1), 1 << w - 1) for w in widths]
+    edges = [[-(1 << w - 1), -(1 << w - 2), -1, 0, 1, (1 << w - 2) - 1, 1 << w - 2, (1 << w - 1) - 1] for w in widths]
+    pairs = list(itertools.product(*edges))
+    pairs += [(int(rng.integers(*span[0])), int(rng.integers(*span[1]))) for _ in range(500)]
     steps = "\n".join(f"a = {a}; b = {b}; #10;" for a, b in pairs)
     bench = f"""
+    `timescale 1ps/1ps
     module bench; reg clk = 0; always #5 clk = ~clk;
       reg signed [{widths[0] - 1}:0] a; reg signed [{widths[1] - 1}:0] b; wire signed [{sum(widths) - 1}:0] p;
       dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p));
@@ -53,6 +57,7 @@ def check_ram(component: Ram, model: str, folder: Path) -> str:
     reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
     bits = (depth - 1).bit_length()
     bench = f"""
+    `timescale 1ps/1ps
     module bench; reg clk = 0; always #5 clk = ~clk;
       reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
       reg show = 0;

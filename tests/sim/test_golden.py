@@ -15,6 +15,7 @@ CONFIGS = {
     "16x9": AcceleratorConfig(),
     "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2),
     "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8),
+    "4x3": AcceleratorConfig(lanes=4, taps=3, requant_units=1),
     "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2),
     "2x16x9": AcceleratorConfig(pixels=2),
     "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),

