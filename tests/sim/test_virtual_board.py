@@ -19,6 +19,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.isa import HostAddress
 from nnloom.arch.link import FrameSplitter, Request
+from nnloom.compiler import zoo
 from nnloom.runtime import DeviceWarning, InferenceSession
 from nnloom.runtime.devices.serial import SerialDevice, SerialLink, open_serial, parse_serial
 from nnloom.sim.golden import GoldenModel
@@ -277,6 +278,26 @@ def test_keyword_spotting_end_to_end(artifacts, network_inputs):
         with pytest.warns(DeviceWarning, match="serial port"):
             np.testing.assert_array_equal(session.run(values[1])[output.name], want[1])
         assert session.stats().fallbacks == 1
+
+
+@pytest.mark.model
+@pytest.mark.slow
+def test_the_same_script_runs_on_every_device(artifacts, tmp_path):
+    """Only the device string differs; what is printed does not."""
+    path = artifacts("tflite_micro_speech")
+    files = []
+    for word, features in zoo.fetch_recordings().items():
+        files.append(str(tmp_path / f"{word}.npy"))
+        np.save(files[-1], features.reshape(1, 49, 40, 1))
+    script = Path(__file__).parents[2] / "examples" / "spot.py"
+    printed = {}
+    with VirtualBoard(Artifact.load(path).manifest.config) as board:
+        for device in ("cpu", "model", "sim", board.device):
+            command = [sys.executable, str(script), str(path), *files, "--device", device]
+            printed[device] = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    heard = [line.split()[1] for line in printed["cpu"].splitlines()]
+    assert heard == [Path(file).stem for file in files] == ["yes", "no"]
+    assert len(set(printed.values())) == 1, printed
 
 
 @pytest.mark.model
