@@ -58,7 +58,6 @@ ULX3S_85F = _ulx3s(
     primitives={"LUT4": 83640, "TRELLIS_FF": 83640, "DP16KD": 208, "MULT18X18D": 156},
 )
 
-# The clocks of the smaller ones are aims, not results: no place and route of them has come to its end.
 ULX3S_45F = _ulx3s(
     "45",
     clock_hz=100e6,

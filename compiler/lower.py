@@ -521,6 +521,11 @@ def lower(
     for index, layer in enumerate(graph.layers):
         sources = [locations[tensor.name] for tensor in layer.inputs]
         lowered = lower_layer(config, layer, sources, locations[layer.output.name])
+        try:
+            # Without `weight_base`: what fits the weight memory has an address that fits the field.
+            check_descriptor(config, lowered.descriptor)
+        except ValueError as error:
+            raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
         key = lowered.weights.tobytes()
         base = placed.setdefault(key, weight_base)
         weights = lowered.weights
@@ -535,10 +540,6 @@ def lower(
             weight_base=base,
             last=int(index == len(graph.layers) - 1),
         )
-        try:
-            check_descriptor(config, descriptor)
-        except ValueError as error:
-            raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
         result.append(LoweredLayer(layer, descriptor, weights))
     delays = start_delays(config, [item.descriptor for item in result])
     return [

@@ -6,6 +6,7 @@ test_ecp5.py` checks the wrappers against behavioural models.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value, signed
@@ -19,7 +20,17 @@ __all__ = ["PLL_LIMITS", "BlockRam", "DspMultiplier", "Ecp5Technology", "FanoutF
 
 
 class DspMultiplier(Multiplier):
-    """MULT18X18D with its input, pipeline and output registers."""
+    """MULT18X18D with its input, pipeline and output registers.
+
+    Parameters
+    ----------
+    site
+        Where it is placed, as nextpnr calls the place; None: anywhere.
+    """
+
+    def __init__(self, *, a_width: int, b_width: int, site: str | None = None) -> None:
+        self.site = site
+        super().__init__(a_width=a_width, b_width=b_width)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -33,8 +44,10 @@ class DspMultiplier(Multiplier):
         registers = {}
         for name in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT"):
             registers |= {f"p_REG_{name}_CLK": "CLK0", f"p_REG_{name}_CE": "CE0", f"p_REG_{name}_RST": "RST0"}
+        attributes = {} if self.site is None else {"a_BEL": self.site}
         m.submodules.dsp = Instance(
             "MULT18X18D",
+            **attributes,
             **registers,
             p_REG_INPUTC_CLK="NONE",
             p_GSR="DISABLED",
@@ -117,6 +130,18 @@ class LutMultiplier(Multiplier):
         return total[:bits].as_signed()
 
 
+def _bits_of_blocks(width: int, port: int) -> list[list[int]]:
+    """Which bits of a word each block has.
+
+    A byte stays together, because its multiplier may be far from where the next byte's goes; what does not fill a byte
+    in each block takes the bytes that are left.
+    """
+    blocks, whole = -(-width // port), port // 8 * 8
+    bits = [list(range(i * whole, min((i + 1) * whole, width))) for i in range(blocks)]
+    rest = iter(range(blocks * whole, width))
+    return [[*own, *itertools.islice(rest, port - len(own))] for own in bits]
+
+
 class BlockRam(Ram):
     """DP16KD blocks side by side, port A writing, port B reading with the output register."""
 
@@ -127,10 +152,12 @@ class BlockRam(Ram):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         port = self._shape.width
-        for index in range(-(-self.width // port)):
-            part = slice(index * port, min((index + 1) * port, self.width))
+        for index, bits in enumerate(_bits_of_blocks(self.width, port)):
             w_data, r_data = Signal(port, name=f"w_data_{index}"), Signal(port, name=f"r_data_{index}")
-            m.d.comb += [w_data.eq(self.w_data[part]), self.r_data[part].eq(r_data)]
+            m.d.comb += [
+                w_data.eq(Cat(self.w_data[bit] for bit in bits)),
+                Cat(self.r_data[bit] for bit in bits).eq(r_data),
+            ]
             m.submodules[f"block_{index}"] = self._block(self._shape, w_data, r_data)
         return m
 

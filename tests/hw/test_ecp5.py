@@ -1,13 +1,15 @@
 """ECP5 primitives: the LUT multiplier exhaustively, the wrappers against behavioural models of the cells."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from nnloom.boards.ecp5_flow import Ecp5Toolchain
 from nnloom.hw.device import block_shape
 from nnloom.hw.ecp5 import PLL_LIMITS, BlockRam, DspMultiplier, Ecp5Technology, LutMultiplier
-from nnloom.hw.emit import emit_verilog
+from nnloom.hw.emit import emit_rtlil, emit_verilog, run_yosys
 from nnloom.hw.technology import MULTIPLIER_LATENCY
 from tests.hw.verilog_benches import check_multiplier, check_ram, icarus
 
@@ -125,6 +127,14 @@ def test_technology_spreads_lut_multipliers_evenly():
     for i in range(0, 144, 6):
         assert kinds[i : i + 6].count(LutMultiplier) == 1
     assert type(made[144]) is DspMultiplier
+
+
+@pytest.mark.fpga
+def test_sites_reach_place_and_route(tmp_path):
+    (tmp_path / "top.il").write_text(emit_rtlil(DspMultiplier(a_width=8, b_width=8, site="X4/Y10/MULT18_0"), "top"))
+    run_yosys(f"read_rtlil top.il\n{Ecp5Toolchain.synthesis}\n", folder=tmp_path)
+    cells = json.loads((tmp_path / "top.json").read_text())["modules"]["top"]["cells"].values()
+    assert [cell["attributes"]["BEL"] for cell in cells if cell["type"] == "MULT18X18D"] == ["X4/Y10/MULT18_0"]
 
 
 @pytest.mark.parametrize("mhz", [25, 60, 75, 80, 100, 120, 125, 150])
