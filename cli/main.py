@@ -85,7 +85,11 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
     p.add_argument("artifact", help="artifact directory")
-    p.add_argument("--seed", type=int, help="placement seed (default: one known to work for the board)")
+    p.add_argument(
+        "--seed",
+        type=int,
+        help="placement seed (default: the one known to work for the board, then the next ones if the clock is missed)",
+    )
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.set_defaults(run=commands.build)
 

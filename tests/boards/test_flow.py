@@ -1,0 +1,42 @@
+"""How a build goes about place and route; the tools themselves run in CI (`.ci/run`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnloom.arch.errors import BuildError
+from nnloom.boards import flow, get
+from nnloom.boards.ecp5_flow import Ecp5Toolchain
+
+BOARD = get("ulx3s-85f")
+
+
+@pytest.fixture
+def routed(monkeypatch):
+    """Seeds that were placed; the clock that place and route reaches with each is given by `reaches`."""
+    seeds: list[int] = []
+    reaches = {1: 110.0, 2: 119.9, 3: 121.0, 4: 130.0}
+
+    def route(board, folder, *, clock_hz, seed):
+        seeds.append(seed)
+        return reaches[seed], {"LUT4": {"used": 1, "available": 2}}
+
+    monkeypatch.setattr(flow, "system_rtlil", lambda *_: "")
+    monkeypatch.setattr(flow, "synthesize", lambda *_: None)
+    monkeypatch.setattr(flow, "route", route)
+    monkeypatch.setattr(Ecp5Toolchain, "pack", lambda *_: None)
+    return seeds
+
+
+def test_seeds_are_tried_until_one_meets_the_clock(routed, tmp_path):
+    said: list[str] = []
+    result = flow.place_and_route(BOARD, BOARD.config, tmp_path, seeds=[1, 2, 3, 4], progress=said.append)
+    assert routed == [1, 2, 3]
+    assert (result.seed, result.fmax_mhz, result.clock_mhz) == (3, 121.0, 120.0)
+    assert "place and route (nextpnr, seed 3, 119.9 MHz is too slow)" in said
+
+
+def test_a_clock_that_no_seed_meets_is_an_error(routed, tmp_path):
+    with pytest.raises(BuildError, match=r"timing not met: 110\.0, 119\.9 MHz with seed 1, 2, .* 120 MHz"):
+        flow.place_and_route(BOARD, BOARD.config, tmp_path, seeds=[1, 2])
+    assert routed == [1, 2]
