@@ -79,7 +79,8 @@ def main() -> None:
         (result,) = compare(speech, [np.load(source)], target)
         print(f'  the recording "{word}" is heard as "{WORDS[int(result.argmax())]}"')
 
-    report = nnloom("build", str(FOLDER / "kws"))
+    # The first seed that meets the clock: without it, the build finds it after two others.
+    report = nnloom("build", str(FOLDER / "kws"), "--seed", "3")
     print(f"\nkeyword spotting on {report['board']}")
     print(f"  bitstream    {FOLDER / 'kws' / report['bitstream']}")
     print(f"  cycles       {report['cycles']:,} (measured in RTL; estimated {report['cycles_estimated']:,})")
