@@ -307,7 +307,12 @@ def test_command_serves_a_board(artifacts, network_inputs, tmp_path):
     arguments = ["simulate", str(path), "--serve", "--json"]
     script = "import sys; from nnloom.cli import main; raise SystemExit(main(sys.argv[1:]))"
     server = subprocess.Popen(
-        [sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, env=environment, text=True
+        [sys.executable, "-c", script, *arguments],
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+        # A shell's background job ignores interrupts, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         device = json.loads(server.stdout.readline())["device"]
