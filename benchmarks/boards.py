@@ -16,7 +16,6 @@ import hashlib
 import json
 import tempfile
 import time
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from typing import Any
 from cost_model import predict, simulate
 from run import NETWORKS, write_readme
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.boards import Board, all_boards, flow, get
@@ -53,9 +53,9 @@ def identity(board: Board) -> dict[str, Any]:
     }
 
 
-def default_rtlil(board: Board) -> str:
-    """RTLIL of the default system."""
-    return flow.system_rtlil(board, board.config, lut_multipliers(board, board.config))
+def system_rtlil(board: Board, config: AcceleratorConfig) -> str:
+    """RTLIL of the board's system with a configuration."""
+    return flow.system_rtlil(board, config, lut_multipliers(board, config))
 
 
 def digest(rtlil: str) -> str:
@@ -63,16 +63,16 @@ def digest(rtlil: str) -> str:
     return hashlib.sha256(rtlil.encode()).hexdigest()
 
 
-def place(board: Board) -> dict[str, Any]:
-    """Synthesize, place, route and pack the default system of a board; also where its clock is not reached."""
+def place(board: Board, config: AcceleratorConfig, seed: int) -> dict[str, Any]:
+    """Synthesize, place, route and pack a system of a board; also where its clock is not reached."""
     started = time.monotonic()
     tools = flow.toolchain(board)
     with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
         folder = Path(temporary)
-        rtlil = default_rtlil(board)
+        rtlil = system_rtlil(board, config)
         flow.synthesize(board, rtlil, folder)
         clock_hz = flow.system_clock_hz(board)
-        fmax, resources = flow.route(board, folder, clock_hz=clock_hz, seed=board.seed)
+        fmax, resources = flow.route(board, folder, clock_hz=clock_hz, seed=seed)
         tools.pack(board, folder)
         bitstream_bytes = (folder / tools.bitstream_file).stat().st_size
     return {
@@ -103,7 +103,7 @@ def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dic
             except CapacityError:
                 continue
             cycles[name] = simulate(device, board.config, emitted)
-    return {"cycles": cycles, "rtlil_sha256": digest(default_rtlil(board))}
+    return {"cycles": cycles, "rtlil_sha256": digest(system_rtlil(board, board.config))}
 
 
 def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, dict[str, Any]]:
@@ -171,7 +171,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.seed is not None:
         for name in options.place:
-            placement = place(replace(get(name), seed=options.seed))
+            placement = place(get(name), get(name).config, options.seed)
             print(f"{name}, seed {options.seed}: {placement['fmax_mhz']} MHz, {placement['resources']}")
         return 0
     old = {row["name"]: row for row in json.loads(RESULTS.read_text())["boards"]} if RESULTS.exists() else {}
@@ -183,7 +183,7 @@ def main() -> int:
             known = all(row.get(key) == value for key, value in identity(board).items())
             placement, simulation = (row[key] if known else None for key in ("placement", "simulation"))
             if board.name in options.place:
-                placement = place(board)
+                placement = place(board, board.config, board.seed)
             if board.name in options.simulate:
                 simulation = run_networks(board, graphs)
             rows.append(
@@ -191,7 +191,7 @@ def main() -> int:
                     "name": board.name,
                     "description": board.description,
                     **identity(board),
-                    "rtlil_sha256": digest(default_rtlil(board)) if board.name in placeable else None,
+                    "rtlil_sha256": digest(system_rtlil(board, board.config)) if board.name in placeable else None,
                     "weight_bytes": board.config.weight_words * board.config.weight_word_bytes,
                     "activation_bytes": board.config.activation_bytes,
                     "networks": latencies(board, graphs),
