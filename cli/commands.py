@@ -546,10 +546,11 @@ def zoo_fetch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             paths.append(str(folder / f"{word}.npy"))
             console.say(paths[-1])
         return {"paths": paths}
-    source = zoo.fetch(options.name, progress=console.phase)
     target = Path(options.output or f"{options.name}.tflite")
     if target.is_dir():
         target = target / f"{options.name}.tflite"
+    _check_writable(str(target), "-o")
+    source = zoo.fetch(options.name, progress=console.phase)
     write_atomically(target, source.read_bytes())
     console.say(str(target))
     return {"path": str(target)}

@@ -159,6 +159,7 @@ RUN = {
     "unknown option": ("run good --speed 3", "unrecognized arguments"),
     "no command": ("", "required"),
     "bad seed": ("build good --seed many", "invalid int value"),
+    "zoo folder missing": ("zoo fetch keyword_spotting -o none/kws.tflite", "none/kws.tflite: cannot be written"),
     "unknown zoo model": ("zoo fetch resnet_9000", "no model 'resnet_9000' in the zoo"),
 }
 
