@@ -16,7 +16,7 @@ PARAMETER_BYTES = 9
 """Bytes of requantization parameters of one output channel (bias, multiplier, shift): see `isa.PARAMETER`."""
 
 
-_LATER: dict[str, int] = {"overlap": True, "field_bits": 16, "layer_counters": True}
+_LATER: dict[str, int] = {"overlap": True, "field_bits": 16, "layer_counters": True, "row_triples": False}
 """Options that came after the first bitstreams, with their defaults."""
 
 
@@ -61,6 +61,9 @@ class AcceleratorConfig:
     """Bits of the sizes, steps and addresses of a descriptor, 10 to 16: what `isa.FIELDS` has 16 bits for."""
     layer_counters: bool = True
     """Cycles and waits of each layer are counted; without, the COUNTERS window reads zero."""
+    row_triples: bool = False
+    """A step of a convolution can take a third of its bytes from each of three rows: with 9 taps, a 3x3 kernel over
+    any number of channels leaves no multiplier idle."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -100,6 +103,8 @@ class AcceleratorConfig:
                 f"config: activation_bytes must be at most {most} with field_bits {self.field_bits}, "
                 f"not {self.activation_bytes}"
             )
+        if self.row_triples and self.taps < 9:
+            raise ConfigError(f"config: row_triples needs 9 taps or more, not {self.taps}")
         if (self.max_pool or self.elementwise_add) and not self.depthwise:
             raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
 

@@ -101,6 +101,12 @@ def _layout() -> tuple[Field, ...]:
                 ),
                 ("odd_rows", 1, False, "`pixel_pair`: the last pair has only its first row"),
                 ("interval", 8, False, "fewest cycles between two results, and from a result to a parameter load"),
+                (
+                    "row_triple",
+                    1,
+                    False,
+                    "DENSE, with `row_triples`: a step takes taps // 3 bytes of each of three rows; `kernel_rows` 255",
+                ),
             ],
         ),
         (
@@ -232,6 +238,7 @@ class Descriptor:
     pixel_pair: int = 0
     odd_rows: int = 0
     interval: int = 1
+    row_triple: int = 0
     in_base: int
     in2_base: int = 0
     in_rows: int
@@ -293,6 +300,8 @@ class Descriptor:
 
 def field_width(config: AcceleratorConfig, field: Field) -> int:
     """Bits of a field that the engine looks at."""
+    if field.name == "row_triple":
+        return int(config.row_triples)
     return min(field.width, config.field_bits) if field.width == 16 else field.width
 
 
@@ -302,7 +311,7 @@ def check_descriptor(config: AcceleratorConfig, d: Descriptor) -> None:
     Raises
     ------
     ValueError
-        If a field is too large for `config.field_bits`.
+        If a field is too large for `config.field_bits`, or for an option that the engine does not have.
     """
     for field in FIELDS:
         narrow = replace(field, width=field_width(config, field))

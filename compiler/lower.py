@@ -244,6 +244,32 @@ def _interval(config: AcceleratorConfig, narrow: bool) -> int:
     return config.requant_slots * (1 if narrow else 2)
 
 
+def _dense_shape(
+    config: AcceleratorConfig, kernel_rows: int, row_bytes: int, out_rows: int, stride: int, interval: int
+) -> tuple[int, bool]:
+    """From how many kernel rows a step takes its bytes, and whether two output rows are computed at once.
+
+    interval: fewest cycles between the results of one pixel.
+    """
+
+    def count(together: int) -> int:
+        return -(-kernel_rows // together) * -(-row_bytes // (config.taps // together))
+
+    def cycles(together: int) -> tuple[int, bool]:
+        """Of a column and channel group, and whether output rows are paired for it."""
+        alone = out_rows * max(count(together), interval)
+        # The second pixel of a row triple has the rows below: a stride of 1.
+        if config.pixels == 1 or stride > (1 if together == 3 else 2):
+            return alone, False
+        paired = -(-out_rows // 2) * max(count(together), 2 * interval)
+        return min(alone, paired), paired < alone
+
+    best = 2 if count(2) < count(1) else 1
+    if config.row_triples and cycles(3)[0] < cycles(best)[0]:
+        best = 3
+    return best, cycles(best)[1]
+
+
 def _lower_dense(
     config: AcceleratorConfig,
     layer: Conv2D | FullyConnected,
@@ -260,33 +286,25 @@ def _lower_dense(
     bias, multiplier, shift = _channel_parameters(layer, kernel)
     # A kernel row as it lies in memory, with zeros over the padding channels.
     rows = _pad_to(kernel, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)[:, :, :row_bytes]
-    half = config.taps // 2
-    single_steps = kernel_rows * -(-row_bytes // config.taps)
-    pair_steps = -(-kernel_rows // 2) * -(-row_bytes // half)
-    row_pair = pair_steps < single_steps
-    if row_pair:
-        chunks = -(-row_bytes // half)
-        padded = _pad_to(_pad_to(rows, chunks * half, axis=2), -(-kernel_rows // 2) * 2, axis=1)
-        pairs = padded.reshape(outputs, -1, 2, chunks, half).transpose(0, 1, 3, 2, 4)
-        steps = _pad_to(pairs.reshape(outputs, -1, 2 * half), config.taps, axis=2)
-    else:
-        chunks = -(-row_bytes // config.taps)
-        steps = _pad_to(rows, chunks * config.taps, axis=2).reshape(outputs, -1, config.taps)
     double_rounding = not isinstance(layer, FullyConnected)
     narrow = _is_narrow(layer, kernel, bias, multiplier, shift, double_rounding=double_rounding)
-    words = _group_words(config, bias, multiplier, shift, steps)
-    fields = _output_fields(config, layer, out)
-    # Two output rows at once, unless requantization or an odd row makes it slower.
-    count, interval = steps.shape[1], _interval(config, narrow)
-    pair_rows = -(-out.rows // 2)
-    pixel_pair = (
-        config.pixels > 1 and strides[0] <= 2 and pair_rows * max(count, 2 * interval) < out.rows * max(count, interval)
+    interval = _interval(config, narrow)
+    together, pixel_pair = _dense_shape(config, kernel_rows, row_bytes, out.rows, strides[0], interval)
+    # A step takes `share` bytes from each of `together` rows.
+    share = config.taps // together
+    row_steps, chunks = -(-kernel_rows // together), -(-row_bytes // share)
+    padded = _pad_to(_pad_to(rows, chunks * share, axis=2), row_steps * together, axis=1)
+    steps = padded.reshape(outputs, row_steps, together, chunks, share).transpose(0, 1, 3, 2, 4)
+    words = _group_words(
+        config, bias, multiplier, shift, _pad_to(steps.reshape(outputs, -1, together * share), config.taps, axis=2)
     )
+    fields = _output_fields(config, layer, out)
     if pixel_pair:
-        fields |= dict(n_oy=pair_rows)
+        fields |= dict(n_oy=-(-out.rows // 2))
     descriptor = Descriptor(
         kind=Kind.DENSE,
-        row_pair=int(row_pair),
+        row_pair=int(together == 2),
+        row_triple=int(together == 3),
         pixel_pair=int(pixel_pair),
         odd_rows=int(pixel_pair and out.rows % 2),
         double_rounding=int(double_rounding),
@@ -295,17 +313,17 @@ def _lower_dense(
         **_input_fields(source),
         **fields,
         n_ox=out.columns,
-        n_ky=-(-kernel_rows // 2) if row_pair else kernel_rows,
+        n_ky=row_steps,
         n_kx=chunks,
         row_start=origin[0],
         q_start=origin[1] * pixel,
         row_step_oy=strides[0] * (2 if pixel_pair else 1),
-        row_step_ky=2 if row_pair else 1,
+        row_step_ky=together,
         q_step_ox=strides[1] * pixel,
-        q_step_kx=half if row_pair else config.taps,
+        q_step_kx=share,
         weight_step_g=len(words) // fields["n_g"],
         pad_value=layer.inputs[0].zero_point,
-        kernel_rows=kernel_rows if kernel_rows < 256 else 255,
+        kernel_rows=255 if together == 3 else min(kernel_rows, 255),
     )
     return LoweredLayer(layer, descriptor, words)
 

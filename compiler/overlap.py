@@ -34,7 +34,7 @@ def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tup
     """(bank, granule) of the valid bytes that a step reads."""
     rows = config.window_rows
     if d.kind == Kind.DENSE:
-        rows = 2 if d.row_pair else 1
+        rows = 3 if d.row_triple else 2 if d.row_pair else 1
     first = step.q // config.granule
     last = (d.in_row_bytes - 1) // config.granule
     for start in (step.row,) if step.second_row is None else (step.row, step.second_row):

@@ -103,10 +103,11 @@ class Accelerator(wiring.Component):
                 value = register
             return value
 
-        # Operands. The rows of a second pixel lie one stride, 1 or 2, below.
+        # Operands. The rows of a second pixel lie one stride, 1 or 2, below; row triples need all of the next rows.
         adds = config.elementwise_add
         second = Signal(2)
-        m.d.comb += second.eq(Mux(active.pixel_pair, active.row_step_oy[1:3], 2) if config.pixels > 1 else 2)
+        neighbours = active.pixel_pair & ~active.row_triple if config.row_triples else active.pixel_pair
+        m.d.comb += second.eq(Mux(neighbours, active.row_step_oy[1:3], 2) if config.pixels > 1 else 2)
         m.d.comb += [
             activations.request.row_ahead.eq(sequencer.row_ahead),
             activations.request.second.eq(second),
@@ -136,6 +137,9 @@ class Accelerator(wiring.Component):
             operand.second.eq(second),
             weights.address.eq(delay(step.weight, operand_stage - WEIGHT_LATENCY, "weight_address")),
         ]
+
+        if config.row_triples:
+            m.d.comb += operand.row_triple.eq(active.row_triple)
 
         # Multiply, accumulate.
         m.d.comb += [

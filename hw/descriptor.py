@@ -16,10 +16,12 @@ READS = DESCRIPTOR_WORDS // PROGRAM_COLUMNS
 
 
 def descriptor_layout(config: AcceleratorConfig) -> data.FlexibleLayout:
-    """The words of a descriptor, seen as its fields."""
+    """The words of a descriptor, seen as its fields; without those of options that the engine does not have."""
     fields = {}
     for field in FIELDS:
         width = field_width(config, field)
+        if not width:
+            continue
         fields[field.name] = data.Field(
             signed(width) if field.signed else unsigned(width), 32 * field.word + field.offset
         )

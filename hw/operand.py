@@ -1,6 +1,6 @@
 """From fetched rows to multiplier operands: byte alignment, padding, window registers."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -30,16 +30,18 @@ LANES_OF_A_COPY = 4
 class OperandFetch(wiring.Component):
     """Forms the operand of every multiplier.
 
-    DENSE: bytes q .. q + taps of a row (or half of them from each of two rows), shared by all lanes.
+    DENSE: bytes q .. q + taps of a row (or half of them from each of two rows, or a third from each of three), shared
+    by all lanes.
     Otherwise: a window of `window_rows` x `window_columns` pixels for `lanes` channels; every column load
     shifts it. Bytes outside the tensor or below the kernel read as `pad`. The second of two pixels (DENSE) has the
-    bytes of the row that lies `second` rows below.
+    bytes of the row that lies `second` rows below; with `row_triple`, where `second` is 2, those of the next row.
 
     Members
     -------
     rows : In; as the activation memory delivers them
-    valid, q, row, kernel_row, pad, in_rows, in_row_bytes, kernel_rows, dense, row_pair : In;
+    valid, q, row, kernel_row, pad, in_rows, in_row_bytes, kernel_rows, dense, row_pair, row_triple : In;
         `description_latency` cycles before the `rows` that they belong to
+        row_triple: only with `config.row_triples`
     second : In; with them: which row is the third (see `activation_memory.RowRequest`)
     operands : Out; [lanes][taps] int8
     second_operands : Out; [lanes][taps] int8 of the second pixel, equal in all lanes; only with two pixels
@@ -62,6 +64,7 @@ class OperandFetch(wiring.Component):
                 "kernel_rows": In(8),
                 "dense": In(1),
                 "row_pair": In(1),
+                **({"row_triple": In(1)} if config.row_triples else {}),
                 "operands": Out(data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)),
                 "second_operands": Out(data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)),
             }
@@ -71,7 +74,7 @@ class OperandFetch(wiring.Component):
         m = Module()
         config = self.config
         taps, lanes = config.taps, config.lanes
-        half = taps // 2
+        half, third = taps // 2, taps // 3
         rows = config.window_rows
         granule_bits = (config.granule - 1).bit_length()
 
@@ -133,7 +136,9 @@ class OperandFetch(wiring.Component):
         )
         # The byte shift, once for every byte; the rows come in the next cycle.
         shift_1 = Signal(granule_bits, reset_less=True)
-        m.submodules.shifts = shifts = self.technology.fanout(width=granule_bits, count=(taps + half) * config.pixels)
+        third_row = config.row_triples and config.pixels == 1
+        copies_needed = (taps + half) * config.pixels + (third if third_row else 0)
+        m.submodules.shifts = shifts = self.technology.fanout(width=granule_bits, count=copies_needed)
         m.d.sync += shift_1.eq(self.q[:granule_bits])
         m.d.comb += shifts.value.eq(delay(shift_1, late, "shift"))
         copies = iter(shifts.copies)
@@ -149,10 +154,16 @@ class OperandFetch(wiring.Component):
         pixels = [(aligned(self.rows[0], taps, "top"), aligned(self.rows[1], half, "below"))]
         if config.pixels > 1:
             pixels.append((aligned(self.rows[2], taps, "second_top"), aligned(self.rows[3], half, "second_below")))
+        by_row = [row for pixel in pixels for row in pixel]
+        if third_row:
+            by_row.append(aligned(self.rows[2], third, "third"))
 
         since = AHEAD + 1 + late
         pad = self.pad if stands and not config.elementwise_add else delay(self.pad, since, "pad")
         pair = self.row_pair if stands else delay(self.row_pair, since, "pair")
+        triple: Value = Const(0)
+        if config.row_triples:
+            triple = self.row_triple if stands else delay(self.row_triple, since, "triple")
         load = delay(self.valid & ~self.dense, since, "load")
 
         # Stage 2: padding; the shared vector and the window.
@@ -166,9 +177,13 @@ class OperandFetch(wiring.Component):
                 one_row = Mux(row_valid[2 * pixel] & byte_valid[i], top[i], pad)
                 if half <= i < 2 * half:
                     from_pair = Mux(row_valid[2 * pixel + 1] & pair_valid[i - half], below[i - half], pad)
-                    bytes_.append(Mux(pair, from_pair, one_row))
+                    value = Mux(pair, from_pair, one_row)
                 else:
-                    bytes_.append(one_row)
+                    value = one_row
+                if config.row_triples and i < 3 * third and (row := pixel + i // third):
+                    own = Mux(row_valid[row] & byte_valid[i % third], by_row[row][i % third], pad)
+                    value = Mux(triple, own, value)
+                bytes_.append(value)
             m.d.comb += vector.value.eq(Cat(bytes_))
             shared.append([vector.copies[lane // LANES_OF_A_COPY] for lane in range(lanes)])
         # The ninth tap of a row pair (odd `taps`) has weight zero.

@@ -225,7 +225,7 @@ class GoldenModel:
 
     def _prepare_dense(self, d: Descriptor) -> _Dense:
         config = self.config
-        taps, half = config.taps, config.taps // 2
+        taps, half, third = config.taps, config.taps // 2, config.taps // 3
         y, ox = (v[:, None, None, None] for v in _result_pixels(d, d.n_ox))
         ky, kx, tap = np.ogrid[: d.n_ky, : d.n_kx, :taps]
         row_step = d.row_step_oy // 2 if d.pixel_pair else d.row_step_oy
@@ -235,6 +235,9 @@ class GoldenModel:
         if d.row_pair:
             second = (tap >= half) & (tap < 2 * half)
             row, kernel_row, byte = row + second, kernel_row + second, np.where(second, tap - half, tap)
+        if d.row_triple:
+            below = np.where(tap < 3 * third, tap // third, 0)
+            row, kernel_row, byte = row + below, kernel_row + below, tap - below * third
         q = d.q_start + ox * d.q_step_ox + kx * d.q_step_kx + byte
         x = self._fetch(d, np.int64(d.in_base), np.int64(d.pad_value), row, q, kernel_row)
         count = d.n_ky * d.n_kx
@@ -396,7 +399,7 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
     """Run one descriptor step by step, as `nnloom.arch.loopnest.steps` lists them. Slow."""
     config = model.config
     rows, columns, lanes, taps = config.window_rows, config.window_columns, config.lanes, config.taps
-    half = taps // 2
+    half, third = taps // 2, taps // 3
     window = np.zeros((columns, rows, lanes), np.int8)
     accumulator = np.zeros((2, lanes), np.int64)
     maximum = np.zeros(lanes, np.int64)
@@ -423,6 +426,8 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             for pixel, row in enumerate((step.row,) if step.second_row is None else (step.row, step.second_row)):
                 for t in range(taps):
                     r, i = (1, t - half) if d.row_pair and half <= t < 2 * half else (0, t)
+                    if d.row_triple and t < 3 * third:
+                        r, i = divmod(t, third)
                     vectors[pixel, t] = byte(step, r, step.q + i, i, row)
             operands = np.broadcast_to(vectors[:, None], (2, lanes, taps))
         else:

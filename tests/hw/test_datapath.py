@@ -14,6 +14,8 @@ from nnloom.hw.weight_memory import WEIGHT_LATENCY, WeightMemory
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64)
 WIDE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192)
+TRIPLE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192, row_triples=True)
+PAIR_TRIPLE = AcceleratorConfig(lanes=32, taps=11, activation_bytes=8192, pixels=2, row_triples=True)
 PAIR = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64, pixels=2)
 
 
@@ -161,13 +163,15 @@ def test_activation_memory_fetches_windows_while_being_written(config):
     run(dut, bench)
 
 
-@pytest.mark.parametrize("config", [CONFIG, WIDE, PAIR], ids=["8", "16", "pair"])
+@pytest.mark.parametrize(
+    "config", [CONFIG, WIDE, PAIR, TRIPLE, PAIR_TRIPLE], ids=["8", "16", "pair", "triple", "pair and triple"]
+)
 def test_operand_fetch_aligns_pads_and_slides(config):
     rng = np.random.default_rng(3)
     dut = OperandFetch(config, GenericTechnology())
     lanes, taps, rows = config.lanes, config.taps, config.window_rows
     columns = config.window_columns
-    half = taps // 2
+    half, third = taps // 2, taps // 3
 
     async def bench(ctx):
         window = np.zeros((columns, rows, lanes), np.uint8)
@@ -175,6 +179,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
         for i in range(600):
             values = rng.integers(0, 256, (len(dut.rows), lanes), np.uint8)
             dense, pair, valid = (int(rng.integers(2)) for _ in range(3))
+            triple = int(config.row_triples and not pair and rng.integers(2))
             in_rows, in_row_bytes = int(rng.integers(1, 12)), int(rng.integers(1, 80))
             row, q = int(rng.integers(-4, 14)), int(rng.integers(-20, 90))
             if not dense:
@@ -182,7 +187,12 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                 in_row_bytes += -in_row_bytes % config.granule
             kernel_row, kernel_rows = int(rng.integers(0, 6)), int(rng.integers(1, 8))
             pad = int(rng.integers(256))
-            second = int(rng.integers(1, 3)) if dense and config.pixels > 1 else 2
+            second = int(rng.integers(1, 3)) if dense and config.pixels > 1 and not triple else 2
+            if triple:
+                kernel_rows = 255
+                ctx.set(dut.row_triple, dense)
+            elif config.row_triples:
+                ctx.set(dut.row_triple, 0)
             for name, value in dict(
                 dense=dense, row_pair=pair, valid=valid, in_rows=in_rows, in_row_bytes=in_row_bytes,
                 row=row, q=q, kernel_row=kernel_row, kernel_rows=kernel_rows, pad=pad, second=second,
@@ -208,10 +218,15 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                     if pair:
                         for t in range(half):
                             vector[half + t] = mine[1, shift + t] if ok_row(1, t) else pad
+                    if triple:
+                        # Of two pixels the second has the next row, too, as its first.
+                        for t in range(3 * third):
+                            r, byte = pixel + t // third, t % third
+                            vector[t] = values[r, shift + byte] if ok(r, byte) else pad
                     vectors.append(vector)
                 want = np.concatenate([np.broadcast_to(vector, (lanes, taps)) for vector in vectors])
-                # The tap that a pair leaves over has weight zero: do not care.
-                used = 2 * half if pair else taps
+                # The taps that a pair or a triple leaves over have weight zero: do not care.
+                used = 3 * third if triple else 2 * half if pair else taps
             else:
                 if valid:
                     new = np.stack([values[r] if ok(r, 0) else np.full(lanes, pad) for r in range(rows)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.graph import LayerGraph, Padding
 from nnloom.sim.golden import GoldenModel, execute_literally
 from tests.graphs import KINDS, evaluate, random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
@@ -19,6 +19,11 @@ CONFIGS = {
     "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2),
     "2x16x9": AcceleratorConfig(pixels=2),
     "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),
+    "16x9 with row triples": AcceleratorConfig(row_triples=True),
+    "2x16x9 with row triples": AcceleratorConfig(pixels=2, row_triples=True),
+    "2x32x11 with row triples": AcceleratorConfig(
+        pixels=2, lanes=32, taps=11, requant_units=8, activation_bytes=1 << 18, row_triples=True
+    ),
 }
 
 
@@ -64,6 +69,26 @@ def test_vectorised_equals_the_literal_loop_nest(config, kind):
             np.testing.assert_array_equal(a.enable, b.enable)
             np.testing.assert_array_equal(a.data[a.enable > 0], b.data[b.enable > 0])
         np.testing.assert_array_equal(fast.activations, slow.activations)
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_row_triples_leave_no_multiplier_idle(pixels):
+    rng = np.random.default_rng(pixels)
+    for channels, stride in ((16, 1), (20, 1), (16, 2)):
+        source = tensor(rng, "x", 12, 10, channels)
+        layer = random_layer(rng, "conv", source)
+        weights = rng.integers(-127, 128, (layer.weights.shape[0], 3, 3, channels), np.int8)
+        output = tensor(rng, "y", -(-12 // stride), -(-10 // stride), layer.output.channels)
+        layer = replace(layer, weights=weights, strides=(stride, stride), padding=Padding(1, 1), output=output)
+        graph = LayerGraph("region", (source,), (output,), (layer,))
+        config = AcceleratorConfig(pixels=pixels, row_triples=True)
+        (d,) = compile_region(config, graph).descriptors
+        # Two pixels need five rows with a stride of 2: there are four.
+        assert d.row_triple == (pixels == 1 or stride == 1)
+        if d.row_triple:
+            assert d.n_ky * d.n_kx == channels
+        (d,) = compile_region(replace(config, row_triples=False), graph).descriptors
+        assert not d.row_triple and d.n_ky * d.n_kx > channels
 
 
 @pytest.mark.parametrize("seed", range(6))
