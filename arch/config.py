@@ -174,8 +174,8 @@ class AcceleratorConfig:
 
     @property
     def multipliers(self) -> int:
-        """Multipliers of the array."""
-        return self.lanes * self.taps * self.pixels
+        """Multipliers of the array: products in one cycle."""
+        return self.lanes if self.compact else self.lanes * self.taps * self.pixels
 
     @property
     def weight_word_bytes(self) -> int:

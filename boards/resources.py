@@ -108,8 +108,6 @@ def block_rams(config: AcceleratorConfig) -> int:
 
 def _multipliers(config: AcceleratorConfig) -> int:
     """Multipliers of the engine: the array, two for each requantization unit, one for row addresses."""
-    if config.compact:
-        return config.lanes + 3
     return config.multipliers + 2 * config.requant_units + 1
 
 

@@ -312,7 +312,9 @@ def pll_settings(input_hz: float, output_hz: float) -> PllSettings:
             for divq in range(1, 7):
                 found = PllSettings(divr, divf, divq, filter_range)
                 got = found.output_hz(input_hz)
-                if not 533e6 <= detector * (divf + 1) <= 1066e6 or not output_hz * 0.98 <= got <= output_hz * (1 + 1e-9):
+                if not 533e6 <= detector * (divf + 1) <= 1066e6 or not output_hz * 0.98 <= got <= output_hz * (
+                    1 + 1e-9
+                ):
                     continue
                 if best is None or got > best.output_hz(input_hz):
                     best = found

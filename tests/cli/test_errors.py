@@ -147,7 +147,11 @@ RUN = {
     "output is a folder": ("run good --input x.npy --output other", "cannot be written"),
     "output folder missing": ("run good --input x.npy --output none/y.npy", "cannot be written"),
     "explore a missing model": ("explore none.tflite", "No such file"),
-    "explore for an unknown board": ("explore kws.tflite --board icebreaker", "unknown board 'icebreaker'"),
+    "explore for an unknown board": ("explore kws.tflite --board colorlight", "unknown board 'colorlight'"),
+    "explore without a model of the device": (
+        "explore kws.tflite --board icebreaker",
+        "icebreaker: there is no resource model of its device family",
+    ),
     "a plot of another kind": ("explore kws.tflite --plot front.gif", "a plot is .svg or .png"),
     "unwritable plot": ("explore kws.tflite --plot none/front.svg", "cannot be written; choose another --plot"),
     "a scheduler that is no address": ("explore kws.tflite --scheduler gopher://x:1", "give tcp://HOST:PORT"),
