@@ -271,13 +271,15 @@ def _compact_timed_steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[t
     """`timed_steps` on the compact engine: the cycle of the first slot of each."""
     cycle = free = 0
     for item in steps(config, d):
-        load = isinstance(item, ParameterLoad)
-        if load or item.result:
+        step = item if isinstance(item, Step) else None
+        if step is None or step.result:
             cycle = max(cycle, free)
         yield cycle, item
-        cycle += config.taps + (not load and bool(item.first or d.slide))
-        if not load and item.result:
-            free = cycle + COMPACT_SPACING
+        cycle += config.taps
+        if step is not None:
+            cycle += bool(step.first or d.slide)  # a slot that clears the accumulators
+            if step.result:
+                free = cycle + COMPACT_SPACING
 
 
 def timed_steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[tuple[int, ParameterLoad | Step]]:

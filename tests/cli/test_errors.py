@@ -11,6 +11,7 @@ import pytest
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.cli import main
+from nnloom.compiler import compile as compile_to_artifact
 from tests import models
 
 SHAPE = (1, 50, 10, 1)
@@ -64,6 +65,7 @@ def stage(tmp_path_factory, artifacts, model_path):
     library.write_bytes(b"not a library")
     report = artifact("bad-report") / "report.json"
     report.write_text("{")
+    compile_to_artifact(folder / "kws.tflite", board="icebreaker", output=folder / "compact")
     (folder / "other").mkdir()
     (folder / "other" / "precious.txt").write_text("keep me")
     (folder / "file").write_text("a file")
@@ -161,6 +163,10 @@ RUN = {
     "unknown simulator": ("simulate good --input x.npy --simulator spice", "invalid choice: 'spice'"),
     "unknown command": ("weave good", "invalid choice: 'weave'"),
     "unknown option": ("run good --speed 3", "unrecognized arguments"),
+    "counters of an engine without": (
+        "inspect compact --measured",
+        "an engine with counters; the configuration has none",
+    ),
     "no command": ("", "required"),
     "bad seed": ("build good --seed many", "invalid int value"),
     "zoo folder missing": ("zoo fetch keyword_spotting -o none/kws.tflite", "none/kws.tflite: cannot be written"),
