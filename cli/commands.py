@@ -89,6 +89,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         f"{report['cycles']:,} cycles (estimated), "
         f"{100 * report['utilisation']:.1f} % of {report['mac_units']} multipliers"
     )
+    if report["memory"]["parts"]:
+        console.say(f"  too large for the memories: {_parts(report)}")
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
     if report["config_source"] == "auto":
@@ -96,6 +98,16 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     if options.bitstream:
         report |= _build(output, None, True, console)
     return {"artifact": str(output), **report}
+
+
+def _parts(report: dict[str, Any]) -> str:
+    """What a network in parts costs at each inference."""
+    from nnloom import boards
+
+    memory = report["memory"]
+    text = f"{memory['parts']} parts are loaded for each inference, {memory['bytes_loaded_per_inference']:,} bytes"
+    baud = boards.get(report["board"]).baud
+    return text + (f", {10 * memory['bytes_loaded_per_inference'] / baud:.1f} s at {baud:,} baud" if baud else "")
 
 
 def _shape(config: dict[str, Any]) -> str:
@@ -479,6 +491,8 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     for what in ("weights", "program"):
         console.say(f"{what}: {memory[f'{what}_bytes']:,} of {memory[f'{what}_available']:,} bytes")
+    if memory["parts"]:
+        console.say(_parts(report))
     console.say(f"activations: peak {memory['activations_peak_bytes']:,} of {memory['activations_available']:,} bytes")
     console.table(
         ["tensor", "granule", "granules per bank", "live in layers"],

@@ -145,11 +145,13 @@ def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
 
 
 def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluation | None:
-    """Lower a network for an engine shape; None if it is too large for any memory of this shape."""
+    """Lower a network for an engine shape; None if it does not fit any memory of this shape in one part."""
     try:
         emitted = emit(config, graphs)
     except CapacityError:
         return None
+    if emitted.parts:
+        return None  # loaded again for each inference: slow, whatever its cycles
     return Evaluation(
         cycles=sum(program_cycles(config, region.descriptors) for region in emitted.regions),
         activation_bytes=max(region.plan.peak_bytes(config) for region in emitted.regions),
