@@ -111,8 +111,15 @@ def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[s
     result: dict[str, dict[str, Any]] = {}
     for name, regions in graphs.items():
         try:
-            cycles = predict(board.config, emit(board.config, regions))
-            result[name] = {"cycles": cycles, "latency_us": round(cycles / board.clock_hz * 1e6, 1)}
+            emitted = emit(board.config, regions)
+            cycles = predict(board.config, emitted)
+            loaded = int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0
+            result[name] = {
+                "cycles": cycles,
+                "latency_us": round(cycles / board.clock_hz * 1e6, 1),
+                "parts": emitted.parts,
+                "bytes_loaded_per_inference": loaded,
+            }
         except CapacityError as error:
             result[name] = {"reason": str(error)}
     return result
@@ -144,21 +151,33 @@ def _tested(row: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the boards, and why networks do not fit."""
+    """Markdown: the boards, what runs in parts, and why networks do not fit."""
     titles = ["board", "device", "clock", "memory (weights, activations)", "resources"]
     titles += [name.replace("_", " ") for name in NETWORKS] + ["tested"]
     lines = ["| " + " | ".join(titles) + " |", "|---|---|---:|---:|---|" + "---:|" * len(NETWORKS) + "---|"]
-    reasons = []
+    reasons: list[str] = []
+    loads: list[str] = []
     for row in rows:
         cells = [f"`{row['name']}`", row["description"].split(", ")[1], f"{row['clock_mhz']:g} MHz"]
         cells += [f"{row['weight_bytes'] / 1024:g}, {row['activation_bytes'] / 1024:g} KiB", _resources(row)]
         for name in NETWORKS:
             network = row["networks"][name]
-            cells.append(f"{network['latency_us']:,} us" if "cycles" in network else "does not fit")
+            parts = f" in {network['parts']} parts" if network.get("parts") else ""
+            cells.append(f"{network['latency_us']:,} us{parts}" if "cycles" in network else "does not fit")
             if "cycles" not in network:
                 reasons.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {network['reason']}")
+            elif parts:
+                loaded = network["bytes_loaded_per_inference"]
+                seconds = f", {10 * loaded / row['baud']:.1f} s at {row['baud']:,} baud" if row["baud"] else ""
+                loads.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {loaded:,} bytes{seconds}")
         lines.append("| " + " | ".join([*cells, _tested(row)]) + " |")
-    return "\n".join(lines) + ("\n\nWhat does not fit:\n\n" + "\n".join(reasons) if reasons else "")
+    for title, items in (
+        ("In parts, that is with weights that the host loads during each inference, besides the latency above:", loads),
+        ("What does not fit:", reasons),
+    ):
+        if items:
+            lines += ["", title, "", *items]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -191,6 +210,7 @@ def main() -> int:
                     "name": board.name,
                     "description": board.description,
                     **identity(board),
+                    "baud": board.baud,
                     "rtlil_sha256": digest(system_rtlil(board, board.config)) if board.name in placeable else None,
                     "weight_bytes": board.config.weight_words * board.config.weight_word_bytes,
                     "activation_bytes": board.config.activation_bytes,
