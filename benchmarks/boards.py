@@ -53,6 +53,15 @@ def identity(board: Board) -> dict[str, Any]:
     }
 
 
+def is_of(row: dict[str, Any], board: Board) -> bool:
+    """Whether what a row says was measured belongs to the board as it is, but for the RTL."""
+    if not row:
+        return False
+    # A later option at its default makes no difference.
+    same = AcceleratorConfig.from_dict(row["config"]) == board.config
+    return same and all(row.get(key) == value for key, value in identity(board).items() if key != "config")
+
+
 def system_rtlil(board: Board, config: AcceleratorConfig) -> str:
     """RTLIL of the board's system with a configuration."""
     return flow.system_rtlil(board, config, lut_multipliers(board, config))
@@ -199,8 +208,7 @@ def main() -> int:
     try:
         for board in all_boards():
             row = old.get(board.name, {})
-            known = all(row.get(key) == value for key, value in identity(board).items())
-            placement, simulation = (row[key] if known else None for key in ("placement", "simulation"))
+            placement, simulation = (row[key] if is_of(row, board) else None for key in ("placement", "simulation"))
             if board.name in options.place:
                 placement = place(board, board.config, board.seed)
             if board.name in options.simulate:
