@@ -155,6 +155,8 @@ RUN = {
     "unknown option": ("run good --speed 3", "unrecognized arguments"),
     "no command": ("", "required"),
     "bad seed": ("build good --seed many", "invalid int value"),
+    "build with an impossible clock": ("build good --clock 1000", "no PLL setting makes 1000 MHz from 25 MHz"),
+    "build with a clock that is none": ("build good --clock nan", "nan is no frequency"),
     "zoo folder missing": ("zoo fetch keyword_spotting -o none/kws.tflite", "none/kws.tflite: cannot be written"),
     "unknown zoo model": ("zoo fetch resnet_9000", "no model 'resnet_9000' in the zoo"),
 }
