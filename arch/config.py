@@ -16,8 +16,28 @@ PARAMETER_BYTES = 9
 """Bytes of requantization parameters of one output channel (bias, multiplier, shift): see `isa.PARAMETER`."""
 
 
-_LATER: dict[str, int] = {"overlap": True, "field_bits": 16, "layer_counters": True, "row_triples": False}
+_LATER: dict[str, int] = {
+    "overlap": True,
+    "field_bits": 16,
+    "layer_counters": True,
+    "row_triples": False,
+    "compact": False,
+}
 """Options that came after the first bitstreams, with their defaults."""
+
+
+_COMPACT: dict[str, int] = {
+    "lanes": 4,
+    "pixels": 1,
+    "requant_units": 1,
+    "depthwise": True,
+    "max_pool": False,
+    "elementwise_add": False,
+    "overlap": False,
+    "layer_counters": False,
+    "row_triples": False,
+}
+"""What the compact engine is made for: a granule is then two bytes, the word of a single-port RAM block."""
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -64,6 +84,9 @@ class AcceleratorConfig:
     row_triples: bool = False
     """A step of a convolution can take a third of its bytes from each of three rows: with 9 taps, a 3x3 kernel over
     any number of channels leaves no multiplier idle."""
+    compact: bool = False
+    """The compact engine: a step takes a cycle for each tap, from memories with one port. For 4 lanes, with every
+    option left out."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -107,6 +130,11 @@ class AcceleratorConfig:
             raise ConfigError(f"config: row_triples needs 9 taps or more, not {self.taps}")
         if (self.max_pool or self.elementwise_add) and not self.depthwise:
             raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
+        if self.compact:
+            for name, needed in _COMPACT.items():
+                value = getattr(self, name)
+                if value != needed:
+                    raise ConfigError(f"config: compact needs {name}={needed}, not {value}")
 
     # Derived values: never stored.
     @property
@@ -146,8 +174,8 @@ class AcceleratorConfig:
 
     @property
     def multipliers(self) -> int:
-        """Multipliers of the array."""
-        return self.lanes * self.taps * self.pixels
+        """Multipliers of the array: products in one cycle."""
+        return self.lanes if self.compact else self.lanes * self.taps * self.pixels
 
     @property
     def weight_word_bytes(self) -> int:

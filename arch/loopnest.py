@@ -14,6 +14,8 @@ from .isa import Descriptor, Kind
 
 __all__ = [
     "ADD_BATCH",
+    "COMPACT_DRAIN",
+    "COMPACT_SPACING",
     "OPERAND_STAGE",
     "PARAMETER_SPACING",
     "REQUANT_STAGES",
@@ -39,6 +41,13 @@ ADD_BATCH = 16
 
 PARAMETER_SPACING = 4
 """Fewest cycles between the first words of two parameter loads: a set waits this long for its results' turn."""
+
+
+COMPACT_SPACING = 14
+"""Compact engine: cycles after the last tap of a result in which neither the next result nor new parameters begin."""
+
+COMPACT_DRAIN = 27
+"""Compact engine: cycles from the last tap of a layer to its end, with everything written."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +181,11 @@ def result_stage(config: AcceleratorConfig) -> int:
 def write_stage(config: AcceleratorConfig, interval: int | None = None) -> int:
     """Cycles from a step to the write of its result, the last pixel of it.
 
-    `interval` is the descriptor's; without it, that of the slowest result.
+    `interval` is the descriptor's; without it, that of the slowest result. On the compact engine, cycles from the last
+    tap of a step.
     """
+    if config.compact:
+        return COMPACT_DRAIN
     if interval is None:
         interval = 2 * config.requant_slots * config.pixels
     return result_stage(config) + REQUANT_STAGES + interval - 1
@@ -186,7 +198,7 @@ def result_latency(config: AcceleratorConfig, d: Descriptor) -> int:
 
 def parameter_hold(config: AcceleratorConfig) -> int:
     """Cycles from the end of a result's `interval` to a load of the parameters it was still using."""
-    return 0 if config.overlap else result_stage(config) - OPERAND_STAGE + 4
+    return 0 if config.overlap or config.compact else result_stage(config) - OPERAND_STAGE + 4
 
 
 def drain_cycles(config: AcceleratorConfig) -> int:
@@ -218,6 +230,8 @@ def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
     """
     load = config.parameter_words
     hold = parameter_hold(config)
+    if config.compact:
+        return _compact_cycles(config, d)
     interval = max(1, d.interval)
     groups = d.n_g - 1
     if d.kind == Kind.ADD:
@@ -236,8 +250,43 @@ def issue_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
     return group + groups * max(group + interval - 1 + hold, PARAMETER_SPACING)
 
 
+def _compact_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
+    """Cycles from the first parameter load to the last tap of a descriptor, on the compact engine."""
+    taps = config.taps
+    load = config.parameter_words * taps
+    if d.slide:
+        # Every step clears the accumulators first.
+        *_, (last, _) = timed_steps(config, d)
+        return last + taps + 1
+    count = d.n_ky * d.n_kx
+    # From one last tap to the next. The step that completes a result waits, and with it the accumulators' clearing if
+    # it is the only one.
+    before = (count - 1) * taps + 1 if count > 1 else 0
+    gap = max(before, COMPACT_SPACING) + taps + (count == 1)
+    group = load + 1 + count * taps + (d.n_oy * d.n_ox - 1) * gap
+    return d.n_g * group + (d.n_g - 1) * COMPACT_SPACING
+
+
+def _compact_timed_steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[tuple[int, ParameterLoad | Step]]:
+    """`timed_steps` on the compact engine: the cycle of the first slot of each."""
+    cycle = free = 0
+    for item in steps(config, d):
+        step = item if isinstance(item, Step) else None
+        if step is None or step.result:
+            cycle = max(cycle, free)
+        yield cycle, item
+        cycle += config.taps
+        if step is not None:
+            cycle += bool(step.first or d.slide)  # a slot that clears the accumulators
+            if step.result:
+                free = cycle + COMPACT_SPACING
+
+
 def timed_steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[tuple[int, ParameterLoad | Step]]:
     """`steps` with the cycle in which the sequencer issues each, counted from the first parameter load."""
+    if config.compact:
+        yield from _compact_timed_steps(config, d)
+        return
     interval = max(1, d.interval)
     hold = parameter_hold(config)
     cycle, ready, spaced, in_set = -1, -hold, 0, 0

@@ -7,6 +7,7 @@ import difflib
 from nnloom.arch.errors import ConfigError
 
 from .board import Board
+from .icebreaker import ICEBREAKER
 from .pynq_z2 import PYNQ_Z2
 from .tang_nano_20k import TANG_NANO_20K
 from .ultra96_v2 import ULTRA96_V2
@@ -20,6 +21,7 @@ _BOARDS: tuple[Board, ...] = (
     ULX3S_25F,
     ULX3S_12F,
     TANG_NANO_20K,
+    ICEBREAKER,
     PYNQ_Z2,
     ULTRA96_V2,
 )

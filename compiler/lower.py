@@ -281,6 +281,8 @@ def _input_fields(source: TensorLocation) -> dict[str, int]:
 
 
 def _interval(config: AcceleratorConfig, narrow: bool) -> int:
+    if config.compact:
+        return 1  # it paces itself
     return config.requant_slots * (1 if narrow else 2)
 
 

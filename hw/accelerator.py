@@ -25,6 +25,7 @@ from nnloom.arch.isa import (
 )
 
 from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, MemoryWrite, WritePort, enabled_banks
+from .compact import CompactAccelerator
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
@@ -34,12 +35,19 @@ from .sequencer import Sequencer
 from .technology import RAM_LATENCY, GenericTechnology, Technology
 from .weight_memory import WEIGHT_LATENCY, WeightMemory
 
-__all__ = ["Accelerator"]
+__all__ = ["Accelerator", "make_accelerator"]
 
 PROGRAM_COLUMN_BITS = (PROGRAM_COLUMNS - 1).bit_length()
 
 WRITE_QUEUE_DEPTH = 32
 """More than the results that the pipeline can hold between their issue and their write."""
+
+
+def make_accelerator(
+    config: AcceleratorConfig, technology: Technology | None = None
+) -> "Accelerator | CompactAccelerator":
+    """The engine of a configuration; all have the same members."""
+    return CompactAccelerator(config, technology) if config.compact else Accelerator(config, technology)
 
 
 class Accelerator(wiring.Component):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from amaranth.hdl import Instance, Module, Signal, Value
 
-from .technology import FanoutRegister, Multiplier, Ram
+from .technology import CompactParts, FanoutRegister, Multiplier, Ram
 
 __all__ = [
     "BLOCK_SHAPES",
@@ -75,7 +75,7 @@ class FanoutCells(FanoutRegister):
         return m
 
 
-class DeviceTechnology:
+class DeviceTechnology(CompactParts):
     """Maker of a family's primitives; a family says which.
 
     Parameters

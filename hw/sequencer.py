@@ -109,7 +109,8 @@ class Sequencer(wiring.Component):
             m.d.comb += self.active.eq(self.next)
             taken = Signal()
         is_add = Signal(reset_less=True)
-        m.d.sync += is_add.eq(self.active.kind == Kind.ADD)
+        if not self.config.compact:
+            m.d.sync += is_add.eq(self.active.kind == Kind.ADD)
         event = Signal(_EVENT_LAYOUT)
         self._elaborate_control(m, event, is_add, taken)
         self._elaborate_addresses(m, event, is_add, taken)
@@ -154,10 +155,12 @@ class Sequencer(wiring.Component):
         load_index = Signal(range(max(2, config.parameter_words)))
         load_final = load_index == config.parameter_words - 1
         y_interval = Const(max(1, config.requant_slots), 8)
-        with m.If(busy):
-            m.d.sync += [timer.eq(timer - 1), busy.eq(timer > 1)]
-        with m.If(~spaced):
-            m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
+        paced = not config.compact  # which lets a step wait by itself
+        if paced:
+            with m.If(busy):
+                m.d.sync += [timer.eq(timer - 1), busy.eq(timer > 1)]
+            with m.If(~spaced):
+                m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
 
         result, run, issue = Signal(), Signal(), Signal()
         parameters_free: Value = ~busy
@@ -232,8 +235,9 @@ class Sequencer(wiring.Component):
                 m.d.comb += loading.eq(1)
                 with m.If(parameters_free & (spaced | (load_index != 0))):
                     m.d.sync += event.load.eq(1)
-                    with m.If(load_index == 0):
-                        m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
+                    if paced:
+                        with m.If(load_index == 0):
+                            m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
                     m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
                     with m.If(load_final):
                         m.next = "RUN"
@@ -266,9 +270,10 @@ class Sequencer(wiring.Component):
                     m.next = "IDLE"
 
         with m.If(issue):
-            with m.If(result):
-                pace = Mux(is_add & ~phase, y_interval, d.interval)
-                m.d.sync += [timer.eq(pace - 1), busy.eq(pace > 1)]
+            if paced:
+                with m.If(result):
+                    pace = Mux(is_add & ~phase, y_interval, d.interval)
+                    m.d.sync += [timer.eq(pace - 1), busy.eq(pace > 1)]
             # Slide: loads until the window is complete.
             with m.If(fire):
                 m.d.sync += [fire_wait.eq(d.slide_step - 1), fire.eq(slide_step_one)]

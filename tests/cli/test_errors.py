@@ -11,6 +11,7 @@ import pytest
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.cli import main
+from nnloom.compiler import compile as compile_to_artifact
 from tests import models
 
 SHAPE = (1, 50, 10, 1)
@@ -62,6 +63,7 @@ def stage(tmp_path_factory, artifacts, model_path):
     library.write_bytes(b"not a library")
     report = artifact("bad-report") / "report.json"
     report.write_text("{")
+    compile_to_artifact(folder / "kws.tflite", board="icebreaker", output=folder / "compact")
     (folder / "other").mkdir()
     (folder / "other" / "precious.txt").write_text("keep me")
     (folder / "file").write_text("a file")
@@ -143,7 +145,11 @@ RUN = {
     "output is a folder": ("run good --input x.npy --output other", "cannot be written"),
     "output folder missing": ("run good --input x.npy --output none/y.npy", "cannot be written"),
     "explore a missing model": ("explore none.tflite", "No such file"),
-    "explore for an unknown board": ("explore kws.tflite --board icebreaker", "unknown board 'icebreaker'"),
+    "explore for an unknown board": ("explore kws.tflite --board colorlight", "unknown board 'colorlight'"),
+    "explore without a model of the device": (
+        "explore kws.tflite --board icebreaker",
+        "icebreaker: there is no resource model of its device family",
+    ),
     "a plot of another kind": ("explore kws.tflite --plot front.gif", "a plot is .svg or .png"),
     "unwritable plot": ("explore kws.tflite --plot none/front.svg", "cannot be written; choose another --plot"),
     "a scheduler that is no address": ("explore kws.tflite --scheduler gopher://x:1", "give tcp://HOST:PORT"),
@@ -153,6 +159,10 @@ RUN = {
     "unknown simulator": ("simulate good --input x.npy --simulator spice", "invalid choice: 'spice'"),
     "unknown command": ("weave good", "invalid choice: 'weave'"),
     "unknown option": ("run good --speed 3", "unrecognized arguments"),
+    "counters of an engine without": (
+        "inspect compact --measured",
+        "an engine with counters; the configuration has none",
+    ),
     "no command": ("", "required"),
     "bad seed": ("build good --seed many", "invalid int value"),
     "build with an impossible clock": ("build good --clock 1000", "no PLL setting makes 1000 MHz from 25 MHz"),

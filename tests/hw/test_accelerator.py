@@ -1,5 +1,7 @@
 """The host bus of the accelerator: registers, memory windows, stalls, accesses while busy, reset."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
@@ -17,12 +19,26 @@ from nnloom.arch.isa import (
     weight_word_columns,
 )
 from nnloom.arch.loopnest import Step, issue_cycles, steps
-from nnloom.hw.accelerator import Accelerator
+from nnloom.hw.accelerator import make_accelerator
 from nnloom.hw.technology import GenericTechnology, Technology
 from tests.graphs import random_graph
 from tests.harness import compile_region, random_inputs
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=64)
+
+
+SMALLEST = AcceleratorConfig(
+    lanes=4,
+    taps=3,
+    requant_units=1,
+    activation_bytes=4096,
+    weight_words=1024,
+    program_words=64,
+    overlap=False,
+    field_bits=10,
+    layer_counters=False,
+)
+COMPACT = replace(SMALLEST, max_pool=False, elementwise_add=False, compact=True)
 
 
 class Bus:
@@ -101,7 +117,7 @@ class Bus:
 def run(
     test, seed: int, pause: float, technology: Technology | None = None, config: AcceleratorConfig = CONFIG
 ) -> None:
-    dut = Accelerator(config, technology)
+    dut = make_accelerator(config, technology)
 
     async def bench(ctx):
         await test(Bus(ctx, dut, np.random.default_rng(seed), pause))
@@ -116,7 +132,8 @@ def small_region(seed: int, config: AcceleratorConfig = CONFIG):
     """A region that fits the small memories."""
     rng = np.random.default_rng(seed)
     while True:
-        graph = random_graph(rng, ["depthwise", "add", "maximum"])
+        kinds = ["depthwise", "conv", "average"] if config.compact else ["depthwise", "add", "maximum"]
+        graph = random_graph(rng, kinds)
         sizes = [t.elements for layer in graph.layers for t in (*layer.inputs, layer.output)]
         if max(sizes) <= 256:
             return graph, compile_region(config, graph), random_inputs(rng, graph)
@@ -127,46 +144,36 @@ def issued(d: Descriptor) -> int:
     return sum(isinstance(item, Step) for item in steps(CONFIG, d))
 
 
+@pytest.mark.parametrize("config", [CONFIG, COMPACT], ids=["8x5", "compact"])
 @pytest.mark.parametrize("pause", [0.0, 0.4])
-def test_registers_and_memories(pause):
+def test_registers_and_memories(pause, config):
     async def test(bus):
         assert await bus.register(Register.MAGIC) == MAGIC
         assert await bus.register(Register.VERSION) == ISA_VERSION
-        assert await bus.register(Register.CONFIG_HASH) == CONFIG.hash
+        assert await bus.register(Register.CONFIG_HASH) == config.hash
         assert await bus.register(Register.STATUS) == 0
         await bus.write(HostAddress.REGISTERS + Register.PROGRAM_START, 48)
         assert await bus.register(Register.PROGRAM_START) == 48
         count = 24
         words = bus.rng.integers(0, 2**32, count)
         for bank in (0, 3):
-            start = HostAddress.ACTIVATIONS + bank * CONFIG.bank_granules * CONFIG.granule
+            start = HostAddress.ACTIVATIONS + bank * config.bank_granules * config.granule
             for i in range(count):
                 await bus.write(start + 4 * i, words[i])
             for i in bus.rng.permutation(count):
                 assert await bus.read(start + 4 * int(i)) == words[i]
 
-    run(test, 1, pause)
+    run(test, 1, pause, config=config)
 
 
-SMALLEST = AcceleratorConfig(
-    lanes=4,
-    taps=3,
-    requant_units=1,
-    activation_bytes=4096,
-    weight_words=1024,
-    program_words=64,
-    overlap=False,
-    field_bits=10,
-    layer_counters=False,
-)
-
-
-def test_the_smallest_engine_computes_the_same_in_the_predicted_cycles():
+@pytest.mark.parametrize("config", [SMALLEST, COMPACT], ids=["smallest", "compact"])
+@pytest.mark.parametrize("pause", [0.0, 0.4])
+def test_small_engines_compute_the_same_in_the_predicted_cycles(config, pause):
     from nnloom.compiler.cost import program_cycles
     from nnloom.sim.golden import GoldenModel
 
-    graph, compiled, inputs = small_region(3, SMALLEST)
-    golden = GoldenModel(SMALLEST, compiled.program, compiled.weights)
+    graph, compiled, inputs = small_region(3, config)
+    golden = GoldenModel(config, compiled.program, compiled.weights)
     locations = compiled.plan.locations
     for name, value in inputs.items():
         golden.write_tensor(locations[name], value)
@@ -182,12 +189,12 @@ def test_the_smallest_engine_computes_the_same_in_the_predicted_cycles():
                 got = await bus.read_tensor(locations[tensor.name])
                 np.testing.assert_array_equal(got, golden.read_tensor(locations[tensor.name]))
             assert await bus.register(Register.LAYERS) == len(graph.layers)
-            assert await bus.register(Register.CYCLES) == program_cycles(SMALLEST, compiled.descriptors)
+            assert await bus.register(Register.CYCLES) == program_cycles(config, compiled.descriptors)
             assert [await bus.read(HostAddress.COUNTERS + 4 * i) for i in range(8)] == [0] * 8
             for name, value in inputs.items():
                 await bus.write_tensor(locations[name], value)
 
-    run(test, 7, 0.0, GenericTechnology(distributed_ram=False), SMALLEST)
+    run(test, 7, pause, GenericTechnology(distributed_ram=False), config)
 
 
 @pytest.mark.parametrize(("pause", "distributed_ram"), [(0.0, True), (0.4, True), (0.0, False)])
@@ -229,8 +236,9 @@ def test_runs_back_to_back_give_the_same_answer(pause, distributed_ram):
     run(test, 2, pause, GenericTechnology(distributed_ram=distributed_ram))
 
 
-def test_accesses_while_busy_are_ignored_and_reported():
-    graph, compiled, inputs = small_region(4)
+@pytest.mark.parametrize("config", [CONFIG, COMPACT], ids=["8x5", "compact"])
+def test_accesses_while_busy_are_ignored_and_reported(config):
+    graph, compiled, inputs = small_region(4, config)
     locations = compiled.plan.locations
     output = locations[graph.outputs[0].name]
 
@@ -246,7 +254,7 @@ def test_accesses_while_busy_are_ignored_and_reported():
                 for window in (HostAddress.PROGRAM, HostAddress.ACTIVATIONS):
                     for i in range(4):
                         await bus.write(window + 4 * i, 0xFFFFFFFF)
-                for i in range(weight_word_columns(CONFIG)):
+                for i in range(weight_word_columns(config)):
                     await bus.write(HostAddress.WEIGHTS + 4 * i, 0xFFFFFFFF)
                 assert await bus.read(HostAddress.ACTIVATIONS) == 0
                 # A second start while busy does nothing.
@@ -265,4 +273,4 @@ def test_accesses_while_busy_are_ignored_and_reported():
         np.testing.assert_array_equal(quiet, again)
         assert await bus.register(Register.STATUS) == Status.DONE
 
-    run(test, 5, 0.0)
+    run(test, 5, 0.0, config=config)

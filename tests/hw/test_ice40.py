@@ -2,15 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from nnloom.hw.emit import emit_verilog
-from nnloom.hw.ice40 import BlockRam, Ice40Technology, PairedMultiplier, WideMultiplier
-from nnloom.hw.technology import MULTIPLIER_LATENCY, Multiplier
-from tests.hw.verilog_benches import check_multiplier, check_ram, icarus
+from nnloom.hw.ice40 import (
+    AccumulatorBlock,
+    BlockRam,
+    Ice40Technology,
+    PairedMultiplier,
+    ProductBlock,
+    SinglePortBlocks,
+    WideMultiplier,
+    pll_settings,
+)
+from nnloom.hw.technology import MULTIPLIER_LATENCY, Multiplier, MultiplyAccumulate, Product, SinglePortRam
+from tests.hw.verilog_benches import check_multiplier, check_ram, check_same, icarus
 
 
 def cells() -> str:
@@ -85,3 +95,69 @@ def test_blocks_are_shared_by_two_products_until_they_are_used_up():
     paired = PairedMultiplier
     assert kinds == [Multiplier, paired, paired, paired, WideMultiplier, Multiplier]
     assert [component.first for component in made[1:4]] == [None, made[1], None]
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize("signed_a", [False, True])
+def test_product_block(tmp_path, signed_a):
+    rng = np.random.default_rng(int(signed_a))
+    edges = [0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF]
+    inputs = [{"a": a, "b": b} for a in edges for b in edges]
+    inputs += [{"a": int(a), "b": int(b)} for a, b in rng.integers(0, 1 << 16, (500, 2))]
+    verilog = check_same(ProductBlock(signed_a=signed_a), Product(signed_a=signed_a), inputs, "p", cells(), tmp_path)
+    assert verilog.count("SB_MAC16 #(") == 1
+
+
+@pytest.mark.icarus
+def test_accumulator_block_wraps_and_clears_as_the_portable_one(tmp_path):
+    rng = np.random.default_rng(3)
+    inputs = [{"a": 0, "b": 0, "add": 0, "clear": 1}, {"a": 1, "b": 1, "add": 1, "clear": 0}]
+    for _ in range(3000):
+        clear = int(rng.integers(40) == 0)
+        a, b = (int(v) for v in rng.choice([0, 1, 0x7F, 0x80, 0xFF, int(rng.integers(256))], 2))
+        inputs.append({"a": a, "b": b, "add": int(rng.integers(4) > 0), "clear": clear})
+    # 2**14 at each step for long enough to carry far into the upper half.
+    inputs += [{"a": 0x80, "b": 0x80, "add": 1, "clear": 0}] * 3000
+    verilog = check_same(AccumulatorBlock(), MultiplyAccumulate(), inputs, "total", cells(), tmp_path)
+    assert verilog.count("SB_MAC16 #(") == 1
+
+
+@pytest.mark.icarus
+def test_single_port_blocks(tmp_path):
+    rng = np.random.default_rng(4)
+    addresses = [0, 1, 0x1FFF, 0x2000, 0x3FFF]
+    inputs = [{"address": a, "write": 15, "w_data": int(rng.integers(1 << 32))} for a in addresses]
+    for _ in range(800):
+        write = int(rng.integers(16)) if rng.integers(2) else 0
+        inputs.append({"address": int(rng.choice(addresses)), "write": write, "w_data": int(rng.integers(1 << 32))})
+    options = dict(width=32, depth=16384)
+    verilog = check_same(
+        SinglePortBlocks(**options),
+        SinglePortRam(**options),
+        inputs,
+        "r_data",
+        cells(),
+        tmp_path,
+        valid=lambda values: not values["write"],
+    )
+    assert verilog.count("SB_SPRAM256KA ") == 2
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+def test_single_port_blocks_have_a_shape():
+    with pytest.raises(ValueError, match="at most 16384, not 16385 of 16"):
+        SinglePortBlocks(width=16, depth=16385)
+    with pytest.raises(ValueError, match="words of 16 bits"):
+        SinglePortBlocks(width=24, depth=16)
+
+
+@pytest.mark.parametrize("mhz", [16.5, 24, 30, 48])
+def test_pll_is_exact_and_within_its_limits(mhz):
+    s = pll_settings(12e6, mhz * 1e6)
+    assert s.output_hz(12e6) == mhz * 1e6 and s.divr == 0 and s.filter_range == 1
+    assert 533e6 <= 12e6 * (s.divf + 1) <= 1066e6
+
+
+def test_pll_refuses_what_it_cannot_make():
+    with pytest.raises(ValueError, match="no PLL setting makes 5 MHz from 12 MHz"):
+        pll_settings(12e6, 5e6)

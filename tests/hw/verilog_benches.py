@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from amaranth.hdl import Value
+from amaranth.lib import wiring
 
 from nnloom.hw.emit import emit_verilog
 from nnloom.hw.technology import MULTIPLIER_LATENCY, RAM_LATENCY, Multiplier, Ram
@@ -70,3 +73,47 @@ def check_ram(component: Ram, model: str, folder: Path) -> str:
     want = [f"{v:0{-(-width // 4)}x}" for v in words.values()]
     assert printed[RAM_LATENCY : RAM_LATENCY + len(want)] == want
     return verilog
+
+
+def check_same(
+    component: wiring.Component,
+    portable: wiring.Component,
+    inputs: Sequence[Mapping[str, int]],
+    output: str,
+    model: str,
+    folder: Path,
+    *,
+    valid: Callable[[Mapping[str, int]], bool] = lambda values: True,
+) -> str:
+    """Both see the same inputs, a set a cycle, and must have the same output after each rising edge.
+
+    Only after cycles whose inputs are `valid`, and from the second on. Returns the first one's Verilog.
+    """
+    names = {"dut": component, "reference": portable}
+    ports = {name: len(Value.cast(getattr(component, name))) for name in (*inputs[0], output)}
+    # Before elaboration: signals become ports by their names.
+    verilog = {name: emit_verilog(c, name) for name, c in names.items()}
+    memory = "\n".join(" ".join(f"{values[name]:x}" for name in inputs[0]) for values in inputs)
+    (folder / "inputs.txt").write_text(memory + "\n")
+    declare = "".join(f"reg [{ports[name] - 1}:0] {name} = 0;" for name in inputs[0])
+    connect = ", ".join(f".{name}({name})" for name in inputs[0])
+    resets = {name: ", .rst(1'b0)" if "rst" in text.split(");")[0] else "" for name, text in verilog.items()}
+    bench = f"""
+    `timescale 1ps/1ps
+    module bench; reg clk = 0; always #5 clk = ~clk;
+      {declare} wire [{ports[output] - 1}:0] got, want; integer file;
+      dut dut(.clk(clk){resets["dut"]}, {connect}, .{output}(got));
+      reference reference(.clk(clk){resets["reference"]}, {connect}, .{output}(want));
+      initial begin
+        file = $fopen("{folder / "inputs.txt"}", "r"); #1;
+        while ($fscanf(file, "{" ".join("%h" for _ in inputs[0])}", {", ".join(inputs[0])}) == {len(inputs[0])}) begin
+          #9 $display("%h %h", got, want); #1;
+        end
+        $finish;
+      end
+    endmodule"""
+    printed = icarus(folder, bench, *verilog.values(), model)
+    compared = [line.split() for line, values in list(zip(printed, inputs, strict=True))[2:] if valid(values)]
+    assert len(compared) > len(inputs) // 4 and len({want for _, want in compared}) > 4
+    assert all(got == want and "x" not in got for got, want in compared)
+    return verilog["dut"]

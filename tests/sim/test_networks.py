@@ -6,6 +6,7 @@ import pytest
 from nnloom.arch.isa import decode_program
 from nnloom.arch.loopnest import issue_cycles
 from nnloom.arch.numerics import quantize
+from nnloom.compiler import compile as compile_to_artifact
 from nnloom.compiler.cost import program_cycles
 from nnloom.runtime import InferenceSession
 from nnloom.sim.golden import GoldenModel
@@ -120,6 +121,25 @@ def test_rtl_equals_golden_model_and_litert_in_every_write(artifacts, model_path
         assert abs(predicted - measured) <= 0.005 * measured
         assert measured <= CYCLE_BARS.get(name, measured)
         assert sum(issue_cycles(config, d) for d in decode_program(artifact.program)) < measured
+
+
+@pytest.mark.model
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_inputs):
+    """The iCEBreaker's engine: every write, and exactly the cycles that the cost model predicts."""
+    name = "keyword_spotting"
+    path = compile_to_artifact(model_path(name), board="icebreaker", output=tmp_path / name).path
+    reference = LiteRtReference(model_path(name))
+    with InferenceSession(path, "sim") as session:
+        artifact = session.artifact
+        config = artifact.manifest.config
+        assert config.compact
+        golden = GoldenModel(config, artifact.program, artifact.weights)
+        session.accelerator.simulation.writes()
+        for value in network_inputs(name, session.get_inputs()[0], 3):
+            measured = check_rtl(session, golden, name, value, reference)
+            assert measured == program_cycles(config, decode_program(artifact.program)) <= 800_000
 
 
 @pytest.mark.model

@@ -1,16 +1,18 @@
 """Random chains of layers on several configurations: RTL against the golden model, every write and every cycle."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import HostAddress, Register
+from nnloom.arch.isa import Descriptor, HostAddress, Kind, Register, encode_program
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
-from nnloom.sim.golden import GoldenModel
+from nnloom.sim.golden import GoldenModel, WriteTrace
+from nnloom.sim.rtl import RtlWrites
 from tests.graphs import KINDS, random_graph
 from tests.harness import compile_region, random_inputs
 
@@ -28,6 +30,18 @@ CONFIGS = {
     ),
     "4x3 without overlap": AcceleratorConfig(
         lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False, field_bits=14, layer_counters=False
+    ),
+    "compact": AcceleratorConfig(
+        lanes=4,
+        taps=3,
+        requant_units=1,
+        weight_words=16384,
+        max_pool=False,
+        elementwise_add=False,
+        overlap=False,
+        field_bits=14,
+        layer_counters=False,
+        compact=True,
     ),
     "4x3 with one requantization unit": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=16384),
 }
@@ -47,6 +61,18 @@ def chains(config: AcceleratorConfig, count: int):
         if len(compiled.weights) <= config.weight_words:
             count -= 1
             yield rng, graph, compiled
+
+
+def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[WriteTrace], message: str) -> None:
+    """Every write of the engine is the golden model's."""
+    for field in ("bank", "granule", "enable"):
+        want = np.concatenate([getattr(t, field) for t in traces])
+        np.testing.assert_array_equal(getattr(writes, field), want, err_msg=message)
+    want = np.concatenate([t.data for t in traces])
+    for part in range(2):
+        chosen = (writes.enable >> part & 1).astype(bool)
+        columns = slice(part * config.granule, (part + 1) * config.granule)
+        np.testing.assert_array_equal(writes.data[chosen, columns], want[chosen, columns], err_msg=message)
 
 
 @pytest.mark.verilator
@@ -69,18 +95,91 @@ def test_rtl_writes_what_the_golden_model_writes(config):
             device._write_register(Register.CONTROL, 1)
             device.wait_done()
             writes, traces = device.simulation.writes(), golden.run()
-            for field in ("bank", "granule", "enable"):
-                want = np.concatenate([getattr(t, field) for t in traces])
-                np.testing.assert_array_equal(getattr(writes, field), want, err_msg=repr(graph))
-            want = np.concatenate([t.data for t in traces])
-            for part in range(2):
-                chosen = (writes.enable >> part & 1).astype(bool)
-                columns = slice(part * config.granule, (part + 1) * config.granule)
-                np.testing.assert_array_equal(writes.data[chosen, columns], want[chosen, columns], err_msg=repr(graph))
+            check_writes(config, writes, traces, repr(graph))
             (cycles,) = device.read_words(np.array([HostAddress.REGISTERS + Register.CYCLES], np.uint32))
             predicted = program_cycles(config, compiled.descriptors)
+            if config.compact:
+                assert predicted == int(cycles)
             # Layers shorter than a descriptor's fetch are predicted to within a few cycles each.
             assert abs(predicted - int(cycles)) <= max(6 * len(graph.layers), 0.01 * cycles)
+    finally:
+        device.close()
+
+
+def random_descriptor(rng: np.random.Generator, count: int, words: int) -> Descriptor:
+    """Any fields that the compact engine looks at, also those that the compiler never combines; `count` steps."""
+    dense = bool(rng.integers(2))
+    slide = int(not dense and count == 1)
+    n_ky = int(rng.choice([n for n in range(1, count + 1) if count % n == 0]))
+    act_min, act_max = sorted(int(v) for v in rng.integers(-128, 128, 2))
+    return Descriptor(
+        kind=Kind.DENSE if dense else Kind.WINDOW,
+        slide=slide,
+        slide_first=int(rng.integers(3)) * slide,
+        slide_step=int(rng.integers(1, 4)),
+        row_pair=int(dense and rng.integers(2)),
+        double_rounding=int(rng.integers(2)),
+        narrow=int(rng.integers(2)),
+        half_last=int(rng.integers(2)),
+        weights_advance=int(rng.integers(2)),
+        in_base=int(rng.integers(200)),
+        in_rows=int(rng.integers(1, 12)),
+        in_row_bytes=int(rng.integers(1, 60)),
+        in_row_stride=int(rng.integers(1, 40)),
+        out_row_stride=int(rng.integers(1, 40)),
+        out_base=int(rng.integers(400, 4000)),
+        n_oy=int(rng.integers(1, 7)),
+        n_ox=int(rng.integers(4, 7)),
+        n_g=int(rng.integers(1, 4)),
+        n_ky=n_ky,
+        n_kx=count // n_ky,
+        row_start=int(rng.integers(-4, 3)),
+        q_start=int(rng.integers(-9, 9)) * (1 if dense else 2),
+        row_step_oy=int(rng.integers(1, 4)),
+        row_step_ky=int(rng.integers(1, 4)),
+        q_step_ox=int(rng.integers(0, 9)) * 2,
+        q_step_kx=int(rng.integers(0, 9)) * (1 if dense else 2),
+        q_step_g=int(rng.integers(0, 3)) * 4,
+        weight_base=int(rng.integers(words - 200)),
+        weight_step_g=int(rng.integers(0, 40)),
+        out_step_ox=int(rng.integers(2, 5)),
+        out_step_g=int(rng.integers(1, 60)),
+        pad_value=int(rng.integers(-128, 128)),
+        out_zero_point=int(rng.integers(-128, 128)),
+        kernel_rows=int(rng.integers(1, 12)),
+        act_min=act_min,
+        act_max=act_max,
+    )
+
+
+@pytest.mark.verilator
+def test_random_descriptors_on_the_compact_engine():
+    """Results of 1 to 14 steps: their writes meet the reads of the results after them in every way."""
+    config = CONFIGS["compact"]
+    rng = np.random.default_rng(11)
+    words = 1024
+    device = RtlDevice()
+    try:
+        for _ in range(8):
+            weights = rng.integers(0, 256, (words, config.weight_word_bytes), np.uint8)
+            descriptors = [random_descriptor(rng, count, words) for count in range(1, 15) for _ in range(4)]
+            descriptors[-1] = dataclasses.replace(descriptors[-1], last=1)
+            program = encode_program(descriptors)
+            device.load(SimpleNamespace(manifest=SimpleNamespace(config=config), program=program, weights=weights))
+            golden = GoldenModel(config, program, weights)
+            memory = rng.integers(0, 256, golden.activations.shape, np.uint8)
+            golden.activations[:] = memory
+            start = HostAddress.ACTIVATIONS + 4 * np.arange(memory.size // 4, dtype=np.uint32)
+            device.write_words(start, memory.reshape(-1).view("<u4"))
+            device.simulation.writes()
+            device._write_register(Register.CONTROL, 1)
+            device.wait_done()
+            check_writes(config, device.simulation.writes(), golden.run(), "")
+            np.testing.assert_array_equal(
+                device.read_words(start[::7]), golden.activations.reshape(-1).view("<u4")[::7]
+            )
+            (cycles,) = device.read_words(np.array([HostAddress.REGISTERS + Register.CYCLES], np.uint32))
+            assert program_cycles(config, descriptors) == int(cycles)
     finally:
         device.close()
 

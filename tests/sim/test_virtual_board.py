@@ -19,6 +19,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.isa import HostAddress
 from nnloom.arch.link import FrameSplitter, Request
+from nnloom.boards import get
 from nnloom.compiler import zoo
 from nnloom.runtime import DeviceWarning, InferenceSession
 from nnloom.runtime.devices.serial import SerialDevice, SerialLink, open_serial, parse_serial
@@ -52,7 +53,7 @@ def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
     (region,) = artifact.manifest.regions
     rng = np.random.default_rng(seed)
     inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
-    model = GoldenModel(SMALL, artifact.program, artifact.weights)
+    model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
     for location, value in zip(region.inputs, inputs, strict=True):
         model.write_tensor(location, value)
     model.run(region.program_start)
@@ -91,6 +92,20 @@ def test_another_configuration_is_refused(board, tmp_path):
     make_artifact(tmp_path / "other", random_graph(np.random.default_rng(8), ["conv"]), other)
     with open_device(board) as device, pytest.raises(DeviceError, match="program the artifact's own bitstream"):
         device.load(Artifact.load(tmp_path / "other"))
+
+
+def test_the_compact_engine_over_the_line(tmp_path):
+    """Loaded, run and read over the serial line with the iCEBreaker's configuration."""
+    config = get("icebreaker").config
+    make_artifact(
+        tmp_path / "compact", random_graph(np.random.default_rng(8), ["conv", "depthwise", "average"]), config
+    )
+    artifact = Artifact.load(tmp_path / "compact")
+    with VirtualBoard(config) as running, open_device(running) as device:
+        device.load(artifact)
+        check(device, artifact, 0)
+        check(device, artifact, 1)
+        assert device.stats == type(device.stats)()
 
 
 class Meddler:
