@@ -69,7 +69,7 @@ def _ulx3s(
 ULX3S_85F = _ulx3s(
     "85",
     clock_hz=120e6,
-    config=AcceleratorConfig(pixels=2, row_triples=True),
+    config=AcceleratorConfig(pixels=2),
     # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 288 products,
     # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.
     dsp_blocks=145,
