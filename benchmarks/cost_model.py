@@ -37,26 +37,23 @@ BEGIN, END = "<!-- cycles: written by benchmarks/cost_model.py -->", "<!-- end o
 TOLERANCE = 0.03
 
 SHAPES = (
-    (1, 16, 9, 16, False),
-    (2, 16, 9, 16, True),
-    (1, 16, 9, 4, True),
-    (2, 16, 5, 8, False),
-    (1, 16, 3, 16, False),
-    (2, 8, 5, 8, False),
-    (1, 8, 4, 2, False),
-    (1, 32, 6, 16, False),
+    (1, 16, 9, 16),
+    (2, 16, 9, 16),
+    (1, 16, 9, 4),
+    (2, 16, 5, 8),
+    (1, 16, 3, 16),
+    (2, 8, 5, 8),
+    (1, 8, 4, 2),
+    (1, 32, 6, 16),
 )
-"""(pixels, lanes, taps, requantization units, row triples)"""
+"""(pixels, lanes, taps, requantization units)"""
 MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 << 10)
 """Deep enough for every network, so that one simulation serves them all."""
 
 
 def configurations() -> list[AcceleratorConfig]:
     """The configurations that are measured."""
-    return [
-        AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, row_triples=r, **MEMORIES)
-        for p, n, t, u, r in SHAPES
-    ]
+    return [AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, **MEMORIES) for p, n, t, u in SHAPES]
 
 
 def read_networks() -> dict[str, tuple[LayerGraph, ...]]:
@@ -92,7 +89,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         config = row["config"]
         label = f"{config['pixels']} x {config['lanes']} x {config['taps']}, {config['requant_units']}"
-        label += ", row triples" if config["row_triples"] else ""
         shapes.setdefault(label, {})[row["network"]] = f"{row['cycles_measured']:,} ({100 * row['error']:+.2f} %)"
     lines += [f"| {label} | " + " | ".join(cells.get(n, "-") for n in names) + " |" for label, cells in shapes.items()]
     return "\n".join(lines)

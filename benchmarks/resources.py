@@ -42,7 +42,7 @@ WINDOW = dict(max_pool=False, elementwise_add=False)
 CONFIGURATIONS: tuple[tuple[AcceleratorConfig, int | None], ...] = (
     # (configuration, multipliers of LUTs; None: as the board would)
     (AcceleratorConfig(), None),
-    (AcceleratorConfig(pixels=2, row_triples=True), None),
+    (AcceleratorConfig(pixels=2), None),
     (AcceleratorConfig(lanes=8, taps=3, requant_units=2, weight_words=8192), None),
     (AcceleratorConfig(lanes=32, taps=6, requant_units=16, weight_words=1024), None),
     (AcceleratorConfig(lanes=16, taps=5, requant_units=8, weight_words=4096, **NOTHING), None),
