@@ -33,6 +33,8 @@ __all__ = [
 
 FORMAT = "nnloom-artifact"
 VERSION = 3
+PARTS_VERSION = 4
+"""Version of artifacts with parts, which earlier software must not run as if they had none"""
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
@@ -199,7 +201,8 @@ class Manifest:
         for region in values["regions"]:
             if not region["parts"]:
                 del region["parts"]
-        return {"format": FORMAT, "version": VERSION, "config_hash": self.config.hash, **values}
+        version = PARTS_VERSION if any(region.parts for region in self.regions) else VERSION
+        return {"format": FORMAT, "version": version, "config_hash": self.config.hash, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Manifest:
@@ -211,7 +214,7 @@ class Manifest:
             If a key is missing, unknown or of the wrong kind, or the configuration hash does not match.
         """
         try:
-            if values["format"] != FORMAT or values["version"] != VERSION:
+            if values["format"] != FORMAT or values["version"] not in (VERSION, PARTS_VERSION):
                 raise ArtifactError(
                     f"manifest: format {values['format']} version {values['version']} is not "
                     f"{FORMAT} version {VERSION}; compile the model again"
