@@ -19,10 +19,22 @@ from numpy.typing import NDArray
 from .config import AcceleratorConfig
 from .errors import ArtifactError, NnloomError
 
-__all__ = ["Artifact", "HostPlan", "HostStep", "Manifest", "Region", "TensorInfo", "TensorLocation", "file_sha256"]
+__all__ = [
+    "Artifact",
+    "HostPlan",
+    "HostStep",
+    "Manifest",
+    "Part",
+    "Region",
+    "TensorInfo",
+    "TensorLocation",
+    "file_sha256",
+]
 
 FORMAT = "nnloom-artifact"
 VERSION = 3
+PARTS_VERSION = 4
+"""Version of artifacts with parts, which earlier software must not run as if they had none"""
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
@@ -104,8 +116,20 @@ class TensorLocation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """A program of a region with its weights: they are loaded from word 0 on, then the program is started there."""
+
+    program_start: int
+    """first 32-bit word in the program image"""
+    program_words: int
+    weights_start: int
+    """first word of `weight_word_bytes` in the weight image"""
+    weights_words: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Region:
-    """A part of the network that runs on the accelerator from one start command."""
+    """A piece of the network that runs on the accelerator, from one start command unless it has parts."""
 
     name: str
     program_start: int
@@ -115,6 +139,9 @@ class Region:
     outputs: tuple[TensorLocation, ...]
     tensors: tuple[TensorLocation, ...] = ()
     """every tensor that the region's descriptors write, in order of the descriptors (outputs among them)"""
+    parts: tuple[Part, ...] = ()
+    """What runs one after the other, activations staying where they are, when program or weights of the network
+    exceed the memories; empty if they fit: then all of it is loaded once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +198,11 @@ class Manifest:
         """Plain JSON values, with the format, version and configuration hash."""
         values = dataclasses.asdict(self)
         values["config"] = self.config.to_dict()
-        return {"format": FORMAT, "version": VERSION, "config_hash": self.config.hash, **values}
+        for region in values["regions"]:
+            if not region["parts"]:
+                del region["parts"]
+        version = PARTS_VERSION if any(region.parts for region in self.regions) else VERSION
+        return {"format": FORMAT, "version": version, "config_hash": self.config.hash, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Manifest:
@@ -183,7 +214,7 @@ class Manifest:
             If a key is missing, unknown or of the wrong kind, or the configuration hash does not match.
         """
         try:
-            if values["format"] != FORMAT or values["version"] != VERSION:
+            if values["format"] != FORMAT or values["version"] not in (VERSION, PARTS_VERSION):
                 raise ArtifactError(
                     f"manifest: format {values['format']} version {values['version']} is not "
                     f"{FORMAT} version {VERSION}; compile the model again"
@@ -214,6 +245,7 @@ class Manifest:
                         inputs=tuple(location(t) for t in v["inputs"]),
                         outputs=tuple(location(t) for t in v["outputs"]),
                         tensors=tuple(location(t) for t in v["tensors"]),
+                        parts=tuple(Part(**p) for p in v.get("parts", ())),
                     )
                     for v in values["regions"]
                 ),
@@ -247,6 +279,13 @@ class Artifact:
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
     """[words, weight_word_bytes]"""
+
+    def part_images(self, part: Part) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Program and weights of a part."""
+        return (
+            self.program[part.program_start : part.program_start + part.program_words],
+            self.weights[part.weights_start : part.weights_start + part.weights_words],
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:

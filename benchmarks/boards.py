@@ -4,6 +4,9 @@
     python benchmarks/boards.py --place ulx3s-45f     first synthesize, place, route and pack the board's default system
     python benchmarks/boards.py --simulate ulx3s-45f  first run its networks in RTL, each write compared with the golden
                                                       model's
+    python benchmarks/boards.py --virtual ulx3s-45f   first run them on the virtual board (RTL of the complete system
+                                                      behind a terminal) by the serial driver; outputs compared
+                                                      with the CPU's
 
 Latency is the cost model's cycles at the board's clock, of a network in the accelerator's memories. Writes
 benchmarks/results/boards.json and the table in docs/boards.md. A placement that missed the clock is recorded as such.
@@ -14,28 +17,33 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cost_model import predict, simulate
-from run import NETWORKS, write_readme
+from run import NETWORKS, random_inputs, write_readme
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import CapacityError, NnloomError
+from nnloom.arch.errors import CapacityError, DeviceError, NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.boards import Board, all_boards, flow, get
 from nnloom.boards.resources import lut_multipliers
 from nnloom.boards.zynq import ZynqBoard
 from nnloom.compiler import zoo
+from nnloom.compiler.api import compile
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import EVERYTHING
 from nnloom.compiler.frontend.tflite import import_tflite
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.partition import partition
+from nnloom.runtime import InferenceSession
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
+from nnloom.sim.virtual_board import VirtualBoard
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "boards.md"
@@ -51,6 +59,15 @@ def identity(board: Board) -> dict[str, Any]:
         "seed": board.seed,
         "config": board.config.to_dict(),
     }
+
+
+def is_of(row: dict[str, Any], board: Board) -> bool:
+    """Whether what a row says was measured belongs to the board as it is, but for the RTL."""
+    if not row:
+        return False
+    # A later option at its default makes no difference.
+    same = AcceleratorConfig.from_dict(row["config"]) == board.config
+    return same and all(row.get(key) == value for key, value in identity(board).items() if key != "config")
 
 
 def system_rtlil(board: Board, config: AcceleratorConfig) -> str:
@@ -106,13 +123,45 @@ def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dic
     return {"cycles": cycles, "rtlil_sha256": digest(system_rtlil(board, board.config))}
 
 
+def run_virtual(board: Board, networks: list[str]) -> dict[str, Any]:
+    """Run networks on the virtual board, on two random inputs each.
+
+    Raises
+    ------
+    NnloomError
+        If an output is not the CPU's, or the driver gave up.
+    """
+    cycles: dict[str, int | None] = {}
+    with VirtualBoard(board.config) as virtual, tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
+        for name in networks:
+            artifact = compile(zoo.fetch(name), board=board.name, output=Path(temporary) / name).path
+            with (
+                InferenceSession(artifact, "cpu") as cpu,
+                InferenceSession(artifact, virtual.device, fallback=False) as session,
+            ):
+                for value in random_inputs(artifact)[:2]:
+                    want, got = cpu.run(value[None]), session.run(value[None])
+                    if any(not np.array_equal(got[output], want[output]) for output in want):
+                        raise DeviceError(f"{board.name}: {name} differs on the virtual board")
+                cycles[name] = session.last_cycles
+            print(f"{board.name}: {name} on the virtual board, {cycles[name]} cycles", file=sys.stderr, flush=True)
+    return {"cycles": cycles, "rtlil_sha256": digest(system_rtlil(board, board.config))}
+
+
 def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, dict[str, Any]]:
     """Network -> cycles and latency, or the reason why it does not fit."""
     result: dict[str, dict[str, Any]] = {}
     for name, regions in graphs.items():
         try:
-            cycles = predict(board.config, emit(board.config, regions))
-            result[name] = {"cycles": cycles, "latency_us": round(cycles / board.clock_hz * 1e6, 1)}
+            emitted = emit(board.config, regions)
+            cycles = predict(board.config, emitted)
+            loaded = int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0
+            result[name] = {
+                "cycles": cycles,
+                "latency_us": round(cycles / board.clock_hz * 1e6, 1),
+                "parts": emitted.parts,
+                "bytes_loaded_per_inference": loaded,
+            }
         except CapacityError as error:
             result[name] = {"reason": str(error)}
     return result
@@ -140,25 +189,40 @@ def _tested(row: dict[str, Any]) -> str:
     if row["simulation"]:
         names = ", ".join(name.replace("_", " ") for name in row["simulation"]["cycles"])
         parts.append(f"simulated ({names}{earlier(row['simulation'])})")
+    if row["virtual"]:
+        names = ", ".join(name.replace("_", " ") for name in row["virtual"]["cycles"])
+        parts.append(f"on the virtual board ({names}{earlier(row['virtual'])})")
     return "; ".join([*parts, "not on hardware"])
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the boards, and why networks do not fit."""
+    """Markdown: the boards, what runs in parts, and why networks do not fit."""
     titles = ["board", "device", "clock", "memory (weights, activations)", "resources"]
     titles += [name.replace("_", " ") for name in NETWORKS] + ["tested"]
     lines = ["| " + " | ".join(titles) + " |", "|---|---|---:|---:|---|" + "---:|" * len(NETWORKS) + "---|"]
-    reasons = []
+    reasons: list[str] = []
+    loads: list[str] = []
     for row in rows:
         cells = [f"`{row['name']}`", row["description"].split(", ")[1], f"{row['clock_mhz']:g} MHz"]
         cells += [f"{row['weight_bytes'] / 1024:g}, {row['activation_bytes'] / 1024:g} KiB", _resources(row)]
         for name in NETWORKS:
             network = row["networks"][name]
-            cells.append(f"{network['latency_us']:,} us" if "cycles" in network else "does not fit")
+            parts = f" in {network['parts']} parts" if network.get("parts") else ""
+            cells.append(f"{network['latency_us']:,} us{parts}" if "cycles" in network else "does not fit")
             if "cycles" not in network:
                 reasons.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {network['reason']}")
+            elif parts:
+                loaded = network["bytes_loaded_per_inference"]
+                seconds = f", {10 * loaded / row['baud']:.1f} s at {row['baud']:,} baud" if row["baud"] else ""
+                loads.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {loaded:,} bytes{seconds}")
         lines.append("| " + " | ".join([*cells, _tested(row)]) + " |")
-    return "\n".join(lines) + ("\n\nWhat does not fit:\n\n" + "\n".join(reasons) if reasons else "")
+    for title, items in (
+        ("In parts, that is with weights that the host loads during each inference, besides the latency above:", loads),
+        ("What does not fit:", reasons),
+    ):
+        if items:
+            lines += ["", title, "", *items]
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -167,6 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--place", nargs="+", default=[], choices=placeable, metavar="BOARD")
     parser.add_argument("--simulate", nargs="+", default=[], choices=placeable, metavar="BOARD")
+    parser.add_argument("--virtual", nargs="+", default=[], choices=placeable, metavar="BOARD")
     parser.add_argument("--seed", type=int, help="placement seed, to look for one (default: the board's)")
     options = parser.parse_args()
     if options.seed is not None:
@@ -180,23 +245,30 @@ def main() -> int:
     try:
         for board in all_boards():
             row = old.get(board.name, {})
-            known = all(row.get(key) == value for key, value in identity(board).items())
-            placement, simulation = (row[key] if known else None for key in ("placement", "simulation"))
+            known = is_of(row, board)
+            placement, simulation, virtual = (
+                row.get(key) if known else None for key in ("placement", "simulation", "virtual")
+            )
             if board.name in options.place:
                 placement = place(board, board.config, board.seed)
             if board.name in options.simulate:
                 simulation = run_networks(board, graphs)
+            networks = latencies(board, graphs)
+            if board.name in options.virtual:
+                virtual = run_virtual(board, [name for name, result in networks.items() if "cycles" in result])
             rows.append(
                 {
                     "name": board.name,
                     "description": board.description,
                     **identity(board),
+                    "baud": board.baud,
                     "rtlil_sha256": digest(system_rtlil(board, board.config)) if board.name in placeable else None,
                     "weight_bytes": board.config.weight_words * board.config.weight_word_bytes,
                     "activation_bytes": board.config.activation_bytes,
-                    "networks": latencies(board, graphs),
+                    "networks": networks,
                     "placement": placement,
                     "simulation": simulation,
+                    "virtual": virtual,
                 }
             )
     except NnloomError as error:

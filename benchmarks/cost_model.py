@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
@@ -70,7 +71,7 @@ def predict(config: AcceleratorConfig, emitted: Emitted) -> int:
 def simulate(device: VerifiedRtlDevice, config: AcceleratorConfig, emitted: Emitted) -> int:
     """Cycles of all regions in RTL simulation, each on a random input."""
     manifest = SimpleNamespace(config=config)
-    device.load(SimpleNamespace(manifest=manifest, program=emitted.program, weights=emitted.weights))  # type: ignore[arg-type]
+    device.load(Artifact(ROOT, manifest, emitted.program, emitted.weights))  # type: ignore[arg-type]
     rng = np.random.default_rng(1)
     total = 0
     for item in emitted.regions:

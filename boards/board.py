@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
 
@@ -40,5 +40,7 @@ class Board:
     leds_active_low: bool = False
     high_ports: tuple[str, ...] = ()
     """outputs that stay high"""
+    reserved_pins: Mapping[str, str] = field(default_factory=dict)
+    """port -> package pin of what the system does not use yet: in the constraints, without a port of the top"""
     seed: int = 1
     """placement seed that is known to meet the clock"""

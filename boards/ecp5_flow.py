@@ -55,6 +55,9 @@ class Ecp5Toolchain(Toolchain):
         ]
         for port, pin in board.pins.items():
             lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33;']
+        # nextpnr leaves out what the design has no port for.
+        for port, pin in board.reserved_pins.items():
+            lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33 SLEWRATE=FAST;']
         return "\n".join(lines) + "\n"
 
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:

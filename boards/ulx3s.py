@@ -11,6 +11,23 @@ from .board import Board
 __all__ = ["ULX3S_12F", "ULX3S_25F", "ULX3S_45F", "ULX3S_85F"]
 
 
+_SDRAM_BUSES = {
+    "sdram_a": "M20 M19 L20 L19 K20 K19 K18 J20 J19 H20 N19 G20 G19",
+    "sdram_d": "J16 L18 M18 N18 P18 T18 T17 U20 E19 D20 D19 C20 E18 F18 J18 J17",
+    "sdram_ba": "P19 N20",
+    "sdram_dqm": "U19 E20",
+}
+_SDRAM = {
+    "sdram_clk": "F19",
+    "sdram_cke": "F20",
+    "sdram_csn": "P20",
+    "sdram_rasn": "R20",
+    "sdram_casn": "T19",
+    "sdram_wen": "T20",
+} | {f"{bus}_{bit}": pin for bus, pins in _SDRAM_BUSES.items() for bit, pin in enumerate(pins.split())}
+"""32 MB of SDRAM, 16 bits wide, which the accelerator does not use yet"""
+
+
 def _ulx3s(
     size: str,
     *,
@@ -41,6 +58,7 @@ def _ulx3s(
             "wifi_gpio0": "L2",
             **{f"led_{i}": pin for i, pin in enumerate(["B2", "C2", "C1", "D2", "D1", "E2", "E1", "H3"])},
         },
+        reserved_pins=_SDRAM,
         # Low would make the board's ESP32 take over the configuration port.
         high_ports=("wifi_gpio0",),
         primitives=primitives,
@@ -51,7 +69,7 @@ def _ulx3s(
 ULX3S_85F = _ulx3s(
     "85",
     clock_hz=120e6,
-    config=AcceleratorConfig(pixels=2, row_triples=True),
+    config=AcceleratorConfig(pixels=2),
     # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 288 products,
     # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.
     dsp_blocks=145,

@@ -89,13 +89,25 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         f"{report['cycles']:,} cycles (estimated), "
         f"{100 * report['utilisation']:.1f} % of {report['mac_units']} multipliers"
     )
+    if report["memory"]["parts"]:
+        console.say(f"  too large for the memories: {_parts(report)}")
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
     if report["config_source"] == "auto":
         console.say(f"  configuration {_shape(report['config'])}: {report['config_reason']}")
     if options.bitstream:
-        report |= _build(output, None, True, console)
+        report |= _build(output, console)
     return {"artifact": str(output), **report}
+
+
+def _parts(report: dict[str, Any]) -> str:
+    """What a network in parts costs at each inference."""
+    from nnloom import boards
+
+    memory = report["memory"]
+    text = f"{memory['parts']} parts are loaded for each inference, {memory['bytes_loaded_per_inference']:,} bytes"
+    baud = boards.get(report["board"]).baud
+    return text + (f", {10 * memory['bytes_loaded_per_inference'] / baud:.1f} s at {baud:,} baud" if baud else "")
 
 
 def _shape(config: dict[str, Any]) -> str:
@@ -156,16 +168,19 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     }
 
 
-def _build(artifact: Path, seed: int | None, use_cache: bool, console: Console) -> dict[str, Any]:
+def _build(
+    artifact: Path, console: Console, *, seed: int | None = None, clock_mhz: float | None = None, use_cache: bool = True
+) -> dict[str, Any]:
     from nnloom.boards import get
     from nnloom.boards.flow import build as build_bitstream
     from nnloom.boards.zynq import ZynqBoard
 
     if isinstance(get(Artifact.load(artifact).manifest.board), ZynqBoard):
-        if seed is not None:
-            raise ConfigError("--seed is nextpnr's; Vivado has none")
+        if seed is not None or clock_mhz is not None:
+            raise ConfigError("--seed and --clock are for nextpnr; the Vivado project has its own clock")
         return _build_vivado(artifact, use_cache, console)
-    result = build_bitstream(artifact, seed=seed, use_cache=use_cache, progress=console.phase)
+    clock_hz = None if clock_mhz is None else 1e6 * clock_mhz
+    result = build_bitstream(artifact, seed=seed, clock_hz=clock_hz, use_cache=use_cache, progress=console.phase)
     report = _read_report(str(artifact))
     latency = f", {report['latency_us']:,} us an inference" if report["latency_us"] else ""
     console.say(
@@ -201,7 +216,13 @@ def _build_vivado(artifact: Path, use_cache: bool, console: Console) -> dict[str
 
 def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom build"""
-    return _build(Path(options.artifact), options.seed, not options.no_cache, console)
+    return _build(
+        Path(options.artifact),
+        console,
+        seed=options.seed,
+        clock_mhz=options.clock,
+        use_cache=not options.no_cache,
+    )
 
 
 def _read_inputs(path: str | None, infos: tuple[TensorInfo, ...]) -> dict[str, NDArray]:
@@ -481,6 +502,8 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     for what in ("weights", "program"):
         console.say(f"{what}: {memory[f'{what}_bytes']:,} of {memory[f'{what}_available']:,} bytes")
+    if memory["parts"]:
+        console.say(_parts(report))
     console.say(f"activations: peak {memory['activations_peak_bytes']:,} of {memory['activations_available']:,} bytes")
     console.table(
         ["tensor", "granule", "granules per bank", "live in layers"],

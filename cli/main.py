@@ -33,6 +33,13 @@ def _subparser(verbs: Any, name: str, summary: str, example: str) -> argparse.Ar
     return parser
 
 
+def _megahertz(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no frequency in MHz")
+    return value
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         self.exit(2, f"nnloom: error: {message} (see {self.prog} --help)\n")
@@ -85,6 +92,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
     p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "--clock",
+        type=_megahertz,
+        metavar="MHZ",
+        help="system clock (default: the board's)",
+    )
     p.add_argument(
         "--seed",
         type=int,

@@ -17,23 +17,23 @@ FETCH_CYCLES = DESCRIPTOR_WORDS // PROGRAM_COLUMNS + 1
 def layer_cycles(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -> list[int]:
     """Cycles of each descriptor, from the end of the one before to its last step.
 
-    The first one's include the start of the program, the last one's its end, so that the sum is the
-    figure of the CYCLES register.
+    The first one's of a program include its start, the last one's its end, so that the sum is the figure of the CYCLES
+    register. There may be several programs; each ends with `last`.
     """
     result = []
     previous = 0
     for index, d in enumerate(descriptors):
-        takeover = START_CYCLES if index == 0 else descriptor_cycles(config) + d.start_delay
-        if index:
+        first = index == 0 or descriptors[index - 1].last
+        takeover = START_CYCLES if first else descriptor_cycles(config) + d.start_delay
+        if not first:
             # The descriptor is fetched while the layer before runs.
             takeover = max(takeover, FETCH_CYCLES - previous + descriptor_cycles(config) + d.start_delay)
         previous = issue_cycles(config, d)
-        result.append(takeover + previous)
-    if result:
-        result[-1] += finish_cycles(config)
+        ends = d.last or index == len(descriptors) - 1
+        result.append(takeover + previous + (finish_cycles(config) if ends else 0))
     return result
 
 
 def program_cycles(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -> int:
-    """Cycles from the start command to the done flag."""
+    """Cycles from the start command to the done flag; of several programs, their sum."""
     return sum(layer_cycles(config, descriptors))

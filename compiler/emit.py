@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Region, TensorLocation
+from nnloom.arch.artifact import Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
 
 from .graph import LayerGraph
-from .lower import LoweredLayer, lower
+from .lower import LoweredLayer, lower_layers, place_program
 from .memory import MemoryPlan, plan_memory
+from .parts import cut
 
 __all__ = ["Emitted", "EmittedRegion", "emit"]
 
@@ -28,11 +28,12 @@ class EmittedRegion:
     graph: LayerGraph
     plan: MemoryPlan
     layers: tuple[LoweredLayer, ...]
+    """in order, of all parts"""
     region: Region
 
     @property
     def descriptors(self) -> list[Descriptor]:
-        """Descriptors in order."""
+        """Descriptors in order; the last one of each program has `last`."""
         return [layer.descriptor for layer in self.layers]
 
 
@@ -44,6 +45,11 @@ class Emitted:
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
 
+    @property
+    def parts(self) -> int:
+        """In how many parts the regions are run; 0 if everything fits the memories."""
+        return sum(len(item.region.parts) for item in self.regions)
+
 
 def _outputs(graph: LayerGraph, plan: MemoryPlan) -> tuple[TensorLocation, ...]:
     """Locations of the outputs with the shapes that the network gives them."""
@@ -51,41 +57,69 @@ def _outputs(graph: LayerGraph, plan: MemoryPlan) -> tuple[TensorLocation, ...]:
 
 
 def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
-    """Plan, lower and lay out every region; they follow each other in program and weight memory.
+    """Plan, lower and lay out every region.
+
+    They follow each other in program and weight memory; if these are too small for all of them, every region is cut
+    into parts.
 
     Raises
     ------
     CapacityError
-        If activations, weights or program exceed the configuration's memories.
+        If activations, or the weights of one channel group, exceed the configuration's memories.
     """
+    plans = [plan_memory(config, graph) for graph in graphs]
+    lowered = [lower_layers(config, graph, plan.locations) for graph, plan in zip(graphs, plans, strict=True)]
+    descriptors = sum(len(layers) for layers in lowered)
+    whole = _emit(config, graphs, plans, lowered, parts=False) if _may_fit(config, lowered) else None
+    if (
+        whole is not None
+        and len(whole.weights) <= config.weight_words
+        and descriptors * DESCRIPTOR_WORDS <= config.program_words
+    ):
+        return whole
+    return _emit(config, graphs, plans, lowered, parts=True)
+
+
+def _may_fit(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> bool:
+    """False if even shared weights exceed the memory."""
+    distinct = {layer.weights.tobytes(): len(layer.weights) for layers in lowered for layer in layers}
+    return sum(distinct.values()) <= config.weight_words
+
+
+def _emit(
+    config: AcceleratorConfig,
+    graphs: Sequence[LayerGraph],
+    plans: Sequence[MemoryPlan],
+    lowered: Sequence[Sequence[LoweredLayer]],
+    *,
+    parts: bool,
+) -> Emitted:
     regions: list[EmittedRegion] = []
     words: list[NDArray[np.uint8]] = []
-    used = 0
-    for index, graph in enumerate(graphs):
-        plan = plan_memory(config, graph)
-        layers = lower(config, graph, plan.locations, weight_base=used)
-        for layer in layers:
-            words.append(layer.weights)
-            used += len(layer.weights)
-        start = sum(len(r.layers) for r in regions) * DESCRIPTOR_WORDS
+    used = programmed = 0
+    for index, (graph, plan, layers) in enumerate(zip(graphs, plans, lowered, strict=True)):
+        first = programmed
+        placed: list[LoweredLayer] = []
+        made: list[Part] = []
+        for piece in cut(config, layers) if parts else [layers]:
+            program = place_program(config, piece, weight_base=0 if parts else used)
+            words += [item.weights for item in program]
+            size = sum(len(item.weights) for item in program)
+            length = len(program) * DESCRIPTOR_WORDS
+            made.append(Part(program_start=programmed, program_words=length, weights_start=used, weights_words=size))
+            placed += program
+            used += size
+            programmed += length
         region = Region(
             name=f"region{index}",
-            program_start=start,
-            program_words=len(layers) * DESCRIPTOR_WORDS,
+            program_start=first,
+            program_words=programmed - first,
             inputs=tuple(plan.locations[t.name] for t in graph.inputs),
             outputs=_outputs(graph, plan),
-            tensors=tuple(plan.locations[layer.output.name] for layer in graph.layers),
+            tensors=tuple(plan.locations[item.layer.output.name] for item in placed),
+            parts=tuple(made) if parts else (),
         )
-        regions.append(EmittedRegion(graph, plan, tuple(layers), region))
-    program = encode_program(d for r in regions for d in r.descriptors)
-    for what, need, have, size in (
-        ("weights", used, config.weight_words, config.weight_word_bytes),
-        ("program", len(program), config.program_words, 4),
-    ):
-        if need > have:
-            raise CapacityError(
-                f"{what} need {need * size} bytes, the configuration has {have * size}; "
-                "use a smaller network or a board with more memory"
-            )
+        regions.append(EmittedRegion(graph, plan, tuple(placed), region))
+    program_image = encode_program(d for r in regions for d in r.descriptors)
     weights = np.concatenate(words) if words else np.zeros((0, config.weight_word_bytes), np.uint8)
-    return Emitted(tuple(regions), program, weights)
+    return Emitted(tuple(regions), program_image, weights)

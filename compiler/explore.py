@@ -55,6 +55,8 @@ class Evaluation:
     activation_bytes: int
     weight_words: int
     program_words: int
+    row_triples: bool
+    """a layer uses them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,33 +133,44 @@ def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
                 units = lanes
                 while units:
                     yield dataclasses.replace(
-                        _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
+                        _ROOMY,
+                        lanes=lanes,
+                        taps=taps,
+                        pixels=pixels,
+                        requant_units=units,
+                        row_triples=taps >= 9,
+                        **features,
                     )
                     units //= 2
 
 
 def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluation | None:
-    """Lower a network for an engine shape; None if it is too large for any memory of this shape."""
+    """Lower a network for an engine shape; None if it does not fit any memory of this shape in one part."""
     try:
         emitted = emit(config, graphs)
     except CapacityError:
         return None
+    if emitted.parts:
+        return None  # loaded again for each inference: slow, whatever its cycles
     return Evaluation(
         cycles=sum(program_cycles(config, region.descriptors) for region in emitted.regions),
         activation_bytes=max(region.plan.peak_bytes(config) for region in emitted.regions),
         weight_words=len(emitted.weights),
         program_words=len(emitted.program),
+        row_triples=any(d.row_triple for region in emitted.regions for d in region.descriptors),
     )
 
 
-def _fitted_memories(config: AcceleratorConfig, need: Evaluation) -> AcceleratorConfig | None:
-    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free."""
+def _fitted(config: AcceleratorConfig, need: Evaluation) -> AcceleratorConfig | None:
+    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free, and
+    without row triples if nothing uses them."""
     try:
         return dataclasses.replace(
             config,
             activation_bytes=max(2048, 1 << (need.activation_bytes - 1).bit_length()),
             weight_words=ram_shape(need.weight_words).depth,
             program_words=ram_shape(need.program_words).depth,
+            row_triples=need.row_triples,
         )
     except ConfigError:
         return None  # deeper than a block RAM
@@ -165,7 +178,7 @@ def _fitted_memories(config: AcceleratorConfig, need: Evaluation) -> Accelerator
 
 def _candidate(board: Board, config: AcceleratorConfig, need: Evaluation) -> Candidate | None:
     """The candidate of an evaluated shape, or None if its memories do not fit the board."""
-    fitted = _fitted_memories(config, need)
+    fitted = _fitted(config, need)
     if fitted is None:
         return None
     luts = lut_multipliers(board, fitted)

@@ -7,7 +7,7 @@ out in the order in which that nest reads them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +44,8 @@ __all__ = [
     "add_operands",
     "lower",
     "lower_layer",
+    "lower_layers",
+    "place_program",
     "real_multipliers",
     "tensor_shape",
     "unsupported_reason",
@@ -60,6 +62,44 @@ class LoweredLayer:
     descriptor: Descriptor
     weights: NDArray[np.uint8]
     """[words, weight_word_bytes]: of each group its parameters, then its weights"""
+    channels: range | None = None
+    """output channels, if they are not all of the layer's"""
+
+    @property
+    def name(self) -> str:
+        """Of the layer, and which channels of it."""
+        if self.channels is None:
+            return self.layer.name
+        return f"{self.layer.name} [{self.channels.start}:{self.channels.stop}]"
+
+    @property
+    def macs(self) -> int:
+        """Multiplications of the layer, or of these channels of it."""
+        if self.channels is None:
+            return self.layer.macs
+        return self.layer.macs * len(self.channels) // self.layer.output.channels
+
+    @property
+    def groups(self) -> int:
+        """Channel groups with weights of their own: the pieces that `take_groups` can make."""
+        return self.descriptor.n_g if self.descriptor.weight_step_g else 1
+
+    def take_groups(self, config: AcceleratorConfig, first: int, count: int) -> LoweredLayer:
+        """The same for some of the groups: a layer of its own that writes its channels of the output tensor."""
+        d = self.descriptor
+        if count == self.groups:
+            return self
+        last = first + count
+        descriptor = dataclasses.replace(
+            d,
+            n_g=count,
+            q_start=d.q_start + first * d.q_step_g,
+            out_base=d.out_base + first * d.out_step_g,
+            half_last=d.half_last if last == d.n_g else 0,
+        )
+        words = slice(first * d.weight_step_g, last * d.weight_step_g)
+        channels = range(first * config.lanes, min(last * config.lanes, self.layer.output.channels))
+        return LoweredLayer(self.layer, descriptor, self.weights[words], channels)
 
 
 def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], output_scale: float) -> list[float]:
@@ -525,20 +565,12 @@ def lower_layer(
         raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
 
 
-def lower(
-    config: AcceleratorConfig,
-    graph: LayerGraph,
-    locations: dict[str, TensorLocation],
-    *,
-    weight_base: int = 0,
+def lower_layers(
+    config: AcceleratorConfig, graph: LayerGraph, locations: dict[str, TensorLocation]
 ) -> list[LoweredLayer]:
-    """Lower a region whose tensors are placed at `locations` (by name); weights start at word `weight_base`.
-
-    Layers with identical weight words share them.
-    """
+    """Lower a region whose tensors are placed at `locations` (by name); for `place_program`."""
     result: list[LoweredLayer] = []
-    placed: dict[bytes, int] = {}
-    for index, layer in enumerate(graph.layers):
+    for layer in graph.layers:
         sources = [locations[tensor.name] for tensor in layer.inputs]
         lowered = lower_layer(config, layer, sources, locations[layer.output.name])
         try:
@@ -546,23 +578,46 @@ def lower(
             check_descriptor(config, lowered.descriptor)
         except ValueError as error:
             raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
-        key = lowered.weights.tobytes()
+        result.append(lowered)
+    return result
+
+
+def place_program(
+    config: AcceleratorConfig, layers: Sequence[LoweredLayer], *, weight_base: int = 0
+) -> list[LoweredLayer]:
+    """Make a program of lowered layers: weights from word `weight_base` on, `last`, start delays.
+
+    Layers with identical weight words share them.
+    """
+    result: list[LoweredLayer] = []
+    placed: dict[bytes, int] = {}
+    for index, item in enumerate(layers):
+        key = item.weights.tobytes()
         base = placed.setdefault(key, weight_base)
-        weights = lowered.weights
+        weights = item.weights
         if base == weight_base:
             weight_base += len(weights)
         else:
             weights = weights[:0]
         if base > 0xFFFF:
-            raise CapacityError(f"{layer.name}: weights beyond word 65535; the network is too large for the engine")
-        descriptor = dataclasses.replace(
-            lowered.descriptor,
-            weight_base=base,
-            last=int(index == len(graph.layers) - 1),
-        )
-        result.append(LoweredLayer(layer, descriptor, weights))
+            raise CapacityError(
+                f"{item.layer.name}: weights beyond word 65535; the network is too large for the engine"
+            )
+        descriptor = dataclasses.replace(item.descriptor, weight_base=base, last=int(index == len(layers) - 1))
+        result.append(dataclasses.replace(item, descriptor=descriptor, weights=weights))
     delays = start_delays(config, [item.descriptor for item in result])
     return [
         dataclasses.replace(item, descriptor=dataclasses.replace(item.descriptor, start_delay=delay))
         for item, delay in zip(result, delays, strict=True)
     ]
+
+
+def lower(
+    config: AcceleratorConfig,
+    graph: LayerGraph,
+    locations: dict[str, TensorLocation],
+    *,
+    weight_base: int = 0,
+) -> list[LoweredLayer]:
+    """Lower a region whose tensors are placed at `locations` (by name) to one program; see `place_program`."""
+    return place_program(config, lower_layers(config, graph, locations), weight_base=weight_base)

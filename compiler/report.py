@@ -50,15 +50,15 @@ def make_report(
         for item, count in zip(emitted_region.layers, cycles, strict=True):
             layers.append(
                 {
-                    "name": item.layer.name,
+                    "name": item.name,
                     "op": _OPS[type(item.layer).__name__],
                     "target": "accelerator",
                     "region": emitted_region.region.name,
                     "output_shape": list(item.layer.output.shape),
-                    "macs": item.layer.macs,
+                    "macs": item.macs,
                     "cycles_estimated": count,
                     "cycles_measured": None,
-                    "utilisation": round(item.layer.macs / count / config.multipliers, 4),
+                    "utilisation": round(item.macs / count / config.multipliers, 4),
                     "weight_bytes": int(item.weights.size),
                 }
             )
@@ -88,6 +88,8 @@ def make_report(
             "weights_available": config.weight_words * config.weight_word_bytes,
             "program_bytes": 4 * len(emitted.program),
             "program_available": 4 * config.program_words,
+            "parts": emitted.parts,
+            "bytes_loaded_per_inference": int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0,
             "activations_peak_bytes": max((r.plan.peak_bytes(config) for r in emitted.regions), default=0),
             "activations_available": config.activation_bytes,
             "planner": [r.plan.strategy for r in emitted.regions],

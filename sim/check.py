@@ -36,6 +36,7 @@ class OwnershipChecker:
         self._region = region
         self._owner = np.full((config.row_banks, config.bank_granules), _NOBODY, np.int64)
         self._names = [location.name for location in region.inputs]
+        self._executed = 0
         for index, location in enumerate(region.inputs):
             for bank in range(config.row_banks):
                 count = location.bank_bytes(config, bank) // config.granule
@@ -56,10 +57,16 @@ class OwnershipChecker:
             self._one_owner(base, descriptor.in_rows, descriptor.in_row_bytes, descriptor.in_row_stride)
 
     def after(self, trace: WriteTrace) -> None:
-        """Take note of the writes of a descriptor: they belong to the next tensor of the region."""
-        index = len(self._names) - len(self._region.inputs)
+        """Take note of the writes of a descriptor: they belong to the next tensor of the region.
+
+        Several descriptors in a row may write channels of one tensor.
+        """
+        index = self._executed
+        self._executed += 1
         tensors = self._region.tensors
-        self._names.append(tensors[index].name if index < len(tensors) else f"layer {index}")
+        name = tensors[index].name if index < len(tensors) else f"layer {index}"
+        if index == 0 or name != self._names[-1]:
+            self._names.append(name)
         for part in range(2):
             chosen = (trace.enable >> part & 1).astype(bool)
             granule = (trace.granule[chosen] + part) % self._config.bank_granules

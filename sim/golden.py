@@ -112,13 +112,22 @@ class GoldenModel:
         uint32 words of program memory.
     weights
         uint8 [words, weight_word_bytes].
+    activations
+        Activation memory of another model to work on, uint8 [bank, byte]; default: one of its own, of zeros.
     """
 
-    def __init__(self, config: AcceleratorConfig, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        program: NDArray[np.uint32],
+        weights: NDArray[np.uint8],
+        activations: NDArray[np.uint8] | None = None,
+    ) -> None:
         self.config = config
         self.program = program
         self.weights = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
-        self.activations = np.zeros((config.row_banks, config.bank_granules * config.granule), np.uint8)
+        shape = (config.row_banks, config.bank_granules * config.granule)
+        self.activations = np.zeros(shape, np.uint8) if activations is None else activations
         """uint8 [bank, byte]"""
         # Temporaries come and go; glibc keeps as much freed memory as was once freed in one piece, and returns the
         # rest to the kernel every time.

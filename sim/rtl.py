@@ -8,6 +8,7 @@ receives commands over a socket and drives it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -114,6 +115,10 @@ class RtlWrites:
     granule: NDArray[np.int64]
     enable: NDArray[np.int64]
     data: NDArray[np.uint8]
+
+    def __getitem__(self, chosen: slice) -> RtlWrites:
+        """Some of the writes."""
+        return RtlWrites(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
 
 def _build_icarus(folder: Path) -> None:

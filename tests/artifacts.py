@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nnloom.arch.artifact import REPORT_FILE, HostPlan, HostStep, Manifest, Region, TensorInfo, write_artifact
+from nnloom.arch.artifact import REPORT_FILE, HostPlan, HostStep, Manifest, TensorInfo, write_artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler.cost import layer_cycles
+from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.graph import LayerGraph, Tensor
-from tests.harness import Compiled, compile_region
 
 SMALL = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256)
 
@@ -21,18 +21,10 @@ def tensor_info(tensor: Tensor) -> TensorInfo:
     return TensorInfo(name=tensor.name, shape=shape, dtype="int8", scale=tensor.scale, zero_point=tensor.zero_point)
 
 
-def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL) -> Compiled:
+def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL) -> Emitted:
     """Write an artifact of `graph` into `path` (created)."""
-    compiled = compile_region(config, graph)
-    locations = compiled.plan.locations
-    region = Region(
-        name="region0",
-        program_start=0,
-        program_words=len(compiled.program),
-        inputs=tuple(locations[t.name] for t in graph.inputs),
-        outputs=tuple(locations[t.name] for t in graph.outputs),
-        tensors=tuple(locations[layer.output.name] for layer in graph.layers),
-    )
+    emitted = emit(config, [graph])
+    (item,) = emitted.regions
     manifest = Manifest(
         model="random",
         model_sha256="0" * 64,
@@ -41,24 +33,25 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         config=config,
         inputs=tuple(tensor_info(t) for t in graph.inputs),
         outputs=tuple(tensor_info(t) for t in graph.outputs),
-        regions=(region,),
+        regions=(item.region,),
         host=HostPlan(
             steps=(HostStep(kind="region", inputs=tuple(range(len(graph.inputs))), region=0),),
             outputs=tuple(range(len(graph.inputs), len(graph.inputs) + len(graph.outputs))),
         ),
     )
     path.mkdir(parents=True, exist_ok=True)
-    estimate = layer_cycles(config, compiled.descriptors)
+    estimate = layer_cycles(config, item.descriptors)
     layers = [
         {
             "name": layer.name,
-            "op": type(layer).__name__,
+            "op": type(layer.layer).__name__,
             "target": "accelerator",
+            "region": item.region.name,
             "macs": layer.macs,
             "cycles_estimated": cycles,
             "cycles_measured": None,
         }
-        for layer, cycles in zip(graph.layers, estimate, strict=True)
+        for layer, cycles in zip(item.layers, estimate, strict=True)
     ]
     report = {
         "model": "random",
@@ -70,8 +63,8 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         "cycles": sum(estimate),
     }
     (path / REPORT_FILE).write_text(json.dumps(report))
-    write_artifact(path, manifest, compiled.program, compiled.weights)
-    return compiled
+    write_artifact(path, manifest, emitted.program, emitted.weights)
+    return emitted
 
 
 def random_network_inputs(rng: np.random.Generator, graph: LayerGraph) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Region, TensorLocation
+from nnloom.arch.artifact import Artifact, Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.isa import (
@@ -92,7 +92,12 @@ class HostBusDevice(abc.ABC):
         """Measured cycles of each layer of a region, of the last time it ran; they sum to the region's."""
         self.layer_waits: dict[str, list[LayerWaits]] = {}
         """The cycles of these that were spent waiting."""
+        self.part_cycles: list[int] = []
+        """Cycles of each program of the region that ran last."""
         self._config: AcceleratorConfig | None = None
+        self._images: Artifact | None = None
+        self._part: Part | None = None
+        """What program and weight memory hold, if not all of the artifact."""
 
     @abc.abstractmethod
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
@@ -126,6 +131,8 @@ class HostBusDevice(abc.ABC):
     def load(self, artifact: Artifact) -> None:
         """Check that the accelerator is the one the artifact was compiled for, then load program and weights.
 
+        Those of an artifact in parts are loaded when they are needed, for each inference again.
+
         Raises
         ------
         DeviceError
@@ -148,12 +155,17 @@ class HostBusDevice(abc.ABC):
                 f"{config.hash:#010x}; program the artifact's own bitstream"
             )
         self._config = config
-        program = artifact.program.astype(np.uint32)
+        self._images, self._part = artifact, None
+        if len(artifact.program) <= config.program_words and len(artifact.weights) <= config.weight_words:
+            self._write_images(artifact.program, artifact.weights)
+
+    def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
+        config = self._loaded_config()
         addresses = HostAddress.PROGRAM + 4 * np.arange(len(program))
-        self.write_words(addresses.astype(np.uint32), program)
+        self.write_words(addresses.astype(np.uint32), program.astype(np.uint32))
         columns = weight_word_columns(config)
-        words = np.zeros((len(artifact.weights), 4 * columns), np.uint8)
-        words[:, : config.weight_word_bytes] = artifact.weights
+        words = np.zeros((len(weights), 4 * columns), np.uint8)
+        words[:, : config.weight_word_bytes] = weights
         index, column = np.mgrid[: len(words), :columns]
         addresses = HostAddress.WEIGHTS + index * weight_stride(config) + 4 * column
         self.write_words(addresses.reshape(-1).astype(np.uint32), words.reshape(-1).view("<u4").astype(np.uint32))
@@ -178,27 +190,44 @@ class HostBusDevice(abc.ABC):
         return location.unpack(config, banks)
 
     def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
-        """Write the inputs, run the region's program, read the outputs. Returns (outputs, cycles)."""
+        """Write the inputs, run the region's programs, read the outputs. Returns (outputs, cycles)."""
         for location, values in zip(region.inputs, inputs, strict=True):
             self.write_tensor(location, values)
-        self.start(region.program_start)
-        cycles = self.wait_done()
-        if self.measure_layers:
-            self._count_layers(region.name, cycles)
-        return [self.read_tensor(location) for location in region.outputs], cycles
+        self.part_cycles = []
+        for part in region.parts or (None,):
+            if part is not None:
+                self._load_part(part)
+            self.start(region.program_start if part is None else 0)
+            self.part_cycles.append(self.wait_done())
+            if self.measure_layers:
+                self._count_layers(region.name, self.part_cycles)
+        return [self.read_tensor(location) for location in region.outputs], sum(self.part_cycles)
 
-    def _count_layers(self, region: str, cycles: int) -> None:
-        """Read what the hardware counted of the layers of a region that took so many cycles, if it counts."""
+    def _load_part(self, part: Part) -> None:
+        """Have a part's program and weights in the memories."""
+        if self._part != part:
+            assert self._images is not None, "load an artifact first"
+            self._part = None
+            self._write_images(*self._images.part_images(part))
+            self._part = part
+
+    def _count_layers(self, region: str, part_cycles: Sequence[int]) -> None:
+        """Read what the hardware counted of the layers of a program of a region, if it counts.
+
+        part_cycles: cycles of the region's programs so far; the layers of the last one are read.
+        """
         if not self._loaded_config().layer_counters:
             return
         layers = self._read_register(Register.LAYERS)
         addresses = HostAddress.COUNTERS + 4 * np.arange(layers * len(Counter))
         ends = self.read_words(addresses.astype(np.uint32)).astype(np.int64).reshape(layers, len(Counter))
         # The time through the pipeline counts with the last layer.
-        ends[-1:, Counter.CYCLES] = cycles
+        ends[-1:, Counter.CYCLES] = part_cycles[-1]
         counts = np.diff(ends, axis=0, prepend=0)
-        self.layer_cycles[region] = counts[:, Counter.CYCLES].tolist()
-        self.layer_waits[region] = [
+        if len(part_cycles) == 1:
+            self.layer_cycles[region], self.layer_waits[region] = [], []
+        self.layer_cycles[region] += counts[:, Counter.CYCLES].tolist()
+        self.layer_waits[region] += [
             LayerWaits(
                 start=int(row[Counter.WAITS_START]),
                 parameters=int(row[Counter.WAITS_PARAMETERS]),

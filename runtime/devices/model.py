@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
-from nnloom.sim.golden import GoldenModel
+from nnloom.sim.parts import RegionModels
 
 __all__ = ["ModelDevice"]
 
@@ -17,19 +17,20 @@ class ModelDevice:
     """Executes the emitted program in NumPy. Memory starts as zeros and is never cleared between runs."""
 
     def __init__(self) -> None:
-        self._model: GoldenModel | None = None
+        self._models: RegionModels | None = None
 
     def load(self, artifact: Artifact) -> None:
         """Take over an artifact."""
-        self._model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+        self._models = RegionModels(artifact)
 
     def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
         """Run a region; the model does not count cycles."""
-        assert self._model is not None, "load an artifact first"
+        assert self._models is not None, "load an artifact first"
         for location, values in zip(region.inputs, inputs, strict=True):
-            self._model.write_tensor(location, values)
-        self._model.run(region.program_start)
-        return [self._model.read_tensor(location) for location in region.outputs], 0
+            self._models.write_tensor(location, values)
+        for model, start in self._models.programs(region):
+            model.run(start)
+        return [self._models.read_tensor(location) for location in region.outputs], 0
 
     def close(self) -> None:
         """Nothing to release."""

@@ -236,7 +236,12 @@ class PynqDevice(HostBusDevice):
             job.free()
 
     def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
-        """Write the inputs, run the region's program, read the outputs: one list. Returns (outputs, cycles)."""
+        """Write the inputs, run the region's program, read the outputs: one list, unless the region has parts.
+
+        Returns (outputs, cycles).
+        """
+        if region.parts:
+            return super().run_region(region, inputs)
         config = self._loaded_config()
         if region.name not in self._jobs:
             self._jobs[region.name] = _Job(
@@ -251,7 +256,7 @@ class PynqDevice(HostBusDevice):
         self._execute(job)
         cycles = self._read_register(Register.CYCLES)
         if self.measure_layers:
-            self._count_layers(region.name, cycles)
+            self._count_layers(region.name, [cycles])
         data = job.get().astype("<u4").view(np.uint8)
         outputs, position = [], 0
         for tensor in region.outputs:

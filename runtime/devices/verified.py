@@ -11,7 +11,8 @@ from nnloom.arch.artifact import Artifact, Region
 from nnloom.arch.errors import ArtifactError
 from nnloom.arch.isa import decode_program
 from nnloom.sim.check import OwnershipChecker, compare_writes, layer_cycles
-from nnloom.sim.golden import GoldenModel, WriteTrace
+from nnloom.sim.golden import WriteTrace
+from nnloom.sim.parts import RegionModels
 from nnloom.sim.rtl import RtlWrites
 
 from .rtl import RtlDevice
@@ -40,9 +41,8 @@ class VerifiedRtlDevice(RtlDevice):
         super().load(artifact)
         self.golden: list[WriteTrace] = []
         self.layer_cycles = {}
-        self._program = artifact.program
-        self._model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
-        memory = self._model.activations
+        self._models = RegionModels(artifact)
+        memory = self._models.activations
         memory[:] = np.random.default_rng(1).integers(0, 256, memory.shape, np.uint8)
 
     def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
@@ -60,16 +60,26 @@ class VerifiedRtlDevice(RtlDevice):
         config = self.simulation.config
         checker = OwnershipChecker(config, region)
         for location, values in zip(region.inputs, inputs, strict=True):
-            self._model.write_tensor(location, values)
+            self._models.write_tensor(location, values)
         self.golden = []
+        ends: list[int] = []
         try:
-            for descriptor in decode_program(self._program, region.program_start):
-                checker.before(descriptor)
-                self.golden.append(self._model.execute(descriptor))
-                checker.after(self.golden[-1])
+            for model, start in self._models.programs(region):
+                for descriptor in decode_program(model.program, start):
+                    checker.before(descriptor)
+                    self.golden.append(model.execute(descriptor))
+                    checker.after(self.golden[-1])
+                ends.append(len(self.golden))
         except ValueError as error:
             raise ArtifactError(f"{region.name}: {error}; compile the model again") from error
         checker.finish()
         compare_writes(config, region, self.golden, self.writes)
-        self.layer_cycles[region.name] = layer_cycles(config, self.golden, self.writes, cycles)
+        measured: list[int] = []
+        written = 0
+        for first, last, taken in zip([0, *ends], ends, self.part_cycles, strict=False):
+            traces = self.golden[first:last]
+            count = sum(len(trace.bank) for trace in traces)
+            measured += layer_cycles(config, traces, self.writes[written : written + count], taken)
+            written += count
+        self.layer_cycles[region.name] = measured
         return outputs, cycles

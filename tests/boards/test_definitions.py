@@ -22,7 +22,8 @@ def _name(board):
 
 @pytest.mark.parametrize("board", OPEN, ids=_name)
 def test_pins_are_unique_and_complete(board):
-    assert len(set(board.pins.values())) == len(board.pins)
+    every = [*board.pins.values(), *board.reserved_pins.values()]
+    assert len(set(every)) == len(every) and not set(board.pins) & set(board.reserved_pins)
     leds = sorted(port for port in board.pins if port.startswith("led_"))
     assert leds == [f"led_{i}" for i in range(len(leds))]
     assert set(board.pins) == {board.clock_port, "uart_rx", "uart_tx", *board.high_ports, *leds}
@@ -87,7 +88,27 @@ def test_lpf():
         'LOCATE COMP "clk25" SITE "G2";',
         'IOBUF PORT "clk25" IO_TYPE=LVCMOS33;',
     ]
-    assert len(lines) == 2 + 2 * 12
+    assert len(lines) == 2 + 2 * (12 + 39)
+
+
+@pytest.mark.parametrize("name", ["ulx3s-12f", "ulx3s-85f"])
+def test_sdram_pins_are_pins_of_the_device(name, tmp_path):
+    from nnloom.hw.emit import run_yosys
+
+    board = get(name)
+    ports = list(board.reserved_pins)
+    assert len(ports) == 39
+    (tmp_path / "top.v").write_text(
+        f"module top(input clk25, output {', '.join(ports)});\n reg q = 0; always @(posedge clk25) q <= ~q;\n"
+        f" assign {{{', '.join(ports)}}} = {{{len(ports)}{{q}}}};\nendmodule\n"
+    )
+    run_yosys("read_verilog top.v\nsynth_ecp5 -top top -json top.json\n", folder=tmp_path)
+    tools = flow.toolchain(board)
+    (tmp_path / tools.constraints_file).write_text(tools.constraints(board))
+    # An output without a constraint, or with one that is no pin, would be an error.
+    tools.run_nextpnr(board, ["--textcfg", "top.config"], tmp_path)
+    # Each is configured in its own tile and in that of its bank.
+    assert (tmp_path / "top.config").read_text().count("BASE_TYPE OUTPUT_LVCMOS33") == 2 * len(ports)
 
 
 def test_cst():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from nnloom.arch.errors import BuildError
@@ -34,6 +36,12 @@ def test_seeds_are_tried_until_one_meets_the_clock(routed, tmp_path):
     assert routed == [1, 2, 3]
     assert (result.seed, result.fmax_mhz, result.clock_mhz) == (3, 121.0, 120.0)
     assert "place and route (nextpnr, seed 3, 119.9 MHz is too slow)" in said
+
+
+def test_the_clock_can_be_another_one(routed, tmp_path):
+    faster = replace(BOARD, clock_hz=130e6)
+    result = flow.place_and_route(faster, BOARD.config, tmp_path, seeds=[3, 4])
+    assert routed == [3, 4] and (result.seed, result.clock_mhz) == (4, 130.0)
 
 
 def test_a_clock_that_no_seed_meets_is_an_error(routed, tmp_path):

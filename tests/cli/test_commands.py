@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,6 +52,27 @@ def test_from_model_to_simulation(tmp_path, model_path, monkeypatch, capfd):
         assert 0 < sum(layer["waits"].values()) < layer["cycles_measured"]
     assert main(["inspect", "build/kws", "--measured", "model"]) == 2
     assert "needs a device with counters" in capfd.readouterr().err
+
+
+@pytest.mark.model
+def test_a_network_in_parts_says_what_it_costs(tmp_path, model_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    model = str(model_path("anomaly_detection"))
+    assert main(["compile", model, "--board", "tang-nano-20k", "-o", "ad"]) == 0
+    said = capfd.readouterr().out
+    memory = _json(capfd, "inspect", "ad")["memory"]
+    loaded = memory["bytes_loaded_per_inference"]
+    assert loaded == sum(Path("ad", name).stat().st_size for name in ("weights.bin", "program.bin"))
+    assert memory["parts"] * memory["weights_available"] >= memory["weights_bytes"] > 6 * memory["weights_available"]
+    cost = f"{memory['parts']} parts are loaded for each inference, {loaded:,} bytes, {loaded / 1e5:.1f} s at 1,000,000"
+    assert f"too large for the memories: {cost}" in said
+    assert main(["inspect", "ad"]) == 0
+    assert cost in capfd.readouterr().out
+    np.save("x.npy", np.random.default_rng(3).normal(0, 5, (2, 5, 128, 1)).astype(np.float32))
+    outputs = [_json(capfd, "run", "ad", "--input", "x.npy", "--device", d)["outputs"] for d in ("cpu", "model")]
+    assert outputs[0] == outputs[1]
+    whole = _json(capfd, "compile", model, "-o", "whole")["memory"]
+    assert whole["parts"] == whole["bytes_loaded_per_inference"] == 0
 
 
 @pytest.mark.model

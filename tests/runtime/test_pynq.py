@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -87,6 +88,45 @@ def test_regions_give_the_models_bits_under_stalls(pynq, tmp_path):
 
 
 @pytest.mark.verilator
+def test_parts_are_loaded_by_dma_and_a_fault_in_one_costs_no_answer(tmp_path):
+    config = replace(SMALL, weight_words=64)
+    graph = random_graph(np.random.default_rng(8), ["conv", "depthwise", "conv", "conv"])
+    emitted = make_artifact(tmp_path, graph, config)
+    assert emitted.parts == 2
+    artifact = Artifact.load(tmp_path)
+    (region,) = artifact.manifest.regions
+    with SimulatedPynq(config) as library, PynqDevice(pynq=library) as device:
+        device.measure_layers = True
+        device.load(artifact)
+        for seed in range(6):
+            library.set_stalls(0.1 * seed, seed=seed)
+            inputs = list(random_network_inputs(np.random.default_rng(seed), graph).values())
+            if seed % 2:
+                # All of DDR fails from the time on at which the second part is loaded.
+                write = device.write_words
+                programs = 0
+
+                def fail(addresses, words, write=write):
+                    nonlocal programs
+                    programs += int(addresses[0]) == HostAddress.PROGRAM
+                    library.set_faults([(0, 1 << 32)] if programs == 2 else [])
+                    write(addresses, words)
+
+                device.write_words = fail
+                with pytest.raises(DeviceError, match=r"could not be read|of DDR failed"):
+                    device.run_region(region, inputs)
+                library.set_faults([])
+                del device.write_words
+                assert programs == 2
+            got, cycles = device.run_region(region, inputs)
+            for a, b in zip(got, model_outputs(artifact, inputs), strict=True):
+                np.testing.assert_array_equal(a, b)
+            layers = device.layer_cycles[region.name]
+            assert len(layers) == len(emitted.regions[0].layers) and sum(layers) == cycles
+            assert len(device.part_cycles) == emitted.parts
+
+
+@pytest.mark.verilator
 def test_a_bus_fault_is_reported_and_the_next_run_is_right(pynq, tmp_path):
     artifact, inputs = next(networks(tmp_path, 1))
     want = model_outputs(artifact, inputs)
@@ -126,8 +166,6 @@ def test_a_time_out_aborts_and_the_device_can_be_used_again(pynq, tmp_path, monk
 
 @pytest.mark.verilator
 def test_an_overlay_of_another_configuration_is_refused(pynq, tmp_path):
-    from dataclasses import replace
-
     rng = np.random.default_rng(5)
     graph = random_graph(rng, ["dense"] if "dense" in KINDS else [str(KINDS[0])])
     make_artifact(tmp_path, graph, replace(SMALL, requant_units=4))

@@ -13,7 +13,7 @@ from nnloom.arch.errors import DeviceError
 from nnloom.compiler.cost import program_cycles
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
 from nnloom.sim.check import compare_writes
-from tests.artifacts import make_artifact, random_network_inputs
+from tests.artifacts import SMALL, make_artifact, random_network_inputs
 from tests.graphs import KINDS, evaluate, random_graph
 
 
@@ -24,14 +24,14 @@ def _networks(folder, count):
         yield rng, graph, make_artifact(folder / str(seed), graph), folder / str(seed)
 
 
-def _check(device, rng, graph, compiled, folder):
+def _check(device, rng, graph, emitted, folder):
     region = Artifact.load(folder).manifest.regions[0]
     inputs = random_network_inputs(rng, graph)
     outputs, cycles = device.run_region(region, list(inputs.values()))
     expected = evaluate(graph, {name: value[0] for name, value in inputs.items()})
     for tensor, output in zip(graph.outputs, outputs, strict=True):
         np.testing.assert_array_equal(output.reshape(expected[tensor.name].shape), expected[tensor.name])
-    assert abs(cycles - program_cycles(compiled.config, compiled.descriptors)) <= 0.05 * cycles
+    assert abs(cycles - program_cycles(SMALL, emitted.regions[0].descriptors)) <= 0.05 * cycles
     assert sum(device.layer_cycles[region.name]) == cycles
     return region
 
@@ -42,28 +42,28 @@ def test_many_networks_on_one_engine_without_reset(tmp_path):
     rng = np.random.default_rng(3)
     with VerifiedRtlDevice() as device:
         for index in rng.permutation(np.repeat(np.arange(4), 3)):
-            _, graph, compiled, folder = networks[index]
+            _, graph, emitted, folder = networks[index]
             device.load(Artifact.load(folder))
             for _ in range(2):
-                _check(device, rng, graph, compiled, folder)
+                _check(device, rng, graph, emitted, folder)
 
 
 @pytest.mark.verilator
 def test_a_wrong_write_is_found(tmp_path):
-    rng, graph, compiled, folder = next(_networks(tmp_path, 1))
+    rng, graph, emitted, folder = next(_networks(tmp_path, 1))
     with VerifiedRtlDevice() as device:
         device.load(Artifact.load(folder))
-        region = _check(device, rng, graph, compiled, folder)
+        region = _check(device, rng, graph, emitted, folder)
         writes, golden = device.writes, device.golden
-        compare_writes(compiled.config, region, golden, writes)
+        compare_writes(emitted.config, region, golden, writes)
         index = int(np.flatnonzero(writes.enable & 1)[-1])
         data = writes.data.copy()
         data[index, 0] ^= 1
         with pytest.raises(DeviceError, match="RTL differs from the golden model in 1 values of data"):
-            compare_writes(compiled.config, region, golden, type(writes)(*_fields(writes)[:4], data))
+            compare_writes(emitted.config, region, golden, type(writes)(*_fields(writes)[:4], data))
         short = type(writes)(*(field[:-1] for field in _fields(writes)))
         with pytest.raises(DeviceError, match="writes, the golden model"):
-            compare_writes(compiled.config, region, golden, short)
+            compare_writes(emitted.config, region, golden, short)
 
 
 def _fields(writes):
