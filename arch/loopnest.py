@@ -44,10 +44,11 @@ PARAMETER_SPACING = 4
 
 
 COMPACT_SPACING = 14
-"""Compact engine: cycles after the last tap of a result in which neither the next result nor new parameters begin."""
+"""Compact engine: cycles after the last tap of a result in which neither the step that completes the next one nor a
+load of parameters begins. Then the requantizer is past all lanes, and the result's address has moved on."""
 
 COMPACT_DRAIN = 27
-"""Compact engine: cycles from the last tap of a layer to its end, with everything written."""
+"""Compact engine: cycles from the last tap of a layer until everything is written and it ends."""
 
 
 @dataclass(frozen=True)

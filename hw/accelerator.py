@@ -64,6 +64,7 @@ class Accelerator(wiring.Component):
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology | None = None) -> None:
+        assert not config.compact
         self.config = config
         self.technology: Technology = technology or GenericTechnology()
         super().__init__({"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)})

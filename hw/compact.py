@@ -26,7 +26,7 @@ from nnloom.arch.isa import (
 from nnloom.arch.loopnest import COMPACT_SPACING, write_stage
 
 from .activation_memory import WritePort
-from .compact_requantizer import SERIAL_REQUANT_LATENCY, SerialRequantizer
+from .compact_requantizer import SerialRequantizer, serial_requant_latency
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .sequencer import Sequencer
@@ -211,7 +211,7 @@ class CompactAccelerator(wiring.Component):
         m.submodules.weights = weights = CompactWeightMemory(config, self.technology)
         m.submodules.requantizer = requantizer = SerialRequantizer(config, self.technology)
         # A layer ends when the last result is in memory.
-        assert ACCUMULATE_LATENCY + SERIAL_REQUANT_LATENCY(config) + 3 <= write_stage(config)
+        assert ACCUMULATE_LATENCY + serial_requant_latency(config) + 3 <= write_stage(config)
         start, program_start = Signal(), Signal(16)
         m.d.comb += [
             fetch.start.eq(start),

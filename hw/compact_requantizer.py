@@ -9,7 +9,7 @@ from nnloom.arch.isa import PARAMETER
 
 from .technology import Technology
 
-__all__ = ["SERIAL_REQUANT_LATENCY", "SerialRequantizer"]
+__all__ = ["SerialRequantizer", "serial_requant_latency"]
 
 LANE_CYCLES = 2
 """A lane's 32 x 31 bits are four products of 16 x 16 bits, two at a time."""
@@ -18,7 +18,7 @@ LANE_LATENCY = 9
 """Cycles from a lane's turn to its byte."""
 
 
-def SERIAL_REQUANT_LATENCY(config: AcceleratorConfig) -> int:
+def serial_requant_latency(config: AcceleratorConfig) -> int:
     """Cycles from `capture` to `done`."""
     return 1 + LANE_CYCLES * (config.lanes - 1) + LANE_LATENCY + 1
 
@@ -37,7 +37,7 @@ class SerialRequantizer(wiring.Component):
     capture : In; `accumulators` are a finished result
     double_rounding, narrow, out_zero_point, act_min, act_max : In; descriptor fields
     bytes : Out; [lanes] int8, with `done`
-    done : Out; one cycle, `SERIAL_REQUANT_LATENCY` cycles after `capture`
+    done : Out; one cycle, `serial_requant_latency` cycles after `capture`
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import APERTURE_BYTES, DMA_BASE
 
-from .accelerator import Accelerator
+from .accelerator import make_accelerator
 from .axi import AxiLiteSignature, AxiSignature
 from .axi_lite import AxiLiteBridge
 from .dma import DmaEngine
@@ -134,7 +134,7 @@ class ZynqSystem(wiring.Component):
         m.submodules.dma = dma = DmaEngine(data_width=self.data_width)
         m.submodules.arbiter = arbiter = HostArbiter()
         reset = Signal()
-        accelerator = Accelerator(self.config, self.technology)
+        accelerator = make_accelerator(self.config, self.technology)
         m.submodules.accelerator = ResetInserter(reset)(accelerator)
         connect(m, flipped(self.s_axi), bridge.axi)
         connect(m, bridge.host, decoder.host)

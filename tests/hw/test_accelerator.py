@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
@@ -44,8 +45,8 @@ COMPACT = replace(SMALLEST, max_pool=False, elementwise_add=False, compact=True)
 class Bus:
     """Host side of the bus, with random pauses before requests and before taking responses."""
 
-    def __init__(self, ctx, dut, rng, pause: float) -> None:
-        self.ctx, self.dut, self.rng, self.pause = ctx, dut, rng, pause
+    def __init__(self, ctx, dut, rng, pause: float, reset: Signal) -> None:
+        self.ctx, self.dut, self.rng, self.pause, self.reset_signal = ctx, dut, rng, pause, reset
         self.config = dut.config
 
     async def _stall(self) -> None:
@@ -81,6 +82,11 @@ class Bus:
         await ctx.tick()
         ctx.set(response.ready, 0)
         return first
+
+    async def reset(self) -> None:
+        self.ctx.set(self.reset_signal, 1)
+        await self.ctx.tick()
+        self.ctx.set(self.reset_signal, 0)
 
     async def register(self, register: Register) -> int:
         return await self.read(HostAddress.REGISTERS + register)
@@ -118,11 +124,12 @@ def run(
     test, seed: int, pause: float, technology: Technology | None = None, config: AcceleratorConfig = CONFIG
 ) -> None:
     dut = make_accelerator(config, technology)
+    reset = Signal()
 
     async def bench(ctx):
-        await test(Bus(ctx, dut, np.random.default_rng(seed), pause))
+        await test(Bus(ctx, dut, np.random.default_rng(seed), pause, reset))
 
-    sim = Simulator(dut)
+    sim = Simulator(ResetInserter(reset)(dut))
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
@@ -274,3 +281,37 @@ def test_accesses_while_busy_are_ignored_and_reported(config):
         assert await bus.register(Register.STATUS) == Status.DONE
 
     run(test, 5, 0.0, config=config)
+
+
+@pytest.mark.parametrize("config", [CONFIG, COMPACT], ids=["8x5", "compact"])
+def test_a_reset_stops_a_program_and_leaves_the_memories(config):
+    from nnloom.compiler.cost import program_cycles
+    from nnloom.sim.golden import GoldenModel
+
+    graph, compiled, inputs = small_region(6, config)
+    golden = GoldenModel(config, compiled.program, compiled.weights)
+    locations = compiled.plan.locations
+    for name, value in inputs.items():
+        golden.write_tensor(locations[name], value)
+    golden.run()
+
+    async def test(bus):
+        await bus.load(compiled)
+        total = program_cycles(config, compiled.descriptors)
+        for cycle in bus.rng.integers(1, total, 12):
+            for name, value in inputs.items():
+                await bus.write_tensor(locations[name], value)
+            await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+            await bus.ctx.tick().repeat(int(cycle))
+            await bus.reset()
+            assert await bus.register(Register.STATUS) == 0
+        for name, value in inputs.items():
+            await bus.write_tensor(locations[name], value)
+        await bus.start_and_wait()
+        for tensor in graph.outputs:
+            np.testing.assert_array_equal(
+                await bus.read_tensor(locations[tensor.name]), golden.read_tensor(locations[tensor.name])
+            )
+        assert abs(await bus.register(Register.CYCLES) - total) <= (0 if config.compact else 20)
+
+    run(test, 8, 0.0, config=config)

@@ -12,7 +12,7 @@ from nnloom.arch.isa import Descriptor, Kind, encode_parameters, weight_stride, 
 from nnloom.arch.loopnest import COMPACT_SPACING, ParameterLoad, issue_cycles, steps, timed_steps
 from nnloom.arch.numerics import requantize, wrap_int32
 from nnloom.hw.compact import CompactActivationMemory, CompactWeightMemory
-from nnloom.hw.compact_requantizer import SERIAL_REQUANT_LATENCY, SerialRequantizer
+from nnloom.hw.compact_requantizer import SerialRequantizer, serial_requant_latency
 from nnloom.hw.technology import GenericTechnology, SinglePortRam
 
 CONFIG = AcceleratorConfig(
@@ -92,7 +92,7 @@ def test_requantizer_matches_numerics_at_the_fastest_pace(narrow, double_roundin
                 if narrow:
                     total = np.clip(total, -(1 << 17), (1 << 17) - 1)
                 y = requantize(total, multiplier, shift, double_rounding=bool(double_rounding))
-                expected.append((np.clip(y + zero_point, act_min, act_max), cycle + SERIAL_REQUANT_LATENCY(CONFIG)))
+                expected.append((np.clip(y + zero_point, act_min, act_max), cycle + serial_requant_latency(CONFIG)))
                 await ticks(1)
                 ctx.set(dut.capture, 0)
                 for lane in range(4):
@@ -100,7 +100,7 @@ def test_requantizer_matches_numerics_at_the_fastest_pace(narrow, double_roundin
                 # The next may come after eight cycles; sometimes later.
                 await ticks(7 + int(rng.integers(3)) * (result % 2))
             # The mode stands until the last is done.
-            await ticks(SERIAL_REQUANT_LATENCY(CONFIG))
+            await ticks(serial_requant_latency(CONFIG))
 
     async def watch(ctx):
         cycle = 0
