@@ -29,7 +29,7 @@ from cost_model import predict, simulate
 from run import NETWORKS, random_inputs, write_readme
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import CapacityError, DeviceError, NnloomError
+from nnloom.arch.errors import CapacityError, DeviceError, NnloomError, UnsupportedOperatorError
 from nnloom.arch.files import write_atomically
 from nnloom.boards import Board, all_boards, flow, get
 from nnloom.boards.resources import lut_multipliers
@@ -117,7 +117,7 @@ def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dic
         for name, regions in graphs.items():
             try:
                 emitted = emit(board.config, regions)
-            except CapacityError:
+            except (CapacityError, UnsupportedOperatorError):
                 continue
             cycles[name] = simulate(device, board.config, emitted)
     return {"cycles": cycles, "rtlil_sha256": digest(system_rtlil(board, board.config))}
@@ -162,7 +162,7 @@ def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[s
                 "parts": emitted.parts,
                 "bytes_loaded_per_inference": loaded,
             }
-        except CapacityError as error:
+        except (CapacityError, UnsupportedOperatorError) as error:
             result[name] = {"reason": str(error)}
     return result
 

@@ -216,7 +216,7 @@ def test_random_descriptors_on_the_netlist_for_ice40(tmp_path, monkeypatch):
 
     monkeypatch.setattr(emit, "emit_verilog", netlist)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    run_random_descriptors(config, 2)
+    run_random_descriptors(config, 1)
 
 
 def test_a_layer_starts_no_later_than_after_draining_and_often_earlier():
