@@ -55,8 +55,6 @@ class Evaluation:
     activation_bytes: int
     weight_words: int
     program_words: int
-    row_triples: bool
-    """a layer uses them"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +131,7 @@ def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
                 units = lanes
                 while units:
                     yield dataclasses.replace(
-                        _ROOMY,
-                        lanes=lanes,
-                        taps=taps,
-                        pixels=pixels,
-                        requant_units=units,
-                        row_triples=taps >= 9,
-                        **features,
+                        _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
                     )
                     units //= 2
 
@@ -157,20 +149,17 @@ def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluat
         activation_bytes=max(region.plan.peak_bytes(config) for region in emitted.regions),
         weight_words=len(emitted.weights),
         program_words=len(emitted.program),
-        row_triples=any(d.row_triple for region in emitted.regions for d in region.descriptors),
     )
 
 
 def _fitted(config: AcceleratorConfig, need: Evaluation) -> AcceleratorConfig | None:
-    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free, and
-    without row triples if nothing uses them."""
+    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free."""
     try:
         return dataclasses.replace(
             config,
             activation_bytes=max(2048, 1 << (need.activation_bytes - 1).bit_length()),
             weight_words=ram_shape(need.weight_words).depth,
             program_words=ram_shape(need.program_words).depth,
-            row_triples=need.row_triples,
         )
     except ConfigError:
         return None  # deeper than a block RAM
