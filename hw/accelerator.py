@@ -26,6 +26,7 @@ from nnloom.arch.isa import (
 
 from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, MemoryWrite, WritePort, enabled_banks
 from .compact import CompactAccelerator
+from .delay import delay
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
@@ -105,13 +106,6 @@ class Accelerator(wiring.Component):
             sequencer.next_valid.eq(fetch.valid),
         ]
 
-        def delay(value, cycles: int, name: str, *, reset: bool = False):
-            for i in range(cycles):
-                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=not reset)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         # Operands. The rows of a second pixel lie one stride, 1 or 2, below; row triples need all of the next rows.
         adds = config.elementwise_add
         second = Signal(2)
@@ -129,12 +123,12 @@ class Accelerator(wiring.Component):
         described = ROW_FETCH_LATENCY - description_latency(config)
         m.d.comb += [
             operand.rows.eq(activations.rows),
-            operand.valid.eq(delay(step.step, described, "described_step", reset=True)),
-            operand.row.eq(delay(step.row, described, "described_row")),
-            operand.q.eq(delay(step.q, described, "described_q")),
-            operand.kernel_row.eq(delay(step.kernel_row, described, "described_kernel_row")),
+            operand.valid.eq(delay(m, step.step, described, "described_step", reset=True)),
+            operand.row.eq(delay(m, step.row, described, "described_row")),
+            operand.q.eq(delay(m, step.q, described, "described_q")),
+            operand.kernel_row.eq(delay(m, step.kernel_row, described, "described_kernel_row")),
             operand.pad.eq(
-                Mux(delay(step.operand_x, described, "described_x"), active.pad_value2, active.pad_value)
+                Mux(delay(m, step.operand_x, described, "described_x"), active.pad_value2, active.pad_value)
                 if adds
                 else active.pad_value
             ),
@@ -144,7 +138,7 @@ class Accelerator(wiring.Component):
             operand.dense.eq(active.kind == Kind.DENSE),
             operand.row_pair.eq(active.row_pair),
             operand.second.eq(second),
-            weights.address.eq(delay(step.weight, operand_stage - WEIGHT_LATENCY, "weight_address")),
+            weights.address.eq(delay(m, step.weight, operand_stage - WEIGHT_LATENCY, "weight_address")),
         ]
 
         if config.row_triples:
@@ -155,13 +149,13 @@ class Accelerator(wiring.Component):
             mac.operands.eq(operand.operands),
             mac.second_operands.eq(operand.second_operands),
             mac.weights.as_value().eq(weights.word),
-            mac.multiply.eq(delay(step.step & step.multiply, operand_stage, "multiply", reset=True)),
-            mac.first.eq(delay(step.first, operand_stage, "first")),
+            mac.multiply.eq(delay(m, step.step & step.multiply, operand_stage, "multiply", reset=True)),
+            mac.first.eq(delay(m, step.first, operand_stage, "first")),
         ]
 
         # Parameters: the words of a set are shifted together; then they wait in `held` for the results before them to
         # pass, while the next set comes in.
-        load = delay(step.load, operand_stage, "load", reset=True)
+        load = delay(m, step.load, operand_stage, "load", reset=True)
         parts, held = (
             [
                 Signal(8 * config.weight_word_bytes, name=f"{name}_{i}", reset_less=True)
@@ -172,8 +166,8 @@ class Accelerator(wiring.Component):
         if config.overlap:
             hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
             assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
-            load_last = delay(step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
-            take_over = delay(load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
+            load_last = delay(m, step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
+            take_over = delay(m, load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
         else:
             load_last = take_over = Const(0, 1)
         with m.If(load):
@@ -195,13 +189,13 @@ class Accelerator(wiring.Component):
             ),
             requantizer.accumulators.eq(mac.accumulators),
             requantizer.maxima.eq(mac.maxima),
-            requantizer.valid.eq(delay(step.step & step.result, result_stage, "result", reset=True)),
-            requantizer.pair.eq(delay(step.pair, result_stage, "pair") if config.pixels > 1 else 0),
+            requantizer.valid.eq(delay(m, step.step & step.result, result_stage, "result", reset=True)),
+            requantizer.pair.eq(delay(m, step.pair, result_stage, "pair") if config.pixels > 1 else 0),
             requantizer.to_addend_ahead.eq(
-                delay(step.step & step.to_addend, result_stage - 1, "to_addend") if adds else 0
+                delay(m, step.step & step.to_addend, result_stage - 1, "to_addend") if adds else 0
             ),
             requantizer.from_addend_ahead.eq(
-                delay(step.step & step.operand_x, result_stage - 1, "from_addend") if adds else 0
+                delay(m, step.step & step.operand_x, result_stage - 1, "from_addend") if adds else 0
             ),
         ]
 

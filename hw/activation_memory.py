@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 
+from .delay import delay
 from .technology import MULTIPLIER_LATENCY, RAM_LATENCY, Technology
 
 __all__ = [
@@ -127,21 +128,14 @@ class ActivationMemory(wiring.Component):
         request = self.request
         bits = config.field_bits
 
-        def delay(value, cycles: int, name: str):
-            for i in range(cycles):
-                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=True)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         # row // banks * row_stride, beside base + q // granule.
         m.submodules.row_product = product = self.technology.multiplier(a_width=bits, b_width=bits + 1)
         m.d.comb += [product.a.eq(request.row_ahead >> 2), product.b.eq(request.row_stride)]
         offset = Signal(bits + 1, reset_less=True)
         m.d.sync += offset.eq(request.base + (request.q >> granule_bits))
-        offset = delay(offset, MULTIPLIER_LATENCY - 3, "offset")
+        offset = delay(m, offset, MULTIPLIER_LATENCY - 3, "offset")
         # A descriptor that stands needs no registers.
-        stride = delay(request.row_stride, MULTIPLIER_LATENCY - 1 if config.overlap else 0, "row_stride")
+        stride = delay(m, request.row_stride, MULTIPLIER_LATENCY - 1 if config.overlap else 0, "row_stride")
         offset_same = Signal(bits + 1, reset_less=True)
         offset_next = Signal(bits + 1, reset_less=True)
         m.d.sync += [offset_same.eq(offset), offset_next.eq(offset + stride)]
@@ -152,7 +146,7 @@ class ActivationMemory(wiring.Component):
                 granule = Signal(address_bits + 1, name=f"granule_{name}_{more}", reset_less=True)
                 m.d.sync += granule.eq(product.p + part + more)
                 candidates.append(granule)
-        low = delay(request.row_ahead[:2], MULTIPLIER_LATENCY, "row_low")
+        low = delay(m, request.row_ahead[:2], MULTIPLIER_LATENCY, "row_low")
 
         # Writes: of granules g, g + 1 one is in the even memories, the other in the odd ones.
         write = self.write
@@ -198,13 +192,13 @@ class ActivationMemory(wiring.Component):
                     ram.w_data.eq(w_data[parity]),
                 ]
             swapped = Signal(8 * config.lanes, name=f"swapped_{bank}", reset_less=True)
-            odd = delay(odd, RAM_LATENCY, f"odd_{bank}")
+            odd = delay(m, odd, RAM_LATENCY, f"odd_{bank}")
             m.d.sync += swapped.eq(Mux(odd, Cat(pair[1], pair[0]), Cat(pair[0], pair[1])))
             read_data.append(swapped)
 
         # Row `row` + n comes from bank (row + n) mod banks.
-        select = delay(low, RAM_LATENCY + 2, "row_select")
-        second = delay(request.second, MULTIPLIER_LATENCY + 1 + RAM_LATENCY, "second")
+        select = delay(m, low, RAM_LATENCY + 2, "row_select")
+        second = delay(m, request.second, MULTIPLIER_LATENCY + 1 + RAM_LATENCY, "second")
         for r in range(len(self.rows)):
             rotated = Signal(8 * config.lanes, name=f"rotated_{r}", reset_less=True)
             bank = Signal(2, name=f"rotated_bank_{r}", reset_less=True)
@@ -214,6 +208,6 @@ class ActivationMemory(wiring.Component):
             ]
             m.d.comb += self.rows[r].as_value().eq(rotated)
 
-        host_bank = delay(self.host_bank, 2 + RAM_LATENCY + 1, "host_bank")
+        host_bank = delay(m, self.host_bank, 2 + RAM_LATENCY + 1, "host_bank")
         m.d.comb += self.host_data.eq(Array(read_data)[host_bank][: len(self.host_data)])
         return m

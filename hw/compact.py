@@ -27,6 +27,7 @@ from nnloom.arch.loopnest import COMPACT_SPACING, write_stage
 
 from .activation_memory import WritePort
 from .compact_requantizer import SerialRequantizer, serial_requant_latency
+from .delay import delay
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .sequencer import Sequencer
@@ -225,17 +226,10 @@ class CompactAccelerator(wiring.Component):
         ]
         slot = self._elaborate_slots(m, sequencer, tick)
 
-        def delayed(value, cycles: int, name: str, *, reset: bool = False) -> Signal:
-            for i in range(cycles):
-                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=not reset)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         active = sequencer.active
         # Cycle 1 of a slot: which byte of which row.
-        reading = delayed(slot.read, 2, "read", reset=True)
-        row, q, kernel_row = (delayed(slot[name], 1, name) for name in ("row", "q", "kernel_row"))
+        reading = delay(m, slot.read, 2, "read", reset=True)
+        row, q, kernel_row = (delay(m, slot[name], 1, name) for name in ("row", "q", "kernel_row"))
         m.submodules.row_product = row_product = self.technology.product(signed_a=False)
         column, bank = Signal(config.field_bits, reset_less=True), Signal(2, reset_less=True)
         inside = Signal(reset_less=True)
@@ -279,18 +273,18 @@ class CompactAccelerator(wiring.Component):
         # Cycle 3: the memories; weights take one cycle less.
         host_weights, host_tap = Signal(), Signal(range(config.taps))
         m.d.comb += [
-            weights.weight.eq(delayed(slot.weight, READ_LATENCY - 1, "weight")),
-            weights.tap.eq(Mux(host_weights, host_tap, delayed(slot.tap, READ_LATENCY - 1, "tap"))),
+            weights.weight.eq(delay(m, slot.weight, READ_LATENCY - 1, "weight")),
+            weights.tap.eq(Mux(host_weights, host_tap, delay(m, slot.tap, READ_LATENCY - 1, "tap"))),
             weights.host.eq(host_weights),
             weights.host_offset.eq(offset),
             weights.host_data.eq(self.host.request.payload.data),
         ]
         # Cycle 4: padding, products.
-        valid, odd_byte = delayed(inside, READ_LATENCY - 2, "inside"), delayed(q[0], READ_LATENCY - 1, "q_0")
+        valid, odd_byte = delay(m, inside, READ_LATENCY - 2, "inside"), delay(m, q[0], READ_LATENCY - 1, "q_0")
         dense = active.kind == Kind.DENSE
         shared = Mux(odd_byte, activations.r_data[8:16], activations.r_data[:8])
-        add = delayed(slot.read & slot.multiply, READ_LATENCY, "add", reset=True)
-        clear = delayed(slot.clear, READ_LATENCY, "clear", reset=True)
+        add = delay(m, slot.read & slot.multiply, READ_LATENCY, "add", reset=True)
+        clear = delay(m, slot.clear, READ_LATENCY, "clear", reset=True)
         for lane in range(config.lanes):
             m.submodules[f"lane_{lane}"] = mac = self.technology.multiply_accumulate()
             own = activations.r_data[8 * lane : 8 * lane + 8]
@@ -302,9 +296,9 @@ class CompactAccelerator(wiring.Component):
                 requantizer.accumulators[lane].eq(mac.total),
             ]
         m.d.comb += [
-            requantizer.load.eq(delayed(slot.load, READ_LATENCY, "load", reset=True)),
+            requantizer.load.eq(delay(m, slot.load, READ_LATENCY, "load", reset=True)),
             requantizer.parameters.eq(weights.column),
-            requantizer.capture.eq(delayed(slot.read & slot.last, ACCUMULATE_LATENCY, "last", reset=True)),
+            requantizer.capture.eq(delay(m, slot.read & slot.last, ACCUMULATE_LATENCY, "last", reset=True)),
             *(
                 getattr(requantizer, name).eq(active[name])
                 for name in ("double_rounding", "narrow", "out_zero_point", "act_min", "act_max")

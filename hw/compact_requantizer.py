@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import PARAMETER
 
+from .delay import delay
 from .technology import Technology
 
 __all__ = ["SerialRequantizer", "serial_requant_latency"]
@@ -87,13 +88,6 @@ class SerialRequantizer(wiring.Component):
             with m.If(turn.all()):
                 m.d.sync += active.eq(0)
 
-        def delayed(value, cycles: int, name: str, *, reset: bool = False) -> Signal:
-            for i in range(cycles):
-                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=not reset)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         # Counted from the first cycle of a lane's turn. Cycle 0: the bias, and the limit of a narrow result.
         now = parameters[0]
         total = Signal(signed(32))
@@ -116,7 +110,7 @@ class SerialRequantizer(wiring.Component):
         upper = Signal(signed(32), reset_less=True)
         m.d.sync += [lower.eq(high.p + (low.p >> 16)), middle.eq(lower + low.p), upper.eq(high.p)]
         # Cycle 4: half of 2**31 is added before the upper half is taken; a single rounding rounds later.
-        shift = delayed(now[fields["shift"]], 4, "shift")
+        shift = delay(m, now[fields["shift"]], 4, "shift")
         x = Signal(signed(32), reset_less=True)
         nudge = (self.double_rounding | (shift == 0)) & middle[14]
         m.d.sync += x.eq((upper << 1) + (middle >> 15) + nudge)
@@ -128,7 +122,7 @@ class SerialRequantizer(wiring.Component):
         m.d.sync += rounded.eq(x + half_less_one + carry)
         # Cycles 6, 7: shift; limit to 10 bits, beyond every clamp, and add the zero point.
         shifted = Signal(signed(33), reset_less=True)
-        m.d.sync += shifted.eq(rounded >> delayed(shift, 1, "shift_last"))
+        m.d.sync += shifted.eq(rounded >> delay(m, shift, 1, "shift_last"))
         limited = Signal(signed(10))
         m.d.comb += limited.eq(shifted[:10].as_signed())
         with m.If(~(shifted[9:].all() | ~shifted[9:].any())):
@@ -144,7 +138,7 @@ class SerialRequantizer(wiring.Component):
         with m.Else():
             m.d.sync += byte.eq(offset[:8])
         # Cycle 9: the bytes of a result gather.
-        valid = delayed(active & ~second_half, LANE_LATENCY, "valid", reset=True)
+        valid = delay(m, active & ~second_half, LANE_LATENCY, "valid", reset=True)
         word = Signal(8 * lanes, reset_less=True)
         count = Signal(range(lanes))
         m.d.sync += self.done.eq(valid & count.all())

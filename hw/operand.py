@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 
 from .activation_memory import ROW_FETCH_LATENCY, rows_layout
+from .delay import delay
 from .technology import Technology
 
 __all__ = ["AHEAD", "OPERAND_LATENCY", "OperandFetch", "description_latency"]
@@ -78,13 +79,6 @@ class OperandFetch(wiring.Component):
         rows = config.window_rows
         granule_bits = (config.granule - 1).bit_length()
 
-        def delay(value, cycles: int, name: str):
-            for i in range(cycles):
-                register = Signal.like(value, name=f"{name}_{i + 1}", reset_less=True)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         # A descriptor that stands needs no registers, and the verdicts wait instead of what they are made of.
         stands = not config.overlap
         late = description_latency(config) - AHEAD
@@ -108,7 +102,7 @@ class OperandFetch(wiring.Component):
                 inside.eq(~row[-1] & (row < in_rows) & (down < kernel_rows)),
                 valid.eq(inside),
             ]
-            row_valid.append(delay(valid, late, f"row_valid_{r}"))
+            row_valid.append(delay(m, valid, late, f"row_valid_{r}"))
         # Bytes before the row's start, and bytes left in it, both limited to 0 .. taps or more.
         wide = signed(config.field_bits + 3)
         lead, left = Signal(wide, reset_less=True), Signal(wide, reset_less=True)
@@ -131,7 +125,7 @@ class OperandFetch(wiring.Component):
             m.d.sync += pair_valid[i].eq((few[0] <= i) & (few[1] > i))
         m.d.sync += q_valid.eq((few[0] == 0) & (few[1] != 0))
         q_valid, byte_valid, pair_valid = (
-            delay(value, late, name)
+            delay(m, value, late, name)
             for value, name in ((q_valid, "q_valid"), (byte_valid, "byte_valid"), (pair_valid, "pair_valid"))
         )
         # The byte shift, once for every byte; the rows come in the next cycle.
@@ -140,7 +134,7 @@ class OperandFetch(wiring.Component):
         copies_needed = (taps + half) * config.pixels + (third if third_row else 0)
         m.submodules.shifts = shifts = self.technology.fanout(width=granule_bits, count=copies_needed)
         m.d.sync += shift_1.eq(self.q[:granule_bits])
-        m.d.comb += shifts.value.eq(delay(shift_1, late, "shift"))
+        m.d.comb += shifts.value.eq(delay(m, shift_1, late, "shift"))
         copies = iter(shifts.copies)
 
         def aligned(row, count: int, name: str) -> list:
@@ -159,12 +153,12 @@ class OperandFetch(wiring.Component):
             by_row.append(aligned(self.rows[2], third, "third"))
 
         since = AHEAD + 1 + late
-        pad = self.pad if stands and not config.elementwise_add else delay(self.pad, since, "pad")
-        pair = self.row_pair if stands else delay(self.row_pair, since, "pair")
+        pad = self.pad if stands and not config.elementwise_add else delay(m, self.pad, since, "pad")
+        pair = self.row_pair if stands else delay(m, self.row_pair, since, "pair")
         triple: Value = Const(0)
         if config.row_triples:
-            triple = self.row_triple if stands else delay(self.row_triple, since, "triple")
-        load = delay(self.valid & ~self.dense, since, "load")
+            triple = self.row_triple if stands else delay(m, self.row_triple, since, "triple")
+        load = delay(m, self.valid & ~self.dense, since, "load")
 
         # Stage 2: padding; the shared vector and the window.
         # The shared vector leaves from copies, each for some of the lanes.
@@ -197,7 +191,7 @@ class OperandFetch(wiring.Component):
             return m
 
         m.submodules.use_dense = use_dense = self.technology.fanout(width=1, count=lanes)
-        m.d.comb += use_dense.value.eq(self.dense if stands else delay(self.dense, since, "dense"))
+        m.d.comb += use_dense.value.eq(self.dense if stands else delay(m, self.dense, since, "dense"))
         fetched = [Signal(8 * lanes, name=f"fetched_{r}", reset_less=True) for r in range(rows)]
         for r in range(rows):
             m.d.sync += fetched[r].eq(self.rows[r].as_value())
