@@ -38,6 +38,7 @@ from .graph import (
     Tensor,
 )
 from .overlap import start_delays
+from .padding_columns import keep_padding_columns
 
 __all__ = [
     "LoweredLayer",
@@ -195,31 +196,49 @@ def _pad_to(values: NDArray, count: int, axis: int = 0) -> NDArray:
     return np.pad(values, width)
 
 
-def _is_narrow(
-    layer: Layer,
-    weights: NDArray[np.int8],
-    bias: NDArray[np.int64],
-    multiplier: NDArray[np.int64],
-    shift: NDArray[np.int64],
-    *,
-    double_rounding: bool,
-) -> bool:
-    """Whether limiting every final accumulator to `NARROW_BITS` changes no output.
+@dataclass(frozen=True)
+class _Channels:
+    """What is computed for each output channel.
 
-    Requantization is monotonic, so it is enough that the largest and the smallest accumulator that any input can
-    make give the same output after limiting. weights [channels, taps]; bias is the folded one.
+    weights int8 [channels, ...]; bias (folded with the input zero point), multiplier, shift: int64 [channels].
     """
+
+    weights: NDArray[np.int8]
+    bias: NDArray[np.int64]
+    multiplier: NDArray[np.int64]
+    shift: NDArray[np.int64]
+    narrow: bool
+    """limiting every final accumulator to `NARROW_BITS` changes no output"""
+
+
+def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]) -> _Channels:
+    """Parameters of a layer's channels; weights [channels, ...].
+
+    Requantization is monotonic, so what the largest and the smallest accumulator that any input can make become tells
+    of all between. If they give the same outputs after limiting as before, the channel is narrow. If both give the
+    same output, so does every input: such a channel, where it is not narrow (its scale is tiny, its bias beyond all
+    bounds), becomes a constant, which is.
+    """
+    double_rounding = not isinstance(layer, FullyConnected)
+    bias, multiplier, shift = _channel_parameters(layer, weights)
     w = weights.reshape(weights.shape[0], -1).astype(np.int64)
     limit = 1 << (NARROW_BITS - 1)
     extremes = np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)]) + bias
-    if extremes.max() >= 1 << 31 or extremes.min() < -(1 << 31):
-        return False
+    fits = (extremes < 1 << 31).all(0) & (extremes >= -(1 << 31)).all(0)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
         y = requantize(acc, multiplier, shift, double_rounding=double_rounding) + layer.output.zero_point
         return np.clip(y, layer.act_min, layer.act_max)
 
-    return bool(np.array_equal(output(extremes), output(np.clip(extremes, -limit, limit - 1))))
+    high, low = outputs = output(extremes)
+    narrow = fits & (outputs == output(np.clip(extremes, -limit, limit - 1))).all(0)
+    constant = fits & ~narrow & (high == low)
+    if constant.any():
+        weights = np.where(constant.reshape(-1, *[1] * (weights.ndim - 1)), np.int8(0), weights)
+        bias = np.where(constant, high - layer.output.zero_point, bias)
+        multiplier = np.where(constant, IDENTITY_MULTIPLIER, multiplier)
+        shift = np.where(constant, 0, shift)
+    return _Channels(weights, bias, multiplier, shift, narrow=bool((narrow | constant).all()))
 
 
 def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
@@ -233,17 +252,13 @@ def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weight
     return bias, pairs[:, 0], pairs[:, 1]
 
 
-def _group_words(
-    config: AcceleratorConfig,
-    bias: NDArray[np.int64],
-    multiplier: NDArray[np.int64],
-    shift: NDArray[np.int64],
-    steps: NDArray[np.int8],
-) -> NDArray[np.uint8]:
+def _group_words(config: AcceleratorConfig, parameters: _Channels, steps: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Weight memory of a layer: for each group its parameters, then `steps` [channels, steps, taps]."""
     lanes = config.lanes
-    groups = -(-len(bias) // lanes)
-    bias, multiplier, shift = (_pad_to(v, groups * lanes) for v in (bias, multiplier, shift))
+    groups = -(-len(steps) // lanes)
+    bias, multiplier, shift = (
+        _pad_to(v, groups * lanes) for v in (parameters.bias, parameters.multiplier, parameters.shift)
+    )
     steps = _pad_to(steps, groups * lanes)
     words = []
     for g in range(groups):
@@ -325,21 +340,18 @@ def _lower_dense(
     outputs, kernel_rows, kernel_columns, channels = kernel.shape
     pixel = source.pixel_stride
     row_bytes = (kernel_columns - 1) * pixel + channels
-    bias, multiplier, shift = _channel_parameters(layer, kernel)
+    parameters = _channels(layer, kernel)
     # A kernel row as it lies in memory, with zeros over the padding channels.
-    rows = _pad_to(kernel, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)[:, :, :row_bytes]
-    double_rounding = not isinstance(layer, FullyConnected)
-    narrow = _is_narrow(layer, kernel, bias, multiplier, shift, double_rounding=double_rounding)
-    interval = _interval(config, narrow)
+    rows = _pad_to(parameters.weights, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)
+    rows = rows[:, :, :row_bytes]
+    interval = _interval(config, parameters.narrow)
     together, pixel_pair = _dense_shape(config, kernel_rows, row_bytes, out.rows, strides[0], interval)
     # A step takes `share` bytes from each of `together` rows.
     share = config.taps // together
     row_steps, chunks = -(-kernel_rows // together), -(-row_bytes // share)
     padded = _pad_to(_pad_to(rows, chunks * share, axis=2), row_steps * together, axis=1)
     steps = padded.reshape(outputs, row_steps, together, chunks, share).transpose(0, 1, 3, 2, 4)
-    words = _group_words(
-        config, bias, multiplier, shift, _pad_to(steps.reshape(outputs, -1, together * share), config.taps, axis=2)
-    )
+    words = _group_words(config, parameters, _pad_to(steps.reshape(outputs, -1, together * share), config.taps, axis=2))
     fields = _output_fields(config, layer, out)
     if pixel_pair:
         fields |= dict(n_oy=-(-out.rows // 2))
@@ -349,8 +361,8 @@ def _lower_dense(
         row_triple=int(together == 3),
         pixel_pair=int(pixel_pair),
         odd_rows=int(pixel_pair and out.rows % 2),
-        double_rounding=int(double_rounding),
-        narrow=int(narrow),
+        double_rounding=int(not isinstance(layer, FullyConnected)),
+        narrow=int(parameters.narrow),
         interval=interval * (2 if pixel_pair else 1),
         **_input_fields(source),
         **fields,
@@ -414,8 +426,8 @@ def _lower_depthwise(
     source = sources[0]
     kernel_rows, kernel_columns, channels = layer.weights.shape
     rows, columns = config.window_rows, config.window_columns
-    kernel = layer.weights.transpose(2, 1, 0)  # [channels, kernel columns, kernel rows]
-    bias, multiplier, shift = _channel_parameters(layer, kernel)
+    parameters = _channels(layer, layer.weights.transpose(2, 1, 0))
+    kernel = parameters.weights  # [channels, kernel columns, kernel rows]
     origin = (-layer.padding.top, -layer.padding.left)
     slide = columns > 1 and kernel_columns <= columns and kernel_rows <= rows
     if slide:
@@ -440,13 +452,12 @@ def _lower_depthwise(
         taps[:, :, :, columns - 1] = split.transpose(0, 2, 1, 3)
         steps = _pad_to(taps.reshape(channels, turns * kernel_columns, -1), config.taps, axis=2)
         geometry = _window_geometry(source, out, (kernel_rows, kernel_columns), layer.strides, origin, rows)
-    narrow = _is_narrow(layer, kernel, bias, multiplier, shift, double_rounding=True)
-    words = _group_words(config, bias, multiplier, shift, steps)
+    words = _group_words(config, parameters, steps)
     fields = _output_fields(config, layer, out)
     descriptor = Descriptor(
         kind=Kind.WINDOW,
-        narrow=int(narrow),
-        interval=_interval(config, narrow),
+        narrow=int(parameters.narrow),
+        interval=_interval(config, parameters.narrow),
         **_input_fields(source),
         **fields,
         **geometry,
@@ -585,7 +596,7 @@ def lower_layers(
 def place_program(
     config: AcceleratorConfig, layers: Sequence[LoweredLayer], *, weight_base: int = 0
 ) -> list[LoweredLayer]:
-    """Make a program of lowered layers: weights from word `weight_base` on, `last`, start delays.
+    """Make a program of lowered layers: weights from word `weight_base` on, `last`, padding columns, start delays.
 
     Layers with identical weight words share them.
     """
@@ -605,10 +616,11 @@ def place_program(
             )
         descriptor = dataclasses.replace(item.descriptor, weight_base=base, last=int(index == len(layers) - 1))
         result.append(dataclasses.replace(item, descriptor=descriptor, weights=weights))
-    delays = start_delays(config, [item.descriptor for item in result])
+    descriptors = keep_padding_columns([item.descriptor for item in result])
+    delays = start_delays(config, descriptors)
     return [
-        dataclasses.replace(item, descriptor=dataclasses.replace(item.descriptor, start_delay=delay))
-        for item, delay in zip(result, delays, strict=True)
+        dataclasses.replace(item, descriptor=dataclasses.replace(descriptor, start_delay=delay))
+        for item, descriptor, delay in zip(result, descriptors, delays, strict=True)
     ]
 
 

@@ -129,6 +129,8 @@ class GoldenModel:
         shape = (config.row_banks, config.bank_granules * config.granule)
         self.activations = np.zeros(shape, np.uint8) if activations is None else activations
         """uint8 [bank, byte]"""
+        self.window = np.zeros((config.window_rows, config.lanes, config.window_columns - 1), np.int8)
+        """[row, lane, column]: the columns loaded last, oldest first, which the next load leaves in the window"""
         # Temporaries come and go; glibc keeps as much freed memory as was once freed in one piece, and returns the
         # rest to the kernel every time.
         np.empty(8 << 20, np.uint8)
@@ -293,9 +295,13 @@ class GoldenModel:
         columns, rows, lanes = config.window_columns, config.window_rows, config.lanes
         granules = layer.loads.read(_granules(config, self.activations).reshape(-1))
         count = granules.shape[1]
-        # Column c of the window at load t is load t - (columns - 1 - c); before the first, unknown: zero.
-        history = np.zeros((rows, d.n_g, lanes, columns - 1 + count), np.float32)
+        # Column c of the window at load t is load t - (columns - 1 - c); a group's first loads follow those before it.
+        history = np.empty((rows, d.n_g, lanes, columns - 1 + count), np.float32)
         history[..., columns - 1 :] = granules.view(np.int8).reshape(d.n_g, count, rows, lanes).transpose(2, 0, 3, 1)
+        history[:, 0, :, : columns - 1] = self.window
+        for g in range(1, d.n_g):
+            history[:, g, :, : columns - 1] = history[:, g - 1, :, count:]
+        self.window = history[:, -1, :, count:].astype(np.int8)
         shape = (d.n_g, lanes, -1, layer.weight_steps)
         total, product = (np.zeros((d.n_g, lanes, count), np.float32).reshape(shape) for _ in range(2))
         for tap, weights in layer.weights.items():
@@ -410,6 +416,7 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
     rows, columns, lanes, taps = config.window_rows, config.window_columns, config.lanes, config.taps
     half, third = taps // 2, taps // 3
     window = np.zeros((columns, rows, lanes), np.int8)
+    window[1:] = model.window.transpose(2, 0, 1)
     accumulator = np.zeros((2, lanes), np.int64)
     maximum = np.zeros(lanes, np.int64)
     sets: list[int] = []
@@ -474,4 +481,5 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
     bank, granule, enable = (np.array([w[i] for w in written]) for i in range(3))
     data = np.array([w[3] for w in written])
     _store(config, model.activations, data, _make_targets(config, bank, granule, enable))
+    model.window = window[1:].transpose(1, 2, 0)
     return WriteTrace(bank, granule, enable, data)

@@ -31,6 +31,7 @@ def golden_for(compiled, rng):
     model = GoldenModel(compiled.config, compiled.program, compiled.weights)
     # What the memory held before must not matter.
     model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
+    model.window = rng.integers(-128, 128, model.window.shape, np.int8)
     return model
 
 
@@ -62,6 +63,7 @@ def test_vectorised_equals_the_literal_loop_nest(config, kind):
         fast = golden_for(compiled, rng)
         slow = GoldenModel(config, compiled.program, compiled.weights)
         slow.activations[:] = fast.activations
+        slow.window = fast.window
         for d in compiled.descriptors:
             a, b = fast.execute(d), execute_literally(slow, d)
             np.testing.assert_array_equal(a.bank, b.bank)
@@ -69,6 +71,7 @@ def test_vectorised_equals_the_literal_loop_nest(config, kind):
             np.testing.assert_array_equal(a.enable, b.enable)
             np.testing.assert_array_equal(a.data[a.enable > 0], b.data[b.enable > 0])
         np.testing.assert_array_equal(fast.activations, slow.activations)
+        np.testing.assert_array_equal(fast.window, slow.window)
 
 
 @pytest.mark.parametrize("pixels", [1, 2])

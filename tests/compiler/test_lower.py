@@ -1,0 +1,55 @@
+"""What the lowering makes of a layer's channels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.compiler.graph import LayerGraph
+from nnloom.sim.golden import GoldenModel
+from tests.graphs import evaluate, random_layer, tensor
+from tests.harness import compile_region, random_inputs
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "dense"])
+@pytest.mark.parametrize("value", [-90, 0, 127])
+def test_a_channel_of_one_value_is_narrow_whatever_its_bias(kind, value):
+    """Scales of channels that training switched off are tiny, and their biases huge."""
+    rng = np.random.default_rng([len(kind), value + 128])
+    for _ in range(8):
+        layer = random_layer(rng, kind, tensor(rng, "x", 6, 5, 7))
+        factor = 2.0**-20
+        scales = layer.weight_scales.copy()
+        scales[0] = factor * layer.output.scale / layer.inputs[0].scale
+        bias = layer.bias.copy()
+        bias[0] = (value - layer.output.zero_point) * 2**20
+        weights = layer.weights // 64  # sums of 18 bits, so that the first channel decides
+        layer = replace(layer, weights=weights, weight_scales=scales, bias=bias, act_min=-128, act_max=127)
+        graph = LayerGraph("region", (layer.inputs[0],), (layer.output,), (layer,))
+        compiled = compile_region(AcceleratorConfig(), graph)
+        inputs = random_inputs(rng, graph)
+        model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+        model.write_tensor(compiled.plan.locations["x"], inputs["x"])
+        model.run()
+        got = model.read_tensor(compiled.plan.locations[layer.output.name])
+        want = evaluate(graph, inputs)[layer.output.name]
+        np.testing.assert_array_equal(got.reshape(want.shape), want)
+        assert np.unique(want[..., 0]) == value
+        (d,) = compiled.descriptors
+        assert d.narrow and d.interval == 1
+
+
+def test_a_channel_of_two_values_stays_wide():
+    rng = np.random.default_rng(3)
+    layer = random_layer(rng, "depthwise", tensor(rng, "x", 6, 5, 7))
+    scales = layer.weight_scales.copy()
+    scales[0] = 2.0**-16 * layer.output.scale / layer.inputs[0].scale
+    bias = layer.bias.copy()
+    bias[0] = 40 * 2**16 + 2**15  # on the edge between two
+    layer = replace(layer, weight_scales=scales, bias=bias, act_min=-128, act_max=127)
+    graph = LayerGraph("region", (layer.inputs[0],), (layer.output,), (layer,))
+    (d,) = compile_region(AcceleratorConfig(), graph).descriptors
+    assert not d.narrow and d.interval == 2
