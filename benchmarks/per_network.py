@@ -53,7 +53,7 @@ def measure(name: str, old: dict[str, Any], *, placed: bool) -> dict[str, Any]:
     """The row of one network; `placed`: place its configuration again."""
     board = get(BOARD)
     graphs = partition(import_tflite(zoo.fetch(name)), EVERYTHING).graphs
-    best = explore_graphs(graphs, model=name, board=board).best
+    best = explore_graphs(graphs, model=name, board=board).chosen
     config = best.config
     default = emit(board.config, graphs)
     with VerifiedRtlDevice() as device:

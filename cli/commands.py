@@ -150,9 +150,10 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         for c in found.front
     ]
     console.table([*titles, *found.best.resources.to_dict()], rows)
+    uses = "the board's default, which is as fast as the first" if found.chosen is found.default else "the first"
     console.say(
         f"{len(found.front)} of {len(found.candidates)} configurations that fit are on the Pareto front; "
-        "'nnloom compile --config auto' uses the first"
+        f"'nnloom compile --config auto' uses {uses}"
     )
     if options.plot:
         console.say(options.plot)
@@ -162,6 +163,7 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "clock_mhz": found.board.clock_hz / 1e6,
         "shapes": found.shapes,
         "best": found.best.to_dict(),
+        "chosen": found.chosen.to_dict(),
         "reason": found.reason(),
         "front": [c.to_dict() for c in found.front],
         "candidates": [c.to_dict() for c in found.candidates],

@@ -47,8 +47,9 @@ def compile(
     output
         Artifact directory; an existing artifact is replaced, but only on success.
     config
-        Accelerator configuration; default: the board's. "auto": the fastest that fits the board, found with
-        `nnloom.compiler.explore` in new processes (a script needs `if __name__ == "__main__":`).
+        Accelerator configuration; default: the board's. "auto": the fastest that fits the board (its own
+        if none is faster), found with `nnloom.compiler.explore` in new processes (a script needs
+        `if __name__ == "__main__":`).
     cpu
         Processor that the CPU code is for: a name of `nnloom.arch.cpu_target`, or "host" for the fastest that this
         computer runs.
@@ -87,8 +88,8 @@ def compile(
         found = explore_graphs(
             partitioned.graphs, model=imported.name, board=target, progress=progress, advance=advance
         )
-        config = found.best.config
-        resources = found.best.resources.to_dict()
+        config = found.chosen.config
+        resources = found.chosen.resources.to_dict()
         choice = ConfigChoice(source="auto", reason=found.reason(), resources=resources)
     else:
         if config is None:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError
+from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError, UnsupportedOperatorError
 from nnloom.boards.board import Board
 from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_shape
 
@@ -98,14 +98,32 @@ class Exploration:
     """those that fit the board with this network"""
     front: tuple[Candidate, ...]
     """the candidates that no other is at least as good as in latency, LUT4, DSP and block RAM; by latency"""
+    default: Candidate | None = None
+    """the board's own configuration with this network, if its memories hold it"""
 
     @property
     def best(self) -> Candidate:
         """Least latency; of equals the one with the fewest LUTs, then DSP blocks, then block RAM."""
         return self.front[0]
 
+    @property
+    def chosen(self) -> Candidate:
+        """What `compile --config auto` uses: the board's own configuration if none is faster, else `best`.
+
+        The board's own is known to meet the clock, and its bitstream serves every network.
+        """
+        if self.default and self.default.cycles <= self.best.cycles:
+            return self.default
+        return self.best
+
     def reason(self) -> str:
-        """Why `best` is the best, in one line."""
+        """Why `chosen` is chosen, in one line."""
+        if self.chosen is self.default:
+            return (
+                f"the default of {self.board.name} ({self.default.latency_us:,} us at "
+                f"{self.board.clock_hz / 1e6:g} MHz): none of the {len(self.candidates)} configurations (of "
+                f"{self.shapes}) that fit it with {self.model} is faster"
+            )
         return (
             f"least latency ({self.best.latency_us:,} us at {self.board.clock_hz / 1e6:g} MHz) of the "
             f"{len(self.candidates)} configurations (of {self.shapes}) that fit {self.board.name} with {self.model}"
@@ -181,6 +199,24 @@ def _candidate(board: Board, config: AcceleratorConfig, need: Evaluation) -> Can
         config=fitted,
         lut_multipliers=luts,
         resources=resources,
+        cycles=need.cycles,
+        latency_us=round(need.cycles / board.clock_hz * 1e6, 3),
+    )
+
+
+def _default(board: Board, graphs: Sequence[LayerGraph]) -> Candidate | None:
+    """The board's own configuration as a candidate, or None if it cannot run the network as it is."""
+    try:
+        need = evaluate(board.config, graphs)
+    except UnsupportedOperatorError:
+        return None
+    if need is None:
+        return None
+    luts = lut_multipliers(board, board.config)
+    return Candidate(
+        config=board.config,
+        lut_multipliers=luts,
+        resources=estimate(board.config, luts),
         cycles=need.cycles,
         latency_us=round(need.cycles / board.clock_hz * 1e6, 3),
     )
@@ -302,7 +338,7 @@ def explore_graphs(
     if not candidates:
         room = ", ".join(f"{name} {count:,}" for name, count in limits(board).items())
         raise CapacityError(f"{model}: no configuration fits {board.name} ({room}); use a smaller network")
-    return Exploration(model, board, len(space), candidates, pareto_front(candidates))
+    return Exploration(model, board, len(space), candidates, pareto_front(candidates), _default(board, graphs))
 
 
 def explore(

@@ -98,9 +98,9 @@ def test_explore_and_compile_what_it_found(tmp_path, model_path, capfd):
     table = capfd.readouterr().out.splitlines()
     assert table[0].split()[:5] == ["pixels", "x", "lanes", "x", "taps"] and len(table) == len(found["front"]) + 3
     report = _json(capfd, "compile", model, "--config", "auto", "-o", str(tmp_path / "auto"))
-    assert report["config"] == found["best"]["config"] and report["cycles"] == found["best"]["cycles"]
+    assert report["config"] == found["chosen"]["config"] and report["cycles"] == found["chosen"]["cycles"]
     assert report["config_source"] == "auto" and report["config_reason"] == found["reason"]
-    assert report["resources_estimated"] == found["best"]["resources"]
+    assert report["resources_estimated"] == found["chosen"]["resources"]
     assert main(["inspect", str(tmp_path / "auto")]) == 0
     assert found["reason"] in capfd.readouterr().out
     np.save(tmp_path / "x.npy", np.random.default_rng(3).integers(-128, 128, (2, 49, 40, 1), np.int8))

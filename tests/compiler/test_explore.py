@@ -72,6 +72,27 @@ def test_the_front_is_what_nothing_dominates_and_starts_with_the_fastest(found):
     assert [c.costs for c in found.front] == sorted(c.costs for c in found.front)
 
 
+def test_the_boards_own_configuration_is_chosen_unless_another_is_faster(found):
+    graphs = _graphs("conv", "depthwise", "average", "dense")
+    assert found.default.config == BOARD.config
+    emitted = emit(BOARD.config, graphs)
+    assert found.default.cycles == sum(program_cycles(BOARD.config, r.descriptors) for r in emitted.regions)
+    for cycles in (found.best.cycles - 1, found.best.cycles):
+        default = dataclasses.replace(found.default, cycles=cycles)
+        chooses = dataclasses.replace(found, default=default)
+        assert chooses.chosen is default and chooses.reason().startswith("the default of ulx3s-85f")
+    for default in (dataclasses.replace(found.default, cycles=found.best.cycles + 1), None):
+        chooses = dataclasses.replace(found, default=default)
+        assert chooses.chosen is found.best and chooses.reason().startswith("least latency")
+
+
+def test_a_board_whose_own_configuration_lacks_an_operator_has_no_default():
+    config = dataclasses.replace(BOARD.config, max_pool=False, elementwise_add=False, depthwise=False)
+    board = dataclasses.replace(BOARD, config=config)
+    found = explore_graphs(_graphs("conv", "average"), model="chain", board=board, workers=1)
+    assert found.default is None and found.chosen is found.best
+
+
 def test_of_equal_candidates_one_is_on_the_front():
     resources = Resources(LUT4=1, TRELLIS_FF=1, DP16KD=1, MULT18X18D=1)
     one = Candidate(config=AcceleratorConfig(), lut_multipliers=0, resources=resources, cycles=80, latency_us=1.0)
