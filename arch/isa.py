@@ -34,6 +34,7 @@ __all__ = [
     "encode_parameters",
     "encode_program",
     "field_width",
+    "needed_field_bits",
 ]
 
 
@@ -318,6 +319,16 @@ def check_descriptor(config: AcceleratorConfig, d: Descriptor) -> None:
         value = getattr(d, field.name)
         if not narrow.minimum <= value <= narrow.maximum:
             raise ValueError(f"descriptor field {field.name} must be {narrow.minimum} to {narrow.maximum}, not {value}")
+
+
+def needed_field_bits(d: Descriptor) -> int:
+    """The least `field_bits` with which an engine looks at every bit of a descriptor that is set (10 at least)."""
+    bits = 10
+    for field in FIELDS:
+        if field.width == 16:
+            value = getattr(d, field.name)
+            bits = max(bits, (value if value >= 0 else ~value).bit_length() + field.signed)
+    return bits
 
 
 assert [f.name for f in FIELDS] == [f.name for f in fields(Descriptor)][: len(FIELDS)] or {f.name for f in FIELDS} == {

@@ -24,6 +24,7 @@ import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError, UnsupportedOperatorError
+from nnloom.arch.isa import needed_field_bits
 from nnloom.boards.board import Board
 from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_shape
 
@@ -55,6 +56,8 @@ class Evaluation:
     activation_bytes: int
     weight_words: int
     program_words: int
+    field_bits: int
+    """of the descriptors; the memories may need more"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,18 +170,22 @@ def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluat
         activation_bytes=max(region.plan.peak_bytes(config) for region in emitted.regions),
         weight_words=len(emitted.weights),
         program_words=len(emitted.program),
+        field_bits=max(needed_field_bits(d) for region in emitted.regions for d in region.descriptors),
     )
 
 
 def _fitted(config: AcceleratorConfig, need: Evaluation) -> AcceleratorConfig | None:
-    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free."""
+    """The configuration with memories that just hold the network, rounded up to what block RAM gives for free, and
+    with the shortest fields: each bit less makes the sequencer's additions shorter."""
     try:
-        return dataclasses.replace(
+        fitted = dataclasses.replace(
             config,
             activation_bytes=max(2048, 1 << (need.activation_bytes - 1).bit_length()),
             weight_words=ram_shape(need.weight_words).depth,
             program_words=ram_shape(need.program_words).depth,
         )
+        deepest = max(fitted.weight_words, fitted.bank_granules)
+        return dataclasses.replace(fitted, field_bits=max(need.field_bits, (deepest - 1).bit_length()))
     except ConfigError:
         return None  # deeper than a block RAM
 

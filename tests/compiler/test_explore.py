@@ -12,6 +12,7 @@ import pytest
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, ConfigError
+from nnloom.arch.isa import needed_field_bits
 from nnloom.boards import get
 from nnloom.boards.resources import (
     Resources,
@@ -26,6 +27,7 @@ from nnloom.boards.resources import (
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import Candidate, evaluate, explore_graphs, pareto_front, shapes
+from nnloom.compiler.graph import LayerGraph
 from tests.graphs import random_graph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,27 @@ def test_memories_are_no_deeper_than_needed(found):
     assert evaluate(config, graphs) is None or found.best.config.weight_words == 512
     half = dataclasses.replace(found.best.config, activation_bytes=max(2048, found.best.config.activation_bytes // 2))
     assert half == found.best.config or evaluate(half, graphs) is None
+
+
+def test_fields_are_no_wider_than_needed(found):
+    graphs = _graphs("conv", "depthwise", "average", "dense")
+    for candidate in found.candidates:
+        emit(candidate.config, graphs)  # refuses fields that are too wide
+    bits = {c.config.field_bits for c in found.candidates}
+    assert min(bits) == 10 and max(bits) < 16
+    wide = _graphs("dense")
+    (source,) = wide[0].inputs
+    assert needed_field_bits(emit(BOARD.config, wide).regions[0].descriptors[0]) == 10
+    source = dataclasses.replace(source, rows=1, columns=1, channels=3000, shape=(1, 3000))
+    layer = wide[0].layers[0]
+    weights = np.ones((layer.output.channels, 3000), np.int8)
+    graph = LayerGraph(
+        "region", (source,), wide[0].outputs, (dataclasses.replace(layer, inputs=(source,), weights=weights),)
+    )
+    chosen = explore_graphs((graph,), model="wide", board=BOARD, workers=1).best.config
+    assert chosen.field_bits == 12
+    with pytest.raises(CapacityError, match="too large for the engine"):
+        emit(dataclasses.replace(chosen, field_bits=11), (graph,))
 
 
 def test_the_front_is_what_nothing_dominates_and_starts_with_the_fastest(found):
