@@ -144,16 +144,19 @@ def _features(graphs: Sequence[LayerGraph]) -> dict[str, bool]:
 
 
 def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
-    """Every engine shape for a network: lanes, taps, pixels, requantization units; memories as deep as can be."""
+    """Every engine shape for a network: lanes, taps, pixels, requantization units, row triples; memories as deep as can
+    be."""
     features = _features(graphs)
+    tall = any(isinstance(x, Conv2D) and x.weights.shape[1] >= 3 for graph in graphs for x in graph.layers)
     for lanes in _LANES:
         for taps in range(3, lanes // 2 + 2):
             for pixels in (1, 2):
                 units = lanes
                 while units:
-                    yield dataclasses.replace(
-                        _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
-                    )
+                    shape = dict(lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features)
+                    yield dataclasses.replace(_ROOMY, **shape)
+                    if tall and taps >= 9:
+                        yield dataclasses.replace(_ROOMY, **shape, row_triples=True)
                     units //= 2
 
 

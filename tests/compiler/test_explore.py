@@ -27,8 +27,8 @@ from nnloom.boards.resources import (
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import Candidate, evaluate, explore_graphs, pareto_front, shapes
-from nnloom.compiler.graph import LayerGraph
-from tests.graphs import random_graph
+from nnloom.compiler.graph import LayerGraph, Padding
+from tests.graphs import random_graph, random_layer, tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -136,6 +136,21 @@ def test_of_equal_candidates_one_is_on_the_front():
 def test_features_only_where_the_network_uses_them(kinds, features):
     for config in shapes(_graphs(*kinds)):
         assert (config.depthwise, config.max_pool, config.elementwise_add) == features
+
+
+def test_row_triples_only_where_a_convolution_has_three_rows():
+    rng = np.random.default_rng(1)
+    for rows in (1, 2, 3, 5):
+        source = tensor(rng, "x", 12, 10, 16)
+        layer = random_layer(rng, "conv", source)
+        weights = rng.integers(-127, 128, (layer.weights.shape[0], rows, 3, 16), np.int8)
+        output = tensor(rng, "y", 13 - rows, 8, layer.output.channels)
+        layer = dataclasses.replace(layer, weights=weights, strides=(1, 1), padding=Padding(), output=output)
+        space = list(shapes((LayerGraph("region", (source,), (output,), (layer,)),)))
+        assert {config.taps >= 9 for config in space if config.row_triples} == ({True} if rows >= 3 else set())
+        assert len(set(space)) == len(space)
+    found = explore_graphs(_graphs("dense"), model="dense", board=BOARD, workers=1)
+    assert not any(c.config.row_triples for c in found.candidates)
 
 
 def test_a_network_that_fits_no_configuration():
