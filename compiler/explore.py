@@ -153,10 +153,12 @@ def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
             for pixels in (1, 2):
                 units = lanes
                 while units:
-                    shape = dict(lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features)
-                    yield dataclasses.replace(_ROOMY, **shape)
+                    shape = dataclasses.replace(
+                        _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
+                    )
+                    yield shape
                     if tall and taps >= 9:
-                        yield dataclasses.replace(_ROOMY, **shape, row_triples=True)
+                        yield dataclasses.replace(shape, row_triples=True)
                     units //= 2
 
 
