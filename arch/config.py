@@ -22,6 +22,7 @@ _LATER: dict[str, int] = {
     "layer_counters": True,
     "row_triples": False,
     "compact": False,
+    "product_registers": False,
 }
 """Options that came after the first bitstreams, with their defaults."""
 
@@ -36,6 +37,7 @@ _COMPACT: dict[str, int] = {
     "overlap": False,
     "layer_counters": False,
     "row_triples": False,
+    "product_registers": False,
 }
 """What the compact engine is made for: a granule is then two bytes, the word of a single-port RAM block."""
 
@@ -84,6 +86,9 @@ class AcceleratorConfig:
     row_triples: bool = False
     """A step of a convolution can take a third of its bytes from each of three rows: with 9 taps, a 3x3 kernel over
     any number of channels leaves no multiplier idle."""
+    product_registers: bool = False
+    """A register between each product and the adders: where multipliers are blocks that lie far from the logic. A layer
+    takes a cycle more."""
     compact: bool = False
     """The compact engine: a step takes a cycle for each tap, from memories with one port. For 4 lanes, with every
     option left out."""
@@ -128,6 +133,8 @@ class AcceleratorConfig:
             )
         if self.row_triples and self.taps < 9:
             raise ConfigError(f"config: row_triples needs 9 taps or more, not {self.taps}")
+        if self.product_registers and not 9 <= self.taps <= 18:
+            raise ConfigError(f"config: product_registers needs 9 to 18 taps, not {self.taps}")
         if (self.max_pool or self.elementwise_add) and not self.depthwise:
             raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
         if self.compact:

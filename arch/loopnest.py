@@ -176,7 +176,7 @@ REQUANT_STAGES = 15
 
 def result_stage(config: AcceleratorConfig) -> int:
     """Cycles from a step to the accumulation that it completes."""
-    return OPERAND_STAGE + 4 + tree_levels(config.taps)
+    return OPERAND_STAGE + 4 + config.product_registers + tree_levels(config.taps)
 
 
 def write_stage(config: AcceleratorConfig, interval: int | None = None) -> int:

@@ -134,7 +134,7 @@ def measure_array(target_mhz: float, seed: int, *, memories: bool) -> dict[str, 
     board = replace(
         board, crystal_hz=target_mhz * 1e6, pins={"clk25": board.pins["clk25"], "data": "M1", "folded": "L4"}
     )
-    config = replace(board.config, pixels=1)
+    config = replace(board.config, pixels=1, product_registers=False)
     with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
         folder = Path(temporary)
         flow.synthesize(board, emit_rtlil(ArrayAlone(config, PlacedTechnology(), memories=memories), "top"), folder)

@@ -8,6 +8,7 @@ sources and prediction have not changed is not run again. Fails if a prediction 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
+from nnloom.boards import get
 from nnloom.compiler import zoo
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import Emitted, emit
@@ -52,8 +54,16 @@ MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 
 
 
 def configurations() -> list[AcceleratorConfig]:
-    """The configurations that are measured."""
-    return [AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, **MEMORIES) for p, n, t, u in SHAPES]
+    """The configurations that are measured: `SHAPES`, and the default of the ULX3S-85F."""
+    shapes = [AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, **MEMORIES) for p, n, t, u in SHAPES]
+    return [*shapes, dataclasses.replace(get("ulx3s-85f").config, **MEMORIES)]
+
+
+def label(config: dict[str, Any]) -> str:
+    """Of a configuration in the table."""
+    shape = f"{config['pixels']} x {config['lanes']} x {config['taps']}, {config['requant_units']}"
+    options = [name.replace("_", " ") for name in ("row_triples", "product_registers") if config.get(name)]
+    return ", ".join([shape, *options])
 
 
 def read_networks() -> dict[str, tuple[LayerGraph, ...]]:
@@ -87,9 +97,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines.append("|---|" + "---:|" * len(names))
     shapes: dict[str, dict[str, str]] = {}
     for row in rows:
-        config = row["config"]
-        label = f"{config['pixels']} x {config['lanes']} x {config['taps']}, {config['requant_units']}"
-        shapes.setdefault(label, {})[row["network"]] = f"{row['cycles_measured']:,} ({100 * row['error']:+.2f} %)"
+        shapes.setdefault(label(row["config"]), {})[row["network"]] = (
+            f"{row['cycles_measured']:,} ({100 * row['error']:+.2f} %)"
+        )
     lines += [f"| {label} | " + " | ".join(cells.get(n, "-") for n in names) + " |" for label, cells in shapes.items()]
     return "\n".join(lines)
 
@@ -111,12 +121,12 @@ def measure(source: str) -> tuple[list[dict[str, Any]], bool]:
                 predicted = predict(config, emitted)
                 row = known.get((name, json.dumps(config.to_dict()), predicted))
                 if row is None:
-                    label = f"{config.pixels} x {config.lanes} x {config.taps}, {config.requant_units}: {name}"
-                    print(label, file=sys.stderr, flush=True)
+                    what = f"{label(config.to_dict())}: {name}"
+                    print(what, file=sys.stderr, flush=True)
                     try:
                         measured = simulate(device, config, emitted)
                     except NnloomError as error:
-                        print(f"error: {label}: {error}", file=sys.stderr)
+                        print(f"error: {what}: {error}", file=sys.stderr)
                         complete = False
                         break  # the simulation may be in any state
                     row = {

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.cli import main as command
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NETWORKS = ("keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection")
 ONE_PIXEL = "-one-pixel"
-"""Results with `pixels=1`."""
+"""Results of `one_pixel`."""
 INPUTS = 20
 BEGIN, END = "<!-- results: written by benchmarks/run.py -->", "<!-- end of results -->"
 
@@ -51,8 +52,13 @@ def random_inputs(artifact: Path) -> NDArray:
     return values
 
 
-def measure(name: str, board: str, folder: Path, *, pixels: int | None, bitstream: bool) -> dict[str, Any]:
-    """The report of one network, with `seconds` of each step. `pixels`: other than the board's configuration has."""
+def one_pixel(config: AcceleratorConfig) -> AcceleratorConfig:
+    """A board's configuration with half the multipliers; without the registers that only its clock needs."""
+    return dataclasses.replace(config, pixels=1, product_registers=False)
+
+
+def measure(name: str, board: str, folder: Path, *, half: bool, bitstream: bool) -> dict[str, Any]:
+    """The report of one network, with `seconds` of each step. `half`: with half the multipliers."""
     from nnloom import boards
     from nnloom.compiler import zoo
 
@@ -65,8 +71,8 @@ def measure(name: str, board: str, folder: Path, *, pixels: int | None, bitstrea
         seconds[step] = round(time.monotonic() - started, 1)
 
     arguments = ["compile", str(model), "--board", board, "-o", str(artifact)]
-    if pixels is not None:
-        config = dataclasses.replace(boards.get(board).config, pixels=pixels)
+    if half:
+        config = one_pixel(boards.get(board).config)
         (folder / "config.json").write_text(json.dumps(config.to_dict()))
         arguments += ["--config", str(folder / "config.json")]
     timed("compile", *arguments)
@@ -124,10 +130,10 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="nnloom-benchmarks-") as temporary:
             for name in options.networks:
-                for suffix, pixels in ((ONE_PIXEL, 1), ("", None)):
+                for suffix in (ONE_PIXEL, ""):
                     print(f"== {name}{suffix}", file=sys.stderr)
                     build = not suffix and not options.no_bitstream
-                    report = measure(name, options.board, Path(temporary), pixels=pixels, bitstream=build)
+                    report = measure(name, options.board, Path(temporary), half=bool(suffix), bitstream=build)
                     write_atomically(RESULTS / f"{name}{suffix}.json", (json.dumps(report, indent=1) + "\n").encode())
     except NnloomError as error:
         print(f"error: {error}", file=sys.stderr)

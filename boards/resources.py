@@ -43,6 +43,9 @@ COEFFICIENTS_FILE = Path(__file__).with_name("resources.json")
 FITTED = ("LUT4", "TRELLIS_FF")
 """Primitives whose counts come from the fitted model; the others are exact."""
 
+PRODUCT_BITS = 16
+"""Flip-flops of a product register: none of them is more than one bit of a product."""
+
 HEADROOM = {"LUT4": 0.62, "TRELLIS_FF": 0.62, "DP16KD": 0.95}
 """Share of the device that a configuration may take. At 61 % of the LUTs the ULX3S-85F still meets its clock; fuller
 systems were never placed."""
@@ -178,6 +181,8 @@ def estimate(
         name: round(sum(coefficients[name][part] * count for part, count in terms.items()))
         for name, terms in parts(config, lut_multipliers).items()
     }
+    if config.product_registers:
+        fitted["TRELLIS_FF"] += PRODUCT_BITS * config.multipliers
     return Resources(
         LUT4=fitted["LUT4"],
         TRELLIS_FF=fitted["TRELLIS_FF"],

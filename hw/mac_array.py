@@ -16,7 +16,7 @@ __all__ = ["MacArray", "mac_latency"]
 
 def mac_latency(config: AcceleratorConfig) -> int:
     """Cycles from operands to the updated accumulator."""
-    return MULTIPLIER_LATENCY + tree_levels(config.taps) + 1
+    return MULTIPLIER_LATENCY + config.product_registers + tree_levels(config.taps) + 1
 
 
 class MacArray(wiring.Component):
@@ -77,7 +77,11 @@ class MacArray(wiring.Component):
                     multiplier.a.eq(operands[tap].as_signed()),
                     multiplier.b.eq(self.weights[lane][tap].as_signed()),
                 ]
-                values.append(multiplier.p)
+                product = multiplier.p
+                if config.product_registers:
+                    product = Signal.like(multiplier.p, name=f"product_{name}_{tap}", reset_less=True)
+                    m.d.sync += product.eq(multiplier.p)
+                values.append(product)
             newest = config.newest_tap
             for level in range(tree_levels(config.taps)):
                 only_value = values[newest]

@@ -250,9 +250,9 @@ def test_operand_fetch_aligns_pads_and_slides(config):
 
 
 @pytest.mark.parametrize("pixels", [1, 2])
-@pytest.mark.parametrize("taps", [3, 5, 9])
-def test_mac_array_accumulates_and_takes_maxima(taps, pixels):
-    config = AcceleratorConfig(lanes=16, taps=taps, pixels=pixels)
+@pytest.mark.parametrize(("taps", "registers"), [(3, False), (5, False), (9, False), (9, True)])
+def test_mac_array_accumulates_and_takes_maxima(taps, registers, pixels):
+    config = AcceleratorConfig(lanes=16, taps=taps, pixels=pixels, product_registers=registers)
     rng = np.random.default_rng(taps)
     dut = MacArray(config, GenericTechnology())
     latency = mac_latency(config)

@@ -24,7 +24,9 @@ CONFIGS = {
     "8x5 with 2 requantization units": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
     "2x16x9": AcceleratorConfig(pixels=2),
     "16x9 with row triples": AcceleratorConfig(row_triples=True),
-    "2x16x9 with row triples": AcceleratorConfig(pixels=2, row_triples=True),
+    "2x16x9 with row triples and product registers": AcceleratorConfig(
+        pixels=2, row_triples=True, product_registers=True, field_bits=14
+    ),
     "2x8x5 with 4 requantization units": AcceleratorConfig(
         pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192
     ),
