@@ -56,7 +56,8 @@ MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 
 def configurations() -> list[AcceleratorConfig]:
     """The configurations that are measured: `SHAPES`, and the default of the ULX3S-85F."""
     shapes = [AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, **MEMORIES) for p, n, t, u in SHAPES]
-    return [*shapes, dataclasses.replace(get("ulx3s-85f").config, **MEMORIES)]
+    default = dataclasses.replace(get("ulx3s-85f").config, **MEMORIES)
+    return list(dict.fromkeys([*shapes, default]))
 
 
 def label(config: dict[str, Any]) -> str:

@@ -143,9 +143,12 @@ def _features(graphs: Sequence[LayerGraph]) -> dict[str, bool]:
     )
 
 
-def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
+def shapes(graphs: Sequence[LayerGraph], *, product_registers: bool = False) -> Iterator[AcceleratorConfig]:
     """Every engine shape for a network: lanes, taps, pixels, requantization units, row triples; memories as deep as can
-    be."""
+    be.
+
+    product_registers: where the shape can have them.
+    """
     features = _features(graphs)
     tall = any(isinstance(x, Conv2D) and x.weights.shape[1] >= 3 for graph in graphs for x in graph.layers)
     for lanes in _LANES:
@@ -156,6 +159,8 @@ def shapes(graphs: Sequence[LayerGraph]) -> Iterator[AcceleratorConfig]:
                     shape = dataclasses.replace(
                         _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
                     )
+                    if product_registers and 9 <= taps <= 18:
+                        shape = dataclasses.replace(shape, product_registers=True)
                     yield shape
                     if tall and taps >= 9:
                         yield dataclasses.replace(shape, row_triples=True)
@@ -329,7 +334,8 @@ def explore_graphs(
     if scheduler:
         _check_scheduler(scheduler)
     say("estimating resources")
-    space = list(shapes(graphs))
+    # The board's own configuration says whether its clock needs them.
+    space = list(shapes(graphs, product_registers=board.config.product_registers))
     possible = [config for config in space if _logic_fits(board, config)]
     # The longest first, so that the pool's processes end together.
     possible.sort(key=lambda config: config.multipliers)
