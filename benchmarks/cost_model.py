@@ -2,13 +2,13 @@
 
 Each network is compiled for each configuration and run in Verilator on one random input, every write compared with
 the golden model's. Writes `benchmarks/results/cost_model.json` and the table in docs/exploration.md; a pair whose RTL
-sources and prediction have not changed is not run again. Fails if a prediction is off by more than 3 %.
+and prediction have not changed is not run again. Fails if a prediction is off by more than 3 %.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from run import one_pixel, write_readme
 
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
@@ -29,7 +30,8 @@ from nnloom.compiler.explore import EVERYTHING
 from nnloom.compiler.frontend.tflite import import_tflite
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.partition import partition
-from nnloom.hw.emit import source_hash
+from nnloom.hw.accelerator import make_accelerator
+from nnloom.hw.emit import emit_rtlil
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,16 +56,18 @@ MEMORIES = dict(activation_bytes=1 << 18, weight_words=1 << 14, program_words=1 
 
 
 def configurations() -> list[AcceleratorConfig]:
-    """The configurations that are measured: `SHAPES`, and the default of the ULX3S-85F."""
+    """The configurations that are measured: the ULX3S-85F's, with two pixels and with one, and `SHAPES`."""
+    default = get("ulx3s-85f").config
     shapes = [AcceleratorConfig(pixels=p, lanes=n, taps=t, requant_units=u, **MEMORIES) for p, n, t, u in SHAPES]
-    default = dataclasses.replace(get("ulx3s-85f").config, **MEMORIES)
-    return list(dict.fromkeys([*shapes, default]))
+    return list(dict.fromkeys([default, one_pixel(default), *shapes]))
 
 
 def label(config: dict[str, Any]) -> str:
     """Of a configuration in the table."""
     shape = f"{config['pixels']} x {config['lanes']} x {config['taps']}, {config['requant_units']}"
     options = [name.replace("_", " ") for name in ("row_triples", "product_registers") if config.get(name)]
+    if config["weight_words"] != MEMORIES["weight_words"]:
+        options.append("the board's memories")
     return ", ".join([shape, *options])
 
 
@@ -105,42 +109,58 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measure(source: str) -> tuple[list[dict[str, Any]], bool]:
+def rtl_digest(config: AcceleratorConfig) -> str:
+    """Of the accelerator's RTL: what a measurement belongs to."""
+    return hashlib.sha256(emit_rtlil(make_accelerator(config), "accelerator").encode()).hexdigest()
+
+
+def measure() -> tuple[list[dict[str, Any]], bool]:
     """Rows of every pair, taken from the last results where neither RTL nor prediction changed; whether all succeeded.
 
-    The results are written after each configuration.
+    The results are written after each configuration; what is known of later ones stays.
     """
     old = json.loads(RESULTS.read_text())["pairs"] if RESULTS.exists() else []
-    known = {(r["network"], json.dumps(r["config"]), r["cycles_predicted"]): r for r in old if r["source"] == source}
-    rows: list[dict[str, Any]] = []
-    complete = True
     networks = read_networks()
-    for config in configurations():
+    pairs: dict[tuple[AcceleratorConfig, str], dict[str, Any] | None] = {}
+    digests = {config: rtl_digest(config) for config in configurations()}
+    lowered = {(config, name): emit(config, networks[name]) for config in digests for name in networks}
+    for (config, name), emitted in lowered.items():
+        same = [
+            row
+            for row in old
+            if row["network"] == name
+            and AcceleratorConfig.from_dict(row["config"]) == config
+            and row["cycles_predicted"] == predict(config, emitted)
+            and row["rtlil_sha256"] == digests[config]
+        ]
+        pairs[config, name] = same[0] if same else None
+    complete = True
+    for config, digest in digests.items():
+        missing = [name for name in networks if pairs[config, name] is None]
+        if not missing:
+            continue
         with VerifiedRtlDevice() as device:
-            for name, graphs in networks.items():
-                emitted = emit(config, graphs)
+            for name in missing:
+                what = f"{label(config.to_dict())}: {name}"
+                print(what, file=sys.stderr, flush=True)
+                emitted = lowered[config, name]
                 predicted = predict(config, emitted)
-                row = known.get((name, json.dumps(config.to_dict()), predicted))
-                if row is None:
-                    what = f"{label(config.to_dict())}: {name}"
-                    print(what, file=sys.stderr, flush=True)
-                    try:
-                        measured = simulate(device, config, emitted)
-                    except NnloomError as error:
-                        print(f"error: {what}: {error}", file=sys.stderr)
-                        complete = False
-                        break  # the simulation may be in any state
-                    row = {
-                        "network": name,
-                        "config": config.to_dict(),
-                        "cycles_predicted": predicted,
-                        "cycles_measured": measured,
-                        "error": round(predicted / measured - 1, 6),
-                        "source": source,
-                    }
-                rows.append(row)
-        write(rows)
-    return rows, complete
+                try:
+                    measured = simulate(device, config, emitted)
+                except NnloomError as error:
+                    print(f"error: {what}: {error}", file=sys.stderr)
+                    complete = False
+                    break  # the simulation may be in any state
+                pairs[config, name] = {
+                    "network": name,
+                    "config": config.to_dict(),
+                    "cycles_predicted": predicted,
+                    "cycles_measured": measured,
+                    "error": round(predicted / measured - 1, 6),
+                    "rtlil_sha256": digest,
+                }
+        write([row for row in pairs.values() if row])
+    return [row for row in pairs.values() if row], complete
 
 
 def write(rows: list[dict[str, Any]]) -> None:
@@ -152,10 +172,10 @@ def write(rows: list[dict[str, Any]]) -> None:
 
 def main() -> int:
     """Measure and write."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    from run import write_readme
-
-    rows, complete = measure(source_hash())
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table-only", action="store_true", help="write the table of what was measured")
+    options = parser.parse_args()
+    rows, complete = (json.loads(RESULTS.read_text())["pairs"], True) if options.table_only else measure()
     worst = max(abs(row["error"]) for row in rows)
     text = f"{table(rows)}\n\n{len(rows)} pairs, worst error {100 * worst:.2f} %."
     write_readme(text, DOCUMENT, begin_mark=BEGIN, end_mark=END)
