@@ -16,6 +16,14 @@ PARAMETER_BYTES = 9
 """Bytes of requantization parameters of one output channel (bias, multiplier, shift): see `isa.PARAMETER`."""
 
 
+FIELD_BITS = range(10, 17)
+"""What `field_bits` may be."""
+
+PRODUCT_REGISTER_TAPS = range(9, 19)
+"""Lanes that may have `product_registers`: with deeper adder trees, or parameters of several words, a set of parameters
+would have to wait longer for its results than until the next one comes."""
+
+
 _LATER: dict[str, int] = {
     "overlap": True,
     "field_bits": 16,
@@ -118,7 +126,7 @@ class AcceleratorConfig:
             raise ConfigError(f"config: weight_words must be 64 to 65536, not {self.weight_words}")
         if not 32 <= self.program_words <= 16384:
             raise ConfigError(f"config: program_words must be 32 to 16384, not {self.program_words}")
-        if not 10 <= self.field_bits <= 16:
+        if self.field_bits not in FIELD_BITS:
             raise ConfigError(f"config: field_bits must be 10 to 16, not {self.field_bits}")
         if self.weight_words > 1 << self.field_bits:
             raise ConfigError(
@@ -133,7 +141,7 @@ class AcceleratorConfig:
             )
         if self.row_triples and self.taps < 9:
             raise ConfigError(f"config: row_triples needs 9 taps or more, not {self.taps}")
-        if self.product_registers and not 9 <= self.taps <= 18:
+        if self.product_registers and self.taps not in PRODUCT_REGISTER_TAPS:
             raise ConfigError(f"config: product_registers needs 9 to 18 taps, not {self.taps}")
         if (self.max_pool or self.elementwise_add) and not self.depthwise:
             raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")

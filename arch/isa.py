@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import PARAMETER_BYTES, AcceleratorConfig
+from .config import FIELD_BITS, PARAMETER_BYTES, AcceleratorConfig
 
 __all__ = [
     "DESCRIPTOR_WORDS",
@@ -322,8 +322,8 @@ def check_descriptor(config: AcceleratorConfig, d: Descriptor) -> None:
 
 
 def needed_field_bits(d: Descriptor) -> int:
-    """The least `field_bits` with which an engine looks at every bit of a descriptor that is set (10 at least)."""
-    bits = 10
+    """The least `field_bits` with which an engine looks at every bit of a descriptor that is set."""
+    bits = FIELD_BITS[0]
     for field in FIELDS:
         if field.width == 16:
             value = getattr(d, field.name)

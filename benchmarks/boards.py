@@ -15,7 +15,6 @@ benchmarks/results/boards.json and the table in docs/boards.md. A placement that
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cost_model import predict, simulate
+from cost_model import digest, predict, simulate
 from run import NETWORKS, random_inputs, write_readme
 
 from nnloom.arch.config import AcceleratorConfig
@@ -73,11 +72,6 @@ def is_of(row: dict[str, Any], board: Board) -> bool:
 def system_rtlil(board: Board, config: AcceleratorConfig) -> str:
     """RTLIL of the board's system with a configuration."""
     return flow.system_rtlil(board, config, lut_multipliers(board, config))
-
-
-def digest(rtlil: str) -> str:
-    """What a measurement says it was made with."""
-    return hashlib.sha256(rtlil.encode()).hexdigest()
 
 
 def place(board: Board, config: AcceleratorConfig, seed: int) -> dict[str, Any]:

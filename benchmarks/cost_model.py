@@ -109,9 +109,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def rtl_digest(config: AcceleratorConfig) -> str:
-    """Of the accelerator's RTL: what a measurement belongs to."""
-    return hashlib.sha256(emit_rtlil(make_accelerator(config), "accelerator").encode()).hexdigest()
+def digest(rtlil: str) -> str:
+    """What a measurement says it was made with."""
+    return hashlib.sha256(rtlil.encode()).hexdigest()
 
 
 def measure() -> tuple[list[dict[str, Any]], bool]:
@@ -122,20 +122,21 @@ def measure() -> tuple[list[dict[str, Any]], bool]:
     old = json.loads(RESULTS.read_text())["pairs"] if RESULTS.exists() else []
     networks = read_networks()
     pairs: dict[tuple[AcceleratorConfig, str], dict[str, Any] | None] = {}
-    digests = {config: rtl_digest(config) for config in configurations()}
+    digests = {c: digest(emit_rtlil(make_accelerator(c), "accelerator")) for c in configurations()}
     lowered = {(config, name): emit(config, networks[name]) for config in digests for name in networks}
-    for (config, name), emitted in lowered.items():
+    predicted = {pair: predict(pair[0], emitted) for pair, emitted in lowered.items()}
+    for config, name in lowered:
         same = [
             row
             for row in old
             if row["network"] == name
             and AcceleratorConfig.from_dict(row["config"]) == config
-            and row["cycles_predicted"] == predict(config, emitted)
+            and row["cycles_predicted"] == predicted[config, name]
             and row["rtlil_sha256"] == digests[config]
         ]
         pairs[config, name] = same[0] if same else None
     complete = True
-    for config, digest in digests.items():
+    for config, rtlil in digests.items():
         missing = [name for name in networks if pairs[config, name] is None]
         if not missing:
             continue
@@ -143,10 +144,8 @@ def measure() -> tuple[list[dict[str, Any]], bool]:
             for name in missing:
                 what = f"{label(config.to_dict())}: {name}"
                 print(what, file=sys.stderr, flush=True)
-                emitted = lowered[config, name]
-                predicted = predict(config, emitted)
                 try:
-                    measured = simulate(device, config, emitted)
+                    measured = simulate(device, config, lowered[config, name])
                 except NnloomError as error:
                     print(f"error: {what}: {error}", file=sys.stderr)
                     complete = False
@@ -154,10 +153,10 @@ def measure() -> tuple[list[dict[str, Any]], bool]:
                 pairs[config, name] = {
                     "network": name,
                     "config": config.to_dict(),
-                    "cycles_predicted": predicted,
+                    "cycles_predicted": predicted[config, name],
                     "cycles_measured": measured,
-                    "error": round(predicted / measured - 1, 6),
-                    "rtlil_sha256": digest,
+                    "error": round(predicted[config, name] / measured - 1, 6),
+                    "rtlil_sha256": rtlil,
                 }
         write([row for row in pairs.values() if row])
     return [row for row in pairs.values() if row], complete

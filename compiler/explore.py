@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.config import PRODUCT_REGISTER_TAPS, AcceleratorConfig
 from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError, UnsupportedOperatorError
 from nnloom.arch.isa import needed_field_bits
 from nnloom.boards.board import Board
@@ -159,7 +159,7 @@ def shapes(graphs: Sequence[LayerGraph], *, product_registers: bool = False) -> 
                     shape = dataclasses.replace(
                         _ROOMY, lanes=lanes, taps=taps, pixels=pixels, requant_units=units, **features
                     )
-                    if product_registers and 9 <= taps <= 18:
+                    if product_registers and taps in PRODUCT_REGISTER_TAPS:
                         shape = dataclasses.replace(shape, product_registers=True)
                     yield shape
                     if tall and taps >= 9:
@@ -200,25 +200,34 @@ def _fitted(config: AcceleratorConfig, need: Evaluation) -> AcceleratorConfig | 
         return None  # deeper than a block RAM
 
 
-def _candidate(board: Board, config: AcceleratorConfig, need: Evaluation) -> Candidate | None:
+def _candidate(board: Board, config: AcceleratorConfig, cycles: int) -> Candidate:
+    """A configuration that runs the network in so many cycles.
+
+    Raises
+    ------
+    ConfigError
+        If a memory is deeper than a block RAM.
+    """
+    luts = lut_multipliers(board, config)
+    return Candidate(
+        config=config,
+        lut_multipliers=luts,
+        resources=estimate(config, luts),
+        cycles=cycles,
+        latency_us=round(cycles / board.clock_hz * 1e6, 3),
+    )
+
+
+def _fitted_candidate(board: Board, config: AcceleratorConfig, need: Evaluation) -> Candidate | None:
     """The candidate of an evaluated shape, or None if its memories do not fit the board."""
     fitted = _fitted(config, need)
     if fitted is None:
         return None
-    luts = lut_multipliers(board, fitted)
     try:
-        resources = estimate(fitted, luts)
+        candidate = _candidate(board, fitted, need.cycles)
     except ConfigError:
         return None  # a bank deeper than a block RAM
-    if not fits(board, resources):
-        return None
-    return Candidate(
-        config=fitted,
-        lut_multipliers=luts,
-        resources=resources,
-        cycles=need.cycles,
-        latency_us=round(need.cycles / board.clock_hz * 1e6, 3),
-    )
+    return candidate if fits(board, candidate.resources) else None
 
 
 def _default(board: Board, graphs: Sequence[LayerGraph]) -> Candidate | None:
@@ -227,16 +236,7 @@ def _default(board: Board, graphs: Sequence[LayerGraph]) -> Candidate | None:
         need = evaluate(board.config, graphs)
     except UnsupportedOperatorError:
         return None
-    if need is None:
-        return None
-    luts = lut_multipliers(board, board.config)
-    return Candidate(
-        config=board.config,
-        lut_multipliers=luts,
-        resources=estimate(board.config, luts),
-        cycles=need.cycles,
-        latency_us=round(need.cycles / board.clock_hz * 1e6, 3),
-    )
+    return _candidate(board, board.config, need.cycles) if need else None
 
 
 def _logic_fits(board: Board, config: AcceleratorConfig) -> bool:
@@ -351,7 +351,7 @@ def explore_graphs(
         needs[config] = need
         if advance:
             advance(len(needs), len(possible))
-    found = [_candidate(board, config, need) for config in possible if (need := needs[config])]
+    found = [_fitted_candidate(board, config, need) for config in possible if (need := needs[config])]
     candidates = tuple(c for c in found if c)
     if not candidates:
         room = ", ".join(f"{name} {count:,}" for name, count in limits(board).items())
