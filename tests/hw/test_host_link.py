@@ -58,6 +58,7 @@ class LinkHarness:
         self.accesses: list[tuple[bool, int, int]] = []
         """(write, address, data) of each access"""
         self.splitter = FrameSplitter()
+        self.frames: list[bytes] = []
         self.responses: list[Response] = []
         self.received_bytes = 0
 
@@ -100,7 +101,9 @@ class LinkHarness:
                 await ctx.tick()
             byte = bytes([ctx.get(tx.payload)])
             self.received_bytes += 1
-            self.responses += [Response.decode(frame) for frame in self.splitter.feed(byte)]
+            frames = self.splitter.feed(byte)
+            self.frames += frames
+            self.responses += [Response.decode(frame) for frame in frames]
             await ctx.tick()
             ctx.set(tx.ready, 0)
 
@@ -171,6 +174,25 @@ def test_bursts_arrive_and_come_back(pause):
             response = await harness.ask(ctx, Opcode.READ, sequence := sequence + 1, count=size, **place)
             assert (response.answer, response.sequence) == (Answer.OK, sequence)
             np.testing.assert_array_equal(response.words, [harness.memory[a] for a in addresses])
+
+    harness.run(bench)
+
+
+def test_a_frame_whose_last_cobs_block_is_full():
+    """The block ends with the CRC and is as long as a block can be: an empty one follows it."""
+    harness = LinkHarness(4, 0.0)
+    words = np.random.default_rng(0).integers(1, 256, (70, 4)).astype(np.uint8)
+    # A zero, then as many bytes as a block has, the CRC's among them.
+    words.reshape(-1)[-(254 - 4) - 1] = 0
+    words = words.view("<u4")[:, 0]
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        assert (await harness.ask(ctx, Opcode.WRITE, 1, words=words, address=0, run=1, jump=1)).answer == Answer.OK
+        response = await harness.ask(ctx, Opcode.READ, 2, count=len(words), address=0, run=1, jump=1)
+        np.testing.assert_array_equal(response.words, words)
+        # The code of the full block, its bytes, the code of the empty one.
+        assert (harness.frames[-1][-256], harness.frames[-1][-1]) == (255, 1)
 
     harness.run(bench)
 
