@@ -117,8 +117,11 @@ def cocotb_environment(module: str, *, toplevel: str, folder: Path) -> dict[str,
     import cocotb_tools.config
     import find_libpython
 
+    # A simulator of the cache may have been built in another environment, which is gone: not its own path first.
+    libraries = os.pathsep.join(filter(None, [str(cocotb_tools.config.libs_dir), os.environ.get("LD_LIBRARY_PATH")]))
     return {
         **os.environ,
+        "LD_LIBRARY_PATH": libraries,
         "COCOTB_TEST_MODULES": module,
         "COCOTB_TOPLEVEL": toplevel,
         "TOPLEVEL_LANG": "verilog",

@@ -15,7 +15,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,8 @@ __all__ = [
 
 SIMULATORS = ("verilator", "icarus")
 TOPLEVEL = "nnloom_tb"
+START_SECONDS = 300
+"""Longest wait for a simulator to be ready."""
 PUBLIC = (
     *("clk", "rst", "play", "playing", "busy", "req_valid", "req_ready", "req_write", "req_address", "req_data"),
     *("rsp_valid", "rsp_ready", "rsp_data"),
@@ -217,7 +219,7 @@ class RtlSimulator:
         address = str(self._temporary / "socket")
         listener.bind(address)
         listener.listen(1)
-        listener.settimeout(300)
+        listener.settimeout(0.2)
         plusargs = [f"+writes={self._temporary / 'writes'}", f"+log={self._temporary / 'log'}"]
         libs = cocotb_tools.config.libs_dir
         env = cocotb_environment("nnloom.sim.benches.server", toplevel=TOPLEVEL, folder=self._temporary)
@@ -232,26 +234,18 @@ class RtlSimulator:
             command += [*(["-fst"] if self._waves else []), *plusargs]
         log = (self._temporary / "stdout").open("wb")
         self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self._temporary)
-        stop = threading.Event()
-
-        def watch() -> None:
-            # A simulator that dies before it connects must not leave us waiting.
-            assert self._process is not None
-            while not stop.wait(0.2):
-                if self._process.poll() is not None:
-                    listener.close()
-                    return
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        try:
-            connection, _ = listener.accept()
-        except OSError as error:
-            raise DeviceError(f"simulation did not start: {self._last_words()}") from error
-        finally:
-            stop.set()
-            watcher.join()
-            listener.close()
+        deadline = time.monotonic() + START_SECONDS
+        with listener:
+            while True:
+                # A simulator that dies before it connects must not leave us waiting.
+                ended = self._process.poll() is not None or time.monotonic() > deadline
+                try:
+                    connection, _ = listener.accept()
+                    break
+                except TimeoutError as error:
+                    if ended:
+                        raise DeviceError(f"simulation did not start: {self._last_words()}") from error
+        connection.settimeout(None)
         self._stream = connection.makefile("rwb")
         self._connection = connection
 

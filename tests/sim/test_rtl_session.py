@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import DeviceError
 from nnloom.compiler.cost import program_cycles
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
+from nnloom.sim import rtl
+from nnloom.sim.build import cocotb_environment
 from nnloom.sim.check import compare_writes
 from tests.artifacts import SMALL, make_artifact, random_network_inputs
 from tests.graphs import KINDS, evaluate, random_graph
@@ -99,3 +102,21 @@ def test_waveform_holds_the_run(tmp_path):
     assert (low, high) == (0, 1)
     # In ps, with a clock of 10 ns; the start command's own cycle counts too.
     assert (fall - rise) // 10_000 + 1 == cycles
+
+
+def test_a_simulator_that_does_not_start_is_reported(tmp_path, monkeypatch):
+    program = tmp_path / rtl.TOPLEVEL
+    program.write_text("#!/bin/sh\necho cannot open shared object file\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(rtl, "build_simulation", lambda *_, **__: tmp_path)
+    started = time.monotonic()
+    with pytest.raises(DeviceError, match="did not start: cannot open shared object file"):
+        rtl.RtlSimulator(SMALL)
+    assert time.monotonic() - started < 60, "it waits for one that has ended"
+
+
+def test_a_simulator_finds_its_libraries_where_they_are_now(tmp_path):
+    import cocotb_tools.config
+
+    environment = cocotb_environment("module", toplevel="top", folder=tmp_path)
+    assert environment["LD_LIBRARY_PATH"].split(":")[0] == str(cocotb_tools.config.libs_dir)
