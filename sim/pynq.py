@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -25,6 +24,7 @@ from nnloom.arch.dma import APERTURE_BYTES, IP_NAME
 from nnloom.arch.errors import DeviceError, ToolMissingError
 
 from .build import build_simulator, build_verilator, cocotb_environment, verilator_root
+from .process import last_words, wait_for_connection
 
 __all__ = ["SimulatedPynq", "build_zynq_simulation"]
 
@@ -88,6 +88,7 @@ class SimulatedPynq:
             raise ToolMissingError("cocotbext-axi is not installed; pip install 'nnloom[sim]'") from error
         folder = build_zynq_simulation(config, data_width=data_width, progress=progress)
         self._temporary = Path(tempfile.mkdtemp(prefix="nnloom-zynq-"))
+        self._stdout = self._temporary / "stdout"
         self._next_address = DDR_BASE
         self._buffers: dict[int, int] = {}
         self._connection: Connection | None = None
@@ -102,24 +103,15 @@ class SimulatedPynq:
         address = str(self._temporary / "socket")
         env = cocotb_environment("nnloom.sim.benches.zynq", toplevel=TOPLEVEL, folder=self._temporary)
         env["NNLOOM_SERVER_SOCKET"] = address
-        with Listener(address, "AF_UNIX") as listener, (self._temporary / "stdout").open("wb") as log:
+        with Listener(address, "AF_UNIX") as listener, self._stdout.open("wb") as log:
             self._process = subprocess.Popen(
                 [str(folder / TOPLEVEL)], env=env, stdout=log, stderr=log, cwd=self._temporary
             )
-            deadline = time.monotonic() + START_SECONDS
             # Listener has no time-out of its own.
             waiting: socket.socket = listener._listener._socket  # type: ignore[attr-defined]
-            waiting.settimeout(0.2)
-            while True:
-                try:
-                    return listener.accept()
-                except TimeoutError as error:
-                    if self._process.poll() is not None or time.monotonic() > deadline:
-                        raise DeviceError(f"simulation did not start: {self._last_words()}") from error
-
-    def _last_words(self) -> str:
-        text = (self._temporary / "stdout").read_text(errors="replace").strip().splitlines()
-        return text[-1] if text else "no output"
+            return wait_for_connection(
+                waiting, listener.accept, process=self._process, log=self._stdout, seconds=START_SECONDS
+            )
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Run a command of `nnloom.sim.benches.zynq`; DeviceError if it fails there."""
@@ -129,7 +121,7 @@ class SimulatedPynq:
             self._connection.send((name, *arguments))
             kind, value = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise DeviceError(f"simulation ended: {self._last_words()}") from error
+            raise DeviceError(f"simulation ended: {last_words(self._stdout)}") from error
         if kind == "error":
             raise DeviceError(value)
         return value

@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, DeviceError, ToolMissingError
 
 from .build import build_simulator, build_verilator, cocotb_environment, run_tool, verilator_root
+from .process import last_words, wait_for_connection
 
 __all__ = [
     "SIMULATORS",
@@ -202,6 +202,7 @@ class RtlSimulator:
         self.config = config
         self._folder = build_simulation(config, simulator=simulator, waves=waves is not None, progress=progress)
         self._temporary = Path(tempfile.mkdtemp(prefix="nnloom-sim-"))
+        self._stdout = self._temporary / "stdout"
         self._simulator = simulator
         self._log_offset = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -219,7 +220,6 @@ class RtlSimulator:
         address = str(self._temporary / "socket")
         listener.bind(address)
         listener.listen(1)
-        listener.settimeout(0.2)
         plusargs = [f"+writes={self._temporary / 'writes'}", f"+log={self._temporary / 'log'}"]
         libs = cocotb_tools.config.libs_dir
         env = cocotb_environment("nnloom.sim.benches.server", toplevel=TOPLEVEL, folder=self._temporary)
@@ -232,26 +232,14 @@ class RtlSimulator:
                 plusargs.append(f"+waves={self._waves}")
             command = ["vvp", "-m", str(libs / "libcocotbvpi_icarus.so"), str(self._folder / "sim.vvp")]
             command += [*(["-fst"] if self._waves else []), *plusargs]
-        log = (self._temporary / "stdout").open("wb")
-        self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self._temporary)
-        deadline = time.monotonic() + START_SECONDS
-        with listener:
-            while True:
-                # A simulator that dies before it connects must not leave us waiting.
-                ended = self._process.poll() is not None or time.monotonic() > deadline
-                try:
-                    connection, _ = listener.accept()
-                    break
-                except TimeoutError as error:
-                    if ended:
-                        raise DeviceError(f"simulation did not start: {self._last_words()}") from error
+        with listener, self._stdout.open("wb") as log:
+            self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self._temporary)
+            connection, _ = wait_for_connection(
+                listener, listener.accept, process=self._process, log=self._stdout, seconds=START_SECONDS
+            )
         connection.settimeout(None)
         self._stream = connection.makefile("rwb")
         self._connection = connection
-
-    def _last_words(self) -> str:
-        text = (self._temporary / "stdout").read_text(errors="replace").strip().splitlines()
-        return text[-1] if text else "no output"
 
     def _call(self, **command: Any) -> Any:
         try:
@@ -259,9 +247,9 @@ class RtlSimulator:
             self._stream.flush()
             line = self._stream.readline()
         except OSError as error:
-            raise DeviceError(f"simulation ended: {self._last_words()}") from error
+            raise DeviceError(f"simulation ended: {last_words(self._stdout)}") from error
         if not line:
-            raise DeviceError(f"simulation ended: {self._last_words()}")
+            raise DeviceError(f"simulation ended: {last_words(self._stdout)}")
         answer = json.loads(line)
         if "error" in answer:
             raise DeviceError(answer["error"])

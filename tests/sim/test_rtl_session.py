@@ -118,5 +118,8 @@ def test_a_simulator_that_does_not_start_is_reported(tmp_path, monkeypatch):
 def test_a_simulator_finds_its_libraries_where_they_are_now(tmp_path):
     import cocotb_tools.config
 
+    libraries = str(cocotb_tools.config.libs_dir)
     environment = cocotb_environment("module", toplevel="top", folder=tmp_path)
-    assert environment["LD_LIBRARY_PATH"].split(":")[0] == str(cocotb_tools.config.libs_dir)
+    assert environment["LD_LIBRARY_PATH"].split(":")[0] == libraries
+    # Nowhere else: a simulator in the cache outlives the environment that built it.
+    assert libraries.encode() not in (rtl.build_simulation(SMALL) / rtl.TOPLEVEL).read_bytes()
