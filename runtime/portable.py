@@ -53,7 +53,8 @@ class PortableProgram:
             for step in self._plan.steps:
                 operands = [values[i] for i in step.inputs]
                 values += call(step.region, operands) if step.kind == "region" else [_compute(step, operands[0])]
-        return [values[i] for i in self._plan.outputs]
+        # Copied: an output may be an input, or a view of it.
+        return [np.array(values[i], order="C") for i in self._plan.outputs]
 
 
 def _compute(step: HostStep, x: NDArray) -> NDArray:

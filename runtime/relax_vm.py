@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import math
+import os
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.cpu_target import get_cpu_target, missing_features
 from nnloom.arch.errors import ArtifactError, ToolMissingError
+from nnloom.arch.files import cache_directory
 
 __all__ = ["Accelerator", "RelaxProgram"]
 
@@ -67,6 +73,34 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
+def _executable_folder() -> str | None:
+    """A folder for temporary files whose content may be executed; None: the system's own."""
+    folder = Path(tempfile.gettempdir())
+    if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return str(cache_directory())
+    return None
+
+
+@contextlib.contextmanager
+def _private_copy(library: Path, sha256: str | None) -> Iterator[Path]:
+    """A copy of a library under a path of its own, while it is loaded.
+
+    The dynamic linker knows a library by its path: from the artifact's own, it would go on with the code that it
+    loaded before the artifact was compiled again. What is loaded is what was checked, too.
+    """
+    data = library.read_bytes()
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise ArtifactError(f"{library}: changed while it was loaded; try again")
+    folder = Path(tempfile.mkdtemp(prefix="nnloom-cpu-", dir=_executable_folder()))
+    try:
+        copy = folder / library.name
+        copy.write_bytes(data)
+        yield copy
+    finally:
+        # What is mapped stays; only Windows keeps the file, until the process ends.
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 class RelaxProgram:
     """A loaded library.
 
@@ -78,6 +112,8 @@ class RelaxProgram:
         Number of outputs of each region.
     cpu
         Name of the `CpuTarget` of the library.
+    sha256
+        Hash that the library must have, if given.
 
     Raises
     ------
@@ -87,7 +123,7 @@ class RelaxProgram:
         If the library cannot be loaded, or is for another processor.
     """
 
-    def __init__(self, library: Path, region_outputs: Sequence[int], cpu: str) -> None:
+    def __init__(self, library: Path, region_outputs: Sequence[int], cpu: str, *, sha256: str | None = None) -> None:
         try:
             import tvm
             from tvm import relax
@@ -106,7 +142,8 @@ class RelaxProgram:
         for index in range(len(region_outputs)):
             _register(index)
         try:
-            self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
+            with _private_copy(library, sha256) as copy:
+                self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(copy)), tvm.cpu())
             self._whole, self._partitioned = self._machine["main_cpu"], self._machine["main"]
         except (OSError, RuntimeError, ValueError) as error:
             line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
@@ -123,7 +160,7 @@ class RelaxProgram:
         return [tensor for _, tensor in self._staged]
 
     def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
-        """Run the network: on the CPU alone, or with regions on `accelerator`."""
+        """Run the network: on the CPU alone, or with regions on `accelerator`. The results are the caller's."""
         with self._lock:  # the virtual machine runs one call at a time
             arguments = self._stage(inputs)
             if accelerator is None:
@@ -139,6 +176,6 @@ class RelaxProgram:
                     raise
                 finally:
                     del _current.call
-        # The results own their storage: the machine allocates it for each call.
-        tensors = [result] if hasattr(result, "numpy") else result
-        return [np.from_dlpack(tensor) for tensor in tensors]
+            # Copied before the next call: an output that is an input, or a reshape of it, lives in the staged tensor.
+            tensors = [result] if hasattr(result, "numpy") else result
+            return [np.array(np.from_dlpack(tensor), order="C") for tensor in tensors]

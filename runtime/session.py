@@ -171,7 +171,12 @@ class InferenceSession:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
         self._program: RelaxProgram | PortableProgram
         try:
-            self._program = RelaxProgram(library, [len(region.outputs) for region in manifest.regions], manifest.cpu)
+            self._program = RelaxProgram(
+                library,
+                [len(region.outputs) for region in manifest.regions],
+                manifest.cpu,
+                sha256=manifest.files[CPU_FILE],
+            )
         except ToolMissingError:
             self._program = PortableProgram(self._artifact)
         self._fallback = fallback and device not in ("model", "sim")
