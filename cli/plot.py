@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnloom.arch.errors import InputError, ToolMissingError
+from nnloom.arch.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from nnloom.compiler.explore import Exploration
 
-__all__ = ["check_plot", "plot_exploration"]
+__all__ = ["check_plot", "draw_exploration", "plot_exploration"]
 
 _AXES = {"LUT4": "LUT4", "MULT18X18D": "DSP blocks (MULT18X18D)", "DP16KD": "block RAM (DP16KD)"}
 
@@ -31,8 +35,8 @@ def check_plot(path: Path) -> None:
         raise ToolMissingError("Matplotlib is not installed; pip install 'nnloom[explore]'") from error
 
 
-def plot_exploration(found: Exploration, path: Path) -> None:
-    """Latency against LUT4, DSP blocks and block RAM: every candidate, the front and the best, to `path`."""
+def draw_exploration(found: Exploration) -> Figure:
+    """Latency against LUT4, DSP blocks and block RAM: every candidate, the front, and what `--config auto` takes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -41,7 +45,7 @@ def plot_exploration(found: Exploration, path: Path) -> None:
         for group, style in (
             (found.candidates, dict(s=10, color="0.75", label="fits")),
             (found.front, dict(s=16, color="tab:blue", label="Pareto front")),
-            ((found.best,), dict(s=90, color="tab:red", marker="*", label="used by --config auto")),
+            ((found.chosen,), dict(s=90, color="tab:red", marker="*", label="used by --config auto")),
         ):
             panel.scatter([c.resources.to_dict()[name] for c in group], [c.latency_us for c in group], **style)
         panel.set_xlabel(label)
@@ -51,4 +55,11 @@ def plot_exploration(found: Exploration, path: Path) -> None:
     panels[0].set_ylabel(f"latency, us at {found.board.clock_hz / 1e6:g} MHz")
     panels[-1].legend(loc="upper right")
     figure.suptitle(f"{found.model} on {found.board.name}")
-    figure.savefig(path)
+    return figure
+
+
+def plot_exploration(found: Exploration, path: Path) -> None:
+    """Write `draw_exploration` to `path`, an .svg or .png."""
+    image = io.BytesIO()
+    draw_exploration(found).savefig(image, format=path.suffix.lower().removeprefix("."))
+    write_atomically(path, image.getvalue())

@@ -24,6 +24,7 @@ from nnloom.boards.resources import (
     lut_multipliers,
     read_coefficients,
 )
+from nnloom.cli.plot import draw_exploration
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import Candidate, evaluate, explore_graphs, pareto_front, shapes
@@ -107,6 +108,15 @@ def test_the_boards_own_configuration_is_chosen_unless_another_is_faster(found):
     for default in (dataclasses.replace(found.default, cycles=found.best.cycles + 1), None):
         chooses = dataclasses.replace(found, default=default)
         assert chooses.chosen is found.best and chooses.reason().startswith("least latency")
+
+
+def test_the_plot_stars_what_auto_takes(found):
+    default = dataclasses.replace(found.best, config=BOARD.config, latency_us=found.best.latency_us - 0.001)
+    for marked in (dataclasses.replace(found, default=default), dataclasses.replace(found, default=None)):
+        assert marked.chosen is (default if marked.default else found.best)
+        for panel in draw_exploration(marked).axes:
+            (star,) = [dots for dots in panel.collections if dots.get_label() == "used by --config auto"]
+            assert star.get_offsets()[:, 1].tolist() == [marked.chosen.latency_us]
 
 
 def test_a_board_whose_own_configuration_lacks_an_operator_has_no_default():
