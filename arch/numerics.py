@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "ADD_LEFT_SHIFT",
     "IDENTITY_MULTIPLIER",
+    "activation_range",
     "average_pool_multiplier",
     "quantize",
     "quantize_multiplier",
@@ -115,6 +116,32 @@ def quantize(values: NDArray[np.floating], scale: float, zero_point: int) -> NDA
     whole = np.trunc(scaled)
     rounded = whole + np.where(np.abs(scaled - whole) >= 0.5, np.sign(scaled), 0)
     return np.clip(rounded + zero_point, -128, 127).astype(np.int8)
+
+
+ACTIVATION_BOUNDS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}
+"""Fused activations of TFLite that are a clamp: their bounds as real numbers"""
+
+
+def activation_range(activation: str, scale: float, zero_point: int, dtype: str = "int8") -> tuple[int, int]:
+    """Smallest and largest quantized value after a fused activation (TFLite `CalculateActivationRangeQuantized`).
+
+    Bounds are divided by the scale in float32 and rounded half away from zero.
+
+    Raises
+    ------
+    ValueError
+        If the activation is not a clamp.
+    """
+    if activation not in ACTIVATION_BOUNDS:
+        raise ValueError(f"fused activation {activation}")
+    info = np.iinfo(dtype)
+    limits = [int(info.min), int(info.max)]
+    for i, bound in enumerate(ACTIVATION_BOUNDS[activation]):
+        if bound is not None:
+            scaled = np.float32(bound) / np.float32(scale)
+            rounded = int(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)))
+            limits[i] = max(int(info.min), min(int(info.max), rounded + zero_point))
+    return limits[0], limits[1]
 
 
 def average_pool_multiplier(count: int) -> tuple[int, int]:
