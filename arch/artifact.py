@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from .config import AcceleratorConfig
 from .errors import ArtifactError, NnloomError
+from .files import restore_directory
 
 __all__ = [
     "Artifact",
@@ -298,6 +299,8 @@ class Artifact:
         """
         path = Path(path)
         manifest_path = path / MANIFEST_FILE
+        if not path.exists():
+            restore_directory(path)
         if not manifest_path.is_file():
             raise ArtifactError(f"{path}: no {MANIFEST_FILE} there; make one with 'nnloom compile MODEL -o {path}'")
         try:

@@ -5,11 +5,11 @@ The project is Tcl, Verilog and constraints; Vivado is not needed to write it. Y
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import APERTURE_BYTES, IP_NAME
 from nnloom.arch.errors import ArtifactError, BuildError, ToolMissingError
-from nnloom.arch.files import cache_directory, write_atomically
+from nnloom.arch.files import Scratch, cache_directory, write_atomically
 
 from .zynq import ZynqBoard
 
@@ -262,10 +262,13 @@ def _cached_estimate(board: ZynqBoard, config: AcceleratorConfig, *, use_cache: 
     identity = [board.family, str(board.data_width), str(config.hash), source_hash(), *tools]
     key = hashlib.sha256("|".join(identity).encode()).hexdigest()[:16]
     file = cache_directory("estimates") / f"{key}.json"
-    if not use_cache or not file.exists():
-        with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
-            write_atomically(file, json.dumps(estimate_resources(board, config, Path(temporary))).encode())
-    return json.loads(file.read_text())
+    if use_cache:
+        with contextlib.suppress(OSError, ValueError):  # not there, or damaged: estimate again
+            return json.loads(file.read_text())
+    with Scratch("nnloom-estimate") as scratch:
+        resources = estimate_resources(board, config, scratch.path)
+    write_atomically(file, json.dumps(resources).encode())
+    return resources
 
 
 def _run_vivado(vivado: str, board: ZynqBoard, folder: Path) -> tuple[float, dict[str, int]]:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nnloom.arch.artifact import CPU_FILE, MANIFEST_FILE, REPORT_FILE, Manifest, write_artifact
+from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Manifest, write_artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
-from nnloom.arch.errors import ArtifactError
+from nnloom.arch.output import check_output, write_output
 
 __all__ = ["CompileResult", "compile"]
 
@@ -77,7 +75,7 @@ def compile(
     target = boards.get(board)
     cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)
     output = Path(output)
-    _check_output(output)
+    check_output(output)
     say("importing the model")
     imported = import_tflite(model)
     say("partitioning")
@@ -112,40 +110,9 @@ def compile(
         regions=tuple(r.region for r in emitted.regions),
         host=plan_host(partitioned),
     )
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
-    except OSError as error:
-        raise ArtifactError(f"{output}: cannot write there ({error.strerror or error}); choose another -o") from error
-    try:
+    with write_output(output) as folder:
         say("compiling the CPU code")
-        build_cpu(partitioned, temporary / CPU_FILE, cpu_target)
-        (temporary / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
-        write_artifact(temporary, manifest, emitted.program, emitted.weights)
-        _replace(temporary, output)
-    except OSError as error:
-        raise ArtifactError(f"{output}: cannot write there ({error.strerror or error}); choose another -o") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        build_cpu(partitioned, folder / CPU_FILE, cpu_target)
+        (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
+        write_artifact(folder, manifest, emitted.program, emitted.weights)
     return CompileResult(output, report)
-
-
-def _check_output(output: Path) -> None:
-    """Refuse to replace something that is not an artifact."""
-    if output.is_dir():
-        if any(output.iterdir()) and not (output / MANIFEST_FILE).is_file():
-            raise ArtifactError(f"{output}: exists and is not an nnloom artifact; choose another -o")
-    elif output.exists():
-        raise ArtifactError(f"{output}: exists and is not a directory; choose another -o")
-
-
-def _replace(temporary: Path, output: Path) -> None:
-    """Put a finished directory in place of the old one."""
-    temporary.chmod(0o755)
-    if output.exists():
-        old = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}.old."))
-        output.rename(old / "artifact")
-        temporary.rename(output)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        temporary.rename(output)

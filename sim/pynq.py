@@ -6,10 +6,8 @@ the driver writes is in DDR after `flush`, what the fabric wrote is seen after `
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
@@ -22,6 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import APERTURE_BYTES, IP_NAME
 from nnloom.arch.errors import DeviceError, ToolMissingError
+from nnloom.arch.files import Scratch
 
 from .build import build_simulator, build_verilator, cocotb_environment, verilator_root
 from .process import last_words, wait_for_connection
@@ -87,7 +86,8 @@ class SimulatedPynq:
         except ImportError as error:
             raise ToolMissingError("cocotbext-axi is not installed; pip install 'nnloom[sim]'") from error
         folder = build_zynq_simulation(config, data_width=data_width, progress=progress)
-        self._temporary = Path(tempfile.mkdtemp(prefix="nnloom-zynq-"))
+        self._scratch = Scratch("nnloom-zynq")
+        self._temporary = self._scratch.path
         self._stdout = self._temporary / "stdout"
         self._next_address = DDR_BASE
         self._buffers: dict[int, int] = {}
@@ -179,7 +179,7 @@ class SimulatedPynq:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._scratch.close()
 
     def __enter__(self) -> Self:
         return self

@@ -14,7 +14,6 @@ import json
 import shutil
 import socket
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, DeviceError, ToolMissingError
+from nnloom.arch.files import Scratch
 
 from .build import build_simulator, build_verilator, cocotb_environment, run_tool, verilator_root
 from .process import last_words, wait_for_connection
@@ -201,7 +201,8 @@ class RtlSimulator:
     ) -> None:
         self.config = config
         self._folder = build_simulation(config, simulator=simulator, waves=waves is not None, progress=progress)
-        self._temporary = Path(tempfile.mkdtemp(prefix="nnloom-sim-"))
+        self._scratch = Scratch("nnloom-sim")
+        self._temporary = self._scratch.path
         self._stdout = self._temporary / "stdout"
         self._simulator = simulator
         self._log_offset = 0
@@ -296,7 +297,7 @@ class RtlSimulator:
                 self._process.wait(20)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._scratch.close()
 
     def __enter__(self) -> Self:
         return self

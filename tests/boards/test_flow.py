@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from nnloom.arch.errors import BuildError
-from nnloom.boards import flow, get
+from nnloom.boards import flow, get, vivado
 from nnloom.boards.ecp5_flow import Ecp5Toolchain
 
 BOARD = get("ulx3s-85f")
@@ -48,3 +48,17 @@ def test_a_clock_that_no_seed_meets_is_an_error(routed, tmp_path):
     with pytest.raises(BuildError, match=r"timing not met: 110\.0, 119\.9 MHz with seed 1, 2, .* 120 MHz"):
         flow.place_and_route(BOARD, BOARD.config, tmp_path, seeds=[1, 2])
     assert routed == [1, 2]
+
+
+def test_a_damaged_estimate_in_the_cache_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    calls = []
+    monkeypatch.setattr(vivado, "estimate_resources", lambda *_: calls.append(1) or {"LUT": len(calls)})
+    board = get("pynq-z2")
+    for _ in range(2):
+        assert vivado._cached_estimate(board, board.config, use_cache=True) == {"LUT": 1}
+    (file,) = (tmp_path / "nnloom" / "estimates").iterdir()
+    file.write_text('{"LUT":')
+    for _ in range(2):
+        assert vivado._cached_estimate(board, board.config, use_cache=True) == {"LUT": 2}
+    assert vivado._cached_estimate(board, board.config, use_cache=False) == {"LUT": 3}

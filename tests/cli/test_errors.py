@@ -69,6 +69,10 @@ def stage(tmp_path_factory, artifacts, model_path):
     (folder / "other").mkdir()
     (folder / "other" / "precious.txt").write_text("keep me")
     (folder / "file").write_text("a file")
+    (folder / "web").mkdir()
+    (folder / "web" / "manifest.json").write_text('{"name": "a web app", "icons": []}')
+    (folder / "web" / "index.html").write_text("<p>")
+    (artifact("mixed") / "y.npy").write_text("precious")
 
     np.save(folder / "x.npy", np.zeros(SHAPE, np.float32))
     np.save(folder / "shape.npy", np.zeros((1, 49, 10, 1), np.float32))
@@ -114,6 +118,8 @@ COMPILE = {
     "broken configuration": ("kws.tflite --config broken.json", "not JSON"),
     "missing configuration": ("kws.tflite --config none.json", "No such file"),
     "output is another folder": ("kws.tflite -o other", "not an nnloom artifact"),
+    "output is a web app": ("kws.tflite -o web", "not an nnloom artifact"),
+    "output holds a file of the user": ("kws.tflite -o mixed", "holds 'y.npy', not of nnloom; move it"),
     "output is a file": ("kws.tflite -o file", "not a directory"),
     "output below a file": ("kws.tflite -o file/kws", "cannot write"),
 }
