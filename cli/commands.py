@@ -390,8 +390,13 @@ def program(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.boards.program import program as load_board
 
     command = load_board(options.artifact, flash=options.flash, cable=options.cable, progress=console.phase)
-    console.say(f"{options.artifact}: loaded" + (" into the flash" if options.flash else ""))
-    return {"command": command}
+    if options.flash:
+        console.say(f"{options.artifact}: written to the flash: the board starts with it from now on")
+    else:
+        console.say(
+            f"{options.artifact}: loaded into the configuration memory, until the power goes; --flash writes the flash"
+        )
+    return {"command": command, "memory": "flash" if options.flash else "configuration memory"}
 
 
 def doctor(options: argparse.Namespace, console: Console) -> dict[str, Any]:

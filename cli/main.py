@@ -110,7 +110,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(verbs, "program", "load the bitstream into the board (openFPGALoader)", "nnloom program build/kws")
     p.add_argument("artifact", help="artifact directory")
-    p.add_argument("--flash", action="store_true", help="write the board's flash, to start with this bitstream")
+    p.add_argument(
+        "--flash",
+        action="store_true",
+        help="write the board's flash, to start with this bitstream from then on (default: the FPGA's configuration "
+        "memory, which forgets when the power goes)",
+    )
     p.add_argument("--cable", help="openFPGALoader's name of the cable (default: the board's own)")
     p.set_defaults(run=commands.program)
 

@@ -6,6 +6,7 @@ from the start if the board was reset meanwhile.
 
 from __future__ import annotations
 
+import errno
 import secrets
 import time
 from collections import deque
@@ -549,6 +550,23 @@ def parse_serial(text: str) -> tuple[str, int, float]:
     return port, int(values["baud"]), values["timeout"]
 
 
+def _reason(error: Exception) -> str:
+    """Why a port cannot be opened, and what to do."""
+    remedies = {
+        errno.EACCES: "permission denied; join the group dialout ('sudo usermod -aG dialout $USER', then log in again) "
+        "or add a udev rule, see docs/boards.md",
+        errno.ENOENT: "no such port; is the board connected? 'ls /dev/serial/by-id' lists the ports",
+        errno.EAGAIN: "another program has it open; close that one",
+        errno.EBUSY: "another program has it open; close that one",
+        errno.ENOTTY: "not a serial port; give that of the board",
+        errno.EISDIR: "not a serial port; give that of the board",
+    }
+    number = next((value for value in error.args[:1] if isinstance(value, int)), None)
+    if number is None and isinstance(error.__context__, Exception):
+        number = next((value for value in error.__context__.args[:1] if isinstance(value, int)), None)
+    return remedies.get(number, str(error)) if number is not None else str(error)
+
+
 def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = FRAME_SECONDS) -> SerialDevice:
     """A device behind a serial port, which is opened when the device is loaded; see `SerialLink`."""
 
@@ -560,7 +578,7 @@ def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = F
             write_timeout = 5 + 16_384 * 10 / baud
             return serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=write_timeout, exclusive=True)
         except (serial.SerialException, OSError, ValueError, TerminalError) as error:
-            raise DeviceError(f"{port}: cannot open the serial port ({error})") from error
+            raise DeviceError(f"{port}: cannot open the serial port ({_reason(error)})") from error
 
     return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds))
 

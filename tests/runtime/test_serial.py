@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import serial
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -231,8 +232,27 @@ def test_a_cable_that_is_pulled(artifact):
 
 
 def test_a_port_that_is_not_there(artifact, tmp_path):
-    with pytest.raises(DeviceError, match="cannot open the serial port"):
+    with pytest.raises(DeviceError, match="no such port; is the board connected"):
         open_serial(str(tmp_path / "ttyUSB9")).load(artifact)
+
+
+def test_a_port_that_cannot_be_used_names_the_remedy(artifact, tmp_path, monkeypatch):
+    ours, theirs = pty.openpty()
+    with serial.Serial(os.ttyname(theirs), exclusive=True), pytest.raises(DeviceError, match="another program has it"):
+        open_serial(os.ttyname(theirs)).load(artifact)
+    os.close(ours)
+    os.close(theirs)
+    (tmp_path / "file").write_text("")
+    for name in ("file", "."):
+        with pytest.raises(DeviceError, match="not a serial port; give that of the board"):
+            open_serial(str(tmp_path / name)).load(artifact)
+
+    def deny(path, *arguments, **options):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("serial.serialposix.os.open", deny)
+    with pytest.raises(DeviceError, match=r"join the group dialout \('sudo usermod .* or add a udev rule"):
+        open_serial("/dev/ttyUSB0").load(artifact)
 
 
 def test_device_strings():
