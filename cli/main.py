@@ -40,6 +40,14 @@ def _megahertz(text: str) -> float:
     return value
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from nnloom import __version__
+
+        print(f"nnloom {__version__}")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         self.exit(2, f"nnloom: error: {message} (see {self.prog} --help)\n")
@@ -56,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
 
     p = _subparser(verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws")

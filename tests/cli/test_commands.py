@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nnloom
 from nnloom.cli import main
 
 
@@ -156,3 +158,13 @@ def test_an_interrupt_is_one_line(capfd, monkeypatch):
     monkeypatch.setattr("nnloom.boards.all_boards", interrupt)
     assert main(["boards"]) == 130
     assert capfd.readouterr().err == "nnloom: error: interrupted\n"
+
+
+def test_the_version_by_every_way(capfd):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capfd.readouterr().out == f"nnloom {nnloom.__version__}\n"
+    module = subprocess.run([sys.executable, "-m", "nnloom", "--version"], capture_output=True, text=True, check=False)
+    assert (module.returncode, module.stdout) == (0, f"nnloom {nnloom.__version__}\n"), module.stderr
+    assert importlib.metadata.version("nnloom") == nnloom.__version__
