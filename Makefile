@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	mkdir -p build/types/nnloom
 	for folder in $(PACKAGES); do ln -sfn ../../../$$folder build/types/nnloom/$$folder; done
-	ln -sf ../../../nnloom/*.py build/types/nnloom/
+	for file in nnloom/*.py; do ln -sfn ../../../$$file build/types/$$file; done
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p nnloom
 
 benchmarks: $(READY)
