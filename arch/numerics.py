@@ -17,11 +17,14 @@ __all__ = [
     "IDENTITY_MULTIPLIER",
     "activation_range",
     "average_pool_multiplier",
+    "multiply_by_factor",
+    "multiply_by_factor_int64",
     "quantize",
     "quantize_multiplier",
     "requantize",
     "rounding_divide_by_pot",
     "saturating_rounding_doubling_high_mul",
+    "split_factor",
     "wrap_int32",
 ]
 
@@ -69,14 +72,76 @@ def quantize_multiplier(real: float) -> tuple[int, int]:
     return multiplier, -exponent
 
 
+def split_factor(real: float) -> tuple[int, int]:
+    """Split any finite factor into a Q31 multiplier and an exponent: real ~= m * 2**-31 * 2**exponent.
+
+    TFLite `QuantizeMultiplier` without the limits of `quantize_multiplier`: factors of 1 and more have a
+    positive exponent, negative factors a negative multiplier.
+
+    Returns
+    -------
+    (multiplier, exponent)
+        magnitude of multiplier in [2**30, 2**31) or 0, exponent of -31 or more.
+
+    Raises
+    ------
+    ValueError
+        If the factor is not finite.
+    """
+    if not math.isfinite(real):
+        raise ValueError(f"requantization factor must be finite, not {real}")
+    if real == 0:
+        return 0, 0
+    mantissa, exponent = math.frexp(abs(real))
+    multiplier = math.floor(mantissa * (1 << 31) + 0.5)
+    if multiplier == 1 << 31 and real > 0:
+        multiplier //= 2
+        exponent += 1
+    if exponent < -31:
+        return 0, 0
+    return (multiplier if real > 0 else -multiplier), exponent
+
+
+def multiply_by_factor(acc: ArrayLike, multiplier: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
+    """TFLite `MultiplyByQuantizedMultiplier` of int32: shift left (wrapping), multiply, shift right, rounding twice.
+
+    Parameters
+    ----------
+    acc, multiplier, exponent
+        Broadcastable integers as `split_factor` gives them; exponents of -31 to 31.
+    """
+    exponent = np.asarray(exponent, np.int64)
+    shifted = wrap_int32(np.asarray(acc, np.int64) << np.maximum(exponent, 0))
+    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(shifted, multiplier), np.maximum(-exponent, 0))
+
+
+def multiply_by_factor_int64(acc: ArrayLike, multiplier: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
+    """TFLite `MultiplyByQuantizedMultiplier` of int64, for int16 activations: 16-bit multiplier, rounded once, half up.
+
+    Parameters
+    ----------
+    acc, multiplier, exponent
+        Broadcastable integers: accumulators below 2**47 in magnitude, multipliers in [0, 2**31), exponents of
+        -31 to 14.
+
+    Returns
+    -------
+    int64 array of values wrapped to int32.
+    """
+    multiplier = np.asarray(multiplier, np.int64)
+    reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
+    shift = 15 - np.asarray(exponent, np.int64)
+    return wrap_int32((np.asarray(acc, np.int64) * reduced + (np.int64(1) << (shift - 1))) >> shift)
+
+
 def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> NDArray[np.int64]:
-    """gemmlowp SRDHM for a not negative `b`: the high half of 2*a*b, rounded half up.
+    """gemmlowp SRDHM: the high half of 2*a*b, rounded half up, saturated.
 
     gemmlowp adds a sign-dependent nudge and truncates; for ties that is the same as rounding towards
-    plus infinity. The saturating case (both operands -2**31) cannot arise as multipliers are positive.
+    plus infinity. It saturates where both operands are -2**31.
     """
     product = np.asarray(a, np.int64) * np.asarray(b, np.int64)
-    return (product + (1 << 30)) >> 31
+    return np.minimum((product + (1 << 30)) >> 31, (1 << 31) - 1)
 
 
 def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:

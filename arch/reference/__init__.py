@@ -14,13 +14,78 @@ from numpy.typing import NDArray
 
 from ..errors import UnsupportedOperatorError
 from ..operation import Operation
+from . import (
+    activations,
+    convolution,
+    data_movement,
+    elementwise,
+    pooling,
+    quantization,
+    reduce,
+    resize,
+    softmax,
+)
 
-__all__ = ["REFERENCES", "Reference", "evaluate"]
+__all__ = ["REFERENCES", "Reference", "evaluate", "is_exact"]
 
 Reference = Callable[[Operation, Sequence[NDArray | None]], Sequence[NDArray]]
 """The operator and its operands, as NumPy arrays of the shapes and types that it states -> its outputs."""
 
-REFERENCES: dict[str, Reference] = {}
+REFERENCES: dict[str, Reference] = {
+    "ADD": elementwise.add,
+    "ARG_MAX": reduce.arg_max,
+    "ARG_MIN": reduce.arg_min,
+    "AVERAGE_POOL_2D": pooling.average_pool_2d,
+    "BATCH_TO_SPACE_ND": data_movement.batch_to_space_nd,
+    "CONCATENATION": data_movement.concatenation,
+    "CONV_2D": convolution.conv_2d,
+    "DEPTHWISE_CONV_2D": convolution.depthwise_conv_2d,
+    "DEPTH_TO_SPACE": data_movement.depth_to_space,
+    "DEQUANTIZE": quantization.dequantize,
+    "EXPAND_DIMS": data_movement.expand_dims,
+    "FULLY_CONNECTED": convolution.fully_connected,
+    "GATHER": data_movement.gather,
+    "HARD_SWISH": activations.hard_swish,
+    "LEAKY_RELU": activations.leaky_relu,
+    "LOGISTIC": activations.logistic,
+    "MAXIMUM": elementwise.maximum,
+    "MAX_POOL_2D": pooling.max_pool_2d,
+    "MEAN": reduce.mean,
+    "MINIMUM": elementwise.minimum,
+    "MIRROR_PAD": data_movement.mirror_pad,
+    "MUL": elementwise.mul,
+    "PACK": data_movement.pack,
+    "PAD": data_movement.pad,
+    "PADV2": data_movement.padv2,
+    "PRELU": activations.prelu,
+    "QUANTIZE": quantization.quantize,
+    "REDUCE_ALL": reduce.reduce_all,
+    "REDUCE_ANY": reduce.reduce_any,
+    "REDUCE_MAX": reduce.reduce_max,
+    "REDUCE_MIN": reduce.reduce_min,
+    "RELU": activations.relu,
+    "RELU6": activations.relu6,
+    "RELU_0_TO_1": activations.relu_0_to_1,
+    "RELU_N1_TO_1": activations.relu_n1_to_1,
+    "RESHAPE": data_movement.reshape,
+    "RESIZE_BILINEAR": resize.resize_bilinear,
+    "RESIZE_NEAREST_NEIGHBOR": resize.resize_nearest_neighbor,
+    "SHAPE": data_movement.shape,
+    "SLICE": data_movement.slice_,
+    "SOFTMAX": softmax.softmax,
+    "SPACE_TO_BATCH_ND": data_movement.space_to_batch_nd,
+    "SPACE_TO_DEPTH": data_movement.space_to_depth,
+    "SPLIT": data_movement.split,
+    "SPLIT_V": data_movement.split_v,
+    "SQUEEZE": data_movement.squeeze,
+    "STRIDED_SLICE": data_movement.strided_slice,
+    "SUB": elementwise.sub,
+    "SUM": reduce.sum_,
+    "TANH": activations.tanh,
+    "TRANSPOSE": data_movement.transpose,
+    "TRANSPOSE_CONV": convolution.transpose_conv,
+    "UNPACK": data_movement.unpack,
+}
 
 
 def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, ...]:
@@ -50,6 +115,30 @@ def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, 
         np.array(value, dtype=_numpy_type(t.dtype)).reshape(t.shape)
         for value, t in zip(results, op.outputs, strict=True)
     )
+
+
+_FLOAT_SUMS = {
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "MEAN",
+    "SOFTMAX",
+    "SUM",
+    "TRANSPOSE_CONV",
+}
+_FLOAT_FUNCTIONS = {"LOGISTIC", "SOFTMAX", "TANH"}
+
+
+def is_exact(op: Operation) -> str | None:
+    """Why an operator's reference is not bit-exact to LiteRT's reference kernel; None where it is."""
+    floating = op.outputs[0].dtype == "float32"
+    if floating and op.kind in _FLOAT_SUMS:
+        return "float32 sums in another order"
+    if floating and op.kind in _FLOAT_FUNCTIONS:
+        return "float32 functions of another library"
+    if op.kind == "SUM" and op.outputs[0].dtype in ("int8", "int16"):
+        return "LiteRT 2.3's reference kernel reads int8 and int16 as uint8; its other kernels do not"
+    return None
 
 
 def _numpy_type(dtype: str) -> str:

@@ -1,0 +1,150 @@
+"""Sums of products of activations with weights: convolutions and FULLY_CONNECTED."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..numerics import multiply_by_factor, multiply_by_factor_int64, split_factor, wrap_int32
+from ..operation import Operation
+from .elementwise import activate_plain
+from .support import activate, operand, parameters, refuse, require_types, round_half_away, to_int32, type_name
+
+__all__ = ["conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
+
+# Products and their sums are below 2**53 in magnitude: exact in float64, whose matrix product is fast.
+
+
+def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Convolution of [n, rows, columns, c] with weights [k, rows, columns, c / groups]."""
+    x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
+    depth, channels = weights.shape[3], weights.shape[0]
+    groups = x.shape[3] // depth
+    _, rows, columns, _ = op.outputs[0].shape
+    share = channels // groups
+    acc = np.zeros((x.shape[0], rows, columns, channels), x.dtype)
+    for r, c, patch in _patches(op, x, weights.shape[1:3], (rows, columns)):
+        for g in range(groups):
+            kernels = weights[g * share : (g + 1) * share, r, c]
+            acc[..., g * share : (g + 1) * share] += patch[..., g * depth : (g + 1) * depth] @ kernels.T
+    return [_finish(op, acc, bias)]
+
+
+def depthwise_conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Convolution of each channel with `multiplier` kernels: weights [1, rows, columns, c * multiplier]."""
+    x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
+    _, rows, columns, channels = op.outputs[0].shape
+    multiplier = channels // x.shape[3]
+    acc = np.zeros((x.shape[0], rows, columns, channels), x.dtype)
+    for r, c, patch in _patches(op, x, weights.shape[1:3], (rows, columns)):
+        acc += np.repeat(patch, multiplier, axis=3) * weights[0, r, c]
+    return [_finish(op, acc, bias)]
+
+
+def transpose_conv(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Each element times its kernel [k, rows, columns, c], added up at stride distance. Operand 0 is the shape."""
+    x, weights, bias = _product_operands(op, inputs, 2, 1, 3)
+    n, rows, columns, channels = op.outputs[0].shape
+    stride_r, stride_c = op.options["strides"]
+    top, left, _, _ = op.options["padding"]
+    kernel_r, kernel_c = weights.shape[1:3]
+    reach_r, reach_c = (x.shape[1] - 1) * stride_r, (x.shape[2] - 1) * stride_c
+    full = np.zeros(
+        (n, max(reach_r + kernel_r, top + rows), max(reach_c + kernel_c, left + columns), channels), x.dtype
+    )
+    for r in range(kernel_r):
+        for c in range(kernel_c):
+            full[:, r : r + reach_r + 1 : stride_r, c : c + reach_c + 1 : stride_c] += x @ weights[:, r, c].T
+    return [_finish(op, full[:, top : top + rows, left : left + columns], bias)]
+
+
+def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Product with weights [k, c] of the operand as rows of c."""
+    if op.options.get("weights_format", "DEFAULT") != "DEFAULT":
+        refuse(op, f"weights format {op.options['weights_format']}")
+    x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
+    acc = x.reshape(-1, weights.shape[-1]) @ weights.T
+    acc = acc.reshape(op.outputs[0].shape)
+    if x.dtype == np.float32:
+        return [_finish(op, acc, bias)]
+    # float64 arithmetic where the others use integers
+    total = _total(op, acc, bias)
+    scaled = to_int32(round_half_away(total.astype(np.float64) * _factors(op, 0, 1)))
+    return [activate(op, scaled, op.outputs[0])]
+
+
+def _product_operands(
+    op: Operation, inputs: Sequence[NDArray | None], activation: int, weight: int, bias: int
+) -> tuple[NDArray, NDArray, NDArray | None]:
+    """Activations and weights less their zero points as float64 (float32 as it is), and the bias."""
+    dtype = require_types(op, activation, "int8", "uint8", "int16", "float32")
+    allowed = {"int8": ("int8", "int4"), "uint8": ("uint8",), "int16": ("int8", "int4"), "float32": ("float32",)}
+    require_types(op, weight, *allowed[dtype])
+    if op.outputs[0].dtype != dtype:
+        refuse(op, f"{dtype} to {op.outputs[0].dtype}")
+    x, weights = operand(op, inputs, activation), operand(op, inputs, weight)
+    bias_value = inputs[bias] if bias < len(inputs) else None
+    if dtype == "float32":
+        return x, weights, bias_value
+    if bias_value is not None and bias_value.dtype.name not in ("int32", *(("int64",) if dtype == "int16" else ())):
+        refuse(op, f"{type_name(op.inputs[bias])} bias with {dtype} activations")
+    offset = parameters(op, op.inputs[activation]).zero_point
+    weight_offset = 0
+    if dtype == "uint8" or op.kind == "FULLY_CONNECTED":
+        t = op.inputs[weight]
+        if t is not None and t.quantization is not None and t.quantization.is_per_tensor:
+            weight_offset = t.quantization.zero_point
+        elif dtype == "uint8":
+            parameters(op, t)
+    return x.astype(np.float64) - offset, weights.astype(np.float64) - weight_offset, bias_value
+
+
+def _patches(op: Operation, x: NDArray, window: tuple[int, ...], out: tuple[int, int]):
+    """For each position in the window: its row and column, and the padded operand's values under it."""
+    top, left, bottom, right = op.options["padding"]
+    stride_r, stride_c = op.options["strides"]
+    dilation_r, dilation_c = op.options.get("dilation", (1, 1))
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    for r in range(window[0]):
+        for c in range(window[1]):
+            at_r, at_c = r * dilation_r, c * dilation_c
+            yield (
+                r,
+                c,
+                padded[
+                    :,
+                    at_r : at_r + (out[0] - 1) * stride_r + 1 : stride_r,
+                    at_c : at_c + (out[1] - 1) * stride_c + 1 : stride_c,
+                ],
+            )
+
+
+def _factors(op: Operation, activation: int, weight: int) -> NDArray[np.float64]:
+    """Input scale * weight scale / output scale, one or one for each channel."""
+    t = op.inputs[weight]
+    if t is None or t.quantization is None:
+        refuse(op, "weights without quantization")
+    scale_in, scale_out = parameters(op, op.inputs[activation]).scale, parameters(op, op.outputs[0]).scale
+    return np.array([scale_in * s / scale_out for s in t.quantization.scales])
+
+
+def _total(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray[np.int64]:
+    total = acc.astype(np.int64)
+    if bias is not None:
+        total = total + bias
+    wide = op.outputs[0].dtype == "int16" and (bias is None or bias.dtype == np.int64)
+    return total if wide else wrap_int32(total)
+
+
+def _finish(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray:
+    """Bias, requantization and activation of sums of products."""
+    if acc.dtype == np.float32:
+        return activate_plain(op, acc if bias is None else acc + bias)
+    total = _total(op, acc, bias)
+    data, weight = (2, 1) if op.kind == "TRANSPOSE_CONV" else (0, 1)
+    multipliers, exponents = np.array([split_factor(f) for f in _factors(op, data, weight)]).T
+    wide = op.outputs[0].dtype == "int16"
+    scaled = (multiply_by_factor_int64 if wide else multiply_by_factor)(total, multipliers, exponents)
+    return activate(op, scaled, op.outputs[0])

@@ -1,0 +1,240 @@
+"""Operators that move values without computing: any type, and no change of quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..operation import Operation
+from .support import check_axis, operand, parameters, refuse, round_half_away, to_int32
+
+__all__ = [
+    "batch_to_space_nd",
+    "concatenation",
+    "depth_to_space",
+    "expand_dims",
+    "gather",
+    "mirror_pad",
+    "pack",
+    "pad",
+    "padv2",
+    "reshape",
+    "shape",
+    "slice_",
+    "space_to_batch_nd",
+    "space_to_depth",
+    "split",
+    "split_v",
+    "squeeze",
+    "strided_slice",
+    "transpose",
+    "unpack",
+]
+
+
+def _integers(op: Operation, inputs: Sequence[NDArray | None], index: int) -> list[int]:
+    return [int(v) for v in operand(op, inputs, index).reshape(-1)]
+
+
+def _scalar(op: Operation, inputs: Sequence[NDArray | None], index: int) -> int:
+    values = _integers(op, inputs, index)
+    if len(values) != 1:
+        refuse(op, f"{len(values)} values as operand {index}")
+    return values[0]
+
+
+def reshape(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The same values in the output's shape."""
+    return [operand(op, inputs, 0).reshape(op.outputs[0].shape)]
+
+
+squeeze = expand_dims = reshape
+
+
+def shape(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The operand's shape."""
+    return [np.array(operand(op, inputs, 0).shape)]
+
+
+def transpose(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Axes in the order of operand 1."""
+    x = operand(op, inputs, 0)
+    return [x.transpose([check_axis(op, a, x.ndim) for a in _integers(op, inputs, 1)])]
+
+
+def concatenation(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Operands one after the other along an axis; uint8 operands are rescaled to the output's quantization."""
+    if op.options.get("activation", "NONE") != "NONE":
+        refuse(op, f"fused activation {op.options['activation']}")
+    values = [_rescaled_uint8(op, inputs, i) for i in range(len(inputs))]
+    return [np.concatenate(values, axis=check_axis(op, op.options["axis"], len(op.outputs[0].shape)))]
+
+
+def _rescaled_uint8(op: Operation, inputs: Sequence[NDArray | None], index: int) -> NDArray:
+    x, t, out = operand(op, inputs, index), op.inputs[index], op.outputs[0]
+    assert t
+    if t.quantization == out.quantization or t.quantization is None or out.quantization is None:
+        return x
+    q_in, q_out = parameters(op, t), parameters(op, out)
+    if (q_in.scale, q_in.zero_point) == (q_out.scale, q_out.zero_point):
+        return x
+    if t.dtype != "uint8":
+        refuse(op, f"{t.dtype} operands of several quantizations")
+    scale = np.float32(q_in.scale) * (np.float32(1) / np.float32(q_out.scale))
+    bias = np.float32(-q_in.zero_point) * scale
+    value = to_int32(round_half_away(x.astype(np.float32) * scale + bias)) + q_out.zero_point
+    return np.clip(value, 0, 255).astype(np.uint8)
+
+
+def pad(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Zeros around the operand: operand 1 has [before, after] for each axis."""
+    q = op.outputs[0].quantization
+    return [_padded(op, inputs, 0 if q is None else parameters(op, op.outputs[0]).zero_point)]
+
+
+def padv2(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """As PAD, with the value of operand 2."""
+    return [_padded(op, inputs, operand(op, inputs, 2).reshape(()))]
+
+
+def _padded(op: Operation, inputs: Sequence[NDArray | None], value: int | NDArray) -> NDArray:
+    widths = operand(op, inputs, 1).astype(np.int64)
+    if widths.min(initial=0) < 0:
+        refuse(op, "negative padding")
+    return np.pad(operand(op, inputs, 0), widths, constant_values=value)
+
+
+def mirror_pad(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Mirror images around the operand, with its edge (SYMMETRIC) or without (REFLECT)."""
+    x, widths = operand(op, inputs, 0), operand(op, inputs, 1).astype(np.int64)
+    if op.options["mode"] == "REFLECT":
+        return [np.pad(x, widths, mode="reflect")]
+    return [np.pad(x, widths, mode="symmetric")]
+
+
+def slice_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """From the indices of operand 1, of the output's shape."""
+    x = operand(op, inputs, 0)
+    begin = _integers(op, inputs, 1)
+    return [x[tuple(slice(b, b + n) for b, n in zip(begin, op.outputs[0].shape, strict=True))]]
+
+
+def strided_slice(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """NumPy's basic indexing: operands 1 to 3 are begin, end and stride, with bit masks for special entries."""
+    x = operand(op, inputs, 0)
+    begins, ends, strides = (_integers(op, inputs, i) for i in (1, 2, 3))
+    masks = {name: op.options[f"{name}_mask"] for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+    index: list[slice | int | None] = []
+    axis = 0
+    for i, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True)):
+        bit = 1 << i
+        if masks["ellipsis"] & bit:
+            later = range(i + 1, len(begins))
+            rest = sum(not masks["new_axis"] & 1 << j for j in later)
+            index += [slice(None)] * (x.ndim - axis - rest)
+            axis = x.ndim - rest
+        elif masks["new_axis"] & bit:
+            index.append(None)
+        elif masks["shrink_axis"] & bit:
+            index.append(0 if masks["begin"] & bit else begin)
+            axis += 1
+        else:
+            if op.options.get("offset"):
+                end = begin + end
+            low, high = (None if masks[k] & bit else v for k, v in (("begin", begin), ("end", end)))
+            index.append(slice(low, high, stride))
+            axis += 1
+    return [x[tuple(index)].reshape(op.outputs[0].shape)]
+
+
+def split(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Equal parts along the axis of operand 0 of operand 1."""
+    x = operand(op, inputs, 1)
+    return np.split(x, len(op.outputs), axis=check_axis(op, _scalar(op, inputs, 0), x.ndim))
+
+
+def split_v(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Parts of the sizes of operand 1, of which one may be -1, along the axis of operand 2."""
+    x, sizes = operand(op, inputs, 0), _integers(op, inputs, 1)
+    axis = check_axis(op, _scalar(op, inputs, 2), x.ndim)
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = x.shape[axis] - (sum(sizes) + 1)
+    return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
+
+
+def pack(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Operands along a new axis."""
+    values = [operand(op, inputs, i) for i in range(len(inputs))]
+    return [np.stack(values, axis=check_axis(op, op.options["axis"], values[0].ndim + 1))]
+
+
+def unpack(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The parts along an axis, without it."""
+    x = operand(op, inputs, 0)
+    return list(np.moveaxis(x, check_axis(op, op.options["axis"], x.ndim), 0))
+
+
+def gather(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The parts along an axis that operand 1 lists; the first `batch_dims` axes are shared."""
+    x, index = operand(op, inputs, 0), operand(op, inputs, 1).astype(np.int64)
+    axis = check_axis(op, op.options["axis"], x.ndim)
+    batch = op.options.get("batch_dims", 0)
+    batch = batch + index.ndim if batch < 0 else batch
+    if index.size and (index.min() < 0 or index.max() >= x.shape[axis]):
+        refuse(op, f"index beyond the {x.shape[axis]} of axis {axis}")
+    if not batch:
+        return [np.take(x, index, axis=axis)]
+    flat = x.reshape(-1, *x.shape[batch:])
+    rows = index.reshape(-1, *index.shape[batch:])
+    parts = [np.take(v, i, axis=axis - batch) for v, i in zip(flat, rows, strict=True)]
+    return [np.stack(parts).reshape(op.outputs[0].shape)]
+
+
+def space_to_batch_nd(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Blocks of the padded operand to the batch: operand 1 is the block's shape, operand 2 the padding."""
+    x, block = operand(op, inputs, 0), _integers(op, inputs, 1)
+    q = op.outputs[0].quantization
+    zero = 0 if q is None else parameters(op, op.outputs[0]).zero_point
+    n, last = len(block), x.ndim - len(block) - 1
+    widths = [(0, 0), *operand(op, inputs, 2).tolist(), *[(0, 0)] * last]
+    x = np.pad(x, widths, constant_values=zero)
+    split_shape = [x.shape[0]]
+    for size, b in zip(x.shape[1 : n + 1], block, strict=True):
+        split_shape += [size // b, b]
+    x = x.reshape(*split_shape, *x.shape[n + 1 :])
+    order = [*range(2, 2 * n + 1, 2), 0, *range(1, 2 * n + 1, 2), *range(2 * n + 1, x.ndim)]
+    return [x.transpose(order).reshape(op.outputs[0].shape)]
+
+
+def batch_to_space_nd(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Inverse of SPACE_TO_BATCH_ND; operand 2 is cropped."""
+    x, block = operand(op, inputs, 0), _integers(op, inputs, 1)
+    n = len(block)
+    batch = x.shape[0] // int(np.prod(block))
+    x = x.reshape(*block, batch, *x.shape[1:])
+    order = [n]
+    for i in range(n):
+        order += [n + 1 + i, i]
+    x = x.transpose(*order, *range(2 * n + 1, x.ndim))
+    sizes = [x.shape[1 + 2 * i] * block[i] for i in range(n)]
+    x = x.reshape(batch, *sizes, *x.shape[2 * n + 1 :])
+    crops = operand(op, inputs, 2).tolist()
+    return [x[(slice(None), *(slice(a, size - b) for (a, b), size in zip(crops, sizes, strict=True)))]]
+
+
+def space_to_depth(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Blocks of rows and columns to channels."""
+    x, b = operand(op, inputs, 0), op.options["block_size"]
+    n, rows, columns, channels = x.shape
+    x = x.reshape(n, rows // b, b, columns // b, b, channels).transpose(0, 1, 3, 2, 4, 5)
+    return [x.reshape(op.outputs[0].shape)]
+
+
+def depth_to_space(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Inverse of SPACE_TO_DEPTH."""
+    x, b = operand(op, inputs, 0), op.options["block_size"]
+    n, rows, columns, channels = x.shape
+    x = x.reshape(n, rows, columns, b, b, channels // (b * b)).transpose(0, 1, 3, 2, 4, 5)
+    return [x.reshape(op.outputs[0].shape)]

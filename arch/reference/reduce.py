@@ -1,0 +1,100 @@
+"""Reductions over axes that operand 1 lists."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..numerics import multiply_by_factor, split_factor, wrap_int32
+from ..operation import Operation
+from .support import check_axis, operand, parameters, require_types, saturate
+
+__all__ = ["arg_max", "arg_min", "mean", "reduce_all", "reduce_any", "reduce_max", "reduce_min", "sum_"]
+
+
+def mean(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Mean; integers without quantization truncate."""
+    dtype = require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32")
+    x, axes = operand(op, inputs, 0), _axes(op, inputs)
+    count = math.prod(x.shape[a] for a in axes)
+    if dtype == "float32":
+        return [x.sum(axis=axes, dtype=np.float32) / np.float32(count)]
+    total = x.sum(axis=axes, dtype=np.int64)
+    if dtype in ("int32", "int64"):
+        return [np.where(total >= 0, total // count, -(-total // count))]
+    return [_rescaled(op, total, count, divide=True)]
+
+
+def sum_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Sum; wraps where it is not quantized."""
+    dtype = require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32")
+    x, axes = operand(op, inputs, 0), _axes(op, inputs)
+    if dtype in ("int32", "int64", "float32"):
+        return [x.sum(axis=axes, dtype=x.dtype)]
+    count = math.prod(x.shape[a] for a in axes)
+    return [_rescaled(op, x.sum(axis=axes, dtype=np.int64), count, divide=False)]
+
+
+def _rescaled(op: Operation, total: NDArray, count: int, *, divide: bool) -> NDArray:
+    """Sums of `count` quantized values, or their means, in the output's quantization."""
+    q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
+    multiplier, exponent = split_factor(q_in.scale / q_out.scale)
+    if divide:
+        shift = min(count.bit_length() - 1, 32, 31 + exponent)
+        multiplier = (multiplier << shift) // count
+        exponent -= shift
+    values = wrap_int32(wrap_int32(total) - q_in.zero_point * count)
+    return saturate(
+        wrap_int32(multiply_by_factor(values, multiplier, exponent) + q_out.zero_point), op.outputs[0].dtype
+    )
+
+
+_COMPARED = ("int8", "uint8", "int16", "int32", "int64", "float32")
+
+
+def reduce_max(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Greatest value."""
+    require_types(op, 0, *_COMPARED)
+    return [operand(op, inputs, 0).max(axis=_axes(op, inputs))]
+
+
+def reduce_min(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Least value."""
+    require_types(op, 0, *_COMPARED)
+    return [operand(op, inputs, 0).min(axis=_axes(op, inputs))]
+
+
+def reduce_any(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether any is true."""
+    require_types(op, 0, "bool")
+    return [np.asarray(operand(op, inputs, 0).any(axis=_axes(op, inputs)))]
+
+
+def reduce_all(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether all are true."""
+    require_types(op, 0, "bool")
+    return [np.asarray(operand(op, inputs, 0).all(axis=_axes(op, inputs)))]
+
+
+def arg_max(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Index of the first greatest value along the axis of operand 1."""
+    require_types(op, 0, *_COMPARED, "bool")
+    x = operand(op, inputs, 0)
+    return [np.argmax(x, axis=check_axis(op, int(operand(op, inputs, 1).reshape(())), x.ndim))]
+
+
+def arg_min(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Index of the first least value along the axis of operand 1."""
+    require_types(op, 0, *_COMPARED, "bool")
+    x = operand(op, inputs, 0)
+    return [np.argmin(x, axis=check_axis(op, int(operand(op, inputs, 1).reshape(())), x.ndim))]
+
+
+def _axes(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[int, ...]:
+    rank = operand(op, inputs, 0).ndim
+    if not rank:
+        return ()
+    return tuple(sorted({check_axis(op, int(a), rank) for a in operand(op, inputs, 1).reshape(-1)}))
