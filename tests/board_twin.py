@@ -29,13 +29,17 @@ CYCLES = 1234
 
 
 class TwinBoard:
-    """Bytes in, bytes out; the golden model computes. A program ends at once unless `hang`."""
+    """Bytes in, bytes out; the golden model computes. A program ends at once unless `hang`.
+
+    As the RTL does, it ignores accesses to its memories while busy, and notes them in ERROR until the next start.
+    """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         self.config_hash = config.hash
         self.starts = 0
         self.hang = False
+        self.resets = self.ignored = self.start_sequence = 0
         self.program = np.zeros(config.program_words, np.uint32)
         self.weights = np.zeros(config.weight_words * weight_stride(config), np.uint8)
         self.activations = np.zeros(config.activation_bytes, np.uint8)
@@ -48,8 +52,12 @@ class TwinBoard:
             memory.view(np.uint8)[:] = 0xA5
         self.session, self.opened, self.last, self.kept = 0, False, 0, b""
         self.previous: int | None = None
-        self.program_start, self.status, self.layers = 0, Status(0), 0
+        self.program_start, self.status, self.layers, self.polls = 0, Status(0), 0, 0
         self._splitter = FrameSplitter()
+
+    def run_for(self, polls: int) -> None:
+        """A program runs until STATUS has been read so many times."""
+        self.status, self.polls = Status.BUSY, polls
 
     def feed(self, data: bytes) -> bytes:
         """The answer to some bytes of the line."""
@@ -92,8 +100,11 @@ class TwinBoard:
         elif request.opcode == Opcode.READ:
             words = np.array([self._fetch(a) for a in request.addresses(request.count)], np.uint32)
         elif request.opcode == Opcode.RESET:
-            self.status, self.program_start = Status(0), 0
+            self.status, self.program_start, self.polls = Status(0), 0, 0
+            self.resets += 1
         else:
+            if request.opcode == Opcode.START:
+                self.start_sequence = request.sequence
             self._store_all(request)
             if self.status & Status.DONE and request.opcode == Opcode.START:
                 after = self._notice(Answer.DONE, request.sequence, [self._fetch(r) for r in DONE_REGISTERS])
@@ -110,13 +121,16 @@ class TwinBoard:
 
     def _store_all(self, request: Request) -> None:
         memory = self._memory(request.address)
-        assert not (memory is not None and self.status & Status.BUSY), "written to while busy"
+        if memory is not None and self.status & Status.BUSY:
+            self.status |= Status.ERROR
+            self.ignored += 1
+            return
         for address, word in zip(request.addresses(len(request.words)), request.words.tolist(), strict=True):
             if memory is not None:
                 memory[address & 0x0FFF_FFFC :][:4] = np.frombuffer(word.to_bytes(4, "little"), np.uint8)
             elif address == Register.PROGRAM_START:
                 self.program_start = word
-            elif address == Register.CONTROL and word & 1:
+            elif address == Register.CONTROL and word & 1 and not self.status & Status.BUSY:
                 self._start()
 
     def _start(self) -> None:
@@ -144,6 +158,10 @@ class TwinBoard:
             memory = self._memory(address)
             assert memory is not None
             return int.from_bytes(memory[address & 0x0FFF_FFFC :][:4].tobytes(), "little")
+        if address == Register.STATUS and self.polls:
+            self.polls -= 1
+            if not self.polls:
+                self.status = self.status & ~Status.BUSY | Status.DONE
         return {
             Register.MAGIC: MAGIC,
             Register.VERSION: ISA_VERSION,

@@ -54,6 +54,10 @@ class Identity:
     config_hash: int
 
 
+REST_POLL_SECONDS = 0.01
+"""Time between looks at a device that runs another driver's program."""
+
+
 class Device(Protocol):
     """Runs accelerator regions."""
 
@@ -131,12 +135,15 @@ class HostBusDevice(abc.ABC):
     def load(self, artifact: Artifact) -> None:
         """Check that the accelerator is the one the artifact was compiled for, then load program and weights.
 
-        Those of an artifact in parts are loaded when they are needed, for each inference again.
+        Those of an artifact in parts are loaded when they are needed, for each inference again. A program that another
+        driver has started is waited for, since the memories take no writes meanwhile; one that does not end within
+        `timeout_seconds` is ended by a reset.
 
         Raises
         ------
         DeviceError
-            If what answers is not an nnloom accelerator, or one of another version or configuration.
+            If what answers is not an nnloom accelerator, or one of another version or configuration; if it does not
+            come to rest.
         """
         config = artifact.manifest.config
         identity = self.identify()
@@ -154,30 +161,76 @@ class HostBusDevice(abc.ABC):
                 f"device has configuration {identity.config_hash:#010x}, the artifact was compiled for "
                 f"{config.hash:#010x}; program the artifact's own bitstream"
             )
+        self._come_to_rest()
         self._config = config
         self._images, self._part = artifact, None
         if len(artifact.program) <= config.program_words and len(artifact.weights) <= config.weight_words:
             self._write_images(artifact.program, artifact.weights)
 
+    def _come_to_rest(self) -> None:
+        """Have an idle device without a pending error, whoever used it before."""
+        deadline = self.clock() + self.timeout_seconds
+        while (status := self._read_status()) & Status.BUSY and self.clock() <= deadline:
+            self.sleep(REST_POLL_SECONDS)
+        if status & (Status.BUSY | Status.ERROR):
+            self.reset()
+            self.check_idle(self._read_status())
+
+    def reset(self) -> None:
+        """Reset the accelerator's control state; its memories keep their content.
+
+        Raises
+        ------
+        DeviceError
+            If the device cannot be reset from here.
+        """
+        raise DeviceError("device runs a program of another driver, or reports an error of one; reset it by hand")
+
+    def clock(self) -> float:
+        """Seconds, ascending."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        time.sleep(seconds)
+
     def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
         config = self._loaded_config()
         addresses = HostAddress.PROGRAM + 4 * np.arange(len(program))
-        self.write_words(addresses.astype(np.uint32), program.astype(np.uint32))
+        self.write_memory(addresses.astype(np.uint32), program.astype(np.uint32))
         columns = weight_word_columns(config)
         words = np.zeros((len(weights), 4 * columns), np.uint8)
         words[:, : config.weight_word_bytes] = weights
         index, column = np.mgrid[: len(words), :columns]
         addresses = HostAddress.WEIGHTS + index * weight_stride(config) + 4 * column
-        self.write_words(addresses.reshape(-1).astype(np.uint32), words.reshape(-1).view("<u4").astype(np.uint32))
+        self.write_memory(addresses.reshape(-1).astype(np.uint32), words.reshape(-1).view("<u4").astype(np.uint32))
+
+    def write_memory(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
+        """As `write_words`, for memories: makes sure that they took the words.
+
+        Raises
+        ------
+        DeviceError
+            If the device is busy, or was meanwhile: it ignores such writes, and the next start clears the flag that
+            tells.
+        """
+        self.write_words(addresses, words)
+        self.check_idle(self._read_status())
 
     def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:
         """Write a tensor to activation memory."""
+        self.write_tensors([location], [values])
+
+    def write_tensors(self, locations: Sequence[TensorLocation], tensors: Sequence[NDArray[np.int8]]) -> None:
+        """Write tensors to activation memory."""
         config = self._loaded_config()
         addresses, words = [], []
-        for bank, data in enumerate(location.pack(config, values)):
-            addresses.append(self._addresses(config, location, bank))
-            words.append(data.view("<u4").astype(np.uint32))
-        self.write_words(np.concatenate(addresses), np.concatenate(words))
+        for location, values in zip(locations, tensors, strict=True):
+            for bank, data in enumerate(location.pack(config, values)):
+                addresses.append(self._addresses(config, location, bank))
+                words.append(data.view("<u4").astype(np.uint32))
+        if words:
+            self.write_memory(np.concatenate(addresses), np.concatenate(words))
 
     def read_tensor(self, location: TensorLocation) -> NDArray[np.int8]:
         """Read a tensor from activation memory, int8 of the location's `shape`."""
@@ -191,8 +244,7 @@ class HostBusDevice(abc.ABC):
 
     def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
         """Write the inputs, run the region's programs, read the outputs. Returns (outputs, cycles)."""
-        for location, values in zip(region.inputs, inputs, strict=True):
-            self.write_tensor(location, values)
+        self.write_tensors(region.inputs, inputs)
         self.part_cycles = []
         for part in region.parts or (None,):
             if part is not None:
@@ -249,14 +301,24 @@ class HostBusDevice(abc.ABC):
         DeviceError
             After `timeout_seconds`, or if the device reports an error.
         """
-        deadline = time.monotonic() + self.timeout_seconds
+        deadline = self.clock() + self.timeout_seconds
         while True:
-            status = Status(self._read_register(Register.STATUS))
+            status = self._read_status()
             self.check_status(status)
             if status & Status.DONE:
                 return self._read_register(Register.CYCLES)
-            if time.monotonic() > deadline:
+            if self.clock() > deadline:
                 raise DeviceError(f"device did not finish within {self.timeout_seconds:g} s; reset it")
+
+    def _read_status(self) -> Status:
+        return Status(self._read_register(Register.STATUS))
+
+    @classmethod
+    def check_idle(cls, status: Status) -> None:
+        """Raise DeviceError if the device reports an error, or runs a program."""
+        cls.check_status(status)
+        if status & Status.BUSY:
+            raise DeviceError("device runs a program that this driver has not started; is another one using it?")
 
     @staticmethod
     def check_status(status: Status) -> None:

@@ -253,6 +253,7 @@ class PynqDevice(HostBusDevice):
         job = self._jobs[region.name]
         banks = [b for tensor, v in zip(region.inputs, inputs, strict=True) for b in tensor.pack(config, v)]
         job.put(np.concatenate([bank.view("<u4") for bank in banks]).astype(np.uint32))
+        self.check_idle(self._read_status())
         self._execute(job)
         cycles = self._read_register(Register.CYCLES)
         if self.measure_layers:

@@ -201,6 +201,9 @@ class SerialLink:
         """
         if self._session is None:
             raise SessionLost("no session with the device is open")
+        if any(request.opcode == Opcode.START for request in requests):
+            # Sequence numbers come again: that of an earlier program would be taken for this one's.
+            self._done = None
         numbered = []
         for request in requests:
             self._sequence = (self._sequence + 1) % SEQUENCES
@@ -235,6 +238,12 @@ class SerialLink:
                 self._done = response
             elif response is None and poll():
                 return None
+
+    def listen(self, seconds: float) -> None:
+        """Wait while nothing is on its way; what comes in nevertheless is no answer."""
+        until = self.clock() + seconds
+        while self.clock() < until:
+            self._next_response(until)
 
     def _deliver(self, requests: Sequence[Request]) -> list[Response]:
         """Go-back-N: a window of requests is on its way; the board executes them in order."""
@@ -422,14 +431,36 @@ class SerialDevice(HostBusDevice):
         self._hello = None
         super().load(self._artifact)
 
+    def clock(self) -> float:
+        """The link's."""
+        return self._link.clock()
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self._link.listen(seconds)
+
+    def reset(self) -> None:
+        """Have the board reset the accelerator's control state."""
+        self._link.exchange([Request(opcode=Opcode.RESET, sequence=0, session=0)])
+
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
         """Write words in bursts."""
-        requests = [
+        if requests := self._writes(addresses, words):
+            self._link.exchange(requests)
+
+    def write_memory(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
+        """Write words in bursts and read the status behind them, on the same way."""
+        status = Request(
+            opcode=Opcode.READ, sequence=0, session=0, address=HostAddress.REGISTERS + Register.STATUS, count=1
+        )
+        *_, response = self._link.exchange([*self._writes(addresses, words), status])
+        self.check_idle(Status(int(_words(status, response)[0])))
+
+    def _writes(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> list[Request]:
+        return [
             replace(burst, opcode=Opcode.WRITE, count=0, words=words[first : first + burst.count])
             for first, burst in bursts(addresses, self._link.max_words)
         ]
-        if requests:
-            self._link.exchange(requests)
 
     def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Read words in bursts.
@@ -442,10 +473,8 @@ class SerialDevice(HostBusDevice):
         requests = [burst for _, burst in bursts(addresses, self._link.max_words)]
         if not requests:
             return np.zeros(0, np.uint32)
-        words = [response.words for response in self._link.exchange(requests)]
-        if any(len(w) != r.count for w, r in zip(words, requests, strict=True)):
-            raise DeviceError("device answered a READ with another number of words; build and program it again")
-        return np.concatenate(words)
+        responses = self._link.exchange(requests)
+        return np.concatenate([_words(*pair) for pair in zip(requests, responses, strict=True)])
 
     def start(self, program_start: int) -> None:
         """Start the program at a word of program memory."""
@@ -478,7 +507,7 @@ class SerialDevice(HostBusDevice):
             if not Status(int(words[0])) & Status.BUSY:
                 return True
             if self._link.clock() > deadline:
-                self._link.exchange([Request(opcode=Opcode.RESET, sequence=0, session=0)])
+                self.reset()
                 raise DeviceError(f"program did not end within {self.timeout_seconds:g} s; the device was reset")
             return False
 
@@ -486,6 +515,13 @@ class SerialDevice(HostBusDevice):
         status, cycles, _ = (int(word) for word in (words if told is None else told))
         self.check_status(Status(status))
         return cycles
+
+
+def _words(request: Request, response: Response) -> NDArray[np.uint32]:
+    """What a READ was answered with; DeviceError if that is longer or shorter than was asked for."""
+    if len(response.words) != request.count:
+        raise DeviceError("device answered a READ with another number of words; build and program it again")
+    return response.words
 
 
 def bursts(addresses: NDArray[np.uint32], max_words: int) -> Iterator[tuple[int, Request]]:

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ConfigError, DeviceError
-from nnloom.arch.link import LARGEST_WORDS, Opcode, Request
+from nnloom.arch.isa import HostAddress, Register, Status
+from nnloom.arch.link import (
+    LARGEST_WORDS,
+    LINK_VERSION,
+    SEQUENCES,
+    Answer,
+    FrameSplitter,
+    Hello,
+    Opcode,
+    Request,
+    Response,
+)
 from nnloom.runtime import DeviceWarning, InferenceSession
 from nnloom.runtime.devices.serial import (
     ATTEMPTS,
@@ -174,6 +185,178 @@ def test_a_program_that_does_not_end(artifact):
     assert line.clock.now < LIMIT_FRAMES * FRAME_SECONDS
     line.board.hang = False
     check(device, artifact, 2)
+
+
+def test_a_board_that_runs_the_program_of_another_driver(artifact):
+    """Writes to a busy board are ignored, and the next start clears the flag that tells."""
+    line, device = twin_device(SMALL)
+    line.board.run_for(polls=7)
+    device.load(artifact)
+    assert line.board.ignored == line.board.resets == 0
+    check(device, artifact, 1)
+    # One that does not end is ended by a reset; an error that is left over as well.
+    line, device = twin_device(SMALL)
+    line.board.run_for(polls=1_000_000)
+    device.load(artifact)
+    assert line.board.ignored == 0 and line.board.resets == 1
+    assert device.timeout_seconds <= line.clock.now < device.timeout_seconds + 1
+    check(device, artifact, 2)
+    line, device = twin_device(SMALL)
+    line.board.status = Status.DONE | Status.ERROR
+    device.load(artifact)
+    assert line.board.resets == 1 and line.clock.now == 0
+    check(device, artifact, 3)
+
+
+def test_a_board_that_becomes_busy_between_two_inferences(artifact):
+    """Its memories did not take the inputs: no answer, rather than a wrong one."""
+    (region,) = artifact.manifest.regions
+    line, device = twin_device(SMALL)
+    device.load(artifact)
+    check(device, artifact, 1)
+    line.board.run_for(polls=3)
+    starts = line.board.starts
+    with pytest.raises(DeviceError, match="access to its memories while it was running"):
+        device.run_region(region, region_inputs(artifact, np.random.default_rng(2)))
+    assert line.board.ignored > 0 and line.board.starts == starts
+    check(device, artifact, 2)
+    # It ended before the status was read: the flag tells.
+    line.board.run_for(polls=1)
+    with pytest.raises(DeviceError, match="access to its memories while it was running"):
+        device.run_region(region, region_inputs(artifact, np.random.default_rng(3)))
+    check(device, artifact, 3)
+
+
+def test_the_notice_of_an_earlier_program_ends_no_later_one(artifact):
+    line, device = twin_device(SMALL)
+    device.load(artifact)
+
+    def come_again() -> None:
+        """With cycles that nobody counts now."""
+        line._answers += Response(
+            answer=Answer.DONE,
+            sequence=line.board.start_sequence,
+            session=line.board.session,
+            words=np.array([Status.DONE, 99, 1], np.uint32),
+        ).encode()
+
+    for seed in range(3):
+        check(device, artifact, seed)
+        come_again()
+    # While the next program runs, too.
+    line.board.hang = True
+    sequence = line.board.start_sequence
+    device.start(0)
+    line.board.start_sequence = sequence
+    come_again()
+    with pytest.raises(DeviceError, match="did not end"):
+        device.wait_done()
+
+
+def test_sequence_numbers_come_again(artifact):
+    """A START has the number of the one before: the notice of that one is still there."""
+    line, device = twin_device(SMALL)
+    device.load(artifact)
+    check(device, artifact, 1)
+    first = line.board.start_sequence
+    register = np.array([HostAddress.REGISTERS + Register.STATUS], np.uint32)
+    while (line.board.last + 1) % SEQUENCES != first:
+        device.read_words(register)
+    line.board.hang = True
+    device.start(0)
+    assert line.board.start_sequence == first
+    with pytest.raises(DeviceError, match="did not end"):
+        device.wait_done()
+
+
+@pytest.mark.parametrize("offset", [17, 100, 127, 128, 129, 200, 254, 255])
+def test_a_board_that_lost_count(artifact, offset):
+    """By more than the window. What it has executed is not known then: the session is opened again."""
+    line, device = twin_device(SMALL)
+    device.load(artifact)
+    for seed in range(4):
+        line.board.last = (line.board.last + offset) % SEQUENCES
+        check(device, artifact, seed)
+        assert device.stats.resets == seed + 1
+
+
+class Scripted:
+    """A port to a board that answers HELLO, and everything else as `answer` says."""
+
+    def __init__(self, answer) -> None:
+        self._answer = answer
+        self._splitter = FrameSplitter()
+        self._bytes = bytearray()
+
+    @property
+    def in_waiting(self) -> int:
+        return len(self._bytes)
+
+    def read(self, size: int) -> bytes:
+        data = bytes(self._bytes[:size])
+        del self._bytes[:size]
+        return data
+
+    def write(self, data: bytes) -> None:
+        for frame in self._splitter.feed(data):
+            request = Request.decode(frame)
+            if request.opcode == Opcode.HELLO:
+                hello = Hello(
+                    link_version=LINK_VERSION,
+                    max_words=LARGEST_WORDS,
+                    clock_hz=1,
+                    previous_session=None,
+                    magic=0,
+                    isa_version=0,
+                    config_hash=0,
+                )
+                answer, words = Answer.OK, hello.words()
+            else:
+                answer, words = self._answer(request)
+            self._bytes += Response(
+                answer=answer,
+                sequence=request.sequence,
+                session=request.session,
+                words=np.array(words, np.uint32),
+            ).encode()
+
+    def close(self) -> None:
+        pass
+
+
+def scripted(answer) -> SerialDevice:
+    device = SerialDevice(SerialLink(lambda: Scripted(answer)))
+    device.identify()
+    return device
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 5, 252])
+def test_an_answer_of_another_length_is_refused(count):
+    device = scripted(lambda request: (Answer.OK, range(count)))
+    addresses = np.arange(0, 16, 4, dtype=np.uint32)
+    with pytest.raises(DeviceError, match="another number of words"):
+        device.read_words(addresses)
+    # Two of them that are right together are wrong, too.
+    device = scripted(lambda request: (Answer.OK, range(5 if request.address == 0 else 3)))
+    with pytest.raises(DeviceError, match="another number of words"):
+        device.read_words(np.concatenate([addresses, addresses + 0x2000_0000]))
+
+
+def test_words_that_were_lost_before_a_damaged_frame_are_asked_for_again():
+    """The board has executed the READ, its answer is lost, and what it says next is of a damaged frame."""
+    seen = []
+
+    def answer(request):
+        seen.append(request.sequence)
+        if seen.count(request.sequence) == 1:
+            return Answer.BAD_FRAME, ()
+        return Answer.OK, [request.address // 4 + i for i in range(request.count)]
+
+    device = scripted(answer)
+    addresses = np.concatenate([np.arange(0, 4000, 4), np.arange(8000, 8016, 4)]).astype(np.uint32)
+    assert device.read_words(addresses).tolist() == (addresses // 4).tolist()
+    assert all(seen.count(sequence) == 2 for sequence in seen)
+    assert device.stats.retries == device.stats.crc_errors == len(seen) // 2
 
 
 def test_a_board_that_is_reset_all_the_time(artifact):
