@@ -366,19 +366,20 @@ class Accelerator(wiring.Component):
         # A cycle for the way to the memories, also for the choice: neither side writes in the first cycles.
         engine_writes = Signal()
         host_write = Signal(MemoryWrite(config), reset_less=True)
+        host_enable = Signal(data.ArrayLayout(config.row_banks, 2))
         host_banks = enabled_banks(
             config, host_bank, host_granule, Cat(commit, commit if config.host_granules > 1 else Const(0, 1))
         )
         m.d.sync += [
             engine_writes.eq(busy),
-            host_write.enable.eq(Cat(host_banks)),
+            host_enable.eq(Cat(host_banks)),
             host_write.granule.eq(host_granule),
             host_write.above.eq(host_granule + 1),
             host_write.data.eq(shift),
         ]
         m.d.comb += [
             activations.write.eq(Mux(engine_writes, written.as_value(), host_write.as_value())),
-            activations.write.enable.eq(written.enable.as_value() | host_write.enable.as_value()),
+            activations.write.enable.eq(written.enable.as_value() | host_enable.as_value()),
         ]
 
         # A read comes after the write before it.

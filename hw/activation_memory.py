@@ -155,7 +155,7 @@ class ActivationMemory(wiring.Component):
             lower = write.granule[0] == parity
             address = Signal(address_bits, name=f"w_address_{parity}", reset_less=True)
             value = Signal(width, name=f"w_data_{parity}", reset_less=True)
-            enable = Signal(banks, name=f"w_enable_{parity}", reset_less=True)
+            enable = Signal(banks, name=f"w_enable_{parity}")
             m.d.sync += [
                 address.eq((write.above if parity == 0 else write.granule) >> 1),
                 value.eq(Mux(lower, write.data[:width], write.data[width:])),

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.loopnest import tree_levels
 
+from .delay import delay
 from .technology import MULTIPLIER_LATENCY, Technology
 
 __all__ = ["MacArray", "mac_latency"]
@@ -55,16 +56,12 @@ class MacArray(wiring.Component):
         m = Module()
         config = self.config
 
-        def control(value, name: str):
-            for i in range(mac_latency(config) - 2):
-                register = Signal(name=f"{name}_{i + 1}", reset_less=True)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
+        ahead = mac_latency(config) - 2
         # One copy for each lane: every accumulator bit depends on both.
         m.submodules.control = controls = self.technology.fanout(width=2, count=config.lanes * config.pixels)
-        m.d.comb += controls.value.eq(Cat(control(self.multiply, "multiply"), control(self.first, "first")))
+        m.d.comb += controls.value.eq(
+            Cat(delay(m, self.multiply, ahead, "multiply", reset=True), delay(m, self.first, ahead, "first"))
+        )
         for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
             name = f"{pixel}_{lane}"
             multiply, first = controls.copies[pixel * config.lanes + lane]

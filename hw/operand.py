@@ -158,7 +158,7 @@ class OperandFetch(wiring.Component):
         triple: Value = Const(0)
         if config.row_triples:
             triple = self.row_triple if stands else delay(m, self.row_triple, since, "triple")
-        load = delay(m, self.valid & ~self.dense, since, "load")
+        load = delay(m, self.valid & ~self.dense, since, "load", reset=True)
 
         # Stage 2: padding; the shared vector and the window.
         # The shared vector leaves from copies, each for some of the lanes.

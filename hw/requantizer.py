@@ -49,7 +49,7 @@ class Requantizer(wiring.Component):
 
     Parameters take effect for results that come after the cycle of a load; results must keep the distance that the
     descriptor's `interval` gives (nothing is buffered, nothing stalls). Without `config.overlap` there is
-    no load: parameters and mode stand while they are used.
+    no load: parameters and mode stand while they are used. Reset drops the results under way and the addend queue.
 
     Members
     -------
@@ -210,16 +210,17 @@ class Requantizer(wiring.Component):
         m.d.comb += parts.value.eq(Cat(upper_ahead, wide & ~upper_ahead, second))
         slot = pipe(slot_ahead, 1, "slot_ahead")[1]
 
-        def since_slot(value, cycles: int, name: str, shape=None, *, ahead: int = 0) -> list:
+        def since_slot(value, cycles: int, name: str, shape=None, *, ahead: int = 0, reset: bool = False) -> list:
             """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands.
 
             `ahead`: 1 for a value of the count ahead, 0 for one of the slot.
             """
-            return pipe(value, cycles + 1 + ahead, name, shape)[1 + ahead :]
+            return pipe(value, cycles + 1 + ahead, name, shape, reset=reset)[1 + ahead :]
 
         is_high = since_slot(high & (wide | only_high), mul + 2, "is_high", 1, ahead=1)
         is_only_high = since_slot(only_high, mul + 1, "is_only_high", 1, ahead=1)
-        completes = since_slot(active & (final_pass | only_high), mul + 8, "completes", 1, ahead=1)
+        # The only one that says that there is something: it moves the addend queue and that of the writes.
+        completes = since_slot(active & (final_pass | only_high), mul + 8, "completes", 1, ahead=1, reset=True)
         goes_to_addend = since_slot(only_high, mul + 8, "goes_to_addend", 1, ahead=1)
         slots_pipe = since_slot(slot_ahead, mul + 9, "slot", ahead=1)
         lasts = since_slot(last_slot, mul + 8, "last_slot", 1, ahead=1)

@@ -272,6 +272,10 @@ class RtlSimulator:
         """Wait for the engine, at most so many cycles (DeviceError)."""
         self._call(op="wait", cycles=cycles)
 
+    def interrupt(self, address: int, word: int, *, cycles: int) -> None:
+        """Write a word over the host bus, and reset the engine for one cycle that many cycles after."""
+        self._call(op="interrupt", address=address, word=word, cycles=cycles)
+
     def writes(self) -> RtlWrites:
         """The engine's writes since the last call."""
         self._call(op="idle", cycles=32)

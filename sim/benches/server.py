@@ -11,9 +11,10 @@ from cocotb.triggers import ClockCycles, FallingEdge, First, RisingEdge, Timer
 PERIOD_NS = 10
 
 
-async def _read(dut, address: int) -> int:
-    dut.req_write.value = 0
+async def _request(dut, address: int, *, write: int, word: int = 0) -> None:
+    dut.req_write.value = write
     dut.req_address.value = address
+    dut.req_data.value = word
     dut.req_valid.value = 1
     while True:
         await FallingEdge(dut.clk)
@@ -21,10 +22,24 @@ async def _read(dut, address: int) -> int:
             break
     await RisingEdge(dut.clk)
     dut.req_valid.value = 0
+
+
+async def _read(dut, address: int) -> int:
+    await _request(dut, address, write=0)
     while True:
         await FallingEdge(dut.clk)
         if dut.rsp_valid.value:
             return int(dut.rsp_data.value)
+
+
+async def _interrupt(dut, address: int, word: int, cycles: int) -> None:
+    await _request(dut, address, write=1, word=word)
+    if cycles:
+        await ClockCycles(dut.clk, cycles)
+    dut.rst.value = 1
+    await ClockCycles(dut.clk, 1)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 1)
 
 
 async def _wait(dut, cycles: int) -> None:
@@ -64,6 +79,8 @@ async def serve(dut):
                     await ClockCycles(dut.clk, 4)
                 case "read":
                     result = [await _read(dut, address) for address in command["addresses"]]
+                case "interrupt":
+                    await _interrupt(dut, command["address"], command["word"], command["cycles"])
                 case "wait":
                     await _wait(dut, command["cycles"])
                 case "idle":
