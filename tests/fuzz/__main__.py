@@ -1,0 +1,226 @@
+"""Random networks against LiteRT, for as long as one likes.
+
+    python -m tests.fuzz --minutes 30
+    python -m tests.fuzz --profile wide --seed 100000 --networks 2000 --rtl-share 0.01 --totals tests/fuzz/totals.json
+    python -m tests.fuzz --again build/fuzz/mixed-17/recipe.json
+
+Each network: LiteRT's reference kernels == CPU code == golden model == runtime without TVM == RTL (a share of them),
+for one of a table of accelerators or several. A fault is shrunk and written into a folder: the file, inputs, the
+answers expected, and the recipe. The exit code is 1 if there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .check import CONFIGS, RTL_CONFIGS, Judge, Refused, Verdict, test_inputs
+from .draw import Recipe
+from .generate import Built, build, generate
+from .profiles import PROFILES
+from .shrink import shrink_file, shrink_recipe, signature
+from .worker import Worker
+
+_SEVERAL = 0.1
+"""Share of the networks that are compiled for three accelerators"""
+
+
+@dataclass
+class Totals:
+    """What a run has seen."""
+
+    seeds: dict[str, list[int]] = field(default_factory=dict)
+    """first and last by profile"""
+    kinds: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    discarded: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    operators: Counter[str] = field(default_factory=Counter)
+    """networks that were compared, by the operators in them"""
+    configs: Counter[str] = field(default_factory=Counter)
+    runs: Counter[str] = field(default_factory=Counter)
+    values: int = 0
+    accelerated: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, profile: str, seed: int, built: Built, configs: list[str], verdict: Verdict) -> None:
+        first, _ = self.seeds.get(profile, (seed, seed))
+        self.seeds[profile] = [first, seed]
+        self.kinds[verdict.kind] += 1
+        self.values += verdict.values
+        self.runs.update(verdict.runs)
+        self.notes.update(verdict.notes)
+        self.accelerated += verdict.accelerated > 0
+        if verdict.kind == "refused":
+            self.refused[verdict.reason] += 1
+        if verdict.kind == "discarded":
+            self.discarded[verdict.reason] += 1
+        if verdict.kind == "equal":
+            self.operators.update(set(built.operators))
+            self.configs.update(configs)
+
+    def to_dict(self) -> dict:
+        return {
+            "seeds": self.seeds,
+            "networks": self.kinds.total(),
+            "equal": self.kinds["equal"],
+            "with_accelerated_layers": self.accelerated,
+            "refused": dict(self.refused.most_common()),
+            "refused_by_litert": dict(self.discarded.most_common()),
+            "refused_for_one_configuration_or_device": dict(self.notes.most_common()),
+            "inferences": dict(self.runs),
+            "values_compared": self.values,
+            "mismatches_and_tracebacks": len(self.faults),
+            "operators": dict(self.operators.most_common()),
+            "configurations": dict(self.configs.most_common()),
+        }
+
+    def line(self) -> str:
+        counts = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
+        return f"{self.kinds.total()} networks: {counts}; {self.values:,} values compared, {len(self.faults)} faults"
+
+
+def choose(profile: str, seed: int, rtl_share: float) -> tuple[list[str], bool]:
+    """Accelerators for a network, and whether it is simulated: a function of its seed."""
+    rng = np.random.default_rng([seed, sorted(PROFILES).index(profile), 3])
+    if rng.random() < rtl_share:
+        return [str(rng.choice(RTL_CONFIGS))], True
+    return [str(c) for c in rng.choice(list(CONFIGS), 3 if rng.random() < _SEVERAL else 1, replace=False)], False
+
+
+def main() -> int:
+    arguments = _arguments()
+    worker_options = {"fresh": arguments.fresh_folders, "quiet": not arguments.noise}
+    with Worker(**worker_options) as worker:
+        if arguments.again:
+            return _again(arguments, worker)
+        profiles = list(PROFILES) if arguments.profile == "all" else [arguments.profile]
+        totals, seen = Totals(), Counter[str]()
+        end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
+        said = time.monotonic()
+        for i in range(arguments.networks or sys.maxsize):
+            if end and time.monotonic() > end:
+                break
+            profile, seed = profiles[i % len(profiles)], arguments.seed + i // len(profiles)
+            recipe, built = generate(seed, profile)
+            configs, rtl = choose(profile, seed, arguments.rtl_share)
+            verdict = worker.check(built, configs=configs, rtl=rtl, seed=seed)
+            totals.add(profile, seed, built, configs, verdict)
+            if verdict.kind == "fault":
+                kind = signature(verdict)
+                seen[kind] += 1
+                print(f"FAULT {profile} {seed}: {verdict.reason}", flush=True)
+                totals.faults.append(f"{profile} {seed}: {verdict.reason}")
+                if seen[kind] <= arguments.shrink:
+                    _report(arguments, worker, recipe, verdict, configs, rtl, seed)
+            if time.monotonic() - said > arguments.every:
+                said = time.monotonic()
+                print(totals.line(), flush=True)
+            if totals.faults and arguments.stop:
+                break
+    print(totals.line())
+    for name, counts in (("refused", totals.refused), ("refused in part", totals.notes)):
+        for reason, count in counts.most_common(20):
+            print(f"  {name} {count}: {reason}")
+    if arguments.totals:
+        _save(arguments.totals, totals)
+    return 1 if totals.faults else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, help="how long; default: --networks, or until interrupted")
+    parser.add_argument("--networks", type=int, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="first seed")
+    parser.add_argument("--profile", choices=["all", *PROFILES], default="all", help="distribution of networks")
+    parser.add_argument("--rtl-share", type=float, default=0.0, metavar="P", help="share that is simulated too")
+    parser.add_argument("--out", type=Path, default=Path("build/fuzz"), help="folder for failing networks")
+    parser.add_argument("--shrink", type=int, default=2, metavar="N", help="networks of each kind of fault to shrink")
+    parser.add_argument("--stop", action="store_true", help="stop at the first fault")
+    parser.add_argument("--totals", type=Path, help="JSON file to which the totals are added")
+    parser.add_argument("--again", type=Path, metavar="RECIPE", help="check the network of a recipe once more")
+    parser.add_argument("--config", action="append", choices=list(CONFIGS), help="with --again: for this accelerator")
+    parser.add_argument("--every", type=float, default=20, metavar="SECONDS", help="between lines of progress")
+    parser.add_argument(
+        "--fresh-folders", action="store_true", help="an artifact directory of its own for each network"
+    )
+    parser.add_argument("--noise", action="store_true", help="text on stderr is no fault")
+    return parser.parse_args()
+
+
+def _again(arguments: argparse.Namespace, worker: Worker) -> int:
+    recipe = Recipe.from_json(arguments.again.read_text())
+    built = build(recipe)
+    if built is None:
+        print("the recipe makes no network (any more)")
+        return 2
+    verdict = worker.check(built, configs=arguments.config or list(CONFIGS), seed=recipe.seed or 0)
+    print(f"{verdict.kind}: {verdict.reason or f'{verdict.values} values'} ({', '.join(built.operators)})")
+    return 1 if verdict.kind == "fault" else 0
+
+
+def _report(
+    arguments: argparse.Namespace,
+    worker: Worker,
+    recipe: Recipe,
+    verdict: Verdict,
+    configs: list[str],
+    rtl: bool,
+    seed: int,
+) -> None:
+    """Shrink a fault and write it into a folder."""
+    configs = next(([name] for name in configs if name in verdict.reason), configs)
+
+    def check(built: Built) -> Verdict:
+        return worker.check(built, configs=configs, rtl=rtl, seed=seed)
+
+    small, found = shrink_recipe(recipe, verdict, check, attempts=60 if rtl else 400)
+    built = build(small)
+    assert built is not None
+    cut, found = shrink_file(built, found, check, attempts=20 if rtl else 100)
+    folder = arguments.out / f"{recipe.profile}-{recipe.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "network.tflite").write_bytes(cut.data)
+    if cut.reference != cut.data:
+        (folder / "litert.tflite").write_bytes(cut.reference)
+    (folder / "recipe.json").write_text(small.to_json() + "\n")
+    (folder / "original.json").write_text(recipe.to_json() + "\n")
+    try:
+        judge = Judge(cut.reference)
+        cases = test_inputs(judge.inputs, np.random.default_rng([seed, 7]), 3)
+        for name, sets in (("inputs", cases), ("expected", [judge.run(case) for case in cases])):
+            arrays = {f"{name}_{i}_{j}": value for i, case in enumerate(sets) for j, value in enumerate(case)}
+            np.savez(folder / f"{name}.npz", **arrays)
+    except Refused as error:
+        print(f"  LiteRT: {error}")
+    lines = [
+        found.reason,
+        f"configuration: {', '.join(configs)}{', simulated' if rtl else ''}",
+        f"operators: {', '.join(cut.operators)}",
+        f"from {recipe.profile} {recipe.seed} of {len(recipe.steps)} steps: {verdict.reason}",
+        "inputs.npz: inputs_{case}_{index}; expected.npz: what LiteRT's reference kernels answer",
+    ]
+    (folder / "README").write_text("\n".join(lines) + "\n")
+    print(f"  {folder}: {', '.join(cut.operators)}: {found.reason}", flush=True)
+
+
+def _save(path: Path, totals: Totals) -> None:
+    """Add a run to the file."""
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    runs.append({"commit": commit.stdout.strip()} | totals.to_dict())
+    path.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Distributions of networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["PROFILES", "Profile"]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What networks are drawn from. The first entry of each tuple is the simplest."""
+
+    name: str
+    steps: tuple[int, int]
+    """operators, at least and at most"""
+    kinds: dict[str, float]
+    """steps of `tests.fuzz.operators` with their weights"""
+    sides: tuple[int, ...]
+    """rows and columns of inputs"""
+    channels: tuple[int, ...]
+    kernels: tuple[int, ...]
+    strides: tuple[int, ...]
+    ranks: tuple[int, ...] = (4,)
+    """of inputs"""
+    batches: tuple[int, ...] = (1,)
+    latest: float = 0.7
+    """probability that an operand is the latest value that fits"""
+    extreme: float = 0.05
+    """probability of an extreme scale, weight or bias, each time"""
+    odd: float = 0.1
+    """probability of an odd way of writing, each time"""
+    edges: dict[str, float] = field(default_factory=lambda: {"INT8": 4, "UINT8": 1, "FLOAT32": 1})
+    """types of inputs"""
+    max_elements: int = 4096
+
+
+_COMMON = {
+    "conv": 16,
+    "depthwise": 9,
+    "dense": 6,
+    "average_pool": 3,
+    "max_pool": 3,
+    "add": 5,
+    "sub": 1.5,
+    "mul": 2.5,
+    "mean": 2,
+    "softmax": 1.5,
+    "requantize": 2,
+    "relu": 2,
+    "leaky_relu": 1,
+    "logistic": 1,
+    "tanh": 1,
+    "hard_swish": 1,
+    "resize_bilinear": 1,
+    "resize_nearest": 1,
+    "pad": 1.5,
+    "concatenation": 1.5,
+    "split": 1,
+    "slice": 0.7,
+    "strided_slice": 1,
+    "transpose": 1,
+    "reshape": 4,
+    "flatten": 3,
+    "squeeze": 0.5,
+    "expand_dims": 0.5,
+    "pack": 0.5,
+    "transpose_conv": 1.5,
+    "space_to_batch": 1,
+    "batch_to_space": 0.5,
+    "same_constants": 1,
+    "residual": 2,
+    "gate": 0.7,
+    "conv_by_value": 0.3,
+    "arg_max": 0.4,
+}
+"""Operators of published networks, about as often as they occur, the rare ones more."""
+
+_BEYOND = {
+    "space_to_depth": 5,
+    "depth_to_space": 5,
+    "gather": 1,
+    "maximum": 1,
+    "minimum": 1,
+    "unpack": 1,
+    "split_v": 1,
+    "pad_v2": 1,
+    "mirror_pad": 1,
+    "batch_matmul": 1,
+    "prelu": 1,
+    "sum": 1,
+    "reduce_max": 1,
+    "abs": 1,
+    "float_between": 1,
+}
+"""Operators that nnloom need not know: right, or refused well."""
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile(
+            name="mixed",
+            steps=(1, 8),
+            kinds=_COMMON,
+            sides=(1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13),
+            channels=(1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 20),
+            kernels=(1, 2, 3, 3, 3, 4, 5, 7),
+            strides=(1, 1, 1, 2, 2, 3, 4),
+            ranks=(4, 4, 4, 4, 2, 2, 3),
+            batches=(1,) * 9 + (2, 3),
+        ),
+        # Everything alike, ranks 1 to 6, extremes as often as not, few operators: the corners of single operators.
+        Profile(
+            name="wide",
+            steps=(1, 4),
+            kinds=dict.fromkeys(_COMMON, 1.0)
+            | {"conv": 3, "depthwise": 3, "dense": 3}
+            | {kind: weight / 4 for kind, weight in _BEYOND.items()},
+            sides=(1, 1, 2, 3, 10, 17, 31, 40),
+            channels=(1, 1, 2, 6, 8, 15, 31, 33, 64),
+            kernels=(1, 2, 3, 5, 6, 9, 11),
+            strides=(1, 2, 3, 5, 7),
+            ranks=(4, 4, 4, 4, 1, 2, 3, 5, 6),
+            batches=(1, 1, 2, 5),
+            latest=0.4,
+            extreme=0.4,
+            odd=0.4,
+            edges={"INT8": 1, "UINT8": 1, "FLOAT32": 1},
+            max_elements=8192,
+        ),
+        # Long chains of the usual kinds with usual scales: errors that need a neighbour, and memory plans.
+        Profile(
+            name="chains",
+            steps=(8, 24),
+            kinds={
+                "conv": 10,
+                "depthwise": 8,
+                "residual": 4,
+                "add": 3,
+                "dense": 2,
+                "average_pool": 1,
+                "max_pool": 1,
+                "mul": 1,
+                "gate": 1,
+                "concatenation": 1.5,
+                "split": 1,
+                "reshape": 1,
+                "flatten": 0.3,
+                "relu": 1,
+                "hard_swish": 0.5,
+                "leaky_relu": 0.5,
+                "pad": 1,
+                "requantize": 0.7,
+                "resize_nearest": 0.3,
+                "transpose_conv": 0.4,
+                "strided_slice": 0.4,
+                "mean": 0.3,
+                "softmax": 0.2,
+            },
+            sides=(4, 5, 8, 10, 12, 16),
+            channels=(4, 3, 8, 10, 16, 24, 32),
+            kernels=(1, 3, 3, 5),
+            strides=(1, 1, 1, 1, 2),
+            latest=0.85,
+            extreme=0.0,
+            odd=0.0,
+            max_elements=8192,
+        ),
+    )
+}
