@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from nnloom.arch.artifact import REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
 from nnloom.arch.files import write_atomically
+from nnloom.arch.serving import ServerLimits
 
 from .console import Console
 
@@ -425,9 +427,7 @@ def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     name = options.name or Artifact.load(options.artifact).manifest.model
     if not 0 <= options.port < 65536:
         raise ConfigError(f"--port must be 0 to 65535, not {options.port}")
-    for option in ("queue", "max_bytes"):
-        if getattr(options, option) < 1:
-            raise ConfigError(f"--{option.replace('_', '-')} must be at least 1")
+    limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
     with InferenceSession(options.artifact, options.device, progress=console.phase) as session:
 
         def ready(address: str) -> None:
@@ -436,15 +436,11 @@ def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
                 f"{name} on {session.device} at {address}/v2/models/{name}\nCtrl-C ends it",
             )
 
-        serve_session(
-            session,
-            name,
-            host=options.host,
-            port=options.port,
-            queue=options.queue,
-            largest_body=options.max_bytes,
-            ready=ready,
-        )
+        if not serve_session(session, name, host=options.host, port=options.port, limits=limits, ready=ready):
+            # Closing the session, and the interpreter's own end, would wait for the inference.
+            console.error(f"an inference still ran {limits.grace_seconds:g} s after the signal; ended without it")
+            sys.stdout.flush()
+            os._exit(DeviceError.exit_code)
         stats = dataclasses.asdict(session.stats())
     console.say(f"{stats['requests']:,} inferences")
     return {"model": name, "stats": stats}

@@ -7,6 +7,7 @@ Exit codes: 0 success; 1 a device or a build failed; 2 a mistake in what was ask
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 from nnloom.arch.cpu_target import CPU_TARGETS
 from nnloom.arch.errors import NnloomError
+from nnloom.arch.serving import ServerLimits
 
 from . import commands
 from .console import Console
@@ -173,8 +175,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--port", type=int, default=8000, help="port; 0: any free one (default: %(default)s)")
     p.add_argument("--name", help="model name in the addresses (default: that of the artifact)")
-    p.add_argument("--queue", type=int, default=64, help="requests that may wait; more get status 503 (default: 64)")
-    p.add_argument("--max-bytes", type=int, default=16 << 20, help="size limit of a request (default: 16 MiB)")
+    for field in dataclasses.fields(ServerLimits):
+        text = "16 MiB" if field.name == "body_bytes" else f"{field.default:g}"
+        p.add_argument(
+            field.metadata["option"],
+            dest=field.name,
+            type=type(field.default),
+            default=field.default,
+            metavar="N" if isinstance(field.default, int) else "S",
+            help=f"{field.metadata['doc']} (default: {text})",
+        )
     p.set_defaults(run=commands.serve)
 
     p = _subparser(

@@ -235,6 +235,11 @@ class InferenceSession:
         """The device that runs the regions, None for the CPU."""
         return self._device
 
+    @property
+    def device_up(self) -> bool:
+        """False while the device has been given up and the CPU answers."""
+        return self._device is None or self._loaded
+
     def get_inputs(self) -> tuple[TensorInfo, ...]:
         """Name, shape, dtype and quantization of each input."""
         return self._artifact.manifest.inputs

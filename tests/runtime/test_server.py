@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from nnloom.arch.serving import ServerLimits
 from nnloom.cli import main
 from nnloom.compiler import compile
 from nnloom.runtime import InferenceSession
@@ -35,7 +36,7 @@ def session(artifact):
 def client(session):
     from starlette.testclient import TestClient
 
-    with TestClient(make_application(session, "net", largest_body=20_000)) as client:
+    with TestClient(make_application(session, "net", ServerLimits(body_bytes=20_000, batch=8))) as client:
         yield client
 
 
@@ -59,7 +60,9 @@ def test_metadata(client, session):
     assert client.get("/v2/models/net/ready").json() == {"name": "net", "ready": True}
     (info,) = session.get_outputs()
     described = client.get("/v2/models/net/versions/1").json()
-    assert described["outputs"] == [{"name": info.name, "datatype": "INT8", "shape": list(info.shape)}]
+    assert described["outputs"] == [{"name": info.name, "datatype": "INT8", "shape": [-1, *info.shape[1:]]}]
+    (given,) = session.get_inputs()
+    assert described["inputs"] == [{"name": given.name, "datatype": "INT8", "shape": [-1, *given.shape[1:]]}]
     assert described["versions"] == ["1"] and described["platform"] == "nnloom"
 
 
@@ -89,7 +92,8 @@ def test_batch_and_floating_point(client, session):
     [
         ({"data": [1, 2]}, 400, "data has 2 values, the shape 288"),
         ({"data": [[1], [2, 3]]}, 400, "not an array"),
-        ({"data": "x"}, 400, "must be numbers"),
+        ({"data": ["1"] * 288}, 400, "must be numbers"),
+        ({"data": "x"}, 400, "must be a list of numbers"),
         ({"data": [200] * 288}, 400, "does not fit INT8"),
         ({"data": [0.5] * 288}, 400, "does not fit INT8"),
         ({"shape": [1, 6, 6, 4], "data": [1] * 144}, 400, "must have shape"),
@@ -98,7 +102,7 @@ def test_batch_and_floating_point(client, session):
         ({"datatype": "BYTES"}, 400, "datatype 'BYTES' is none of"),
         ({"name": "other"}, 400, "no input named 'other'"),
         ({"name": None}, 400, "an input needs a name"),
-        ({"parameters": {"binary_data_size": 288}}, 400, "binary_data_size must be 288, and the data must follow"),
+        ({"parameters": {"binary_data_size": 288}}, 400, "give data or binary_data_size, not both"),
         ({"data": [1e39] * 288, "datatype": "FP64"}, 400, "beyond float32"),
     ],
 )
@@ -140,12 +144,13 @@ def test_full_queue_and_metrics(session):
         def __getattr__(self, name):
             return getattr(session, name)
 
-        def run_async(self, values):
+        def run(self, values):
             entered.set()
-            return ThreadPoolExecutor(1).submit(lambda: (leave.wait(20), session.run(values))[1])
+            leave.wait(20)
+            return session.run(values)
 
     body = request(session, inputs())
-    with TestClient(make_application(Slow(), "net", queue=1)) as client, ThreadPoolExecutor(1) as pool:
+    with TestClient(make_application(Slow(), "net", ServerLimits(queue=1))) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, "/v2/models/net/infer", json=body)
         assert entered.wait(20)
         refused = client.post("/v2/models/net/infer", json=body)
