@@ -86,7 +86,39 @@ _ENUMERATIONS = {
 }
 _VERSIONS = {"FULLY_CONNECTED": 4} | dict.fromkeys(
     (
+        "ADD_N",
+        "BATCH_MATMUL",
+        "CAST",
+        "CEIL",
+        "COS",
+        "CUMSUM",
         "DEPTH_TO_SPACE",
+        "ELU",
+        "FILL",
+        "FLOOR",
+        "FLOOR_DIV",
+        "FLOOR_MOD",
+        "GATHER_ND",
+        "GELU",
+        "LOG",
+        "LOGICAL_AND",
+        "LOGICAL_NOT",
+        "LOGICAL_OR",
+        "NEG",
+        "ONE_HOT",
+        "POW",
+        "RANGE",
+        "RANK",
+        "REDUCE_PROD",
+        "REVERSE_V2",
+        "ROUND",
+        "SELECT",
+        "SELECT_V2",
+        "SIN",
+        "SQRT",
+        "SQUARE",
+        "TILE",
+        "ZEROS_LIKE",
         "EXPAND_DIMS",
         "HARD_SWISH",
         "PRELU",
@@ -226,6 +258,10 @@ def write(spec: Spec) -> bytes:
     return bytes(builder.Output())
 
 
+_WITHOUT_REFERENCE_KERNEL = {"CEIL", "ELU", "ROUND"}
+"""Operators that BUILTIN_REF does not know; LiteRT's other kernels stand in"""
+
+
 def interpret(model: bytes, inputs: Sequence[NDArray]) -> list[NDArray]:
     """What LiteRT's reference kernels answer.
 
@@ -236,9 +272,10 @@ def interpret(model: bytes, inputs: Sequence[NDArray]) -> list[NDArray]:
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    interpreter = Interpreter(
-        model_content=model, experimental_op_resolver_type=OpResolverType.BUILTIN_REF, num_threads=1
-    )
+    kernels = OpResolverType.BUILTIN_REF
+    if operator_kind(model) in _WITHOUT_REFERENCE_KERNEL:
+        kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(model_content=model, experimental_op_resolver_type=kernels, num_threads=1)
     interpreter.allocate_tensors()
     for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
         interpreter.set_tensor(detail["index"], value)
@@ -246,11 +283,15 @@ def interpret(model: bytes, inputs: Sequence[NDArray]) -> list[NDArray]:
     return [np.array(interpreter.get_tensor(detail["index"])) for detail in interpreter.get_output_details()]
 
 
+def operator_kind(model: bytes) -> str:
+    code = schema.Model.GetRootAs(model, 0).OperatorCodes(0).BuiltinCode()
+    return next(name for name, value in vars(schema.BuiltinOperator).items() if value == code)
+
+
 def read(model: bytes) -> tuple[Operation, list[NDArray | None]]:
     """The operator of a file, and its operands; None for those that are inputs, and for those left out."""
     graph = schema.ModelT.InitFromPackedBuf(model, 0)
-    code = graph.operatorCodes[0].builtinCode
-    kind = next(name for name, value in vars(schema.BuiltinOperator).items() if value == code)
+    kind = operator_kind(model)
     buffers, graph = graph.buffers, graph.subgraphs[0]
     op = graph.operators[0]
     types = [_read_type(t) for t in graph.tensors]

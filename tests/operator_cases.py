@@ -145,6 +145,10 @@ def _leaky_relu(draw: Draw) -> Spec:
     return replace(spec, options={"alpha": draw.pick(0.1, 0.01, 0.3, 1.0, 1.7, 0.0, -0.5)})
 
 
+def _gelu(draw: Draw) -> Spec:
+    return replace(_unary("GELU", "int8", "uint8", "float32")(draw), options={"approximate": draw.chance(0.5)})
+
+
 def _prelu(draw: Draw) -> Spec:
     spec = _unary("PRELU", "int8", "uint8", "float32")(draw)
     x = spec.operands[0]
@@ -239,6 +243,91 @@ def _comparable(kind: str, *dtypes: str) -> Generator:
         x = draw.operand(a, draw.dtype(*dtypes))
         y = draw.fixed(Operand(replace(x.type, shape=b)), 0.3)
         return Spec(kind, [x, y], [_like(draw, x, out)])
+
+    return generate
+
+
+def _div(draw: Draw) -> Spec:
+    dtype = draw.dtype("int8", "uint8", "int32", "float32")
+    a, b, out = broadcast_shapes(draw)
+    x, y = draw.operand(a, dtype), draw.operand(b, dtype)
+    scale = None
+    if x.type.quantization and y.type.quantization:
+        scale = x.type.quantization.scale / y.type.quantization.scale * draw.rng.uniform(0.01, 0.5)
+    values = draw.values(y.type)
+    zero = y.type.quantization.zero_point if y.type.quantization else 0
+    y = replace(y, value=np.where(values == zero, zero - 1 if zero > 0 else zero + 1, values).astype(dtype))
+    return Spec("DIV", [x, y], [draw.type(out, dtype, scale=scale)], {"fused_activation_function": draw.activation()})
+
+
+def _divided(kind: str, *dtypes: str) -> Generator:
+    """Without quantization, by constants that are not 0."""
+
+    def generate(draw: Draw) -> Spec:
+        dtype = draw.dtype(*dtypes)
+        a, b, out = broadcast_shapes(draw)
+        values = draw.values(TensorType(b, dtype))
+        y = constant(np.where(values == 0, 3, values), dtype)
+        return Spec(kind, [draw.operand(a, dtype), y], [TensorType(out, dtype)])
+
+    return generate
+
+
+def _plain(kind: str, *dtypes: str) -> Generator:
+    """Two operands and a result of one type without quantization."""
+
+    def generate(draw: Draw) -> Spec:
+        dtype = draw.dtype(*dtypes)
+        a, b, out = broadcast_shapes(draw)
+        return Spec(kind, [draw.operand(a, dtype), draw.operand(b, dtype)], [TensorType(out, dtype)])
+
+    return generate
+
+
+def _pow(draw: Draw) -> Spec:
+    a, b, out = broadcast_shapes(draw)
+    y = constant(draw.rng.integers(0, 5, b), "int32")
+    return Spec("POW", [draw.operand(a, "int32"), y], [TensorType(out, "int32")])
+
+
+def _squared_difference(draw: Draw) -> Spec:
+    dtype = draw.dtype("int8", "int32", "float32")
+    a, b, out = broadcast_shapes(draw)
+    x, y = draw.operand(a, dtype), draw.operand(b, dtype)
+    scale = None
+    if x.type.quantization and y.type.quantization:
+        scale = max(x.type.quantization.scale, y.type.quantization.scale) ** 2 * draw.rng.uniform(0.5, 300)
+    return Spec("SQUARED_DIFFERENCE", [x, y], [draw.type(out, dtype, scale=scale)])
+
+
+def _comparison(kind: str, *dtypes: str) -> Generator:
+    def generate(draw: Draw) -> Spec:
+        dtype = draw.dtype(*dtypes)
+        a, b, out = broadcast_shapes(draw)
+        # LiteRT aborts at a scale of 1
+        x = draw.operand(a, dtype, scale=draw.scale() * 1.0001)
+        y = draw.operand(b, dtype, scale=draw.scale() * 1.0001)
+        y = Operand(replace(x.type, shape=b)) if draw.chance(0.6) else y
+        return Spec(kind, [x, draw.fixed(y, 0.5)], [TensorType(out, "bool")])
+
+    return generate
+
+
+def _add_n(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.pick("int32", "float32"))
+    return Spec("ADD_N", [x] * draw.integer(1, 4), [_like(draw, x)])
+
+
+def _select(kind: str) -> Generator:
+    def generate(draw: Draw) -> Spec:
+        x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int16", "int32", "float32"))
+        shape = x.type.shape
+        if kind == "SELECT":
+            condition = draw.pick(shape, shape[:1])
+            return Spec(kind, [draw.operand(condition, "bool"), x, x], [_like(draw, x)])
+        shapes = [tuple(n if draw.chance(0.7) else 1 for n in shape) for _ in range(3)]
+        a, b = (Operand(replace(x.type, shape=s)) for s in shapes[1:])
+        return Spec(kind, [draw.operand(shapes[0], "bool"), a, b], [_like(draw, x)])
 
     return generate
 
@@ -401,6 +490,18 @@ def _fully_connected(draw: Draw) -> Spec:
     return Spec("FULLY_CONNECTED", [x, weights, _bias(draw, channels, x, weights, depth)], [out], options)
 
 
+def _batch_matmul(draw: Draw) -> Spec:
+    dtype = draw.dtype("int8", "int16", "float32")
+    rows, depth, columns = draw.integer(1, 6), draw.integer(1, 20), draw.integer(1, 6)
+    lead = draw.shape(1, 2, 3) if draw.chance(0.7) else ()
+    a_lead = tuple(n if draw.chance(0.8) else 1 for n in lead)
+    b_lead = tuple(n if draw.chance(0.8) else 1 for n in lead)[draw.integer(0, len(lead)) :]
+    options = {"adj_x": draw.chance(0.3), "adj_y": draw.chance(0.3)}
+    x = draw.operand((*a_lead, *((depth, rows) if options["adj_x"] else (rows, depth))), dtype)
+    y = draw.operand((*b_lead, *((columns, depth) if options["adj_y"] else (depth, columns))), dtype)
+    return Spec("BATCH_MATMUL", [x, draw.fixed(y, 0.3)], [_product_output(draw, (1,), x, y, depth)], options)
+
+
 # Windows and reductions
 
 
@@ -461,6 +562,20 @@ def _resize(kind: str) -> Generator:
         return Spec(kind, [x, constant(size)], [_like(draw, x)], options)
 
     return generate
+
+
+def _reduce_prod(draw: Draw) -> Spec:
+    dtype = draw.dtype("int8", "int16", "int32", "float32")
+    shape = draw.shape(1, 4, 3)
+    x = draw.operand(shape, dtype, scale=draw.scale(0.01, 0.5))
+    axes = draw.rng.choice(len(shape), draw.integer(1, len(shape)), replace=False).tolist()
+    count = int(np.prod([shape[a] for a in axes]))
+    scale = None
+    if x.type.quantization:
+        scale = float(np.clip((x.type.quantization.scale * 60) ** count / 60, 1e-3, 1e6)) * draw.rng.uniform(0.2, 3)
+    return Spec(
+        "REDUCE_PROD", [x, constant(axes)], [draw.type((1,), dtype, scale=scale)], {"keep_dims": draw.chance(0.5)}
+    )
 
 
 # Data movement
@@ -656,41 +771,181 @@ def _depth_to_space(draw: Draw) -> Spec:
     return Spec("DEPTH_TO_SPACE", [x], [_like(draw, x)], {"block_size": b})
 
 
+def _cast(draw: Draw) -> Spec:
+    types = ("int8", "uint8", "int16", "int32", "int64", "float32", "bool")
+    a, b = draw.pick(*types), draw.pick(*types)
+    shape = draw.shape()
+    options = {"in_data_type": a.upper(), "out_data_type": b.upper()}
+    return Spec("CAST", [Operand(TensorType(shape, a))], [TensorType(shape, b)], options)
+
+
+def _unquantized(kind: str, *dtypes: str) -> Generator:
+    def generate(draw: Draw) -> Spec:
+        t = TensorType(draw.shape(), draw.dtype(*dtypes))
+        return Spec(kind, [Operand(t)], [t])
+
+    return generate
+
+
+def _positive(kind: str) -> Generator:
+    """A float32 operand above 0, or int8 and int16 where the least value is its zero point."""
+
+    def generate(draw: Draw) -> Spec:
+        dtype = draw.pick("int8", "float32")
+        shape = draw.shape()
+        if dtype == "int8":
+            x = draw.operand(shape, dtype, zero_point=-128)
+            return Spec(kind, [x], [draw.type(shape, dtype, scale=draw.scale(0.01, 0.3))])
+        t = TensorType(shape, "float32")
+        x = Operand(t, np.abs(draw.values(t)) + np.float32(1e-3))
+        return Spec(kind, [x], [t])
+
+    return generate
+
+
+def _fill(draw: Draw) -> Spec:
+    t = draw.type((), draw.dtype(*_ANY))
+    shape = constant(draw.shape(), draw.pick("int32", "int64"))
+    return Spec("FILL", [shape, Operand(t)], [replace(t, shape=(1,))])
+
+
+def _range(draw: Draw) -> Spec:
+    dtype = draw.pick("int32", "float32")
+    step = draw.pick(1, 2, -3) if dtype == "int32" else draw.pick(0.5, 0.1, -0.3)
+    start = draw.integer(-5, 5)
+    stop = start + step * draw.integer(1, 20)
+    return Spec("RANGE", [constant(v, dtype) for v in (start, stop, step)], [TensorType((1,), dtype)])
+
+
+def _rank(draw: Draw) -> Spec:
+    return Spec("RANK", [_any(draw)], [TensorType((), "int32")])
+
+
+def _tile(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int32", "float32"))
+    return Spec("TILE", [x, constant([draw.integer(1, 3) for _ in x.type.shape])], [_like(draw, x)])
+
+
+def _broadcast_to(draw: Draw) -> Spec:
+    out = draw.shape()
+    shape = tuple(n if draw.chance(0.6) else 1 for n in out)[draw.integer(0, len(out) - 1) :]
+    x = draw.operand(shape, draw.dtype(*_ANY))
+    return Spec("BROADCAST_TO", [x, constant(out)], [_like(draw, x)])
+
+
+def _reverse_v2(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int16", "int32", "float32"))
+    start = draw.integer(0, len(x.type.shape) - 1)
+    axes = list(range(start, draw.integer(start + 1, len(x.type.shape))))
+    return Spec("REVERSE_V2", [x, constant(axes)], [_like(draw, x)])
+
+
+def _topk_v2(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int16", "int32", "float32"))
+    count = draw.integer(1, x.type.shape[-1])
+    return Spec("TOPK_V2", [x, constant(count)], [_like(draw, x), TensorType((1,), "int32")])
+
+
+def _one_hot(draw: Draw) -> Spec:
+    depth = draw.integer(1, 8)
+    shape = draw.shape(1, 3)
+    index = constant(draw.rng.integers(-2, depth + 2, shape), draw.pick("int32", "int64"))
+    dtype = draw.pick("int8", "uint8", "int32", "float32")
+    t = TensorType((), dtype)
+    on, off = (Operand(t, draw.values(t).reshape(())) for _ in range(2))
+    axis = draw.pick(-1, draw.integer(0, len(shape)))
+    return Spec("ONE_HOT", [index, constant(depth), on, off], [TensorType((1,), dtype)], {"axis": axis})
+
+
+def _gather_nd(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int16", "int32", "float32"))
+    depth = draw.integer(1, len(x.type.shape))
+    lead = draw.shape(1, 2)
+    index = np.stack([draw.rng.integers(0, n, lead) for n in x.type.shape[:depth]], axis=-1)
+    return Spec("GATHER_ND", [x, constant(index)], [_like(draw, x)])
+
+
+def _cumsum(draw: Draw) -> Spec:
+    t = TensorType(draw.shape(), draw.pick("int32", "int64", "float32"))
+    axis = draw.integer(-len(t.shape), len(t.shape) - 1)
+    options = {"exclusive": draw.chance(0.5), "reverse": draw.chance(0.5)}
+    return Spec("CUMSUM", [Operand(t), constant(axis)], [t], options)
+
+
+_COMPARED = ("int8", "uint8", "int32", "int64", "float32")
 _SUMMABLE = ("int8", "uint8", "int16", "int32", "float32")
 _LOWEST = {"int8": -128, "uint8": 0}
 
 GENERATORS: dict[str, Sequence[Generator]] = {
+    "ABS": (_unary("ABS", "int8", "int16", "int32", "float32"),),
     "ADD": (_arithmetic("ADD", *_SUMMABLE), _arithmetic("ADD", *_SUMMABLE), _int16_powers("ADD")),
+    "ADD_N": (_add_n,),
     "ARG_MAX": (_arg("ARG_MAX"),),
     "ARG_MIN": (_arg("ARG_MIN"),),
     "AVERAGE_POOL_2D": (_pool("AVERAGE_POOL_2D"),),
+    "BATCH_MATMUL": (_batch_matmul,),
     "BATCH_TO_SPACE_ND": (_batch_to_space_nd,),
+    "BROADCAST_TO": (_broadcast_to,),
+    "CAST": (_cast,),
+    "CEIL": (_unquantized("CEIL", "float32"),),
     "CONCATENATION": (_concatenation,),
     "CONV_2D": (_conv_2d,),
+    "COS": (_unquantized("COS", "float32"),),
+    "CUMSUM": (_cumsum,),
     "DEPTHWISE_CONV_2D": (_depthwise_conv_2d,),
     "DEPTH_TO_SPACE": (_depth_to_space,),
     "DEQUANTIZE": (_dequantize,),
+    "DIV": (_div,),
+    "ELU": (_unary("ELU", "int8", "float32"),),
+    "EQUAL": (_comparison("EQUAL", *_COMPARED, "bool"),),
+    "EXP": (_unary("EXP", "int8", "int16", "float32"),),
     "EXPAND_DIMS": (_expand_dims,),
+    "FILL": (_fill,),
+    "FLOOR": (_unquantized("FLOOR", "float32"),),
+    "FLOOR_DIV": (_divided("FLOOR_DIV", "int32", "float32"),),
+    "FLOOR_MOD": (_divided("FLOOR_MOD", "int32", "int64", "float32"),),
     "FULLY_CONNECTED": (_fully_connected,),
     "GATHER": (_gather,),
+    "GATHER_ND": (_gather_nd,),
+    "GELU": (_gelu,),
+    "GREATER": (_comparison("GREATER", *_COMPARED),),
+    "GREATER_EQUAL": (_comparison("GREATER_EQUAL", *_COMPARED),),
     "HARD_SWISH": (_unary("HARD_SWISH", "int8", "uint8", "float32"),),
+    "L2_NORMALIZATION": (_fixed_output("L2_NORMALIZATION", 1 / 128, {"uint8": 128}, "int8", "uint8", "float32"),),
     "LEAKY_RELU": (_leaky_relu,),
+    "LESS": (_comparison("LESS", *_COMPARED),),
+    "LESS_EQUAL": (_comparison("LESS_EQUAL", *_COMPARED),),
+    "LOG": (
+        _unary("LOG", "int8", "int16"),
+        _positive("LOG"),
+    ),
+    "LOGICAL_AND": (_plain("LOGICAL_AND", "bool"),),
+    "LOGICAL_NOT": (_unquantized("LOGICAL_NOT", "bool"),),
+    "LOGICAL_OR": (_plain("LOGICAL_OR", "bool"),),
     "LOGISTIC": (_fixed_output("LOGISTIC", 1 / 256, _LOWEST, "int8", "uint8", "int16", "float32"),),
+    "LOG_SOFTMAX": (_fixed_output("LOG_SOFTMAX", 1 / 16, {"int8": 127, "uint8": 255}, "int8", "float32"),),
     "MAXIMUM": (_comparable("MAXIMUM", *_ANY),),
     "MAX_POOL_2D": (_pool("MAX_POOL_2D"),),
     "MEAN": (_reduction("MEAN", *_SUMMABLE, rescales=True),),
     "MINIMUM": (_comparable("MINIMUM", *_ANY),),
     "MIRROR_PAD": (_mirror_pad,),
     "MUL": (_arithmetic("MUL", *_SUMMABLE),),
+    "NEG": (_unquantized("NEG", "int32", "int64", "float32"),),
+    "NOT_EQUAL": (_comparison("NOT_EQUAL", *_COMPARED, "bool"),),
+    "ONE_HOT": (_one_hot,),
     "PACK": (_pack,),
     "PAD": (_pad,),
     "PADV2": (_padv2,),
+    "POW": (_pow,),
     "PRELU": (_prelu,),
     "QUANTIZE": (_quantize,),
+    "RANGE": (_range,),
+    "RANK": (_rank,),
     "REDUCE_ALL": (_reduction("REDUCE_ALL", "bool", rescales=False),),
     "REDUCE_ANY": (_reduction("REDUCE_ANY", "bool", rescales=False),),
     "REDUCE_MAX": (_reduction("REDUCE_MAX", *_SUMMABLE, rescales=False),),
     "REDUCE_MIN": (_reduction("REDUCE_MIN", *_SUMMABLE, rescales=False),),
+    "REDUCE_PROD": (_reduce_prod,),
     "RELU": (_unary("RELU", "int8", "uint8", "int16", "float32"),),
     "RELU6": (_unary("RELU6", "int8", "uint8", "int16", "float32"),),
     "RELU_0_TO_1": (_unary("RELU_0_TO_1", "int8", "uint8", "float32"),),
@@ -698,21 +953,36 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "RESHAPE": (_reshape,),
     "RESIZE_BILINEAR": (_resize("RESIZE_BILINEAR"),),
     "RESIZE_NEAREST_NEIGHBOR": (_resize("RESIZE_NEAREST_NEIGHBOR"),),
+    "REVERSE_V2": (_reverse_v2,),
+    "ROUND": (_unquantized("ROUND", "float32"),),
+    "RSQRT": (
+        _positive("RSQRT"),
+        _unary("RSQRT", "int16"),
+    ),
+    "SELECT": (_select("SELECT"),),
+    "SELECT_V2": (_select("SELECT_V2"),),
     "SHAPE": (_shape,),
+    "SIN": (_unquantized("SIN", "float32"),),
     "SLICE": (_slice,),
     "SOFTMAX": (_softmax,),
     "SPACE_TO_BATCH_ND": (_space_to_batch_nd,),
     "SPACE_TO_DEPTH": (_space_to_depth,),
     "SPLIT": (_split,),
     "SPLIT_V": (_split_v,),
+    "SQRT": (_unquantized("SQRT", "float32"),),
+    "SQUARE": (_unquantized("SQUARE", "float32"),),
+    "SQUARED_DIFFERENCE": (_squared_difference,),
     "SQUEEZE": (_squeeze,),
     "STRIDED_SLICE": (_strided_slice,),
     "SUB": (_arithmetic("SUB", *_SUMMABLE), _arithmetic("SUB", *_SUMMABLE), _int16_powers("SUB")),
     "SUM": (_reduction("SUM", *_SUMMABLE, rescales=True),),
     "TANH": (_fixed_output("TANH", 1 / 128, {"uint8": 128}, "int8", "uint8", "int16", "float32"),),
+    "TILE": (_tile,),
+    "TOPK_V2": (_topk_v2,),
     "TRANSPOSE": (_transpose,),
     "TRANSPOSE_CONV": (_transpose_conv,),
     "UNPACK": (_unpack,),
+    "ZEROS_LIKE": (_unquantized("ZEROS_LIKE", "int32", "int64", "float32"),),
 }
 
 ATTEMPTS = 50

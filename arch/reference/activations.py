@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,10 +10,45 @@ from numpy.typing import NDArray
 
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation
-from .support import LIMITS, operand, parameters, refuse, require_types, round_half_away, saturate
-from .tables import byte_table, correctly_rounded, look_up
+from . import fixed_point
+from .support import (
+    LIMITS,
+    operand,
+    parameters,
+    power_of_two,
+    refuse,
+    require_types,
+    round_half_away,
+    saturate,
+)
+from .tables import correctly_rounded, tabulated
 
-__all__ = ["hard_swish", "leaky_relu", "logistic", "prelu", "relu", "relu6", "relu_0_to_1", "relu_n1_to_1", "tanh"]
+__all__ = [
+    "abs_",
+    "ceil",
+    "cos",
+    "elu",
+    "exp",
+    "floor",
+    "gelu",
+    "hard_swish",
+    "l2_normalization",
+    "leaky_relu",
+    "log",
+    "logistic",
+    "neg",
+    "prelu",
+    "relu",
+    "relu6",
+    "relu_0_to_1",
+    "relu_n1_to_1",
+    "round_",
+    "rsqrt",
+    "sin",
+    "sqrt",
+    "square",
+    "tanh",
+]
 
 _exp = correctly_rounded(np.exp)
 _tanh = correctly_rounded(np.tanh)
@@ -107,7 +143,7 @@ def logistic(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArra
         return [np.where(x > np.float32(16.619047164916992), np.float32(1), np.where(x < -9, _exp(x), result))]
     if dtype == "int16":
         return [_logistic_int16(op, x)]
-    return [look_up(byte_table(op, lambda v: np.float32(1) / (np.float32(1) + _exp(-v))), x)]
+    return [tabulated(op, lambda v: np.float32(1) / (np.float32(1) + _exp(-v)), x)]
 
 
 def tanh(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -116,13 +152,223 @@ def tanh(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     x = operand(op, inputs, 0)
     if dtype == "float32":
         return [_tanh(x)]
-    if dtype == "int16":
-        refuse(op, "int16")
-    return [look_up(byte_table(op, _tanh), x)]
+    return [_tanh_int16(op, x) if dtype == "int16" else tabulated(op, _tanh, x)]
+
+
+_SIGMOID_ABOVE = (
+    *(4, 8, 12, 14, 15, 16, 17, 19, 20, 21, 22, 25, 27, 28, 29, 30, 31, 33, 34, 35, 37, 39, 40, 41, 43, 44, 45, 46),
+    *(49, 50, 54, 62, 63, 64, 66, 82, 86, 93, 100, 103, 112, 116, 135, 255),
+)
+"""Where TFLite's table of the logistic function is one above the rounded value"""
+
+
+def _sigmoid_table() -> NDArray[np.int64]:
+    """The logistic function of i / 24 for i from 0 to 255, in 1/65536."""
+    table = np.floor(65536 / (1 + np.exp(-np.arange(256) / 24)) + 0.5).astype(np.int64)
+    table[list(_SIGMOID_ABOVE)] += 1
+    return table
+
+
+def _interpolate(magnitude: NDArray[np.int64], bits: int, greatest: int) -> NDArray[np.int64]:
+    """The logistic function, in 2**-16-bits, of a multiple of 2**-bits / 24."""
+    table = _sigmoid_table()
+    index = magnitude >> bits
+    within = np.minimum(index, 254)
+    below, above = table[within], table[within + 1]
+    return np.where(index >= 255, greatest, (below << bits) + (magnitude & ((1 << bits) - 1)) * (above - below))
+
+
+def _int16_scaled(op: Operation, x: NDArray, left_shifts: tuple[int, ...]) -> NDArray[np.int64]:
+    """int16 operands of LOGISTIC and TANH in 1 / (3 * 4096).
+
+    Parameters
+    ----------
+    left_shifts
+        What 4096 times an input scale may be a power of two with, for an exact product.
+    """
+    q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
+    if (q_in.zero_point, q_out.zero_point) != (0, 0) or q_out.scale != 2.0**-15:
+        refuse(op, "int16 with a zero point, or with an output scale other than 2**-15,")
+    power = power_of_two(q_in.scale)
+    if power is not None and 12 + power in left_shifts:
+        return x.astype(np.int64) * (3 << (12 + power))
+    factor, shift = q_in.scale * 4096.0 * 3.0, 0
+    while factor <= 32767.0 / 2.0 and shift <= 30:
+        factor, shift = factor * 2, shift + 1
+    return wrap_int32(x.astype(np.int64) * int(factor) + ((1 << shift) >> 1)) >> shift
 
 
 def _logistic_int16(op: Operation, x: NDArray) -> NDArray:
-    refuse(op, "int16")
+    scaled = _int16_scaled(op, x, (0,))
+    result = _interpolate(np.abs(scaled), 9, 0x7FFF << 10)
+    result = np.where(scaled >= 0, result + (1 << 9), (1 << 25) - result + (1 << 9) - 1)
+    return (result >> 10).astype(np.int16)
+
+
+def _tanh_int16(op: Operation, x: NDArray) -> NDArray:
+    scaled = _int16_scaled(op, x, (0, 1))
+    result = _interpolate(np.abs(scaled), 8, 0xFFFF << 8)
+    result = np.where(scaled >= 0, result - (1 << 23) + (1 << 7), -result + (1 << 23) + (1 << 7) - 1)
+    return (result >> 8).astype(np.int16)
+
+
+def elu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """x where positive, else exp(x) - 1."""
+    dtype = require_types(op, 0, "int8", "float32")
+    x = operand(op, inputs, 0)
+    return [_elu(x) if dtype == "float32" else tabulated(op, _elu, x)]
+
+
+def _elu(x: NDArray) -> NDArray:
+    return np.where(x < 0, correctly_rounded(np.expm1)(np.minimum(x, 0)), x)
+
+
+def gelu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """x times the normal distribution function of x, or an approximation by tanh."""
+    dtype = require_types(op, 0, "int8", "uint8", "float32")
+    x = operand(op, inputs, 0)
+    function = _gelu_by_tanh if op.options.get("approximate") else _gelu
+    return [function(x) if dtype == "float32" else tabulated(op, function, x)]
+
+
+_erfc = np.frompyfunc(math.erfc, 1, 1)
+
+
+def _gelu(x: NDArray) -> NDArray:
+    tail = np.asarray(_erfc((x * np.float32(-math.sqrt(0.5))).astype(np.float64)), np.float32)
+    return np.float32(0.5) * x * tail
+
+
+def _gelu_by_tanh(x: NDArray) -> NDArray:
+    inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
+    return np.float32(0.5) * x * (np.float32(1) + _tanh(inner))
+
+
+def exp(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Exponential."""
+    dtype = require_types(op, 0, "int8", "int16", "float32")
+    x = operand(op, inputs, 0)
+    return [_exp(x) if dtype == "float32" else tabulated(op, _exp, x)]
+
+
+def log(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Natural logarithm; the output's least value where it is not defined."""
+    dtype = require_types(op, 0, "int8", "int16", "float32")
+    x = operand(op, inputs, 0)
+    if dtype == "float32":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return [correctly_rounded(np.log)(x)]
+    q_out = parameters(op, op.outputs[0])
+    least = np.float32(LIMITS[dtype][0] - q_out.zero_point) * np.float32(q_out.scale)
+    defined = correctly_rounded(np.log)
+    return [tabulated(op, lambda v: np.where(v <= 0, least, defined(np.where(v <= 0, np.float32(1), v))), x)]
+
+
+def sqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Square root."""
+    require_types(op, 0, "float32")
+    with np.errstate(invalid="ignore"):
+        return [np.sqrt(operand(op, inputs, 0))]
+
+
+def rsqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """One over the square root."""
+    dtype = require_types(op, 0, "int8", "int16", "float32")
+    x = operand(op, inputs, 0)
+    if dtype == "float32":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return [np.float32(1) / np.sqrt(x)]
+    q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
+    if dtype == "int16":
+        greatest = np.float32(32767) * np.float32(q_out.scale)
+        positive = np.float32(1)
+        return [
+            tabulated(op, lambda v: np.where(v <= 0, greatest, positive / np.sqrt(np.where(v <= 0, positive, v))), x)
+        ]
+    value = x.astype(np.int64) - q_in.zero_point
+    if value.size and value.min() < 0:
+        refuse(op, "a negative value")
+    multiplier, exponent = fixed_point.inverse_square_root(value)
+    shift = 20  # keeps 1 an integer
+    data = multiply_by_factor(1, multiplier, exponent + shift)
+    factor = 1.0 / float(np.sqrt(np.float32(q_in.scale)) * np.float32(q_out.scale))
+    multiplier_out, exponent_out = split_factor(factor)
+    result = multiply_by_factor(data, multiplier_out, exponent_out - shift) + q_out.zero_point
+    return [np.where(value == 0, np.int8(127), saturate(wrap_int32(result), dtype))]
+
+
+def abs_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Magnitude, rescaled."""
+    dtype = require_types(op, 0, "int8", "int16", "int32", "float32")
+    x = operand(op, inputs, 0)
+    t = op.inputs[0]
+    if dtype in ("int32", "float32") or t is None or t.quantization is None:
+        return [np.abs(x)]
+    q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
+    value = np.abs(x.astype(np.int64) - q_in.zero_point)
+    if q_in.scale != q_out.scale:
+        factor = np.float32(q_in.scale) / np.float32(q_out.scale)
+        value = multiply_by_factor(value, *split_factor(float(factor)))
+    return [saturate(wrap_int32(value + q_out.zero_point), dtype)]
+
+
+def neg(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Negative."""
+    require_types(op, 0, "int32", "int64", "float32")
+    return [-operand(op, inputs, 0)]
+
+
+def square(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Square."""
+    require_types(op, 0, "float32")
+    x = operand(op, inputs, 0)
+    return [x * x]
+
+
+def floor(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Greatest integer not above."""
+    require_types(op, 0, "float32")
+    return [np.floor(operand(op, inputs, 0))]
+
+
+def ceil(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Least integer not below."""
+    require_types(op, 0, "float32")
+    return [np.ceil(operand(op, inputs, 0))]
+
+
+def round_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Nearest integer, the even one of two."""
+    require_types(op, 0, "float32")
+    return [np.rint(operand(op, inputs, 0))]
+
+
+def sin(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Sine."""
+    require_types(op, 0, "float32")
+    return [correctly_rounded(np.sin)(operand(op, inputs, 0))]
+
+
+def cos(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Cosine."""
+    require_types(op, 0, "float32")
+    return [correctly_rounded(np.cos)(operand(op, inputs, 0))]
+
+
+def l2_normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """x over its norm along the last axis; quantized outputs are of scale 1/128."""
+    dtype = require_types(op, 0, "int8", "uint8", "float32")
+    if op.options.get("activation", "NONE") != "NONE":
+        refuse(op, f"fused activation {op.options['activation']}")
+    x = operand(op, inputs, 0)
+    if dtype == "float32":
+        norm = np.sqrt((x * x).sum(axis=-1, keepdims=True, dtype=np.float32))
+        return [x / np.maximum(norm, np.float32(1e-6))]
+    value = x.astype(np.int64) - parameters(op, op.inputs[0]).zero_point
+    multiplier, exponent = fixed_point.inverse_square_root(wrap_int32((value * value).sum(axis=-1, keepdims=True)))
+    if dtype == "int8":
+        return [saturate(multiply_by_factor(value, multiplier, exponent + 7), dtype)]
+    return [saturate(128 + multiply_by_factor(128 * value, multiplier, exponent), dtype)]
 
 
 def hard_swish(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

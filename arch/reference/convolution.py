@@ -12,7 +12,7 @@ from ..operation import Operation
 from .elementwise import activate_plain
 from .support import activate, operand, parameters, refuse, require_types, round_half_away, to_int32, type_name
 
-__all__ = ["conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
+__all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
 
 # Products and their sums are below 2**53 in magnitude: exact in float64, whose matrix product is fast.
 
@@ -73,6 +73,26 @@ def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
     total = _total(op, acc, bias)
     scaled = to_int32(round_half_away(total.astype(np.float64) * _factors(op, 0, 1)))
     return [activate(op, scaled, op.outputs[0])]
+
+
+def batch_matmul(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Matrix products, with the leading axes broadcast; `adj_x` and `adj_y` transpose an operand."""
+    dtype = require_types(op, 0, "int8", "int16", "float32")
+    require_types(op, 1, *(("int16", "int8") if dtype == "int16" else (dtype,)))
+    out = op.outputs[0].dtype
+    a, b = operand(op, inputs, 0), operand(op, inputs, 1)
+    if out != dtype:
+        refuse(op, f"{dtype} to {out}")
+    a = np.swapaxes(a, -1, -2) if op.options.get("adj_x") else a
+    b = np.swapaxes(b, -1, -2) if op.options.get("adj_y") else b
+    if dtype == "float32":
+        return [a @ b]
+    q_a, q_b, q_out = (parameters(op, t) for t in (op.inputs[0], op.inputs[1], op.outputs[0]))
+    total = ((a.astype(np.float64) - q_a.zero_point) @ (b.astype(np.float64) - q_b.zero_point)).astype(np.int64)
+    factor = float(np.float32(q_a.scale) * np.float32(q_b.scale)) / q_out.scale
+    if dtype == "int16":
+        return [activate(op, multiply_by_factor_int64(total, *split_factor(factor)), op.outputs[0])]
+    return [activate(op, multiply_by_factor(wrap_int32(total), *split_factor(factor)), op.outputs[0])]
 
 
 def _product_operands(

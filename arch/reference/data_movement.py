@@ -1,4 +1,4 @@
-"""Operators that move values without computing: any type, and no change of quantization."""
+"""Operators that move or order values, or make them up: any type, and no change of quantization."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from .support import check_axis, operand, parameters, refuse, round_half_away, t
 
 __all__ = [
     "batch_to_space_nd",
+    "broadcast_to",
     "concatenation",
+    "cumsum",
     "depth_to_space",
     "expand_dims",
+    "fill",
     "gather",
+    "gather_nd",
     "mirror_pad",
+    "one_hot",
     "pack",
     "pad",
     "padv2",
+    "range_",
+    "rank",
     "reshape",
+    "reverse_v2",
     "shape",
     "slice_",
     "space_to_batch_nd",
@@ -29,8 +37,11 @@ __all__ = [
     "split_v",
     "squeeze",
     "strided_slice",
+    "tile",
+    "topk_v2",
     "transpose",
     "unpack",
+    "zeros_like",
 ]
 
 
@@ -238,3 +249,82 @@ def depth_to_space(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[
     n, rows, columns, channels = x.shape
     x = x.reshape(n, rows, columns, b, b, channels // (b * b)).transpose(0, 1, 3, 2, 4, 5)
     return [x.reshape(op.outputs[0].shape)]
+
+
+def fill(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The value of operand 1 in the shape of operand 0."""
+    return [np.full(op.outputs[0].shape, operand(op, inputs, 1).reshape(()))]
+
+
+def range_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """From operand 0 in steps of operand 2."""
+    start, _, step = (operand(op, inputs, i).reshape(()) for i in range(3))
+    count = op.outputs[0].elements
+    if start.dtype != np.float32:
+        return [start + np.arange(count).astype(start.dtype) * step]
+    return [np.add.accumulate(np.append(start, np.full(count, step, np.float32)), dtype=np.float32)[:count]]
+
+
+def rank(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Number of dimensions."""
+    return [np.array(operand(op, inputs, 0).ndim)]
+
+
+def zeros_like(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Zeros in the operand's shape."""
+    return [np.zeros_like(operand(op, inputs, 0))]
+
+
+def tile(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The operand repeated along each axis."""
+    return [np.tile(operand(op, inputs, 0), _integers(op, inputs, 1))]
+
+
+def broadcast_to(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The operand in the shape of operand 1."""
+    return [np.broadcast_to(operand(op, inputs, 0), op.outputs[0].shape)]
+
+
+def reverse_v2(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The axes of operand 1 in reverse order."""
+    x = operand(op, inputs, 0)
+    return [np.flip(x, tuple(check_axis(op, a, x.ndim) for a in _integers(op, inputs, 1)))]
+
+
+def topk_v2(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The greatest values of the last axis and their indices, the lower index first of equals."""
+    x = operand(op, inputs, 0)
+    count = op.outputs[0].shape[-1]
+    order = np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+    index = x.shape[-1] - 1 - order[..., :count]
+    return [np.take_along_axis(x, index, axis=-1), index]
+
+
+def one_hot(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The value of operand 2 at the indices of operand 0 along a new axis, elsewhere that of operand 3."""
+    index, depth = operand(op, inputs, 0), _scalar(op, inputs, 1)
+    on, off = (operand(op, inputs, i).reshape(()) for i in (2, 3))
+    hits = np.expand_dims(index, -1) == np.arange(depth)
+    axis = check_axis(op, op.options["axis"], index.ndim + 1)
+    return [np.moveaxis(np.where(hits, on, off), -1, axis)]
+
+
+def gather_nd(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The parts at the positions along the last axis of operand 1."""
+    x, index = operand(op, inputs, 0), operand(op, inputs, 1).astype(np.int64)
+    sizes = x.shape[: index.shape[-1]]
+    if index.size and (index.min() < 0 or (index >= np.array(sizes)).any()):
+        refuse(op, f"index beyond {sizes}")
+    return [x[tuple(np.moveaxis(index, -1, 0))]]
+
+
+def cumsum(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Sums up to each index along the axis of operand 1; wraps."""
+    x = operand(op, inputs, 0)
+    axis = check_axis(op, _scalar(op, inputs, 1), x.ndim)
+    x = np.flip(x, axis) if op.options.get("reverse") else x
+    total = np.cumsum(x, axis=axis, dtype=x.dtype)
+    if op.options.get("exclusive"):
+        total = np.roll(total, 1, axis=axis)
+        total[(slice(None),) * axis + (0,)] = 0
+    return [np.flip(total, axis) if op.options.get("reverse") else total]

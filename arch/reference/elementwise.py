@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,10 +13,34 @@ from ..numerics import (
     split_factor,
     wrap_int32,
 )
-from ..operation import Operation
-from .support import activate, activation_range, operand, parameters, refuse, require_types
+from ..operation import Operation, Quantization
+from . import fixed_point
+from .support import activate, activation_range, operand, parameters, power_of_two, refuse, require_types, to_int32
 
-__all__ = ["add", "maximum", "minimum", "mul", "sub"]
+__all__ = [
+    "add",
+    "add_n",
+    "div",
+    "equal",
+    "floor_div",
+    "floor_mod",
+    "greater",
+    "greater_equal",
+    "less",
+    "less_equal",
+    "logical_and",
+    "logical_not",
+    "logical_or",
+    "maximum",
+    "minimum",
+    "mul",
+    "not_equal",
+    "pow_",
+    "select",
+    "select_v2",
+    "squared_difference",
+    "sub",
+]
 
 _PLAIN = ("int32", "int64", "float32")
 _QUANTIZED = ("int8", "uint8", "int16")
@@ -59,6 +82,181 @@ def minimum(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray
     return [np.where(a < b, a, b)]
 
 
+def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Quotient with a fused activation; int32 truncates, quantized values are refused where the divisor is 0."""
+    a, b = _operands(op, inputs, "int8", "uint8", "int16", "int32", "float32")
+    if a.dtype == np.float32:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return [activate_plain(op, a / b)]
+    if a.dtype == np.int32:
+        if (b == 0).any():
+            refuse(op, "division by 0")
+        wide, divisor = a.astype(np.int64), b.astype(np.int64)
+        quotient = np.abs(wide) // np.abs(divisor) * np.sign(wide) * np.sign(divisor)
+        return [activate_plain(op, wrap_int32(quotient).astype(np.int32))]
+    x, y, output = op.inputs[0], op.inputs[1], op.outputs[0]
+    assert x and y
+    _require_output(op, output.dtype, x.dtype)
+    q_a, q_b, q_out = parameters(op, x), parameters(op, y), parameters(op, output)
+    dividend, divisor = a.astype(np.int64) - q_a.zero_point, b.astype(np.int64) - q_b.zero_point
+    if (divisor == 0).any():
+        refuse(op, "division by 0")
+    dividend, divisor = dividend * np.sign(divisor), np.abs(divisor)
+    factor = np.float32(q_a.scale) / (np.float32(q_b.scale) * np.float32(q_out.scale))
+    multiplier, exponent = split_factor(float(factor))
+    inverse, bits = fixed_point.reciprocal(divisor, 31)
+    headroom = fixed_point.count_leading_zeros(np.where(dividend >= 0, dividend, -dividend - 1)) - 1
+    quotient = fixed_point.multiply(wrap_int32(dividend << headroom), inverse)
+    scaled = fixed_point.multiply(quotient, multiplier)
+    return [activate(op, fixed_point.rounding_divide_by_any_pot(scaled, bits + headroom - exponent), output)]
+
+
+def floor_div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Quotient rounded down."""
+    a, b = _operands(op, inputs, "int32", "float32")
+    if (b == 0).any():
+        refuse(op, "division by 0")
+    if a.dtype == np.float32:
+        return [np.floor(a / b)]
+    return [wrap_int32(a.astype(np.int64) // b)]
+
+
+def floor_mod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Remainder with the sign of the divisor."""
+    a, b = _operands(op, inputs, "int32", "int64", "float32")
+    if (b == 0).any():
+        refuse(op, "division by 0")
+    if a.dtype != np.float32:
+        return [a - (a // b) * b]
+    rest = np.fmod(a, b)
+    return [np.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)]
+
+
+def pow_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Power."""
+    a, b = _operands(op, inputs, "int32", "float32")
+    if a.dtype == np.float32:
+        with np.errstate(all="ignore"):
+            return [np.power(a.astype(np.float64), b.astype(np.float64)).astype(np.float32)]
+    if (b < 0).any():
+        refuse(op, "negative exponents of int32")
+    if b.size == 1 and a.shape != b.shape and int(b.reshape(())) > 0:
+        with np.errstate(over="ignore"):
+            return [np.power(a, b.reshape(()))]  # wraps
+    # else TFLite's power is that of float64
+    return [to_int32(np.power(a.astype(np.float64), b.astype(np.float64)))]
+
+
+def squared_difference(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Square of the difference."""
+    a, b = _operands(op, inputs, "int8", "int32", "float32")
+    if a.dtype != np.int8:
+        return [(a - b) * (a - b)]
+    q_a, q_b, q_out = (parameters(op, t) for t in (op.inputs[0], op.inputs[1], op.outputs[0]))
+    left_shift = 7
+    twice = 2 * max(q_a.scale, q_b.scale)
+    difference = _scaled(a, q_a.zero_point, left_shift, q_a.scale / twice) - _scaled(
+        b, q_b.zero_point, left_shift, q_b.scale / twice
+    )
+    factor = twice * twice / float(np.float32(1 << 2 * left_shift) * np.float32(q_out.scale))
+    if factor >= 1:
+        refuse(op, f"output scale {q_out.scale} against input scales {q_a.scale} and {q_b.scale}")
+    return [activate(op, multiply_by_factor(wrap_int32(difference**2), *split_factor(factor)), op.outputs[0])]
+
+
+def add_n(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Sum of all operands."""
+    dtype = require_types(op, 0, "int32", "float32")
+    total = operand(op, inputs, 0)
+    for index in range(1, len(inputs)):
+        require_types(op, index, dtype)
+        total = total + operand(op, inputs, index)
+    return [total]
+
+
+Comparison = Callable[[NDArray, NDArray], NDArray]
+
+
+def _compared(compare: Comparison, op: Operation, inputs: Sequence[NDArray | None], *others: str) -> list[NDArray]:
+    """Compare two operands, quantized ones in fixed point with 8 more bits."""
+    a, b = _operands(op, inputs, "int8", "uint8", "int16", "int32", "int64", "float32", *others)
+    x, y = op.inputs[0], op.inputs[1]
+    assert x and y
+    if a.dtype in (np.int8, np.uint8) or (a.dtype == np.int16 and x.quantization and op.kind in ("EQUAL", "NOT_EQUAL")):
+        q_a, q_b = parameters(op, x), parameters(op, y)
+        a, b = _comparable(a, q_a), _comparable(b, q_b)
+    return [compare(a, b)]
+
+
+def _comparable(x: NDArray, q: Quantization) -> NDArray[np.int64]:
+    """Real values times 256, for scales below 1."""
+    multiplier, exponent = split_factor(q.scale)
+    scaled = fixed_point.multiply((x.astype(np.int64) - q.zero_point) << 8, multiplier)
+    return fixed_point.rounding_divide_by_any_pot(scaled, -exponent)
+
+
+def equal(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether values are equal."""
+    return _compared(np.equal, op, inputs, "bool")
+
+
+def not_equal(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether values differ."""
+    return _compared(np.not_equal, op, inputs, "bool")
+
+
+def less(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether the first value is less."""
+    return _compared(np.less, op, inputs)
+
+
+def less_equal(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether the first value is not greater."""
+    return _compared(np.less_equal, op, inputs)
+
+
+def greater(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether the first value is greater."""
+    return _compared(np.greater, op, inputs)
+
+
+def greater_equal(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether the first value is not less."""
+    return _compared(np.greater_equal, op, inputs)
+
+
+def logical_and(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether both are true."""
+    return [np.logical_and(*_operands(op, inputs, "bool"))]
+
+
+def logical_or(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether one is true."""
+    return [np.logical_or(*_operands(op, inputs, "bool"))]
+
+
+def logical_not(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether it is false."""
+    require_types(op, 0, "bool")
+    return [np.logical_not(operand(op, inputs, 0))]
+
+
+def select(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Operand 1 where operand 0 is true, else operand 2; a condition of one dimension is for the first axis."""
+    require_types(op, 0, "bool")
+    condition, a, b = (operand(op, inputs, i) for i in range(3))
+    if condition.ndim == 1 and condition.ndim < a.ndim:
+        condition = condition.reshape(-1, *[1] * (a.ndim - 1))
+    return [np.where(condition, a, b)]
+
+
+def select_v2(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Operand 1 where operand 0 is true, else operand 2, with broadcasting."""
+    require_types(op, 0, "bool")
+    condition, a, b = (operand(op, inputs, i) for i in range(3))
+    return [np.where(condition, a, b)]
+
+
 def activate_plain(op: Operation, values: NDArray) -> NDArray:
     """The fused activation of values that are not quantized."""
     activation = op.options.get("activation", "NONE")
@@ -95,7 +293,7 @@ def _sum(op: Operation, inputs: Sequence[NDArray | None], sign: int) -> NDArray:
     q_a, q_b, q_out = parameters(op, x), parameters(op, y), parameters(op, output)
     scales = (q_a.scale, q_b.scale, q_out.scale)
     if x.dtype == "int16" and op.options.get("pot_scale_int16", True):
-        powers = [_power_of_two(s) for s in scales]
+        powers = [power_of_two(s) for s in scales]
         if None not in powers:
             return _sum_of_powers(op, a, b, sign, powers)
     left_shift = 15 if x.dtype == "int16" else 20
@@ -113,13 +311,6 @@ def _scaled(x: NDArray, zero_point: int, left_shift: int, factor: float) -> NDAr
     return multiply_by_factor((x.astype(np.int64) - zero_point) << left_shift, *split_factor(factor))
 
 
-def _power_of_two(scale: float) -> int | None:
-    """The logarithm if the scale is a power of two, as TFLite decides it (`CheckedLog2`)."""
-    log2 = np.float32(math.log(scale)) * np.float32(np.float32(1) / np.float32(math.log(2.0)))
-    rounded = math.floor(log2 + 0.5) if log2 >= 0 else math.ceil(log2 - 0.5)
-    return rounded if abs(log2 - np.float32(rounded)) < 1e-3 else None
-
-
 def _sum_of_powers(op: Operation, a: NDArray, b: NDArray, sign: int, powers: Sequence[int | None]) -> NDArray:
     """int16 with scales that are powers of two: the operand of the other scale is shifted."""
     first, second, out = (p or 0 for p in powers)
@@ -131,6 +322,3 @@ def _sum_of_powers(op: Operation, a: NDArray, b: NDArray, sign: int, powers: Seq
     y = rounding_divide_by_pot(b.astype(np.int64), shifts[1])
     total = np.clip(x + sign * y, -32768, 32767)
     return np.minimum(np.maximum(total, low), high).astype(np.int16)
-
-
-Binary = Callable[[NDArray, NDArray], NDArray]

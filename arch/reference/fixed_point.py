@@ -11,9 +11,12 @@ from ..numerics import saturating_rounding_doubling_high_mul as multiply
 __all__ = [
     "count_leading_zeros",
     "exp_on_negative_values",
+    "inverse_square_root",
+    "log",
     "multiply",
     "one_over_one_plus_x",
     "reciprocal",
+    "rounding_divide_by_any_pot",
     "shift_left_saturating",
 ]
 
@@ -64,13 +67,82 @@ def _exp_below_quarter(x: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def one_over_one_plus_x(x: ArrayLike) -> NDArray[np.int64]:
     """1 / (1 + x) for x in [0, 1), both Q0.31: three Newton steps."""
-    total = np.asarray(x, np.int64) + _MAX
-    half_denominator = np.where(total >= 0, (total + 1) >> 1, -((1 - total) >> 1))
+    half_denominator = _half_sum(np.asarray(x, np.int64), _MAX)
     result = 1515870810 + multiply(half_denominator, -1010580540)
     for _ in range(3):
         error = (1 << 29) - multiply(half_denominator, result)
         result = wrap_int32(result + shift_left_saturating(multiply(result, error), 2))
     return shift_left_saturating(result, 1)
+
+
+def rounding_divide_by_any_pot(x: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
+    """`rounding_divide_by_pot` also for exponents beyond 0 to 31, for which TFLite's C code is what x86 makes of it.
+
+    There the shift distance counts modulo 32, and 1 is added to values that are not negative.
+    """
+    x, exponent = np.asarray(x, np.int64), np.asarray(exponent, np.int64)
+    defined = (exponent >= 0) & (exponent < 32)
+    proper = rounding_divide_by_pot(x, np.where(defined, exponent, 0))
+    return np.where(defined, proper, wrap_int32((x >> (exponent & 31)) + (x >= 0)))
+
+
+def log(x: ArrayLike, integer_bits: int, result_bits: int) -> NDArray[np.int64]:
+    """Natural logarithm of values above 0 with `integer_bits` integer bits; the result has `result_bits`."""
+    x = np.asarray(x, np.int64)
+    sqrt_half, sqrt_sqrt_half = 1518500250, 1805811301
+    bits = result_bits + 1
+    one, quarter = 31 - bits, rounding_divide_by_pot(1 << 29, bits)
+    # two ways to normalise: to [1/2, 1) * sqrt(1/2), and to less than sqrt(1/2)
+    headroom = count_leading_zeros(x)
+    first = _shift_left(multiply(_shift_left(x, headroom - 1), sqrt_half), 1)
+    first_power = _saturate(_shift_left(integer_bits - headroom, one) + quarter)
+    headroom = count_leading_zeros(multiply(x, sqrt_half)) - 1
+    second = _shift_left(x, headroom)
+    second_power = _saturate(_shift_left(integer_bits - headroom, one) - quarter)
+    r, power = np.minimum(first, second), np.maximum(first_power, second_power)
+    p = _half_sum(r, sqrt_sqrt_half)
+    q = wrap_int32(2 * wrap_int32(r - sqrt_sqrt_half))
+    square = multiply(q, q)
+    numerator = wrap_int32(multiply(q, r) + multiply(multiply(q, square), 117049297))
+    denominator = wrap_int32(multiply(p, 1057819769 + q + multiply(127690142, square)) + multiply(638450708, q))
+    quotient = multiply(rounding_divide_by_pot(numerator, bits), one_over_one_plus_x(denominator))
+    return shift_left_saturating(wrap_int32(multiply(power, 1488522236) + quotient), 1)
+
+
+def inverse_square_root(x: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """1 / sqrt(x) of integers: multiplier and exponent for `multiply_by_factor`. 0 counts as 1."""
+    x = np.asarray(x, np.int64)
+    shift = np.full(x.shape, 11, np.int64)
+    value = np.maximum(x, 2)
+    while (large := value >= 1 << 29).any():
+        value = np.where(large, value >> 2, value)
+        shift = shift + large
+    pairs = (count_leading_zeros(value) - 1) // 2 - 1
+    shift = shift - pairs
+    value = (value << (2 * pairs)) >> 1
+    half = rounding_divide_by_pot(value, 1)
+    result = np.full(x.shape, 1 << 28, np.int64)
+    for _ in range(5):
+        cube = shift_left_saturating(multiply(multiply(result, result), result), 6)
+        step = wrap_int32(multiply((1 << 28) + (1 << 27), result) - multiply(half, cube))
+        result = shift_left_saturating(step, 3)
+    result = multiply(result, 1518500250)
+    result = wrap_int32(result << np.maximum(-shift, 0))
+    return np.where(x <= 1, _MAX, result), np.where(x <= 1, 0, -np.maximum(shift, 0))
+
+
+def _saturate(x: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.clip(x, -(1 << 31), _MAX)
+
+
+def _shift_left(x: NDArray[np.int64], bits: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    return _saturate(x << bits)
+
+
+def _half_sum(a: NDArray[np.int64], b: int) -> NDArray[np.int64]:
+    """(a + b) / 2, rounded away from zero."""
+    total = a + b
+    return np.where(total >= 0, (total + 1) >> 1, -((1 - total) >> 1))
 
 
 def count_leading_zeros(x: ArrayLike) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""QUANTIZE and DEQUANTIZE."""
+"""Changes of type: QUANTIZE, DEQUANTIZE and CAST."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..numerics import multiply_by_factor, split_factor, wrap_int32
 from ..operation import Operation, TensorType
 from .support import LIMITS, operand, parameters, refuse, require_types, round_half_away, saturate, to_int32
 
-__all__ = ["dequantize", "quantize"]
+__all__ = ["cast", "dequantize", "quantize"]
 
 
 def quantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -42,6 +42,27 @@ def dequantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     assert t
     scale, zero_point = _along(op, t)
     return [(scale * (x.astype(np.int64) - zero_point)).astype(np.float32)]
+
+
+def cast(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The same number in another type; quantization does not count."""
+    require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32", "bool")
+    out = op.outputs[0].dtype
+    if out not in ("int8", "uint8", "int16", "int32", "int64", "float32", "bool"):
+        refuse(op, f"to {out}")
+    x = operand(op, inputs, 0)
+    if x.dtype == np.float32 and out not in ("float32", "bool"):
+        return [_float_to_integer(x, out)]
+    return [x.astype(out)]
+
+
+def _float_to_integer(x: NDArray, dtype: str) -> NDArray:
+    """Truncate; saturate beyond the type, and to the greatest value for what is not a number."""
+    least, greatest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    whole = np.trunc(np.nan_to_num(x.astype(np.float64), nan=np.inf))
+    inside = (whole > least) & (whole < greatest)
+    integers = np.where(inside, whole, 0).astype(np.int64)
+    return np.where(whole <= least, least, np.where(whole >= greatest, greatest, integers)).astype(dtype)
 
 
 def _along(op: Operation, t: TensorType) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..numerics import multiply_by_factor, split_factor, wrap_int32
+from ..numerics import multiply_by_factor, multiply_by_factor_int64, split_factor, wrap_int32
 from ..operation import Operation
 from .support import check_axis, operand, parameters, require_types, saturate
 
-__all__ = ["arg_max", "arg_min", "mean", "reduce_all", "reduce_any", "reduce_max", "reduce_min", "sum_"]
+__all__ = ["arg_max", "arg_min", "mean", "reduce_all", "reduce_any", "reduce_max", "reduce_min", "reduce_prod", "sum_"]
 
 
 def mean(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -50,6 +50,24 @@ def _rescaled(op: Operation, total: NDArray, count: int, *, divide: bool) -> NDA
     return saturate(
         wrap_int32(multiply_by_factor(values, multiplier, exponent) + q_out.zero_point), op.outputs[0].dtype
     )
+
+
+def reduce_prod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Product; wraps where it is not quantized, else each factor is scaled so that the product fits."""
+    dtype = require_types(op, 0, "int8", "int16", "int32", "int64", "float32")
+    x, axes = operand(op, inputs, 0), _axes(op, inputs)
+    if dtype in ("int32", "int64", "float32"):
+        return [np.asarray(x.prod(axis=axes, dtype=x.dtype))]
+    q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
+    count = math.prod(x.shape[a] for a in axes)
+    multiplier, exponent = split_factor(q_in.scale / q_out.scale ** (1.0 / count))
+    rest = [i for i in range(x.ndim) if i not in axes]
+    factors = x.transpose(*axes, *rest).reshape(count, *[x.shape[i] for i in rest]).astype(np.int64) - q_in.zero_point
+    product = factors[0]
+    for factor in factors[1:]:
+        product = multiply_by_factor_int64(product * factor, multiplier, exponent)
+    product = multiply_by_factor_int64(product, multiplier, exponent)
+    return [saturate(wrap_int32(product + q_out.zero_point), dtype)]
 
 
 _COMPARED = ("int8", "uint8", "int16", "int32", "int64", "float32")

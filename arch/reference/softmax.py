@@ -14,7 +14,7 @@ from . import fixed_point
 from .support import LIMITS, operand, parameters, refuse, require_types
 from .tables import int16_lookup, int16_table
 
-__all__ = ["softmax"]
+__all__ = ["log_softmax", "softmax"]
 
 _DIFFERENCE_BITS = 5
 """Integer bits of differences from the maximum"""
@@ -36,21 +36,45 @@ def softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray
     refuse(op, f"{dtype} to {out}")
 
 
+def log_softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """x less the logarithm of the sum of exponentials; int8 outputs are of scale 1/16 and zero point 127."""
+    dtype = require_types(op, 0, "int8", "float32")
+    x = operand(op, inputs, 0)
+    if dtype == "float32":
+        difference = x - x.max(axis=-1, keepdims=True)
+        return [difference - np.log(np.exp(difference).sum(axis=-1, keepdims=True, dtype=np.float32))]
+    multiplier, exponent, count = _difference_scaling(op, 1.0)
+    inverse, inverse_exponent = split_factor((1 << (31 - exponent)) / multiplier)
+    scaled = multiply_by_factor(-np.arange(256), multiplier, exponent)
+    exps = np.where(np.arange(256) < count, fixed_point.exp_on_negative_values(scaled, _DIFFERENCE_BITS), 0)
+    below = x.max(axis=-1, keepdims=True).astype(np.int64) - x
+    total = wrap_int32(rounding_divide_by_pot(exps, _SUM_BITS)[below].sum(axis=-1, keepdims=True))
+    log_total = fixed_point.log(total, _SUM_BITS, _DIFFERENCE_BITS)
+    least = multiply_by_factor(log_total - (1 << 31), inverse, inverse_exponent)
+    result = rounding_divide_by_pot(scaled[below] - log_total, 31 - _DIFFERENCE_BITS - 4) + 127
+    return [np.where(-below > np.maximum(-count, least), np.clip(result, -128, 127), -128)]
+
+
+def _difference_scaling(op: Operation, beta: float) -> tuple[int, int, int]:
+    """Multiplier and exponent of differences from the maximum, and how many differences count."""
+    scale = parameters(op, op.inputs[0]).scale
+    factor = min(beta * scale * (1 << (31 - _DIFFERENCE_BITS)), (1 << 31) - 1.0)
+    if factor <= 1:
+        refuse(op, f"input scale {scale}")
+    multiplier, exponent = split_factor(factor)
+    radius = math.floor(((1 << _DIFFERENCE_BITS) - 1) * (1 << (31 - _DIFFERENCE_BITS)) / (1 << exponent))
+    return multiplier, exponent, radius + 1
+
+
 def _softmax_float32(x: NDArray, beta: float) -> NDArray:
     exps = np.exp((x - x.max(axis=-1, keepdims=True)) * np.float32(beta), dtype=np.float32)
     return exps / exps.sum(axis=-1, keepdims=True, dtype=np.float32)
 
 
 def _softmax_int8(op: Operation, x: NDArray) -> NDArray:
-    scale = parameters(op, op.inputs[0]).scale
-    beta = float(np.float32(op.options["beta"]))
-    factor = min(beta * scale * (1 << (31 - _DIFFERENCE_BITS)), (1 << 31) - 1.0)
-    if factor <= 1:
-        refuse(op, f"beta {beta} with input scale {scale}")
-    multiplier, exponent = split_factor(factor)
-    least = -math.floor(((1 << _DIFFERENCE_BITS) - 1) * (1 << (31 - _DIFFERENCE_BITS)) / (1 << exponent))
+    multiplier, exponent, count = _difference_scaling(op, float(np.float32(op.options["beta"])))
     # exponentials of all differences that count, by -difference
-    count = min(256, -least + 1)
+    count = min(256, count)
     scaled = multiply_by_factor(-np.arange(count), multiplier, exponent)
     exps = np.zeros(256, np.int64)
     exps[:count] = fixed_point.exp_on_negative_values(scaled, _DIFFERENCE_BITS)

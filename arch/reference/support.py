@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ __all__ = [
     "float32",
     "operand",
     "parameters",
+    "power_of_two",
     "refuse",
     "require_types",
     "round_half_away",
@@ -123,3 +125,10 @@ def check_axis(op: Operation, axis: int, rank: int) -> int:
     if not 0 <= result < max(rank, 1):
         refuse(op, f"axis {axis} of {rank} dimensions")
     return result
+
+
+def power_of_two(scale: float) -> int | None:
+    """The logarithm if the scale is a power of two, as TFLite decides it (`CheckedLog2`)."""
+    log2 = np.float32(math.log(scale)) * np.float32(np.float32(1) / np.float32(math.log(2.0)))
+    rounded = math.floor(log2 + 0.5) if log2 >= 0 else math.ceil(log2 - 0.5)
+    return rounded if abs(log2 - np.float32(rounded)) < 1e-3 else None
