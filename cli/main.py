@@ -14,7 +14,8 @@ import sys
 from typing import Any
 
 from nnloom.arch.cpu_target import CPU_TARGETS
-from nnloom.arch.errors import NnloomError
+from nnloom.arch.errors import NnloomError, ToolMissingError
+from nnloom.arch.extras import missing_package
 from nnloom.arch.serving import ServerLimits
 
 from . import commands
@@ -235,6 +236,11 @@ def main(arguments: list[str] | None = None) -> int:
     except NnloomError as error:
         console.error(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "nnloom").partition(".")[0] == "nnloom":
+            raise
+        console.error(str(missing_package(error.name or "")))
+        return ToolMissingError.exit_code
     except KeyboardInterrupt:
         console.error("interrupted")
         return 130

