@@ -3,11 +3,16 @@
 A message states the rule, the value that broke it, and what to do, on one line.
 """
 
+from __future__ import annotations
+
+import enum
+
 __all__ = [
     "ArtifactError",
     "BuildError",
     "CapacityError",
     "ConfigError",
+    "DeviceCause",
     "DeviceError",
     "InputError",
     "ModelError",
@@ -47,10 +52,33 @@ class ArtifactError(NnloomError):
     """An artifact directory is missing, damaged, edited, or made for something else."""
 
 
+class DeviceCause(enum.StrEnum):
+    """What kept a device from answering, for programs; the message of the error is for people."""
+
+    SILENT = "silent"
+    """nothing answered"""
+    OTHER_CONFIGURATION = "other configuration"
+    """an nnloom accelerator, but not the one that the artifact was compiled for"""
+    OTHER_VERSION = "other version"
+    """of the protocol or the instruction set, or no nnloom accelerator"""
+    NO_PERMISSION = "no permission"
+    """this user may not open the port"""
+    IN_USE = "in use"
+    """another program has the port open, or the device runs its program"""
+    CLOSED = "closed"
+    """the session or device was closed before"""
+    FAULT = "fault"
+    """everything else"""
+
+
 class DeviceError(NnloomError):
     """A device did not answer, or answered wrongly."""
 
     exit_code = 1
+
+    def __init__(self, message: str, *, cause: DeviceCause = DeviceCause.FAULT) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class BuildError(NnloomError):

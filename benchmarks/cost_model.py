@@ -91,7 +91,7 @@ def simulate(device: VerifiedRtlDevice, config: AcceleratorConfig, emitted: Emit
     total = 0
     for item in emitted.regions:
         inputs = [rng.integers(-128, 128, (t.rows, t.columns, t.channels), np.int8) for t in item.graph.inputs]
-        total += device.run_region(item.region, inputs)[1]
+        total += device.run_region(item.region, inputs).cycles or 0
     return total
 
 

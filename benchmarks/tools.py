@@ -79,7 +79,7 @@ def inferences(artifact: Artifact, device: Device, inputs: list[NDArray[np.int8]
     try:
         device.load(artifact)
         for value in inputs:
-            _, cycles = device.run_region(region, [value])
+            cycles = device.run_region(region, [value]).cycles
     finally:
         device.close()
     return cycles

@@ -8,14 +8,13 @@ import io
 import json
 import os
 import sys
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import REPORT_FILE, Artifact, TensorInfo
+from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
 from nnloom.arch.extras import require
@@ -265,22 +264,6 @@ def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
 
 
-def _read_inputs(path: str | None, infos: tuple[TensorInfo, ...]) -> dict[str, NDArray]:
-    if path is None:
-        raise InputError("no input given; use --input FILE.npy")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            if len(infos) != 1:
-                raise InputError(f"{path}: the network has {len(infos)} inputs; give an .npz with their names")
-            return {infos[0].name: loaded}
-        return dict(loaded)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or 'cannot be read'}; give a .npy file") from error
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise InputError(f"{path}: not a .npy or .npz array file ({' '.join(str(error).split())[:100]})") from error
-
-
 def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
     if path is None:
         return
@@ -301,40 +284,35 @@ def _check_writable(path: str | None, option: str = "--output") -> None:
         raise InputError(f"{path}: cannot be written; choose another {option}")
 
 
-def _split(inputs: dict[str, NDArray], infos: tuple[TensorInfo, ...]) -> list[dict[str, NDArray]]:
-    """Several inputs in one file: a first dimension above the network's 1 counts them."""
-    counts = {
-        len(inputs[info.name])
-        for info in infos
-        if info.name in inputs
-        and inputs[info.name].shape[1:] == info.shape[1:]
-        and info.shape[:1] == (1,)
-        and inputs[info.name].shape[0] > 1
-    }
-    if len(counts) != 1:
-        return [inputs]
-    return [{name: value[i : i + 1] for name, value in inputs.items()} for i in range(counts.pop())]
-
-
 def _run(
     options: argparse.Namespace,
     console: Console,
     device: str | Device,
     label: str,
     check: InferenceSession | None = None,
-) -> dict[str, Any]:
-    """Run every input of the file; with `check`, its outputs must be the same."""
-    from nnloom.runtime.session import InferenceSession, check_inputs
+) -> tuple[dict[str, Any], dict[str, list[int]]]:
+    """Run every input of the file; with `check`, its outputs must be the same.
+
+    Returns (result, cycles of the layers of each region in the last inference); the latter with `check` only.
+    """
+    from nnloom.runtime.inputs import as_arrays, check_inputs, join_batch, split_batch
+    from nnloom.runtime.session import InferenceSession
+
+    from .input_files import read_inputs
 
     _check_writable(options.output)
     artifact = Artifact.load(options.artifact)
     infos = artifact.manifest.inputs
-    cases = _split(_read_inputs(options.input, infos), infos)
+    cases = split_batch(infos, as_arrays(infos, read_inputs(options.input, infos)))
     for case in cases:
         check_inputs(infos, case)  # before the device starts, which may take long
     results: list[dict[str, NDArray]] = []
     cycles: list[int | None] = []
     with InferenceSession(options.artifact, device, fallback=False, progress=console.phase) as session:
+        if device == "auto":
+            label = session.device
+            console.say("\n".join(_found(session)))
+        passed_over = [dataclasses.asdict(board) for board in session.passed_over]
         console.phase(f"running {artifact.manifest.model} on {label}")
         for case in cases:
             results.append(session.run(case))
@@ -344,7 +322,11 @@ def _run(
                     wrong = int((results[-1][name] != want).sum())
                     if wrong:
                         raise DeviceError(f"{label}: {wrong} of {want.size} values of {name} differ from the CPU's")
-    outputs = {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+        layers: dict[str, list[int]] = {}
+        if check is not None:
+            segments = session.profile().segments
+            layers = {segment.name: [count for _, count in segment.layers] for segment in segments if segment.name}
+    outputs = {name: join_batch([r[name] for r in results]) for name in results[0]}
     _write_outputs(options.output, outputs)
     for name, value in outputs.items():
         for row in value.reshape(len(cases), -1):
@@ -353,8 +335,9 @@ def _run(
             console.say(f"{name}: {text}{largest}")
     if cycles[-1]:
         console.say(f"{cycles[-1]:,} cycles")
-    return {
+    result = {
         "device": label,
+        "passed_over": passed_over,
         "inputs": len(cases),
         "outputs": {
             name: {"shape": list(v.shape), "dtype": str(v.dtype), "values": v.reshape(-1).tolist()}
@@ -362,11 +345,20 @@ def _run(
         },
         "cycles": cycles[-1],
     }
+    return result, layers
+
+
+def _found(session: InferenceSession) -> list[str]:
+    """What device "auto" has found, a line each: the boards that it passed over, and what answers."""
+    lines = [f"{board.port} passed over, {board.cause}: {board.reason}" for board in session.passed_over]
+    nothing = "no board answers with the configuration of the artifact: on the CPU"
+    lines.append(nothing if session.device == "cpu" else f"on {session.device}")
+    return lines
 
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom run"""
-    return _run(options, console, options.device, options.device)
+    return _run(options, console, options.device, options.device)[0]
 
 
 def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -381,10 +373,10 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     waves = Path(options.waves).resolve() if options.waves else None
     device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
     with InferenceSession(options.artifact, "cpu") as cpu:
-        result = _run(options, console, device, f"RTL in {options.simulator}", check=cpu)
+        result, layers = _run(options, console, device, f"RTL in {options.simulator}", check=cpu)
     console.say("every write of the engine equals the golden model's; outputs equal the CPU's")
     report = _read_report(options.artifact)
-    _note_cycles(report, device.layer_cycles, result["cycles"])
+    _note_cycles(report, layers, result["cycles"])
     write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
     return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True}
 
@@ -435,8 +427,14 @@ def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
         def ready(address: str) -> None:
             console.announce(
-                {"address": address, "model": name, "device": session.device},
-                f"{name} on {session.device} at {address}/v2/models/{name}\nCtrl-C ends it",
+                {
+                    "address": address,
+                    "model": name,
+                    "device": session.device,
+                    "passed_over": [dataclasses.asdict(board) for board in session.passed_over],
+                },
+                "".join(f"{line}\n" for line in _found(session)[:-1])
+                + f"{name} on {session.device} at {address}/v2/models/{name}\nCtrl-C ends it",
             )
 
         if not serve_session(session, name, host=options.host, port=options.port, limits=limits, ready=ready):

@@ -1,6 +1,16 @@
 """Runtime: sessions and devices."""
 
-from .devices.base import LayerWaits
-from .session import DeviceWarning, InferenceSession, Profile, Segment, SessionStats
+from .devices.base import Device, LayerWaits, RegionResult
+from .session import DeviceWarning, InferenceSession, PassedOver, Profile, Segment, SessionStats
 
-__all__ = ["DeviceWarning", "InferenceSession", "LayerWaits", "Profile", "Segment", "SessionStats"]
+__all__ = [
+    "Device",
+    "DeviceWarning",
+    "InferenceSession",
+    "LayerWaits",
+    "PassedOver",
+    "Profile",
+    "RegionResult",
+    "Segment",
+    "SessionStats",
+]

@@ -43,7 +43,7 @@ class PortableProgram:
         self._lock = threading.Lock()
 
     def _in_model(self, index: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
-        return self._model.run_region(self._regions[index], operands)[0]
+        return self._model.run_region(self._regions[index], operands).outputs
 
     def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
         """Run the network: with regions in the golden model, or on `accelerator`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -11,21 +12,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
-from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ToolMissingError
+from nnloom.arch.errors import ArtifactError, ConfigError, DeviceCause, DeviceError, InputError, ToolMissingError
 from nnloom.arch.extras import require
-from nnloom.arch.numerics import quantize
 
-from .devices.base import Device, DeviceStats, HostBusDevice, LayerWaits
+from .devices.base import Device, DeviceStats, LayerWaits, RegionResult
+from .inputs import as_arrays, check_inputs, join_batch, split_batch
 from .portable import PortableProgram
 from .relax_vm import RelaxProgram
 
-__all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "Profile", "Segment", "SessionStats"]
+__all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "PassedOver", "Profile", "Segment", "SessionStats"]
 
 DEVICES = ("auto", "cpu", "model", "sim", "serial:PORT[?baud=N&timeout=S]", "pynq[:BITSTREAM]")
 BACK_OFF_SECONDS = (1.0, 60.0)
@@ -50,6 +51,16 @@ class DeviceWarning(RuntimeWarning):
         self.device = device
         self.error = error
         self.retry_seconds = retry_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """A board that device "auto" did not take."""
+
+    port: str
+    cause: DeviceCause
+    reason: str
+    """one line: what was wrong, and what to do"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +142,8 @@ class InferenceSession:
         "cpu": the whole network in TVM code; without TVM in NumPy, with the golden model. "model": accelerator regions
         in the golden model. "sim": in RTL simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs
         on, with the artifact's bitstream or another. All give the same bits. "auto": the first board on a USB serial
-        port that answers with the artifact's configuration, else the CPU. Also an unloaded `Device`; the session loads
-        and closes it.
+        port that answers with the artifact's configuration, else the CPU; `device` and `passed_over` tell. Also an
+        unloaded `Device`; the session loads and closes it.
     fallback
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
         again, first after one second, at most after a minute. Without, `DeviceError` is raised, and always by "model"
@@ -165,13 +176,16 @@ class InferenceSession:
     ) -> None:
         self._artifact = Artifact.load(artifact)
         self.device = device if isinstance(device, str) else type(device).__name__
+        """What runs the regions: of "auto", what it has found."""
+        self.passed_over: tuple[PassedOver, ...] = ()
+        """Of device "auto": the boards that it did not take."""
         self.last_cycles: int | None = None
         """Accelerator cycles of the last inference, None if no device counted."""
         manifest = self._artifact.manifest
         library = self._artifact.path / CPU_FILE
         if CPU_FILE not in manifest.files:
             raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
-        self._program: RelaxProgram | PortableProgram
+        self._program: RelaxProgram | PortableProgram | None
         try:
             self._program = RelaxProgram(
                 library,
@@ -181,25 +195,25 @@ class InferenceSession:
             )
         except ToolMissingError:
             self._program = PortableProgram(self._artifact)
-        self._fallback = fallback and device not in ("model", "sim")
+        self._profiling = profiling
+        self._closed = self._released = False
         self._clock = clock
         self._lock = threading.RLock()
         self._queue: ThreadPoolExecutor | None = None
         self._requests = self._on_device = self._fallbacks = self._failures = 0
+        self._device_stats = DeviceStats()
         self._wait = BACK_OFF_SECONDS[0]
         self._retry_at = 0.0
         self._loaded = False
-        self._profile: Profile | None = None
+        self._segments: list[tuple[Segment, RegionResult | None]] = []
+        """of the last inference; what the accelerator counted of its regions"""
         self._device: Device | None = None
         if device == "auto":
             self._find_board()
-            if profiling and isinstance(self._device, HostBusDevice):
-                self._device.measure_layers = True
-            return
-        self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
-        if profiling and isinstance(self._device, HostBusDevice):
-            self._device.measure_layers = True
-        if self._device is not None:
+        else:
+            self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
+        self._fallback = fallback and self._device is not None and not self._device.simulated
+        if self._device is not None and not self._loaded:
             try:
                 self._device.load(self._artifact)
                 self._loaded = True
@@ -213,7 +227,7 @@ class InferenceSession:
                 raise
 
     def _find_board(self) -> None:
-        """Take the first board that can be loaded; none is no mistake."""
+        """Take the first board that can be loaded; finding none is not an error."""
         from .devices.serial import find_boards, open_serial
 
         self.device = "cpu"
@@ -221,8 +235,12 @@ class InferenceSession:
             candidate = open_serial(port)
             try:
                 candidate.load(self._artifact)
-            except DeviceError:
-                candidate.close()
+            except BaseException as error:
+                with contextlib.suppress(DeviceError):  # of a port that fails when it is closed, too
+                    candidate.close()
+                if not isinstance(error, DeviceError):
+                    raise
+                self.passed_over += (PassedOver(port=port, cause=error.cause, reason=str(error)),)
                 continue
             self._device, self._loaded, self.device = candidate, True, f"serial:{port}"
             return
@@ -257,7 +275,7 @@ class InferenceSession:
             on_device=self._on_device,
             fallbacks=self._fallbacks,
             device_failures=self._failures,
-            device=getattr(self._device, "stats", DeviceStats()),
+            device=self._device_stats if self._device is None else self._device.stats,
         )
 
     def profile(self) -> Profile:
@@ -268,17 +286,39 @@ class InferenceSession:
         InputError
             If nothing has run yet.
         """
-        if self._profile is None:
+        with self._lock:
+            last = list(self._segments)
+        if not last:
             raise InputError("nothing to profile; run an inference first")
-        waits = getattr(self._device, "layer_waits", {})
         segments = tuple(
-            replace(segment, layers=self._layers(segment.name), waits=tuple(waits.get(segment.name, ())))
-            for segment in self._profile.segments
+            segment
+            if counted is None
+            else replace(segment, layers=self._layers(segment.name, counted), waits=counted.layer_waits)
+            for segment, counted in last
         )
-        return replace(self._profile, segments=segments)
+        return Profile(seconds=sum(segment.seconds for segment in segments), segments=segments)
 
-    def run(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, NDArray]:
-        """Run the network.
+    @overload
+    def run(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, NDArray]: ...
+
+    @overload
+    def run(self, inputs: Sequence[str] | None, input_feed: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]: ...
+
+    @overload
+    def run(
+        self, *, output_names: Sequence[str] | None, input_feed: Mapping[str, ArrayLike] | ArrayLike
+    ) -> list[NDArray]: ...
+
+    def run(
+        self,
+        inputs: Mapping[str, ArrayLike] | ArrayLike | Sequence[str] | None = None,
+        input_feed: Mapping[str, ArrayLike] | ArrayLike | None = None,
+        *,
+        output_names: Sequence[str] | None = None,
+    ) -> dict[str, NDArray] | list[NDArray]:
+        """Run the network: `run(inputs)` gives a dict, `run(output_names, inputs)` a list as in ONNX Runtime.
+
+        The arrays are the caller's own: nothing that runs later changes them.
 
         Parameters
         ----------
@@ -286,6 +326,8 @@ class InferenceSession:
             An array for each input, by name, of the input's shape and dtype; or one array if there is one
             input. A leading dimension of 1 may be left out; one of N runs N inferences and is that of the outputs too.
             An int8 input also takes floating point values, which are quantized as the model says.
+        output_names, input_feed
+            ONNX Runtime's form: the names of the outputs that are wanted, None for all, and then the inputs.
 
         Raises
         ------
@@ -294,20 +336,67 @@ class InferenceSession:
         DeviceError
             If the device fails and there is no fallback, or the session is closed.
         """
-        cases = [check_inputs(self.get_inputs(), case) for case in split_batch(self.get_inputs(), inputs)]
+        if input_feed is None:
+            if output_names is not None:
+                raise InputError("run(output_names, inputs) needs the inputs, too")
+            return self._answer(as_arrays(self.get_inputs(), inputs))  # type: ignore[arg-type]
+        names = self._output_names(inputs if output_names is None else output_names)
+        results = self._answer(as_arrays(self.get_inputs(), input_feed))
+        return [results[name] for name in names]
+
+    def _output_names(self, wanted: object) -> list[str]:
+        known = [info.name for info in self.get_outputs()]
+        if wanted is None or wanted == []:  # as ONNX Runtime has it
+            return known
+        if not isinstance(wanted, Sequence) or isinstance(wanted, str):
+            raise InputError("run(output_names, inputs) takes a list of names, or None for all")
+        for name in wanted:
+            if name not in known:
+                raise InputError(f"no output named {name!r} (outputs: {', '.join(known)})")
+        return list(wanted)
+
+    def run_async(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> Future[dict[str, NDArray]]:
+        """As `run(inputs)`, in the order of the calls, in a thread of the session.
+
+        The inputs are copied first. `asyncio.wrap_future` awaits the result.
+
+        Raises
+        ------
+        DeviceError
+            If the session is closed; other errors are the future's.
+        """
         with self._lock:
+            self._check_open(self._closed)
+            if self._queue is None:
+                self._queue = ThreadPoolExecutor(1, thread_name_prefix="nnloom")
+            try:
+                arrays = as_arrays(self.get_inputs(), inputs, copy=True)
+            except InputError as error:
+                failed: Future[dict[str, NDArray]] = Future()
+                failed.set_exception(error)
+                return failed
+            return self._queue.submit(self._answer, arrays, queued=True)
+
+    def _answer(self, arrays: Mapping[str, NDArray], *, queued: bool = False) -> dict[str, NDArray]:
+        """Run every inference of a batch; what was queued before `close` is answered still."""
+        infos = self.get_inputs()
+        cases = [check_inputs(infos, case) for case in split_batch(infos, arrays)]
+        with self._lock:
+            self._check_open(self._released if queued else self._closed)
             results = [self._run_one(case) for case in cases]
         names = [info.name for info in self.get_outputs()]
         if len(results) == 1:
             return dict(zip(names, results[0], strict=True))
-        return {name: np.concatenate(parts) for name, *parts in zip(names, *results, strict=True)}
+        return {name: join_batch(parts) for name, *parts in zip(names, *results, strict=True)}
 
-    def run_async(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> Future[dict[str, NDArray]]:
-        """As `run`, in the order of the calls, in a thread of the session; `asyncio.wrap_future` awaits the result."""
-        with self._lock:
-            if self._queue is None:
-                self._queue = ThreadPoolExecutor(1, thread_name_prefix="nnloom")
-            return self._queue.submit(self.run, inputs)
+    @staticmethod
+    def _check_open(closed: bool) -> None:
+        if closed:
+            raise DeviceError("the session is closed; open another one", cause=DeviceCause.CLOSED)
+
+    def _loaded_program(self) -> RelaxProgram | PortableProgram:
+        assert self._program is not None, "checked by _answer"
+        return self._program
 
     def _run_one(self, values: list[NDArray]) -> list[NDArray]:
         self._requests += 1
@@ -343,65 +432,63 @@ class InferenceSession:
 
     def _run_cpu(self, values: list[NDArray]) -> list[NDArray]:
         begin = time.perf_counter()
-        results = self._program.run(values, None)
+        results = self._loaded_program().run(values, None)
         seconds = time.perf_counter() - begin
-        self._profile = Profile(seconds=seconds, segments=(Segment(name="", device="cpu", seconds=seconds),))
+        self._segments = [(Segment(name="", device="cpu", seconds=seconds), None)]
         return results
 
     def _run_device(self, device: Device, values: list[NDArray]) -> list[NDArray]:
         regions = self._artifact.manifest.regions
-        calls: list[tuple[float, float, int, int]] = []
+        calls: list[tuple[float, float, int, RegionResult]] = []
 
         def accelerate(index: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
             begin = time.perf_counter()
-            outputs, cycles = device.run_region(regions[index], operands)
-            calls.append((begin, time.perf_counter(), index, cycles))
-            return outputs
+            result = device.run_region(regions[index], operands, count_layers=self._profiling)
+            calls.append((begin, time.perf_counter(), index, result))
+            return result.outputs
 
         begin = time.perf_counter()
-        results = self._program.run(values, accelerate)
+        results = self._loaded_program().run(values, accelerate)
         end = time.perf_counter()
-        segments: list[Segment] = []
+        self._segments = []
         last = begin
-        for first, after, index, cycles in calls:
-            segments.append(Segment(name="", device="cpu", seconds=first - last))
-            segments.append(
-                Segment(
-                    name=regions[index].name,
-                    device=self.device,
-                    seconds=after - first,
-                    cycles=cycles or None,
-                )
-            )
+        for first, after, index, result in calls:
+            self._segments.append((Segment(name="", device="cpu", seconds=first - last), None))
+            segment = Segment(name=regions[index].name, device=self.device, seconds=after - first, cycles=result.cycles)
+            self._segments.append((segment, result))
             last = after
-        segments.append(Segment(name="", device="cpu", seconds=end - last))
-        self._profile = Profile(seconds=end - begin, segments=tuple(segments))
-        self.last_cycles = sum(cycles for *_, cycles in calls) or None
+        self._segments.append((Segment(name="", device="cpu", seconds=end - last), None))
+        counts = [result.cycles for *_, result in calls if result.cycles is not None]
+        self.last_cycles = sum(counts) if counts else None
         return results
 
-    def _layers(self, region: str) -> tuple[tuple[str, int], ...]:
-        if not region:
-            return ()
+    def _layers(self, region: str, result: RegionResult) -> tuple[tuple[str, int], ...]:
+        """Names and cycles of the layers of a region."""
         path = self._artifact.path / REPORT_FILE
         try:
             report = json.loads(path.read_text())
             layers = [layer for layer in report["layers"] if layer.get("region") == region]
-            counted = getattr(self._device, "layer_cycles", {}).get(region)
-            if counted is None:
+            counted: Sequence[int] = result.layer_cycles
+            if not counted:
                 counted = [layer.get("cycles_measured") or layer["cycles_estimated"] for layer in layers]
             return tuple(zip((layer["name"] for layer in layers), counted, strict=True))
         except (OSError, ValueError, KeyError) as error:
             raise ArtifactError(f"{path}: not readable; compile the model again") from error
 
     def close(self) -> None:
-        """Finish what `run_async` has queued and release the device."""
-        queue, self._queue = self._queue, None
+        """Finish what `run_async` has queued, end its thread, and release device and code; nothing runs afterwards."""
+        with self._lock:
+            self._closed = True
+            queue, self._queue = self._queue, None
         if queue is not None:
             queue.shutdown()
         with self._lock:
-            if self._device is not None:
-                self._device.close()
-                self._device = None
+            self._released = True
+            self._program = None
+            device, self._device = self._device, None
+            if device is not None:
+                self._device_stats = device.stats
+                device.close()
 
     def __enter__(self) -> Self:
         return self
@@ -410,70 +497,3 @@ class InferenceSession:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def split_batch(
-    infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike
-) -> list[Mapping[str, ArrayLike] | ArrayLike]:
-    """The inferences of a batch: inputs whose first dimension is N where the network's is 1.
-
-    Raises
-    ------
-    InputError
-        If the inputs' batches differ in size.
-    """
-    if not isinstance(inputs, Mapping):
-        if len(infos) != 1:
-            return [inputs]  # check_inputs explains
-        inputs = {infos[0].name: inputs}
-    arrays = {name: np.asarray(value) for name, value in inputs.items()}
-    sizes = {}
-    for info in infos:
-        value = arrays.get(info.name)
-        if value is not None and info.shape[:1] == (1,) and value.shape[1:] == info.shape[1:] and len(value) > 1:
-            sizes[info.name] = len(value)
-    if not sizes:
-        return [arrays]
-    count = next(iter(sizes.values()))
-    if set(sizes) != set(arrays) or set(sizes.values()) != {count}:
-        text = ", ".join(f"{name} {list(value.shape)}" for name, value in arrays.items())
-        raise InputError(f"inputs of a batch must all have the same first dimension ({text})")
-    return [{name: value[i : i + 1] for name, value in arrays.items()} for i in range(count)]
-
-
-def check_inputs(infos: Sequence[TensorInfo], inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]:
-    """The inputs in the network's order, as it takes them; see `InferenceSession.run`."""
-    if not isinstance(inputs, Mapping):
-        if len(infos) != 1:
-            raise InputError(f"the network has {len(infos)} inputs; give a dict ({_names(infos)})")
-        inputs = {infos[0].name: inputs}
-    if inputs.keys() != {info.name for info in infos}:
-        unknown = sorted(set(inputs) - {info.name for info in infos})
-        if unknown:
-            raise InputError(f"no input named {unknown[0]!r} (inputs: {_names(infos)})")
-        missing = [info.name for info in infos if info.name not in inputs]
-        raise InputError(f"input {missing[0]!r} is missing (inputs: {_names(infos)})")
-    return [check_input(info, np.asarray(inputs[info.name])) for info in infos]
-
-
-def _names(infos: Sequence[TensorInfo]) -> str:
-    return ", ".join(info.name for info in infos)
-
-
-def check_input(info: TensorInfo, value: NDArray) -> NDArray:
-    """The array as the network takes it; see `InferenceSession.run`."""
-    if value.shape != info.shape and (1, *value.shape) != info.shape:
-        raise InputError(f"input {info.name!r} must have shape {list(info.shape)}, not {list(value.shape)}")
-    value = value.reshape(info.shape)
-    if value.dtype.kind == "f":
-        if not np.isfinite(value).all():
-            raise InputError(f"input {info.name!r} holds NaN or infinity; give finite values")
-        if value.dtype.itemsize > 4 and np.any(np.abs(value) > np.finfo(np.float32).max):
-            raise InputError(f"input {info.name!r} holds values beyond float32; give smaller values")
-        if info.dtype == "int8":
-            return quantize(value, info.scale, info.zero_point)
-    if value.dtype == info.dtype:
-        return value
-    if info.dtype == "float32" and value.dtype == np.float64:
-        return value.astype(np.float32)
-    raise InputError(f"input {info.name!r} must be {info.dtype}, not {value.dtype}; convert it with astype")

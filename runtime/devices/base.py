@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import DeviceError
+from nnloom.arch.errors import DeviceCause, DeviceError
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
@@ -26,7 +26,7 @@ from nnloom.arch.isa import (
     weight_word_columns,
 )
 
-__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits"]
+__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits", "RegionResult"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +58,6 @@ REST_POLL_SECONDS = 0.01
 """Time between looks at a device that runs another driver's program."""
 
 
-class Device(Protocol):
-    """Runs accelerator regions."""
-
-    def load(self, artifact: Artifact) -> None:
-        """Take over an artifact's program and weights."""
-
-    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
-        """Run a region; returns its outputs and the cycles it took (0 if the device does not count)."""
-
-    def close(self) -> None:
-        """Release the device."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class LayerWaits:
     """Cycles of a layer in which the engine issued no step, as `arch.isa.Counter` tells them apart."""
@@ -80,7 +67,56 @@ class LayerWaits:
     requantization: int
 
 
-class HostBusDevice(abc.ABC):
+@dataclass(frozen=True, kw_only=True)
+class RegionResult:
+    """What a region answered, and how long it took."""
+
+    outputs: list[NDArray[np.int8]]
+    """int8, of the shapes of the region's outputs"""
+    cycles: int | None = None
+    """of all its programs, None if the device does not count"""
+    program_cycles: tuple[int, ...] = ()
+    """of each program: one, or one for each part"""
+    layer_cycles: tuple[int, ...] = ()
+    """of each layer, if they were counted; they sum to `cycles`"""
+    layer_waits: tuple[LayerWaits, ...] = ()
+    """which of these cycles were spent waiting"""
+
+
+class Device(abc.ABC):
+    """Runs accelerator regions. A context manager: closed at its end."""
+
+    simulated = False
+    """What it does is checked rather than used: a failure is a finding, and the CPU never answers in its place."""
+
+    @abc.abstractmethod
+    def load(self, artifact: Artifact) -> None:
+        """Take over an artifact's program and weights."""
+
+    @abc.abstractmethod
+    def run_region(
+        self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
+    ) -> RegionResult:
+        """Run a region; with `count_layers` and a device that can, the result tells the cycles of each layer."""
+
+    @property
+    def stats(self) -> DeviceStats:
+        """Faults that the driver has mended."""
+        return DeviceStats()
+
+    def close(self) -> None:  # noqa: B027 (not every device holds something)
+        """Release the device."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class HostBusDevice(Device):
     """An accelerator reached by reads and writes on its host bus: over a serial line, in simulation, ...
 
     Subclasses give `write_words` and `read_words`. Addresses are those of `nnloom.arch.isa`.
@@ -88,16 +124,8 @@ class HostBusDevice(abc.ABC):
 
     timeout_seconds = 10.0
     """Longest wait for a region to finish."""
-    measure_layers = False
-    """Read the counters after each region, into `layer_cycles` and `layer_waits`."""
 
     def __init__(self) -> None:
-        self.layer_cycles: dict[str, list[int]] = {}
-        """Measured cycles of each layer of a region, of the last time it ran; they sum to the region's."""
-        self.layer_waits: dict[str, list[LayerWaits]] = {}
-        """The cycles of these that were spent waiting."""
-        self.part_cycles: list[int] = []
-        """Cycles of each program of the region that ran last."""
         self._config: AcceleratorConfig | None = None
         self._images: Artifact | None = None
         self._part: Part | None = None
@@ -110,17 +138,6 @@ class HostBusDevice(abc.ABC):
     @abc.abstractmethod
     def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Read 32-bit words."""
-
-    def close(self) -> None:  # noqa: B027 (not every device holds something)
-        """Release the device."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read_register(self, register: Register) -> int:
         return int(self.read_words(np.array([HostAddress.REGISTERS + register], np.uint32))[0])
@@ -149,17 +166,20 @@ class HostBusDevice(abc.ABC):
         identity = self.identify()
         if identity.magic != MAGIC:
             raise DeviceError(
-                f"device answers {identity.magic:#010x}, not as an nnloom accelerator; load the bitstream first"
+                f"device answers {identity.magic:#010x}, not as an nnloom accelerator; load the bitstream first",
+                cause=DeviceCause.OTHER_VERSION,
             )
         if identity.isa_version != ISA_VERSION:
             raise DeviceError(
                 f"device has instruction set {identity.isa_version}, this software {ISA_VERSION}; "
-                "build and program it again"
+                "build and program it again",
+                cause=DeviceCause.OTHER_VERSION,
             )
         if identity.config_hash != config.hash:
             raise DeviceError(
                 f"device has configuration {identity.config_hash:#010x}, the artifact was compiled for "
-                f"{config.hash:#010x}; program the artifact's own bitstream"
+                f"{config.hash:#010x}; program the artifact's own bitstream",
+                cause=DeviceCause.OTHER_CONFIGURATION,
             )
         self._come_to_rest()
         self._config = config
@@ -184,7 +204,10 @@ class HostBusDevice(abc.ABC):
         DeviceError
             If the device cannot be reset from here.
         """
-        raise DeviceError("device runs a program of another driver, or reports an error of one; reset it by hand")
+        raise DeviceError(
+            "device runs a program of another driver, or reports an error of one; reset it by hand",
+            cause=DeviceCause.IN_USE,
+        )
 
     def clock(self) -> float:
         """Seconds, ascending."""
@@ -242,18 +265,30 @@ class HostBusDevice(abc.ABC):
             banks.append(words.astype("<u4").view(np.uint8))
         return location.unpack(config, banks)
 
-    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
-        """Write the inputs, run the region's programs, read the outputs. Returns (outputs, cycles)."""
+    def run_region(
+        self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
+    ) -> RegionResult:
+        """Write the inputs, run the region's programs, read the outputs."""
         self.write_tensors(region.inputs, inputs)
-        self.part_cycles = []
+        cycles: list[int] = []
+        layers: list[int] = []
+        waits: list[LayerWaits] = []
         for part in region.parts or (None,):
             if part is not None:
                 self._load_part(part)
             self.start(region.program_start if part is None else 0)
-            self.part_cycles.append(self.wait_done())
-            if self.measure_layers:
-                self._count_layers(region.name, self.part_cycles)
-        return [self.read_tensor(location) for location in region.outputs], sum(self.part_cycles)
+            cycles.append(self.wait_done())
+            if count_layers:
+                counted, waited = self._count_layers(cycles[-1])
+                layers += counted
+                waits += waited
+        return RegionResult(
+            outputs=[self.read_tensor(location) for location in region.outputs],
+            cycles=sum(cycles),
+            program_cycles=tuple(cycles),
+            layer_cycles=tuple(layers),
+            layer_waits=tuple(waits),
+        )
 
     def _load_part(self, part: Part) -> None:
         """Have a part's program and weights in the memories."""
@@ -263,23 +298,17 @@ class HostBusDevice(abc.ABC):
             self._write_images(*self._images.part_images(part))
             self._part = part
 
-    def _count_layers(self, region: str, part_cycles: Sequence[int]) -> None:
-        """Read what the hardware counted of the layers of a program of a region, if it counts.
-
-        part_cycles: cycles of the region's programs so far; the layers of the last one are read.
-        """
+    def _count_layers(self, program_cycles: int) -> tuple[list[int], list[LayerWaits]]:
+        """Cycles and waits of each layer of the program that ran last; empty if the hardware does not count."""
         if not self._loaded_config().layer_counters:
-            return
+            return [], []
         layers = self._read_register(Register.LAYERS)
         addresses = HostAddress.COUNTERS + 4 * np.arange(layers * len(Counter))
         ends = self.read_words(addresses.astype(np.uint32)).astype(np.int64).reshape(layers, len(Counter))
         # The time through the pipeline counts with the last layer.
-        ends[-1:, Counter.CYCLES] = part_cycles[-1]
+        ends[-1:, Counter.CYCLES] = program_cycles
         counts = np.diff(ends, axis=0, prepend=0)
-        if len(part_cycles) == 1:
-            self.layer_cycles[region], self.layer_waits[region] = [], []
-        self.layer_cycles[region] += counts[:, Counter.CYCLES].tolist()
-        self.layer_waits[region] += [
+        waits = [
             LayerWaits(
                 start=int(row[Counter.WAITS_START]),
                 parameters=int(row[Counter.WAITS_PARAMETERS]),
@@ -287,6 +316,7 @@ class HostBusDevice(abc.ABC):
             )
             for row in counts
         ]
+        return counts[:, Counter.CYCLES].tolist(), waits
 
     def start(self, program_start: int) -> None:
         """Start the program at a word of program memory."""
@@ -318,7 +348,10 @@ class HostBusDevice(abc.ABC):
         """Raise DeviceError if the device reports an error, or runs a program."""
         cls.check_status(status)
         if status & Status.BUSY:
-            raise DeviceError("device runs a program that this driver has not started; is another one using it?")
+            raise DeviceError(
+                "device runs a program that this driver has not started; is another one using it?",
+                cause=DeviceCause.IN_USE,
+            )
 
     @staticmethod
     def check_status(status: Status) -> None:

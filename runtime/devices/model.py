@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import Artifact, Region
 from nnloom.sim.parts import RegionModels
 
+from .base import Device, RegionResult
+
 __all__ = ["ModelDevice"]
 
 
-class ModelDevice:
+class ModelDevice(Device):
     """Executes the emitted program in NumPy. Memory starts as zeros and is never cleared between runs."""
+
+    simulated = True
 
     def __init__(self) -> None:
         self._models: RegionModels | None = None
@@ -23,14 +27,13 @@ class ModelDevice:
         """Take over an artifact."""
         self._models = RegionModels(artifact)
 
-    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
+    def run_region(
+        self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
+    ) -> RegionResult:
         """Run a region; the model does not count cycles."""
         assert self._models is not None, "load an artifact first"
         for location, values in zip(region.inputs, inputs, strict=True):
             self._models.write_tensor(location, values)
         for model, start in self._models.programs(region):
             model.run(start)
-        return [self._models.read_tensor(location) for location in region.outputs], 0
-
-    def close(self) -> None:
-        """Nothing to release."""
+        return RegionResult(outputs=[self._models.read_tensor(location) for location in region.outputs])

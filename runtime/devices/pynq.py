@@ -31,7 +31,7 @@ from nnloom.arch.dma import (
 from nnloom.arch.errors import DeviceError, ToolMissingError
 from nnloom.arch.isa import HostAddress, Register
 
-from .base import HostBusDevice
+from .base import HostBusDevice, RegionResult
 
 __all__ = ["BITSTREAM_FILE", "PynqDevice", "Transfer", "transfers"]
 
@@ -235,13 +235,12 @@ class PynqDevice(HostBusDevice):
         finally:
             job.free()
 
-    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
-        """Write the inputs, run the region's program, read the outputs: one list, unless the region has parts.
-
-        Returns (outputs, cycles).
-        """
+    def run_region(
+        self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
+    ) -> RegionResult:
+        """Write the inputs, run the region's program, read the outputs: one list, unless the region has parts."""
         if region.parts:
-            return super().run_region(region, inputs)
+            return super().run_region(region, inputs, count_layers=count_layers)
         config = self._loaded_config()
         if region.name not in self._jobs:
             self._jobs[region.name] = _Job(
@@ -256,8 +255,7 @@ class PynqDevice(HostBusDevice):
         self.check_idle(self._read_status())
         self._execute(job)
         cycles = self._read_register(Register.CYCLES)
-        if self.measure_layers:
-            self._count_layers(region.name, [cycles])
+        layers, waits = self._count_layers(cycles) if count_layers else ([], [])
         data = job.get().astype("<u4").view(np.uint8)
         outputs, position = [], 0
         for tensor in region.outputs:
@@ -265,7 +263,13 @@ class PynqDevice(HostBusDevice):
             edges = np.cumsum([position, *sizes]).tolist()
             outputs.append(tensor.unpack(config, [data[a:b] for a, b in pairwise(edges)]))
             position = edges[-1]
-        return outputs, cycles
+        return RegionResult(
+            outputs=outputs,
+            cycles=cycles,
+            program_cycles=(cycles,),
+            layer_cycles=tuple(layers),
+            layer_waits=tuple(waits),
+        )
 
     def _tensor_addresses(self, tensors: Sequence[TensorLocation]) -> NDArray[np.uint32]:
         config = self._loaded_config()

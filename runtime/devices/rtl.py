@@ -19,6 +19,8 @@ __all__ = ["RtlDevice"]
 class RtlDevice(HostBusDevice):
     """Starts the simulation when an artifact is loaded; it runs until `close`."""
 
+    simulated = True
+
     def __init__(
         self,
         *,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
-from nnloom.arch.errors import ConfigError, DeviceError
+from nnloom.arch.errors import ConfigError, DeviceCause, DeviceError
 from nnloom.arch.isa import HostAddress, Register, Status
 from nnloom.arch.link import (
     DEFAULT_BAUD,
@@ -34,7 +34,7 @@ from nnloom.arch.link import (
     Response,
 )
 
-from .base import DeviceStats, HostBusDevice, Identity
+from .base import DeviceStats, HostBusDevice, Identity, RegionResult
 
 try:
     from termios import error as TerminalError
@@ -59,7 +59,8 @@ RESTARTS = 3
 """How often an inference is begun again because the board was reset."""
 POLL_SECONDS = 0.02
 """Longest wait of one read from the port."""
-USB_BOARDS = frozenset({(0x0403, 0x6015), (0x0403, 0x6010)})
+FT2232H = 0x6010
+USB_BOARDS = frozenset({(0x0403, 0x6015), (0x0403, FT2232H)})
 """USB identities (vendor, product) of the serial adapters on boards: FT231X, FT2232H."""
 
 
@@ -177,11 +178,15 @@ class SerialLink:
         try:
             hello = Hello.from_words(response.words)
         except ValueError as error:
-            raise DeviceError(f"device speaks another protocol ({error}); build and program it again") from error
+            raise DeviceError(
+                f"device speaks another protocol ({error}); build and program it again",
+                cause=DeviceCause.OTHER_VERSION,
+            ) from error
         if hello.link_version != LINK_VERSION:
             raise DeviceError(
                 f"device speaks version {hello.link_version} of the protocol, this software {LINK_VERSION}; "
-                "build and program it again"
+                "build and program it again",
+                cause=DeviceCause.OTHER_VERSION,
             )
         self._session = session
         self._max_words = min(hello.max_words, LARGEST_WORDS)
@@ -279,14 +284,15 @@ class SerialLink:
                     self.stats = replace(self.stats, timeouts=self.stats.timeouts + 1)
                     if attempts == ATTEMPTS:
                         raise DeviceError(
-                            f"device does not answer ({ATTEMPTS} tries); check cable, baud rate and bitstream"
+                            f"device does not answer ({ATTEMPTS} tries); check cable, baud rate and bitstream",
+                            cause=DeviceCause.SILENT,
                         )
                     self._write(b"\0")  # ends what may be left of a frame
                     complaint, forgiven = True, False
             elif response.session != session:
                 # While a session is being opened answers of the one before may still come in.
                 if response.answer == Answer.NO_SESSION and requests[0].opcode != Opcode.HELLO:
-                    raise SessionLost("device was reset, or another driver uses it")
+                    raise SessionLost("device was reset, or another driver uses it", cause=DeviceCause.IN_USE)
             else:
                 index = base + (response.sequence - requests[base].sequence + 128) % SEQUENCES - 128
                 if response.answer == Answer.BAD_REQUEST:
@@ -397,15 +403,17 @@ class SerialDevice(HostBusDevice):
         self._link.disconnect()
         self._again(self._prepare)
 
-    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
+    def run_region(
+        self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
+    ) -> RegionResult:
         """Run a region; from the start, with the board loaded again, if it was reset meanwhile."""
         if self._artifact is None:
             raise DeviceError("no artifact is loaded on the device")
         self._link.begin()
 
-        def attempt() -> tuple[list[NDArray[np.int8]], int]:
+        def attempt() -> RegionResult:
             self._prepare()
-            return super(SerialDevice, self).run_region(region, inputs)
+            return super(SerialDevice, self).run_region(region, inputs, count_layers=count_layers)
 
         return self._again(attempt)
 
@@ -586,8 +594,14 @@ def parse_serial(text: str) -> tuple[str, int, float]:
     return port, int(values["baud"]), values["timeout"]
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception) -> tuple[DeviceCause, str]:
     """Why a port cannot be opened, and what to do."""
+    causes = {
+        errno.EACCES: DeviceCause.NO_PERMISSION,
+        errno.EPERM: DeviceCause.NO_PERMISSION,
+        errno.EAGAIN: DeviceCause.IN_USE,
+        errno.EBUSY: DeviceCause.IN_USE,
+    }
     remedies = {
         errno.EACCES: "permission denied; join the group dialout ('sudo usermod -aG dialout $USER', then log in again) "
         "or add a udev rule, see docs/boards.md",
@@ -600,7 +614,9 @@ def _reason(error: Exception) -> str:
     number = next((value for value in error.args[:1] if isinstance(value, int)), None)
     if number is None and isinstance(error.__context__, Exception):
         number = next((value for value in error.__context__.args[:1] if isinstance(value, int)), None)
-    return remedies.get(number, str(error)) if number is not None else str(error)
+    if number is None:
+        return DeviceCause.FAULT, str(error)
+    return causes.get(number, DeviceCause.FAULT), remedies.get(number, str(error))
 
 
 def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = FRAME_SECONDS) -> SerialDevice:
@@ -614,7 +630,8 @@ def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = F
             write_timeout = 5 + 16_384 * 10 / baud
             return serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=write_timeout, exclusive=True)
         except (serial.SerialException, OSError, ValueError, TerminalError) as error:
-            raise DeviceError(f"{port}: cannot open the serial port ({_reason(error)})") from error
+            cause, reason = _reason(error)
+            raise DeviceError(f"{port}: cannot open the serial port ({reason})", cause=cause) from error
 
     return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds))
 
@@ -623,4 +640,6 @@ def find_boards() -> list[str]:
     """Ports of USB serial adapters of the kind that boards carry."""
     from serial.tools import list_ports
 
-    return [port.device for port in list_ports.comports() if (port.vid, port.pid) in USB_BOARDS]
+    ports = [port for port in list_ports.comports() if (port.vid, port.pid) in USB_BOARDS]
+    # The first channel of an adapter with two is for programming the board.
+    return [port.device for port in ports if port.pid != FT2232H or not (port.location or "").endswith(":1.0")]

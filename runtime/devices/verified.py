@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from nnloom.sim.golden import WriteTrace
 from nnloom.sim.parts import RegionModels
 from nnloom.sim.rtl import RtlWrites
 
+from .base import RegionResult
 from .rtl import RtlDevice
 
 __all__ = ["VerifiedRtlDevice"]
@@ -40,13 +42,14 @@ class VerifiedRtlDevice(RtlDevice):
         """Load an artifact into the simulation and the golden model."""
         super().load(artifact)
         self.golden: list[WriteTrace] = []
-        self.layer_cycles = {}
         self._models = RegionModels(artifact)
         memory = self._models.activations
         memory[:] = np.random.default_rng(1).integers(0, 256, memory.shape, np.uint8)
 
-    def run_region(self, region: Region, inputs: Sequence[NDArray[np.int8]]) -> tuple[list[NDArray[np.int8]], int]:
-        """Run a region on both; returns the RTL's outputs and cycles.
+    def run_region(
+        self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
+    ) -> RegionResult:
+        """Run a region on both; returns the RTL's outputs and cycles, those of each layer always.
 
         Raises
         ------
@@ -55,7 +58,7 @@ class VerifiedRtlDevice(RtlDevice):
         ArtifactError
             If a layer reads memory that does not hold the tensor it means.
         """
-        outputs, cycles = super().run_region(region, inputs)
+        result = super().run_region(region, inputs, count_layers=count_layers)
         self.writes = self.simulation.writes()
         config = self.simulation.config
         checker = OwnershipChecker(config, region)
@@ -76,10 +79,9 @@ class VerifiedRtlDevice(RtlDevice):
         compare_writes(config, region, self.golden, self.writes)
         measured: list[int] = []
         written = 0
-        for first, last, taken in zip([0, *ends], ends, self.part_cycles, strict=False):
+        for first, last, taken in zip([0, *ends[:-1]], ends, result.program_cycles, strict=True):
             traces = self.golden[first:last]
             count = sum(len(trace.bank) for trace in traces)
             measured += layer_cycles(config, traces, self.writes[written : written + count], taken)
             written += count
-        self.layer_cycles[region.name] = measured
-        return outputs, cycles
+        return replace(result, layer_cycles=tuple(measured))

@@ -65,24 +65,22 @@ def networks(folder, count):
 def model_outputs(artifact, inputs):
     model = ModelDevice()
     model.load(artifact)
-    outputs, _ = model.run_region(artifact.manifest.regions[0], inputs)
-    return outputs
+    return model.run_region(artifact.manifest.regions[0], inputs).outputs
 
 
 @pytest.mark.verilator
 def test_regions_give_the_models_bits_under_stalls(pynq, tmp_path):
     with PynqDevice(pynq=pynq) as device:
-        device.measure_layers = True
         for index, (artifact, inputs) in enumerate(networks(tmp_path, 6)):
             pynq.set_stalls(0.15 * index, seed=index)
             device.load(artifact)
             want = model_outputs(artifact, inputs)
             for _ in range(2):
-                got, cycles = device.run_region(artifact.manifest.regions[0], inputs)
-                layers = device.layer_cycles["region0"]
+                got = device.run_region(artifact.manifest.regions[0], inputs, count_layers=True)
+                layers = got.layer_cycles
                 assert len(layers) == artifact.manifest.regions[0].program_words // 16
-                assert min(layers) > 0 and sum(layers) == cycles
-                for a, b in zip(got, want, strict=True):
+                assert min(layers) > 0 and sum(layers) == got.cycles
+                for a, b in zip(got.outputs, want, strict=True):
                     np.testing.assert_array_equal(a, b)
     pynq.set_stalls(0)
 
@@ -96,7 +94,6 @@ def test_parts_are_loaded_by_dma_and_a_fault_in_one_costs_no_answer(tmp_path):
     artifact = Artifact.load(tmp_path)
     (region,) = artifact.manifest.regions
     with SimulatedPynq(config) as library, PynqDevice(pynq=library) as device:
-        device.measure_layers = True
         device.load(artifact)
         for seed in range(6):
             library.set_stalls(0.1 * seed, seed=seed)
@@ -118,12 +115,12 @@ def test_parts_are_loaded_by_dma_and_a_fault_in_one_costs_no_answer(tmp_path):
                 library.set_faults([])
                 del device.write_words
                 assert programs == 2
-            got, cycles = device.run_region(region, inputs)
-            for a, b in zip(got, model_outputs(artifact, inputs), strict=True):
+            got = device.run_region(region, inputs, count_layers=True)
+            for a, b in zip(got.outputs, model_outputs(artifact, inputs), strict=True):
                 np.testing.assert_array_equal(a, b)
-            layers = device.layer_cycles[region.name]
-            assert len(layers) == len(emitted.regions[0].layers) and sum(layers) == cycles
-            assert len(device.part_cycles) == emitted.parts
+            layers = got.layer_cycles
+            assert len(layers) == len(emitted.regions[0].layers) and sum(layers) == got.cycles
+            assert len(got.program_cycles) == emitted.parts
 
 
 @pytest.mark.verilator
@@ -145,7 +142,7 @@ def test_a_bus_fault_is_reported_and_the_next_run_is_right(pynq, tmp_path):
             with pytest.raises(DeviceError, match=message):
                 device.run_region(region, inputs)
             pynq.set_faults([])
-            got, _ = device.run_region(region, inputs)
+            got = device.run_region(region, inputs).outputs
             np.testing.assert_array_equal(got[0], want[0])
 
 
@@ -160,7 +157,7 @@ def test_a_time_out_aborts_and_the_device_can_be_used_again(pynq, tmp_path, monk
             device.run_region(region, inputs)
         monkeypatch.undo()
         device.load(artifact)
-        got, _ = device.run_region(region, inputs)
+        got = device.run_region(region, inputs).outputs
         np.testing.assert_array_equal(got[0], model_outputs(artifact, inputs)[0])
 
 

@@ -56,7 +56,7 @@ def artifact(tmp_path_factory) -> Artifact:
     region, inputs = artifact.manifest.regions[0], region_inputs(artifact, np.random.default_rng(1))
     line, device = twin_device(SMALL)
     device.load(artifact)
-    ((once,), _) = device.run_region(region, inputs)
+    (once,) = device.run_region(region, inputs).outputs
     device.start(region.program_start)
     device.wait_done()
     assert not np.array_equal(device.read_tensor(region.outputs[0]), once) and line.board.starts == 2
@@ -74,10 +74,10 @@ def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
     inputs = region_inputs(artifact, np.random.default_rng(seed))
     _, other = twin_device(artifact.manifest.config)
     other.load(artifact)
-    (want,), _ = other.run_region(region, inputs)
-    (got,), cycles = device.run_region(region, inputs)
-    np.testing.assert_array_equal(got, want)
-    assert cycles == CYCLES * max(1, len(region.parts))
+    (want,) = other.run_region(region, inputs).outputs
+    got = device.run_region(region, inputs)
+    np.testing.assert_array_equal(got.outputs, [want])
+    assert got.cycles == CYCLES * max(1, len(region.parts))
 
 
 def test_a_good_line_needs_each_request_once(artifact):

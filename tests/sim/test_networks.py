@@ -177,7 +177,7 @@ def test_float_inputs_are_quantized_as_litert_does(artifacts, model_path):
         seen = []
         device = session.accelerator
         run_region = device.run_region
-        device.run_region = lambda region, inputs: seen.append(inputs[0]) or run_region(region, inputs)
+        device.run_region = lambda region, inputs, **options: seen.append(inputs[0]) or run_region(region, inputs)
         session.run({info.name: value})
         reference.run(value)
         (want,) = reference.candidates(value.size, info.scale, info.zero_point)

@@ -87,7 +87,6 @@ def test_rtl_runs_parts(tmp_path):
     config = CONFIGS["weights"]
     done = 0
     with VerifiedRtlDevice() as device:
-        device.measure_layers = True
         for seed in range(40):
             rng = np.random.default_rng([5, seed])
             graph = random_graph(rng, [str(k) for k in rng.choice(KINDS, 3)])
@@ -104,14 +103,15 @@ def test_rtl_runs_parts(tmp_path):
             model.load(artifact)
             for _ in range(2):
                 inputs = list(random_network_inputs(rng, graph).values())
-                outputs, cycles = device.run_region(region, inputs)
-                for got, want in zip(outputs, model.run_region(region, inputs)[0], strict=True):
+                result = device.run_region(region, inputs, count_layers=True)
+                for got, want in zip(result.outputs, model.run_region(region, inputs).outputs, strict=True):
                     np.testing.assert_array_equal(got, want)
-                assert len(device.part_cycles) == emitted.parts and sum(device.part_cycles) == cycles
+                cycles = result.cycles
+                assert len(result.program_cycles) == emitted.parts and sum(result.program_cycles) == cycles
                 descriptors = emitted.regions[0].descriptors
                 assert abs(cycles - program_cycles(config, descriptors)) <= 0.03 * cycles + 4 * len(descriptors)
-                assert len(device.layer_cycles[region.name]) == len(descriptors)
-                assert sum(device.layer_cycles[region.name]) == cycles
+                assert len(result.layer_cycles) == len(descriptors)
+                assert sum(result.layer_cycles) == cycles
             done += 1
             if done == 8:
                 break

@@ -30,12 +30,12 @@ def _networks(folder, count):
 def _check(device, rng, graph, emitted, folder):
     region = Artifact.load(folder).manifest.regions[0]
     inputs = random_network_inputs(rng, graph)
-    outputs, cycles = device.run_region(region, list(inputs.values()))
+    result = device.run_region(region, list(inputs.values()))
     expected = evaluate(graph, {name: value[0] for name, value in inputs.items()})
-    for tensor, output in zip(graph.outputs, outputs, strict=True):
+    for tensor, output in zip(graph.outputs, result.outputs, strict=True):
         np.testing.assert_array_equal(output.reshape(expected[tensor.name].shape), expected[tensor.name])
-    assert abs(cycles - program_cycles(SMALL, emitted.regions[0].descriptors)) <= 0.05 * cycles
-    assert sum(device.layer_cycles[region.name]) == cycles
+    assert abs(result.cycles - program_cycles(SMALL, emitted.regions[0].descriptors)) <= 0.05 * result.cycles
+    assert sum(result.layer_cycles) == result.cycles
     return region
 
 
@@ -84,8 +84,8 @@ def test_icarus_and_verilator_count_the_same_cycles(tmp_path):
         with VerifiedRtlDevice(simulator=simulator) as device:
             device.load(artifact)
             results.append(device.run_region(artifact.manifest.regions[0], list(inputs.values())))
-    assert results[0][1] == results[1][1] > 0
-    for a, b in zip(results[0][0], results[1][0], strict=True):
+    assert results[0].cycles == results[1].cycles > 0
+    for a, b in zip(results[0].outputs, results[1].outputs, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -96,7 +96,8 @@ def test_waveform_holds_the_run(tmp_path):
     artifact = Artifact.load(folder)
     with VerifiedRtlDevice(waves=waves) as device:
         device.load(artifact)
-        _, cycles = device.run_region(artifact.manifest.regions[0], list(random_network_inputs(rng, graph).values()))
+        inputs = list(random_network_inputs(rng, graph).values())
+        cycles = device.run_region(artifact.manifest.regions[0], inputs).cycles
     busy = next(v for v in pywellen.Waveform(str(waves)).all_vars() if v.full_name == "nnloom_tb.busy")
     (_, low), (rise, high), (fall, _), *_ = busy.tv
     assert (low, high) == (0, 1)

@@ -57,10 +57,10 @@ def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
     for location, value in zip(region.inputs, inputs, strict=True):
         model.write_tensor(location, value)
     model.run(region.program_start)
-    got, cycles = device.run_region(region, inputs)
-    for value, location in zip(got, region.outputs, strict=True):
+    got = device.run_region(region, inputs)
+    for value, location in zip(got.outputs, region.outputs, strict=True):
         np.testing.assert_array_equal(value, model.read_tensor(location))
-    assert cycles > 0
+    assert got.cycles > 0
 
 
 def test_a_region_runs_and_drivers_come_and_go(board, artifact):
@@ -79,11 +79,11 @@ def test_layers_are_counted(board, artifact):
     layers = json.loads((artifact.path / REPORT_FILE).read_text())["layers"]
     (region,) = artifact.manifest.regions
     with open_device(board) as device:
-        device.measure_layers = True
         device.load(artifact)
-        _, cycles = device.run_region(region, [np.zeros(location.shape, np.int8) for location in region.inputs])
-        counted = device.layer_cycles[region.name]
-    assert sum(counted) == cycles and len(counted) == len(layers) == 4
+        zeros = [np.zeros(location.shape, np.int8) for location in region.inputs]
+        result = device.run_region(region, zeros, count_layers=True)
+        counted = result.layer_cycles
+    assert sum(counted) == result.cycles and len(counted) == len(layers) == 4
     assert all(abs(n - layer["cycles_estimated"]) <= 2 for n, layer in zip(counted, layers, strict=True))
 
 
