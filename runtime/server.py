@@ -17,7 +17,6 @@ from dataclasses import asdict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.errors import InputError, NnloomError, ToolMissingError
@@ -32,8 +31,9 @@ from .inference_protocol import (
     takes_batches,
     write_response,
 )
+from .inputs import as_arrays, join_batch, split_batch
 from .request_parser import RequestParser
-from .session import InferenceSession, split_batch
+from .session import InferenceSession
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -66,7 +66,8 @@ class _Runner:
         return future, dropped
 
     def _run(self, request: ParsedRequest, dropped: threading.Event) -> dict[str, NDArray]:
-        cases = split_batch(self._session.get_inputs(), request.arrays)
+        infos = self._session.get_inputs()
+        cases = split_batch(infos, as_arrays(infos, request.arrays))
         results: list[dict[str, NDArray]] = []
         for case in cases:
             if dropped.is_set():
@@ -74,7 +75,7 @@ class _Runner:
             results.append(self._session.run(case))
         if len(results) == 1:
             return results[0]
-        return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+        return {name: join_batch([result[name] for result in results]) for name in results[0]}
 
     def close(self, seconds: float) -> bool:
         """Take no more; whether the inference that runs, if any, ended in this time."""
