@@ -20,6 +20,7 @@ from nnloom.arch.numerics import ADD_LEFT_SHIFT
 from ..frontend.qdq import QuantizedOp, is_quantized_operator, operands, patterns, read_composite
 from ..partition import Partitioned
 from .kernels import kernel_of
+from .library import export_library
 from .requantize import clamp, factors, requantize, split_factor
 
 if TYPE_CHECKING:
@@ -286,6 +287,8 @@ def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
     ------
     UnsupportedOperatorError
         If an operator has no CPU code either.
+    ToolMissingError
+        If there is no C++ compiler.
     BuildError
         If TVM or the host compiler fails.
     """
@@ -298,13 +301,11 @@ def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
     options = {"kind": "llvm", "mcpu": target.cpu, "mattr": list(target.features)}
     try:
         executable = relax.build(module, target=tvm.target.Target(options), exec_mode="compiled")
-        executable.export_library(str(path))
     except tvm.error.OpNotImplemented as error:
         raise UnsupportedOperatorError(f"{partitioned.model.name}: no CPU code ({_last_line(error)})") from error
     except (tvm.error.InternalError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise BuildError(
-            f"{partitioned.model.name}: TVM cannot build the CPU code ({_last_line(error)}); is g++ installed?"
-        ) from error
+        raise BuildError(f"{partitioned.model.name}: TVM cannot build the CPU code ({_last_line(error)})") from error
+    export_library(executable, path)
 
 
 def _last_line(error: BaseException) -> str:
