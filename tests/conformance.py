@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnloom.arch.errors import UnsupportedOperatorError
-from nnloom.arch.reference import evaluate, is_exact
+from nnloom.arch.reference import STATES, evaluate_step, is_exact
 from tests.one_operator import Case, interpret, read
 from tests.operator_cases import GENERATORS, cases
 
@@ -28,16 +28,21 @@ def check(case: Case) -> Outcome:
 
     Float32 results that need not be exact must still be within 1e-4 of LiteRT's.
     """
-    op, values = read(case.model)
+    op, inputs = read(case.model)
+    states = STATES.get(op.kind, ())
     given = iter(case.inputs)
-    inputs = [
-        value if t is None or value is not None else next(given) for t, value in zip(op.inputs, values, strict=True)
-    ]
+    for index, t in enumerate(op.inputs):
+        if t is not None and inputs[index] is None and index not in states:
+            inputs[index] = next(given)
+    calls = 3 if states else 1
     try:
-        got = evaluate(op, inputs)
+        for _ in range(calls):
+            got, after = evaluate_step(op, inputs)
+            for index, state in zip(states, after, strict=True):
+                inputs[index] = state
     except UnsupportedOperatorError as error:
         return Outcome("refused", str(error))
-    for index, (ours, theirs) in enumerate(zip(got, interpret(case.model, case.inputs), strict=True)):
+    for index, (ours, theirs) in enumerate(zip(got, interpret(case.model, case.inputs, calls), strict=True)):
         if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
             return Outcome("wrong", f"output {index}: {ours.dtype}{ours.shape}, not {theirs.dtype}{theirs.shape}")
         if not np.array_equal(ours, theirs, equal_nan=ours.dtype == np.float32):

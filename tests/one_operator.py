@@ -141,6 +141,14 @@ class Operand:
 
     type: TensorType
     value: NDArray | None = None
+    sample: NDArray | None = None
+    """for an input that does not take any value: one that it takes"""
+    variable: bool = False
+    """a state that lasts from call to call"""
+
+    @property
+    def is_input(self) -> bool:
+        return self.value is None and not self.variable
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ class Spec:
     operands: Sequence[Operand | None]
     outputs: Sequence[TensorType]
     options: Mapping[str, Any] = field(default_factory=dict)
+    intermediates: Sequence[TensorType] = ()
 
 
 def constant(value: Any, dtype: str = "int32", quantization: Quantization | None = None) -> Operand:
@@ -191,6 +200,7 @@ def _tensor(index: int, operand: Operand, buffers: list[Any]) -> Any:
     item.hasRank = True
     item.type = _TYPES[t.dtype]
     item.buffer = 0
+    item.isVariable = operand.variable
     if t.quantization:
         q = item.quantization = schema.QuantizationParametersT()
         q.scale = np.array(t.quantization.scales, np.float32)
@@ -209,7 +219,7 @@ def _tensor(index: int, operand: Operand, buffers: list[Any]) -> Any:
 
 
 def write(spec: Spec) -> bytes:
-    """The file. The graph's inputs are the operands without a value, in their order."""
+    """The file. The graph's inputs are the operands that are neither constants nor states, in their order."""
     import flatbuffers
 
     empty = schema.BufferT()
@@ -223,12 +233,16 @@ def write(spec: Spec) -> bytes:
             continue
         indices.append(len(graph.tensors))
         graph.tensors.append(_tensor(len(graph.tensors), operand, buffers))
-        if operand.value is None and len(indices) <= len(spec.operands):
+        if operand.is_input and len(indices) <= len(spec.operands):
             inputs.append(indices[-1])
     op = schema.OperatorT()
     op.opcodeIndex = 0
     op.inputs = np.array(indices[: len(spec.operands)], np.int32)
     op.outputs = np.array(indices[len(spec.operands) :], np.int32)
+    if spec.intermediates:
+        first = len(graph.tensors)
+        graph.tensors += [_tensor(first + i, Operand(t), buffers) for i, t in enumerate(spec.intermediates)]
+        op.intermediates = np.arange(first, len(graph.tensors), dtype=np.int32)
     options_class = _options_class(spec.kind)
     if options_class is not None:
         op.builtinOptions = options_class()
@@ -262,8 +276,8 @@ _WITHOUT_REFERENCE_KERNEL = {"CEIL", "ELU", "ROUND"}
 """Operators that BUILTIN_REF does not know; LiteRT's other kernels stand in"""
 
 
-def interpret(model: bytes, inputs: Sequence[NDArray]) -> list[NDArray]:
-    """What LiteRT's reference kernels answer.
+def interpret(model: bytes, inputs: Sequence[NDArray], calls: int = 1) -> list[NDArray]:
+    """What LiteRT's reference kernels answer, at the last of several calls.
 
     Raises
     ------
@@ -279,7 +293,8 @@ def interpret(model: bytes, inputs: Sequence[NDArray]) -> list[NDArray]:
     interpreter.allocate_tensors()
     for detail, value in zip(interpreter.get_input_details(), inputs, strict=True):
         interpreter.set_tensor(detail["index"], value)
-    interpreter.invoke()
+    for _ in range(calls):
+        interpreter.invoke()
     return [np.array(interpreter.get_tensor(detail["index"])) for detail in interpreter.get_output_details()]
 
 
@@ -289,7 +304,7 @@ def operator_kind(model: bytes) -> str:
 
 
 def read(model: bytes) -> tuple[Operation, list[NDArray | None]]:
-    """The operator of a file, and its operands; None for those that are inputs, and for those left out."""
+    """The operator of a file, and its operands; None for those that are inputs or states, and for those left out."""
     graph = schema.ModelT.InitFromPackedBuf(model, 0)
     kind = operator_kind(model)
     buffers, graph = graph.buffers, graph.subgraphs[0]
@@ -302,7 +317,12 @@ def read(model: bytes) -> tuple[Operation, list[NDArray | None]]:
     inputs = tuple(None if i < 0 else types[i] for i in op.inputs)
     outputs = tuple(types[i] for i in op.outputs)
     raw = vars(op.builtinOptions or op.builtinOptions2) if (op.builtinOptions or op.builtinOptions2) else {}
-    return Operation(kind, inputs, outputs, _read_options(kind, raw, inputs, outputs)), values
+    options = _read_options(kind, raw, inputs, outputs)
+    if op.intermediates is not None and len(op.intermediates):
+        options["intermediates"] = tuple(
+            (q.scale, q.zero_point) for q in (types[i].quantization for i in op.intermediates)
+        )
+    return Operation(kind, inputs, outputs, options), values
 
 
 def _read_type(t: Any) -> TensorType:

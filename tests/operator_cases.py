@@ -315,7 +315,7 @@ def _comparison(kind: str, *dtypes: str) -> Generator:
 
 def _add_n(draw: Draw) -> Spec:
     x = draw.operand(draw.shape(), draw.pick("int32", "float32"))
-    return Spec("ADD_N", [x] * draw.integer(1, 4), [_like(draw, x)])
+    return Spec("ADD_N", [x] * draw.integer(2, 4), [_like(draw, x)])
 
 
 def _select(kind: str) -> Generator:
@@ -349,8 +349,8 @@ def _weights(
     return Operand(t, np.maximum(value, -127) if dtype == "int8" and draw.chance(0.7) else value)
 
 
-def _bias(draw: Draw, channels: int, x: Operand, weights: Operand, depth: int) -> Operand | None:
-    if draw.chance(0.2):
+def _bias(draw: Draw, channels: int, x: Operand, weights: Operand, *, always: bool = False) -> Operand | None:
+    if not always and draw.chance(0.2):
         return None
     q_x, q_w = x.type.quantization, weights.type.quantization
     if not q_x or not q_w:
@@ -409,7 +409,7 @@ def _conv_2d(draw: Draw) -> Spec:
         )  # fmt: skip
     terms = depth * kernel[0] * kernel[1]
     out = _product_output(draw, (1, 1, 1, channels), x, weights, terms)
-    bias = _bias(draw, channels, x, weights, terms)
+    bias = _bias(draw, channels, x, weights, always=True)
     return Spec("CONV_2D", [x, weights, bias], [out], _convolution_options(draw, kernel))
 
 
@@ -429,11 +429,11 @@ def _depthwise_conv_2d(draw: Draw) -> Spec:
         )  # fmt: skip
     terms = kernel[0] * kernel[1]
     out = _product_output(draw, (1, 1, 1, channels), x, weights, terms)
-    bias = _bias(draw, channels, x, weights, terms)
+    bias = _bias(draw, channels, x, weights)
     options = {**_convolution_options(draw, kernel), "depth_multiplier": draw.pick(multiplier, multiplier, 0)}
     if options["stride_h"] != options["stride_w"]:
         options["stride_w"] = options["stride_h"]
-    return Spec("DEPTHWISE_CONV_2D", [x, weights, bias], [out], options)
+    return Spec("DEPTHWISE_CONV_2D", [x, weights, *([bias] if bias else [])], [out], options)
 
 
 def _transpose_conv(draw: Draw) -> Spec:
@@ -458,7 +458,7 @@ def _transpose_conv(draw: Draw) -> Spec:
     ]
     terms = max(1, depth * kernel[0] * kernel[1] // (strides[0] * strides[1]))
     out_shape = (x.type.shape[0], *size, channels)
-    bias = _bias(draw, channels, x, weights, terms)
+    bias = _bias(draw, channels, x, weights)
     operands = [constant(out_shape), weights, x, *([] if bias is None else [bias])]
     options = {
         "padding": padding,
@@ -487,7 +487,7 @@ def _fully_connected(draw: Draw) -> Spec:
         )  # fmt: skip
     options = {"keep_num_dims": keep, "fused_activation_function": draw.activation()}
     out = _product_output(draw, (1, channels), x, weights, depth)
-    return Spec("FULLY_CONNECTED", [x, weights, _bias(draw, channels, x, weights, depth)], [out], options)
+    return Spec("FULLY_CONNECTED", [x, weights, _bias(draw, channels, x, weights)], [out], options)
 
 
 def _batch_matmul(draw: Draw) -> Spec:
@@ -572,7 +572,8 @@ def _reduce_prod(draw: Draw) -> Spec:
     count = int(np.prod([shape[a] for a in axes]))
     scale = None
     if x.type.quantization:
-        scale = float(np.clip((x.type.quantization.scale * 60) ** count / 60, 1e-3, 1e6)) * draw.rng.uniform(0.2, 3)
+        typical = count * np.log(x.type.quantization.scale * 60) - np.log(60)
+        scale = float(np.exp(np.clip(typical, -7, 14))) * draw.rng.uniform(0.2, 3)
     return Spec(
         "REDUCE_PROD", [x, constant(axes)], [draw.type((1,), dtype, scale=scale)], {"keep_dims": draw.chance(0.5)}
     )
@@ -659,7 +660,8 @@ def _slice(draw: Draw) -> Spec:
     x = _any(draw)
     begin = [draw.integer(0, n - 1) for n in x.type.shape]
     size = [draw.pick(-1, draw.integer(1, n - b)) for n, b in zip(x.type.shape, begin, strict=True)]
-    return Spec("SLICE", [x, constant(begin), constant(size)], [_like(draw, x)])
+    out = [n - b if s == -1 else s for n, b, s in zip(x.type.shape, begin, size, strict=True)]
+    return Spec("SLICE", [x, constant(begin), constant(size)], [_like(draw, x, out)])
 
 
 def _strided_slice(draw: Draw) -> Spec:
@@ -788,14 +790,16 @@ def _unquantized(kind: str, *dtypes: str) -> Generator:
 
 
 def _positive(kind: str) -> Generator:
-    """A float32 operand above 0, or int8 and int16 where the least value is its zero point."""
+    """An operand above 0, or quantized and not below."""
 
     def generate(draw: Draw) -> Spec:
-        dtype = draw.pick("int8", "float32")
+        dtype = draw.pick("int8", "int16", "float32")
         shape = draw.shape()
-        if dtype == "int8":
-            x = draw.operand(shape, dtype, zero_point=-128)
-            return Spec(kind, [x], [draw.type(shape, dtype, scale=draw.scale(0.01, 0.3))])
+        if dtype != "float32":
+            x = draw.operand(shape, dtype, **({"zero_point": -128} if dtype == "int8" else {}))
+            x = replace(x, sample=np.maximum(draw.values(x.type), -128 if dtype == "int8" else 0))
+            low, high = (0.01, 0.3) if dtype == "int8" else (1e-4, 1e-2)
+            return Spec(kind, [x], [draw.type(shape, dtype, scale=draw.scale(low, high))])
         t = TensorType(shape, "float32")
         x = Operand(t, np.abs(draw.values(t)) + np.float32(1e-3))
         return Spec(kind, [x], [t])
@@ -870,6 +874,66 @@ def _cumsum(draw: Draw) -> Spec:
     axis = draw.integer(-len(t.shape), len(t.shape) - 1)
     options = {"exclusive": draw.chance(0.5), "reverse": draw.chance(0.5)}
     return Spec("CUMSUM", [Operand(t), constant(axis)], [t], options)
+
+
+def _svdf(draw: Draw) -> Spec:
+    n, channels, rank, memory = draw.pick(1, 2), draw.integer(1, 9), draw.integer(1, 3), draw.integer(1, 6)
+    units = draw.integer(1, 5)
+    filters = units * rank
+    x = draw.operand((n, channels), "int8")
+    features = _weights(draw, (filters, channels), 1, 0, "int8", per_channel=False, symmetric=True)
+    t = TensorType((filters, memory), "int16", draw.quantization("int16", scale=draw.scale(1e-5, 1e-3)))
+    times = Operand(t, draw.values(t))
+    state_scale = 80 * draw.scale() / 3000
+    state = Operand(
+        TensorType((n, filters * memory), "int16", draw.quantization("int16", scale=state_scale)), variable=True
+    )
+    bias = None
+    if draw.chance(0.7):
+        q = Quantization.per_tensor(float(np.float32(state_scale) * np.float32(t.quantization.scale)), 0)
+        bias = constant(draw.rng.integers(-(10**6), 10**6, units), "int32", q)
+    out = draw.type((n, units), "int8", scale=state_scale * t.quantization.scale * 1e5 * draw.rng.uniform(0.3, 10))
+    options = {"rank": rank, "fused_activation_function": "RELU"}
+    return Spec("SVDF", [x, features, times, bias, state], [out], options)
+
+
+def _lstm(draw: Draw) -> Spec:
+    n, time, channels, cells = draw.pick(1, 2), draw.integer(1, 5), draw.integer(1, 8), draw.integer(1, 6)
+    projected = draw.chance(0.3)
+    width = draw.integer(1, 5) if projected else cells
+    time_major = draw.chance(0.3)
+    shape = (time, n) if time_major else (n, time)
+    x = draw.operand((*shape, channels), "int8", scale=draw.scale(5e-3, 0.1))
+    out = draw.type((*shape, width), "int8", scale=draw.scale(2e-3, 1e-2))
+    hidden = (
+        draw.type((n, cells), "int8", scale=draw.scale(2e-3, 1e-2)) if projected else replace(out, shape=(n, cells))
+    )
+
+    def matrix(rows: int, columns: int) -> Operand:
+        return _weights(draw, (rows, columns), 1, 0, "int8", per_channel=False, symmetric=True)
+
+    def bias(count: int) -> Operand:
+        return constant(draw.rng.integers(-(2**14), 2**14, count), "int32", Quantization.per_tensor(1e-4, 0))
+
+    coupled = draw.chance(0.3)
+    operands: list[Operand | None] = [x]
+    for columns in (channels, width):
+        operands += [matrix(cells, columns) if gate or not coupled else None for gate in range(4)]
+    operands += [None] * 3
+    operands += [bias(cells) if gate or not coupled else None for gate in range(4)]
+    operands += [matrix(width, cells), bias(width) if draw.chance(0.7) else None] if projected else [None, None]
+    operands.append(Operand(replace(out, shape=(n, width)), variable=True))
+    cell_type = TensorType((n, cells), "int16", Quantization.per_tensor(2.0 ** draw.integer(-15, -10), 0))
+    operands.append(Operand(cell_type, variable=True))
+    operands += [None] * 4
+    options = {
+        "fused_activation_function": "TANH",
+        "time_major": time_major,
+        "cell_clip": draw.pick(0.0, 0.0, 0.5, 10.0),
+        "proj_clip": draw.pick(0.0, 0.0, 0.1),
+    }
+    gates = [draw.type((1,), "int16", scale=2.0**-12)] * 4
+    return Spec("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, [out], options, [*gates, hidden])
 
 
 _COMPARED = ("int8", "uint8", "int32", "int64", "float32")
@@ -955,10 +1019,7 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "RESIZE_NEAREST_NEIGHBOR": (_resize("RESIZE_NEAREST_NEIGHBOR"),),
     "REVERSE_V2": (_reverse_v2,),
     "ROUND": (_unquantized("ROUND", "float32"),),
-    "RSQRT": (
-        _positive("RSQRT"),
-        _unary("RSQRT", "int16"),
-    ),
+    "RSQRT": (_positive("RSQRT"),),
     "SELECT": (_select("SELECT"),),
     "SELECT_V2": (_select("SELECT_V2"),),
     "SHAPE": (_shape,),
@@ -976,11 +1037,13 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "STRIDED_SLICE": (_strided_slice,),
     "SUB": (_arithmetic("SUB", *_SUMMABLE), _arithmetic("SUB", *_SUMMABLE), _int16_powers("SUB")),
     "SUM": (_reduction("SUM", *_SUMMABLE, rescales=True),),
+    "SVDF": (_svdf,),
     "TANH": (_fixed_output("TANH", 1 / 128, {"uint8": 128}, "int8", "uint8", "int16", "float32"),),
     "TILE": (_tile,),
     "TOPK_V2": (_topk_v2,),
     "TRANSPOSE": (_transpose,),
     "TRANSPOSE_CONV": (_transpose_conv,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (_lstm,),
     "UNPACK": (_unpack,),
     "ZEROS_LIKE": (_unquantized("ZEROS_LIKE", "int32", "int64", "float32"),),
 }
@@ -1007,7 +1070,8 @@ def _case(kind: str, seed: int, index: int) -> Case:
         draw = Draw((seed, zlib.crc32(kind.encode()), index, attempt))
         generators = GENERATORS[kind]
         spec = generators[index % len(generators)](draw)
-        inputs = [draw.values(o.type) for o in spec.operands if o is not None and o.value is None]
+        given = [o for o in spec.operands if o is not None and o.is_input]
+        inputs = [draw.values(o.type) if o.sample is None else o.sample for o in given]
         try:
             results = interpret(write(spec), inputs)
         except (RuntimeError, ValueError) as error:

@@ -21,12 +21,13 @@ from . import (
     elementwise,
     pooling,
     quantization,
+    recurrent,
     reduce,
     resize,
     softmax,
 )
 
-__all__ = ["REFERENCES", "Reference", "evaluate", "is_exact"]
+__all__ = ["REFERENCES", "STATES", "Reference", "evaluate", "evaluate_step", "is_exact"]
 
 Reference = Callable[[Operation, Sequence[NDArray | None]], Sequence[NDArray]]
 """The operator and its operands, as NumPy arrays of the shapes and types that it states -> its outputs."""
@@ -125,14 +126,19 @@ REFERENCES: dict[str, Reference] = {
     "STRIDED_SLICE": data_movement.strided_slice,
     "SUB": elementwise.sub,
     "SUM": reduce.sum_,
+    "SVDF": recurrent.svdf,
     "TANH": activations.tanh,
     "TILE": data_movement.tile,
     "TOPK_V2": data_movement.topk_v2,
     "TRANSPOSE": data_movement.transpose,
     "TRANSPOSE_CONV": convolution.transpose_conv,
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.unidirectional_sequence_lstm,
     "UNPACK": data_movement.unpack,
     "ZEROS_LIKE": data_movement.zeros_like,
 }
+
+STATES: dict[str, tuple[int, ...]] = {"SVDF": (4,), "UNIDIRECTIONAL_SEQUENCE_LSTM": (18, 19)}
+"""Which operands of an operator are states that last from call to call"""
 
 
 def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, ...]:
@@ -154,14 +160,26 @@ def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, 
     UnsupportedOperatorError
         If there is no reference for the operator, its types or its options; the message says which.
     """
+    return evaluate_step(op, inputs)[0]
+
+
+def evaluate_step(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[tuple[NDArray, ...], tuple[NDArray, ...]]:
+    """As `evaluate`, and the new values of the operands that `STATES` lists, for the next call.
+
+    A state of None is a fresh one (`recurrent.initial_state`), which is also what `evaluate` makes of it.
+    """
     reference = REFERENCES.get(op.kind)
     if reference is None:
         raise UnsupportedOperatorError(f"{op.kind}: no reference implementation")
     results = reference(op, inputs)
-    return tuple(
+    count = len(op.outputs)
+    types = [*op.outputs, *(op.inputs[i] for i in STATES.get(op.kind, ()))]
+    values = tuple(
         np.array(value, dtype=_numpy_type(t.dtype)).reshape(t.shape)
-        for value, t in zip(results, op.outputs, strict=True)
+        for value, t in zip(results, types, strict=True)
+        if t is not None
     )
+    return values[:count], values[count:]
 
 
 _FLOAT_SUMS = {
