@@ -15,6 +15,8 @@ __all__ = ["Built", "build", "generate"]
 
 _ATTEMPTS = 40
 """Steps that are tried, for each that is wanted"""
+_CORE = {"conv", "depthwise", "dense", "average_pool", "max_pool", "add", "residual", "gate"}
+"""What runs on the accelerator; most networks have some of it."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,13 @@ def _generate(rng: np.random.Generator, p: Profile) -> tuple[Recipe, Built] | No
     kinds = list(p.kinds)
     weights = np.array([p.kinds[k] for k in kinds])
     wanted = int(rng.integers(p.steps[0], p.steps[1] + 1))
+    core = int(rng.integers(wanted)) if rng.random() < 0.8 else -1
     for _ in range(_ATTEMPTS * wanted):
         if len(recipe.steps) == wanted:
             break
         kind = str(rng.choice(kinds, p=weights / weights.sum()))
+        if len(recipe.steps) == core and kind not in _CORE:
+            continue
         draw = Draw(rng=rng)
         if _try(net, kind, draw, p):
             recipe.steps.append(Step(kind, draw.made))
@@ -119,6 +124,9 @@ def _inputs(net: Network, d: Draw, p: Profile) -> None:
             net.inputs.append(raw.index)
             x = net.value(shape, "INT8", scale if not d.chance(0.2) else scale * 1.7, point)
             net.add_operator("QUANTIZE", [raw], [x], schema.QuantizeOptionsT())
+            if d.chance(0.1):
+                again = net.value(shape, "INT8", draw_scale(d, p), draw_zero_point(d, p))
+                net.add_operator("QUANTIZE", [raw], [again], schema.QuantizeOptionsT())
         first = first or x
     if d.chance(p.odd):
         unused = net.value(_input_shape(d, p), "INT8", 0.1, 3, keep=False)
@@ -142,7 +150,11 @@ def _finish(net: Network, d: Draw, p: Profile) -> tuple[bytes, bytes]:
         leaves = [net.values[-1]]
     outputs: list[int] = []
     for leaf in leaves:
-        how = d.pick(("as it is", "UINT8", "FLOAT32"), (6, 1, 1)) if leaf.dtype == "INT8" else "as it is"
+        how = "as it is"
+        if leaf.dtype == "INT8":
+            how = d.pick(("as it is", "UINT8", "FLOAT32"), (6, 1, 1))
+        elif leaf.dtype in ("UINT8", "INT16") and d.chance(0.2):
+            how = "FLOAT32"
         if how == "UINT8":
             y = net.value(leaf.shape, "UINT8", leaf.scale, leaf.zero_point + 128)
             net.add_operator("QUANTIZE", [leaf], [y], schema.QuantizeOptionsT())
@@ -165,5 +177,6 @@ def _finish(net: Network, d: Draw, p: Profile) -> tuple[bytes, bytes]:
         names=d.pick(("numbered", "none", "empty", "same", "doubled", "odd"), (1 - p.odd, *([p.odd / 5] * 5))),
         opcodes=d.pick(("both", "new", "old"), (1 - p.odd, p.odd / 2, p.odd / 2)),
         opcode_for_each=d.chance(p.odd / 2),
+        open_batch=d.chance(p.odd / 2),
     )
     return net.write(outputs, writing)

@@ -51,6 +51,8 @@ class Writing:
     """both, new (only builtin_code), old (only deprecated_builtin_code), "old, none negative" """
     opcode_for_each: bool = False
     """an entry of the opcode table for every operator"""
+    open_batch: bool = False
+    """the first dimension of activations is not fixed in their signature, as exporters leave it"""
 
 
 class Network(ModelWriter):
@@ -153,6 +155,8 @@ class Network(ModelWriter):
                 op.opcodeIndex = i
         for i, tensor in enumerate(self.tensors):
             tensor.name = _name(i, writing.names)
+            if writing.open_batch and len(tensor.shape) and not tensor.buffer:
+                tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
         graph = schema.SubGraphT()
         graph.tensors, graph.operators = self.tensors, self.operators
         graph.inputs, graph.outputs = np.array(self.inputs, np.int32), np.array(outputs, np.int32)

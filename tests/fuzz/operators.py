@@ -335,7 +335,12 @@ def _constant_operand(net: Network, d: Draw, p: Profile, a: Value) -> Value:
     shape = d.pick(((1,), a.shape[-1:], a.shape, ()))
     scale, point = draw_scale(d, p), draw_zero_point(d, p)
     index = net.constant(d.rng().integers(-128, 128, shape), "INT8", scale, point)
-    return Value(index, tuple(shape), "INT8", scale, point)
+    made = Value(index, tuple(shape), "INT8", float(np.float32(scale)), point)
+    if shape and d.chance(p.odd / 4):  # an operator on constants alone
+        turned = net.value((1, *shape), "INT8", scale, point, keep=False)
+        net.add_operator("RESHAPE", [made, net.constant([1, *shape])], [turned])
+        return turned
+    return made
 
 
 def _binary(net: Network, d: Draw, p: Profile, kind: str, options: Any) -> None:
