@@ -1,11 +1,10 @@
-"""Small random layer graphs, and their results from the definition of each operator."""
+"""Small random layer graphs, and their results from the definition of each operator, in arithmetic of `tests.exact`."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.numerics import quantize_multiplier, requantize
 from nnloom.compiler.graph import (
     Add,
     AveragePool2D,
@@ -18,6 +17,7 @@ from nnloom.compiler.graph import (
     Padding,
     Tensor,
 )
+from tests import exact
 
 KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "dense", "average", "maximum", "add")
 
@@ -147,7 +147,7 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
         return _evaluate_add(layer, operands)
     if isinstance(layer, FullyConnected):
         acc = layer.weights.astype(np.int64) @ (x.reshape(-1) - i.zero_point) + layer.bias
-        return _rescale(acc, layer, double_rounding=False)
+        return _rescale(acc, layer, exact.rescale_once)
     pad = getattr(layer, "padding", Padding())
     fill = -128 if isinstance(layer, MaxPool2D) else i.zero_point
     x = np.pad(x, ((pad.top, pad.bottom), (pad.left, pad.right), (0, 0)), constant_values=fill)
@@ -165,10 +165,7 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
             if isinstance(layer, MaxPool2D):
                 result[row, column] = window.max((0, 1))
             elif isinstance(layer, AveragePool2D):
-                total, count = window.sum((0, 1)), kernel[0] * kernel[1]
-                result[row, column] = np.where(
-                    total >= 0, (total + count // 2) // count, -((-total + count // 2) // count)
-                )
+                result[row, column] = [exact.average(channel) for channel in window.reshape(-1, o.channels).T.tolist()]
             elif isinstance(layer, DepthwiseConv2D):
                 result[row, column] = ((window - i.zero_point) * layer.weights).sum((0, 1)) + layer.bias
             else:
@@ -177,20 +174,15 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
                 )
     if isinstance(layer, AveragePool2D | MaxPool2D):
         return result
-    return _rescale(result, layer, double_rounding=True)
+    return _rescale(result, layer, exact.rescale)
 
 
-def _rescale(acc: NDArray[np.int64], layer, *, double_rounding: bool) -> NDArray[np.int64]:
-    pairs = [quantize_multiplier(layer.inputs[0].scale * s / layer.output.scale) for s in layer.weight_scales]
-    multiplier, shift = np.array(pairs).T
-    return requantize(acc, multiplier, shift, double_rounding=double_rounding) + layer.output.zero_point
+def _rescale(acc: NDArray[np.int64], layer, function) -> NDArray[np.int64]:
+    factors = [layer.inputs[0].scale * s / layer.output.scale for s in layer.weight_scales]
+    return exact.rescale_channels(acc, factors, function) + layer.output.zero_point
 
 
 def _evaluate_add(layer: Add, operands: list[NDArray]) -> NDArray[np.int64]:
-    twice = 2 * max(t.scale for t in layer.inputs)
-    total = 0
-    for t, value in zip(layer.inputs, operands, strict=True):
-        multiplier, shift = quantize_multiplier(t.scale / twice)
-        total = total + requantize((value - t.zero_point) << 20, multiplier, shift, double_rounding=True)
-    multiplier, shift = quantize_multiplier(twice / ((1 << 20) * layer.output.scale))
-    return requantize(total, multiplier, shift, double_rounding=True) + layer.output.zero_point
+    (x, y), out = layer.inputs, layer.output
+    scales, points = (x.scale, y.scale), (x.zero_point, y.zero_point)
+    return exact.elementwise(lambda a, b: exact.add(a, b, scales, points, out.scale), *operands) + out.zero_point
