@@ -25,6 +25,7 @@ _TYPES = {
     "int32": schema.TensorType.INT32,
     "int64": schema.TensorType.INT64,
     "uint32": schema.TensorType.UINT32,
+    "float16": schema.TensorType.FLOAT16,
     "float32": schema.TensorType.FLOAT32,
     "bool": schema.TensorType.BOOL,
 }

@@ -146,15 +146,15 @@ def _leaky_relu(draw: Draw) -> Spec:
 
 
 def _gelu(draw: Draw) -> Spec:
-    return replace(_unary("GELU", "int8", "uint8", "float32")(draw), options={"approximate": draw.chance(0.5)})
+    return replace(_unary("GELU", "int8", "uint8", "int16", "float32")(draw), options={"approximate": draw.chance(0.5)})
 
 
 def _prelu(draw: Draw) -> Spec:
-    spec = _unary("PRELU", "int8", "uint8", "float32")(draw)
+    spec = _unary("PRELU", "int8", "uint8", "int16", "float32")(draw)
     x = spec.operands[0]
     assert x
     shape = tuple(draw.pick(1, n) for n in x.type.shape) if draw.chance(0.5) else x.type.shape[-1:]
-    alpha = draw.fixed(draw.operand(shape, x.type.dtype), 0.8)
+    alpha = draw.fixed(draw.operand(shape, "int8" if x.type.dtype == "int16" else x.type.dtype), 0.8)
     return replace(spec, operands=[x, alpha])
 
 
@@ -171,16 +171,47 @@ def _softmax(draw: Draw) -> Spec:
 
 def _quantize(draw: Draw) -> Spec:
     shape = draw.shape()
-    dtype = draw.pick("float32", "int8", "uint8", "int16")
+    dtype = draw.pick("float32", "float32", "int8", "uint8", "int16", "int32")
+    out = draw.type(shape, draw.dtype("int8", "uint8", "int16"))
+    if dtype == "float32":
+        x = Operand(TensorType(shape, dtype))
+        values = draw.values(x.type)
+        if draw.chance(0.3):
+            extreme = draw.rng.choice([np.inf, -np.inf, np.nan, 1e30, -1e30, 3e9, -3e9, 0.0], shape)
+            values = np.where(draw.rng.random(shape) < 0.3, extreme, values).astype(np.float32)
+        if draw.chance(0.3):
+            # halfway between two values
+            values = ((np.round(values) + 0.5) * np.float32(out.quantization.scale)).astype(np.float32)
+        if draw.chance(0.2) and out.dtype == "int8":
+            axis = draw.integer(0, len(shape) - 1)
+            out = replace(out, quantization=_per_axis(draw, shape, axis))
+        return Spec("QUANTIZE", [replace(x, sample=values)], [out])
     x = draw.operand(shape, dtype)
-    return Spec("QUANTIZE", [x], [draw.type(shape, draw.dtype("int8", "uint8", "int16"))])
+    if dtype == "int32":
+        scale = draw.scale(1e-6, 1e-2)
+        x = Operand(TensorType(shape, dtype, Quantization.per_tensor(scale, 0)))
+        large = draw.pick(1000, 10**6, (1 << 31) - 1)
+        x = replace(x, sample=draw.rng.integers(-large, large, shape).astype(np.int32))
+    return Spec("QUANTIZE", [x], [out])
+
+
+def _per_axis(draw: Draw, shape: Sequence[int], axis: int) -> Quantization:
+    """Symmetric quantization with a scale for each index of an axis."""
+    scales = tuple(float(np.float32(draw.scale())) for _ in range(shape[axis]))
+    return Quantization(scales, (0,) * len(scales), axis)
 
 
 def _dequantize(draw: Draw) -> Spec:
     shape = draw.shape()
-    return Spec(
-        "DEQUANTIZE", [draw.operand(shape, draw.dtype("int8", "uint8", "int16"))], [TensorType(shape, "float32")]
-    )
+    out = TensorType(shape, "float32")
+    kind = draw.pick("per tensor", "per tensor", "per axis", "float16", "int4")
+    if kind == "float16":
+        return Spec("DEQUANTIZE", [constant(draw.rng.normal(0, 30, shape), "float16")], [out])
+    if kind == "per tensor":
+        return Spec("DEQUANTIZE", [draw.operand(shape, draw.dtype("int8", "uint8", "int16"))], [out])
+    q = _per_axis(draw, shape, draw.integer(0, len(shape) - 1)) if draw.chance(0.7) else draw.quantization("int8")
+    t = TensorType(shape, "int4" if kind == "int4" else "int8", q)
+    return Spec("DEQUANTIZE", [Operand(t, draw.values(t))], [out])
 
 
 # Two values
@@ -268,7 +299,7 @@ def _divided(kind: str, *dtypes: str) -> Generator:
         a, b, out = broadcast_shapes(draw)
         values = draw.values(TensorType(b, dtype))
         y = constant(np.where(values == 0, 3, values), dtype)
-        return Spec(kind, [draw.operand(a, dtype), y], [TensorType(out, dtype)])
+        return Spec(kind, [Operand(TensorType(a, dtype)), y], [TensorType(out, dtype)])
 
     return generate
 
@@ -356,11 +387,15 @@ def _bias(draw: Draw, channels: int, x: Operand, weights: Operand, *, always: bo
     if not q_x or not q_w:
         t = TensorType((channels,), "float32")
         return Operand(t, draw.values(t))
-    dtype = "int64" if x.type.dtype == "int16" else "int32"
+    dtype = "int64" if x.type.dtype == "int16" and draw.chance(0.7) else "int32"
     scales = tuple(float(np.float32(q_x.scale) * np.float32(s)) for s in q_w.scales)
     large = draw.pick(1, 1000, 100_000, (1 << 31) - 1 if draw.chance(0.1) else 10_000)
     value = draw.rng.integers(-large, large, channels, endpoint=True).astype(dtype)
     return constant(value, dtype, Quantization(scales, (0,) * len(scales)))
+
+
+def _bias_type(bias: Operand | None) -> dict[str, str]:
+    return {} if bias is None else {"quantized_bias_type": bias.type.dtype.upper()}
 
 
 def _product_output(draw: Draw, shape: Sequence[int], x: Operand, weights: Operand, depth: int) -> TensorType:
@@ -410,11 +445,14 @@ def _conv_2d(draw: Draw) -> Spec:
     terms = depth * kernel[0] * kernel[1]
     out = _product_output(draw, (1, 1, 1, channels), x, weights, terms)
     bias = _bias(draw, channels, x, weights, always=True)
-    return Spec("CONV_2D", [x, weights, bias], [out], _convolution_options(draw, kernel))
+    options = {**_convolution_options(draw, kernel), **_bias_type(bias)}
+    return Spec("CONV_2D", [x, weights, bias], [out], options)
 
 
 def _depthwise_conv_2d(draw: Draw) -> Spec:
     dtype, weight_type = _product_types(draw)
+    if dtype == "int8" and draw.chance(0.15):
+        weight_type = "int4"
     multiplier = draw.pick(1, 1, 2, 3, 8)
     kernel = (draw.integer(1, 5), draw.integer(1, 5))
     x = draw.operand(draw.image(), dtype)
@@ -465,6 +503,7 @@ def _transpose_conv(draw: Draw) -> Spec:
         "stride_h": strides[0],
         "stride_w": strides[1],
         "fused_activation_function": draw.activation(),
+        **_bias_type(bias),
     }
     return Spec("TRANSPOSE_CONV", operands, [_product_output(draw, out_shape, x, weights, terms)], options)
 
@@ -483,11 +522,12 @@ def _fully_connected(draw: Draw) -> Spec:
     else:
         weights = _weights(
             draw, (channels, depth), channels, 0, weight_type,
-            per_channel=weight_type == "int8" and dtype == "int8" and draw.chance(0.4), symmetric=False,
+            per_channel=weight_type != "uint8" and draw.chance(0.4), symmetric=False,
         )  # fmt: skip
-    options = {"keep_num_dims": keep, "fused_activation_function": draw.activation()}
+    bias = _bias(draw, channels, x, weights)
+    options = {"keep_num_dims": keep, "fused_activation_function": draw.activation(), **_bias_type(bias)}
     out = _product_output(draw, (1, channels), x, weights, depth)
-    return Spec("FULLY_CONNECTED", [x, weights, _bias(draw, channels, x, weights)], [out], options)
+    return Spec("FULLY_CONNECTED", [x, weights, bias], [out], options)
 
 
 def _batch_matmul(draw: Draw) -> Spec:
@@ -966,8 +1006,8 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "EXPAND_DIMS": (_expand_dims,),
     "FILL": (_fill,),
     "FLOOR": (_unquantized("FLOOR", "float32"),),
-    "FLOOR_DIV": (_divided("FLOOR_DIV", "int32", "float32"),),
-    "FLOOR_MOD": (_divided("FLOOR_MOD", "int32", "int64", "float32"),),
+    "FLOOR_DIV": (_divided("FLOOR_DIV", "int32", "int8", "int16", "float32"),),
+    "FLOOR_MOD": (_divided("FLOOR_MOD", "int32", "int8", "int16", "int64", "float32"),),
     "FULLY_CONNECTED": (_fully_connected,),
     "GATHER": (_gather,),
     "GATHER_ND": (_gather_nd,),
@@ -994,7 +1034,7 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "MINIMUM": (_comparable("MINIMUM", *_ANY),),
     "MIRROR_PAD": (_mirror_pad,),
     "MUL": (_arithmetic("MUL", *_SUMMABLE),),
-    "NEG": (_unquantized("NEG", "int32", "int64", "float32"),),
+    "NEG": (_unquantized("NEG", "int32", "int8", "int16", "int64", "float32"),),
     "NOT_EQUAL": (_comparison("NOT_EQUAL", *_COMPARED, "bool"),),
     "ONE_HOT": (_one_hot,),
     "PACK": (_pack,),

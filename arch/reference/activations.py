@@ -116,8 +116,8 @@ def leaky_relu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
 
 def prelu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x where positive, else alpha * x, with alpha a tensor."""
-    dtype = require_types(op, 0, "int8", "uint8", "float32")
-    require_types(op, 1, dtype)
+    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    require_types(op, 1, "int8" if dtype == "int16" else dtype)
     x, alpha = operand(op, inputs, 0), operand(op, inputs, 1)
     if dtype == "float32":
         return [np.where(x >= 0, x, x * alpha)]
@@ -225,7 +225,7 @@ def _elu(x: NDArray) -> NDArray:
 
 def gelu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x times the normal distribution function of x, or an approximation by tanh."""
-    dtype = require_types(op, 0, "int8", "uint8", "float32")
+    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
     x = operand(op, inputs, 0)
     function = _gelu_by_tanh if op.options.get("approximate") else _gelu
     return [function(x) if dtype == "float32" else tabulated(op, function, x)]
@@ -313,9 +313,9 @@ def abs_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 
 def neg(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """Negative."""
-    require_types(op, 0, "int32", "int64", "float32")
-    return [-operand(op, inputs, 0)]
+    """Negative of the number itself: quantization does not count, as in LiteRT."""
+    require_types(op, 0, "int8", "int16", "int32", "int64", "float32")
+    return [np.negative(operand(op, inputs, 0))]
 
 
 def square(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

@@ -108,7 +108,7 @@ def _product_operands(
     bias_value = inputs[bias] if bias < len(inputs) else None
     if dtype == "float32":
         return x, weights, bias_value
-    if bias_value is not None and bias_value.dtype.name not in ("int32", *(("int64",) if dtype == "int16" else ())):
+    if bias_value is not None and bias_value.dtype != (np.int64 if _is_wide(op) else np.int32):
         refuse(op, f"{type_name(op.inputs[bias])} bias with {dtype} activations")
     offset = parameters(op, op.inputs[activation]).zero_point
     weight_offset = 0
@@ -154,8 +154,12 @@ def _total(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray[np.int6
     total = acc.astype(np.int64)
     if bias is not None:
         total = total + bias
-    wide = op.outputs[0].dtype == "int16" and (bias is None or bias.dtype == np.int64)
-    return total if wide else wrap_int32(total)
+    return total if _is_wide(op) else wrap_int32(total)
+
+
+def _is_wide(op: Operation) -> bool:
+    """Whether accumulators are of 64 bits: with int16 activations, if the options do not name a bias of 32."""
+    return op.outputs[0].dtype == "int16" and op.options.get("quantized_bias_type") != "INT32"
 
 
 def _finish(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray:
@@ -165,6 +169,5 @@ def _finish(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray:
     total = _total(op, acc, bias)
     data, weight = (2, 1) if op.kind == "TRANSPOSE_CONV" else (0, 1)
     multipliers, exponents = np.array([split_factor(f) for f in _factors(op, data, weight)]).T
-    wide = op.outputs[0].dtype == "int16"
-    scaled = (multiply_by_factor_int64 if wide else multiply_by_factor)(total, multipliers, exponents)
+    scaled = (multiply_by_factor_int64 if _is_wide(op) else multiply_by_factor)(total, multipliers, exponents)
     return activate(op, scaled, op.outputs[0])

@@ -112,22 +112,22 @@ def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 
 def floor_div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """Quotient rounded down."""
-    a, b = _operands(op, inputs, "int32", "float32")
+    """Quotient rounded down, of the numbers themselves: quantization does not count."""
+    a, b = _operands(op, inputs, "int8", "int16", "int32", "float32")
     if (b == 0).any():
         refuse(op, "division by 0")
     if a.dtype == np.float32:
         return [np.floor(a / b)]
-    return [wrap_int32(a.astype(np.int64) // b)]
+    return [(a.astype(np.int64) // b).astype(a.dtype)]  # wraps
 
 
 def floor_mod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """Remainder with the sign of the divisor."""
-    a, b = _operands(op, inputs, "int32", "int64", "float32")
+    """Remainder with the sign of the divisor, of the numbers themselves: quantization does not count."""
+    a, b = _operands(op, inputs, "int8", "int16", "int32", "int64", "float32")
     if (b == 0).any():
         refuse(op, "division by 0")
     if a.dtype != np.float32:
-        return [a - (a // b) * b]
+        return [np.remainder(a, b)]
     rest = np.fmod(a, b)
     return [np.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)]
 

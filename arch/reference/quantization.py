@@ -16,7 +16,7 @@ __all__ = ["cast", "dequantize", "quantize"]
 
 def quantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Real values to integers, or integers to those of another quantization."""
-    dtype = require_types(op, 0, "float32", "int8", "uint8", "int16")
+    dtype = require_types(op, 0, "float32", "int8", "uint8", "int16", "int32")
     out = op.outputs[0]
     if out.dtype not in ("int8", "uint8", "int16"):
         refuse(op, f"{dtype} to {out.dtype}")
@@ -28,13 +28,16 @@ def quantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArra
             whole = to_int32(round_half_away(x / scale.astype(np.float32)))
         return [np.minimum(np.maximum(wrap_int32(whole + zero_point), low), high)]
     q_in, q_out = parameters(op, op.inputs[0]), parameters(op, out)
-    value = multiply_by_factor(x.astype(np.int64) - q_in.zero_point, *split_factor(q_in.scale / q_out.scale))
+    value = multiply_by_factor(
+        wrap_int32(x.astype(np.int64) - q_in.zero_point), *split_factor(q_in.scale / q_out.scale)
+    )
     return [saturate(wrap_int32(value + q_out.zero_point), out.dtype)]
 
 
 def dequantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Integers to the real values they stand for."""
-    require_types(op, 0, "int8", "uint8", "int16", "int4")
+    if require_types(op, 0, "int8", "uint8", "int16", "int4", "float16") == "float16":
+        return [operand(op, inputs, 0).astype(np.float32)]
     if op.outputs[0].dtype != "float32":
         refuse(op, f"{op.outputs[0].dtype} as output")
     x = operand(op, inputs, 0)

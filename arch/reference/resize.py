@@ -89,8 +89,7 @@ def _float_scaled(op: Operation, size: int, out: int, at: NDArray) -> NDArray:
 
 
 def resize_nearest_neighbor(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """The nearest element's value."""
-    require_types(op, 0, "int8", "uint8", "int16", "float32")
+    """The nearest element's value; any type."""
     x = operand(op, inputs, 0)
     _, rows, columns, _ = op.outputs[0].shape
     return [x[:, _nearest(op, x.shape[1], rows)][:, :, _nearest(op, x.shape[2], columns)]]
