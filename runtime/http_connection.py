@@ -7,6 +7,7 @@ text where a request is not HTTP. Imported by `runtime.server.serve` only, becau
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -131,7 +132,8 @@ def connection_class(limits: ServerLimits, refused: Callable[[str], None]) -> ty
             self.transport.write(head.encode("ascii") + body)
             # Closed at once, a connection with unread data is reset, and the answer may be lost.
             self._answered = True
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has gone meanwhile
+                self.transport.write_eof()
             self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     return LimitedConnection
