@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from .config import AcceleratorConfig
 from .errors import ArtifactError, NnloomError
 from .files import restore_directory
+from .manifest_checks import check_files, check_host_plan, check_images, check_interface, check_regions
+from .schema import SchemaError, check_value
 
 __all__ = [
     "Artifact",
@@ -212,7 +214,8 @@ class Manifest:
         Raises
         ------
         ArtifactError
-            If a key is missing, unknown or of the wrong kind, or the configuration hash does not match.
+            If a key is missing, unknown or of the wrong kind, a value is beyond what the rest allows, or the
+            configuration hash does not match.
         """
         try:
             if values["format"] != FORMAT or values["version"] not in (VERSION, PARTS_VERSION):
@@ -230,7 +233,7 @@ class Manifest:
             def info(v: dict[str, Any]) -> TensorInfo:
                 return TensorInfo(**{**v, "shape": tuple(v["shape"])})
 
-            return cls(
+            manifest = cls(
                 model=values["model"],
                 model_sha256=values["model_sha256"],
                 board=values["board"],
@@ -260,15 +263,24 @@ class Manifest:
                 ),
                 files=dict(values["files"]),
             )
+            check_value(manifest, cls)
+            check_files(manifest.files, (PROGRAM_FILE, WEIGHTS_FILE))
+            check_interface(manifest)
+            check_regions(manifest.config, manifest.regions)
+            check_host_plan(manifest)
+            return manifest
         except NnloomError:
             raise
+        except SchemaError as error:
+            raise ArtifactError(f"manifest: {error}; compile the model again") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"manifest: damaged or edited ({error}); compile the model again") from error
 
 
 def file_sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -295,7 +307,8 @@ class Artifact:
         Raises
         ------
         ArtifactError
-            If the directory or a file is missing, or a file differs from its hash in the manifest.
+            If the directory or a file is missing, a file differs from its hash in the manifest, or a value of the
+            manifest does not fit the rest.
         """
         path = Path(path)
         manifest_path = path / MANIFEST_FILE
@@ -306,7 +319,7 @@ class Artifact:
         try:
             text = manifest_path.read_text()
             values = json.loads(text)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             raise ArtifactError(f"{manifest_path}: not readable as JSON ({error}); compile the model again") from error
         if not isinstance(values, dict):
             raise ArtifactError(f"{manifest_path}: not a JSON object; compile the model again")
@@ -320,9 +333,21 @@ class Artifact:
                 raise ArtifactError(f"{file}: missing; compile the model again")
             if file_sha256(file) != want:
                 raise ArtifactError(f"{file}: differs from its hash in the manifest; compile the model again")
-        program = np.fromfile(path / PROGRAM_FILE, "<u4")
-        weights = np.fromfile(path / WEIGHTS_FILE, np.uint8).reshape(-1, manifest.config.weight_word_bytes)
-        return cls(path, manifest, program.astype(np.uint32), weights)
+        program = _read_words(path / PROGRAM_FILE, 4).reshape(-1).view("<u4").astype(np.uint32)
+        weights = _read_words(path / WEIGHTS_FILE, manifest.config.weight_word_bytes)
+        try:
+            check_images(manifest.config, manifest.regions, program, weights)
+        except SchemaError as error:
+            raise ArtifactError(f"{manifest_path}: {error}; compile the model again") from error
+        return cls(path, manifest, program, weights)
+
+
+def _read_words(file: Path, size: int) -> NDArray[np.uint8]:
+    """Words of `size` bytes, uint8 [words, size]."""
+    data = np.fromfile(file, np.uint8)
+    if len(data) % size:
+        raise ArtifactError(f"{file}: not whole words of {size} bytes; compile the model again")
+    return data.reshape(-1, size)
 
 
 def write_artifact(path: Path, manifest: Manifest, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:

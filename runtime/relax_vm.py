@@ -136,6 +136,7 @@ class RelaxProgram:
                 "computer or with another --cpu"
             )
         self._tvm = tvm
+        self._library = library
         self._outputs = tuple(region_outputs)
         self._lock = threading.Lock()
         self._staged: list[tuple[NDArray, Any]] = []
@@ -163,19 +164,22 @@ class RelaxProgram:
         """Run the network: on the CPU alone, or with regions on `accelerator`. The results are the caller's."""
         with self._lock:  # the virtual machine runs one call at a time
             arguments = self._stage(inputs)
-            if accelerator is None:
-                result = self._whole(*arguments)
-            else:
-                call = _current.call = _Call(accelerator, self._outputs)
-                try:
-                    result = self._partitioned(*arguments)
-                except Exception:
-                    # TVM passes errors on by the name of their class, which it only knows for Python's own.
-                    if call.error is not None:
-                        raise call.error from None
+            call = None if accelerator is None else _Call(accelerator, self._outputs)
+            _current.call = call
+            try:
+                result = (self._whole if call is None else self._partitioned)(*arguments)
+            except Exception as error:
+                # TVM passes errors on by the name of their class, which it only knows for Python's own.
+                if call is not None and call.error is not None:
+                    raise call.error from None
+                if not isinstance(error, RuntimeError | ValueError | TypeError | IndexError):
                     raise
-                finally:
-                    del _current.call
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                raise ArtifactError(
+                    f"{self._library}: does not fit its manifest ({lines[-1][:200]}); compile the model again"
+                ) from error
+            finally:
+                del _current.call
             # Copied before the next call: an output that is an input, or a reshape of it, lives in the staged tensor.
             tensors = [result] if hasattr(result, "numpy") else result
             return [np.array(np.from_dlpack(tensor), order="C") for tensor in tensors]

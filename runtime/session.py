@@ -383,11 +383,18 @@ class InferenceSession:
         cases = [check_inputs(infos, case) for case in split_batch(infos, arrays)]
         with self._lock:
             self._check_open(self._released if queued else self._closed)
-            results = [self._run_one(case) for case in cases]
+            results = [self._check_results(self._run_one(case)) for case in cases]
         names = [info.name for info in self.get_outputs()]
         if len(results) == 1:
             return dict(zip(names, results[0], strict=True))
         return {name: join_batch(parts) for name, *parts in zip(names, *results, strict=True)}
+
+    def _check_results(self, results: list[NDArray]) -> list[NDArray]:
+        """Code and manifest of an artifact agree, unless somebody has edited one of them."""
+        got = [(value.shape, str(value.dtype)) for value in results]
+        if got != [(info.shape, info.dtype) for info in self.get_outputs()]:
+            raise ArtifactError(f"{self._artifact.path}: its code gives other outputs than the manifest says")
+        return results
 
     @staticmethod
     def _check_open(closed: bool) -> None:

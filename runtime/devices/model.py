@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
+from nnloom.arch.errors import ArtifactError
 from nnloom.sim.parts import RegionModels
 
 from .base import Device, RegionResult
@@ -34,6 +35,11 @@ class ModelDevice(Device):
         assert self._models is not None, "load an artifact first"
         for location, values in zip(region.inputs, inputs, strict=True):
             self._models.write_tensor(location, values)
-        for model, start in self._models.programs(region):
-            model.run(start)
+        try:
+            for model, start in self._models.programs(region):
+                model.run(start)
+        except (ValueError, IndexError, MemoryError) as error:
+            raise ArtifactError(
+                f"{region.name}: not a program of the engine ({error}); compile the model again"
+            ) from error
         return RegionResult(outputs=[self._models.read_tensor(location) for location in region.outputs])
