@@ -277,8 +277,10 @@ _WITHOUT_REFERENCE_KERNEL = {"CEIL", "ELU", "ROUND"}
 """Operators that BUILTIN_REF does not know; LiteRT's other kernels stand in"""
 
 
-def interpret(model: bytes, inputs: Sequence[NDArray], calls: int = 1) -> list[NDArray]:
-    """What LiteRT's reference kernels answer, at the last of several calls.
+def interpret(
+    model: bytes, inputs: Sequence[NDArray], calls: int = 1, *, reference_kernels: bool = True
+) -> list[NDArray]:
+    """What LiteRT's reference kernels (or its usual ones) answer, at the last of several calls.
 
     Raises
     ------
@@ -288,7 +290,7 @@ def interpret(model: bytes, inputs: Sequence[NDArray], calls: int = 1) -> list[N
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     kernels = OpResolverType.BUILTIN_REF
-    if operator_kind(model) in _WITHOUT_REFERENCE_KERNEL:
+    if not reference_kernels or operator_kind(model) in _WITHOUT_REFERENCE_KERNEL:
         kernels = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(model_content=model, experimental_op_resolver_type=kernels, num_threads=1)
     interpreter.allocate_tensors()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation
 from . import fixed_point
+from .reduce import in_order
 from .support import (
     LIMITS,
     operand,
@@ -362,7 +363,7 @@ def l2_normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequenc
         refuse(op, f"fused activation {op.options['activation']}")
     x = operand(op, inputs, 0)
     if dtype == "float32":
-        norm = np.sqrt((x * x).sum(axis=-1, keepdims=True, dtype=np.float32))
+        norm = np.sqrt(in_order(np.add, x * x, (x.ndim - 1,)))[..., None]
         return [x / np.maximum(norm, np.float32(1e-6))]
     value = x.astype(np.int64) - parameters(op, op.inputs[0]).zero_point
     multiplier, exponent = fixed_point.inverse_square_root(wrap_int32((value * value).sum(axis=-1, keepdims=True)))

@@ -14,7 +14,8 @@ from .support import activate, operand, parameters, refuse, require_types, round
 
 __all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
 
-# Products and their sums are below 2**53 in magnitude: exact in float64, whose matrix product is fast.
+# Products of integers and their sums are below 2**53 in magnitude: exact in float64, whose matrix product is fast.
+# Those of float32 are added up one after the other, as LiteRT does.
 
 
 def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -27,8 +28,8 @@ def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray
     acc = np.zeros((x.shape[0], rows, columns, channels), x.dtype)
     for r, c, patch in _patches(op, x, weights.shape[1:3], (rows, columns)):
         for g in range(groups):
-            kernels = weights[g * share : (g + 1) * share, r, c]
-            acc[..., g * share : (g + 1) * share] += patch[..., g * depth : (g + 1) * depth] @ kernels.T
+            of_group = slice(g * share, (g + 1) * share)
+            _accumulate(acc[..., of_group], patch[..., g * depth : (g + 1) * depth], weights[of_group, r, c])
     return [_finish(op, acc, bias)]
 
 
@@ -54,9 +55,10 @@ def transpose_conv(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[
     full = np.zeros(
         (n, max(reach_r + kernel_r, top + rows), max(reach_c + kernel_c, left + columns), channels), x.dtype
     )
-    for r in range(kernel_r):
-        for c in range(kernel_c):
-            full[:, r : r + reach_r + 1 : stride_r, c : c + reach_c + 1 : stride_c] += x @ weights[:, r, c].T
+    # from the last: so that an element's terms come in the order of the operand's positions
+    for r in reversed(range(kernel_r)):
+        for c in reversed(range(kernel_c)):
+            _accumulate(full[:, r : r + reach_r + 1 : stride_r, c : c + reach_c + 1 : stride_c], x, weights[:, r, c])
     return [_finish(op, full[:, top : top + rows, left : left + columns], bias)]
 
 
@@ -65,7 +67,9 @@ def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
     if op.options.get("weights_format", "DEFAULT") != "DEFAULT":
         refuse(op, f"weights format {op.options['weights_format']}")
     x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
-    acc = x.reshape(-1, weights.shape[-1]) @ weights.T
+    x = x.reshape(-1, weights.shape[-1])
+    acc = np.zeros((x.shape[0], weights.shape[0]), x.dtype)
+    _accumulate(acc, x, weights)
     acc = acc.reshape(op.outputs[0].shape)
     if x.dtype == np.float32:
         return [_finish(op, acc, bias)]
@@ -86,13 +90,25 @@ def batch_matmul(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[ND
     a = np.swapaxes(a, -1, -2) if op.options.get("adj_x") else a
     b = np.swapaxes(b, -1, -2) if op.options.get("adj_y") else b
     if dtype == "float32":
-        return [a @ b]
+        total = np.zeros(op.outputs[0].shape, np.float32)
+        for d in range(a.shape[-1]):
+            total += a[..., d, None] * b[..., d, None, :]
+        return [total]
     q_a, q_b, q_out = (parameters(op, t) for t in (op.inputs[0], op.inputs[1], op.outputs[0]))
     total = ((a.astype(np.float64) - q_a.zero_point) @ (b.astype(np.float64) - q_b.zero_point)).astype(np.int64)
     factor = float(np.float32(q_a.scale) * np.float32(q_b.scale)) / q_out.scale
     if dtype == "int16":
         return [activate(op, multiply_by_factor_int64(total, *split_factor(factor)), op.outputs[0])]
     return [activate(op, multiply_by_factor(wrap_int32(total), *split_factor(factor)), op.outputs[0])]
+
+
+def _accumulate(acc: NDArray, x: NDArray, weights: NDArray) -> None:
+    """Add to acc [..., k] the products of x [..., c] and weights [k, c]."""
+    if x.dtype == np.float64:
+        acc += x @ weights.T
+        return
+    for d in range(weights.shape[1]):
+        acc += x[..., d, None] * weights[:, d]
 
 
 def _product_operands(

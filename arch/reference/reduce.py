@@ -21,7 +21,7 @@ def mean(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     x, axes = operand(op, inputs, 0), _axes(op, inputs)
     count = math.prod(x.shape[a] for a in axes)
     if dtype == "float32":
-        return [x.sum(axis=axes, dtype=np.float32) / np.float32(count)]
+        return [in_order(np.add, x, axes) / np.float32(count)]
     total = x.sum(axis=axes, dtype=np.int64)
     if dtype in ("int32", "int64"):
         return [np.where(total >= 0, total // count, -(-total // count))]
@@ -33,9 +33,21 @@ def sum_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     dtype = require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32")
     x, axes = operand(op, inputs, 0), _axes(op, inputs)
     if dtype in ("int32", "int64", "float32"):
-        return [x.sum(axis=axes, dtype=x.dtype)]
+        return [in_order(np.add, x, axes)]
     count = math.prod(x.shape[a] for a in axes)
     return [_rescaled(op, x.sum(axis=axes, dtype=np.int64), count, divide=False)]
+
+
+def in_order(function: np.ufunc, x: NDArray, axes: tuple[int, ...]) -> NDArray:
+    """Reduce element by element in the order of memory, as float32 results depend on it; integers wrap."""
+    rest = [i for i in range(x.ndim) if i not in axes]
+    values = x.transpose(*axes, *rest).reshape(-1, *[x.shape[i] for i in rest])
+    if x.dtype != np.float32:
+        return np.asarray(function.reduce(values, axis=0, dtype=x.dtype))
+    total = values[0]
+    for value in values[1:]:
+        total = function(total, value)
+    return np.asarray(total)
 
 
 def _rescaled(op: Operation, total: NDArray, count: int, *, divide: bool) -> NDArray:
@@ -57,7 +69,7 @@ def reduce_prod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     dtype = require_types(op, 0, "int8", "int16", "int32", "int64", "float32")
     x, axes = operand(op, inputs, 0), _axes(op, inputs)
     if dtype in ("int32", "int64", "float32"):
-        return [np.asarray(x.prod(axis=axes, dtype=x.dtype))]
+        return [in_order(np.multiply, x, axes)]
     q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
     count = math.prod(x.shape[a] for a in axes)
     multiplier, exponent = split_factor(q_in.scale / q_out.scale ** (1.0 / count))

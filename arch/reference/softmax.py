@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation
 from . import fixed_point
+from .reduce import in_order
 from .support import LIMITS, operand, parameters, refuse, require_types
-from .tables import int16_lookup, int16_table
+from .tables import correctly_rounded, int16_lookup, int16_table
 
 __all__ = ["log_softmax", "softmax"]
+
+_exp = correctly_rounded(np.exp)
 
 _DIFFERENCE_BITS = 5
 """Integer bits of differences from the maximum"""
@@ -42,7 +45,8 @@ def log_softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     x = operand(op, inputs, 0)
     if dtype == "float32":
         difference = x - x.max(axis=-1, keepdims=True)
-        return [difference - np.log(np.exp(difference).sum(axis=-1, keepdims=True, dtype=np.float32))]
+        total = in_order(np.add, _exp(difference), (x.ndim - 1,))[..., None]
+        return [difference - correctly_rounded(np.log)(total)]
     multiplier, exponent, count = _difference_scaling(op, 1.0)
     inverse, inverse_exponent = split_factor((1 << (31 - exponent)) / multiplier)
     scaled = multiply_by_factor(-np.arange(256), multiplier, exponent)
@@ -67,8 +71,8 @@ def _difference_scaling(op: Operation, beta: float) -> tuple[int, int, int]:
 
 
 def _softmax_float32(x: NDArray, beta: float) -> NDArray:
-    exps = np.exp((x - x.max(axis=-1, keepdims=True)) * np.float32(beta), dtype=np.float32)
-    return exps / exps.sum(axis=-1, keepdims=True, dtype=np.float32)
+    exps = _exp((x - x.max(axis=-1, keepdims=True)) * np.float32(beta))
+    return exps / in_order(np.add, exps, (x.ndim - 1,))[..., None]
 
 
 def _softmax_int8(op: Operation, x: NDArray) -> NDArray:
