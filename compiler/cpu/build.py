@@ -15,6 +15,7 @@ import numpy as np
 
 from nnloom.arch.cpu_target import CpuTarget
 from nnloom.arch.errors import BuildError, UnsupportedOperatorError
+from nnloom.arch.interrupts import pass_interrupts
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
 from ..frontend.qdq import QuantizedOp, is_quantized_operator, operands, patterns, read_composite
@@ -295,6 +296,7 @@ def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
     import tvm
     from tvm import relax
 
+    pass_interrupts()
     whole = relax.utils.copy_with_new_vars(partitioned.model.module["main"]).with_attr("global_symbol", CPU_FUNCTION)
     functions = {tvm.ir.GlobalVar("main"): partitioned.module["main"], tvm.ir.GlobalVar(CPU_FUNCTION): whole}
     module = _lower_composites(tvm.IRModule(functions), target)

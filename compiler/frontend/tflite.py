@@ -14,6 +14,7 @@ import numpy as np
 
 from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperatorError
+from nnloom.arch.interrupts import pass_interrupts
 
 from .fold import folding_converter
 
@@ -69,6 +70,7 @@ def import_tflite(path: str | Path) -> ImportedModel:
         import tvm
     except ImportError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[compiler]'") from error
+    pass_interrupts()
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -185,6 +185,7 @@ RUN = {
     "build an artifact elsewhere": ("build good -o x.bit", "-o is for --board"),
     "build a board into nowhere": ("build --board ulx3s-85f -o none/x.bit", "cannot be written"),
     "build with an impossible clock": ("build good --clock 1000", "no PLL setting makes 1000 MHz from 25 MHz"),
+    "build with words for a clock": ("build good --clock abc", "argument --clock: abc is no frequency in MHz"),
     "build with a clock that is none": ("build good --clock nan", "nan is no frequency"),
     "zoo folder missing": ("zoo fetch keyword_spotting -o none/kws.tflite", "none/kws.tflite: cannot be written"),
     "unknown zoo model": ("zoo fetch resnet_9000", "no model 'resnet_9000' in the zoo"),
