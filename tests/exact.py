@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 INT32 = (-(1 << 31), (1 << 31) - 1)
 
 
+def wrap(value: int) -> int:
+    """The value in 32 bits of two's complement."""
+    return (value - INT32[0]) % (1 << 32) + INT32[0]
+
+
 def half_up(value: Fraction) -> int:
     """Nearest integer, ties towards plus infinity."""
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)

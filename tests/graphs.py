@@ -179,7 +179,8 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
 
 def _rescale(acc: NDArray[np.int64], layer, function) -> NDArray[np.int64]:
     factors = [layer.inputs[0].scale * s / layer.output.scale for s in layer.weight_scales]
-    return exact.rescale_channels(acc, factors, function) + layer.output.zero_point
+    wrapped = exact.elementwise(exact.wrap, acc)
+    return exact.rescale_channels(wrapped, factors, function) + layer.output.zero_point
 
 
 def _evaluate_add(layer: Add, operands: list[NDArray]) -> NDArray[np.int64]:
