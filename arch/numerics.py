@@ -17,11 +17,13 @@ __all__ = [
     "IDENTITY_MULTIPLIER",
     "activation_range",
     "average_pool_multiplier",
+    "dense_multiplier",
     "multiply_by_factor",
     "multiply_by_factor_int64",
     "quantize",
     "quantize_multiplier",
     "requantize",
+    "rounded_product",
     "rounding_divide_by_pot",
     "saturating_rounding_doubling_high_mul",
     "split_factor",
@@ -232,6 +234,53 @@ def average_pool_multiplier(count: int) -> tuple[int, int]:
     if not np.array_equal(requantize(sums, multiplier, shift, double_rounding=False), want):
         raise ValueError(f"average pool window of {count} elements has no exact multiplier")
     return multiplier, shift
+
+
+def rounded_product(acc: ArrayLike, real: ArrayLike) -> NDArray[np.float64]:
+    """TFLite's FULLY_CONNECTED: the product in float64, rounded half away from zero; exact integers."""
+    product = np.asarray(acc, np.float64) * np.asarray(real, np.float64)
+    whole = np.trunc(product)
+    return np.where(np.abs(product - whole) >= 0.5, whole + np.sign(product), whole)
+
+
+def dense_multiplier(
+    real: float, least: int, greatest: int, low: int = -(1 << 31), high: int = (1 << 31) - 1
+) -> tuple[int, int]:
+    """Multiplier and shift that give `rounded_product` by *single* rounding, where outputs are limited.
+
+    Both are monotonic, so they are equal for every accumulator if each output begins at the same one. Mostly the
+    multiplier is that of `quantize_multiplier`. Where products can lie halfway between two integers (a factor that is
+    a power of two) it is one more: every tie then lies slightly beyond, away from zero.
+
+    Parameters
+    ----------
+    real
+        The factor as a double, below 1.
+    least, greatest
+        Limits of the output, without the zero point.
+    low, high
+        The accumulators that there can be.
+
+    Raises
+    ------
+    ValueError
+        If the factor is not one of `quantize_multiplier`, or no multiplier near it gives the same outputs.
+    """
+    nearest, shift = quantize_multiplier(real)
+    if not nearest:
+        return nearest, shift
+    outputs = np.arange(least + 1, greatest + 1)
+    # the first accumulator of each output is near (output - 1/2) / factor
+    about = np.ceil((outputs - 0.5) / real)[:, None] + np.arange(-4, 5)
+    begins = about[:, 0] + np.argmax(rounded_product(about, real) >= outputs[:, None], axis=1)
+    wanted = [min(max(int(v), low), high + 1) for v in begins]
+    half = 1 << (30 + shift)
+    for multiplier in (nearest, nearest + 1, nearest - 1, nearest + 2, nearest - 2):
+        # least a with a * multiplier + half >= output * 2 * half
+        starts = (-((half - int(k) * 2 * half) // multiplier) for k in outputs)
+        if 0 < multiplier < 1 << 31 and [min(max(v, low), high + 1) for v in starts] == wanted:
+            return multiplier, shift
+    raise ValueError(f"requantization factor {real} has no exact multiplier")
 
 
 def wrap_int32(x: ArrayLike) -> NDArray[np.int64]:

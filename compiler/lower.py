@@ -22,6 +22,7 @@ from nnloom.arch.numerics import (
     ADD_LEFT_SHIFT,
     IDENTITY_MULTIPLIER,
     average_pool_multiplier,
+    dense_multiplier,
     quantize_multiplier,
     requantize,
 )
@@ -127,10 +128,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
         return "the configuration has no window operand (depthwise=False)"
     match layer:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
-            factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
             try:
-                for factor in factors:
-                    quantize_multiplier(factor)
+                _multipliers(layer, layer.weights)
             except ValueError as error:
                 return str(error)
             if isinstance(layer, DepthwiseConv2D) and layer.weights.shape[0] > 255:
@@ -221,9 +220,8 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
     """
     double_rounding = not isinstance(layer, FullyConnected)
     bias, multiplier, shift = _channel_parameters(layer, weights)
-    w = weights.reshape(weights.shape[0], -1).astype(np.int64)
     limit = 1 << (NARROW_BITS - 1)
-    extremes = np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)]) + bias
+    extremes = _extremes(weights) + bias
     fits = (extremes < 1 << 31).all(0) & (extremes >= -(1 << 31)).all(0)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -243,13 +241,35 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
 
 def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
     """(bias folded with the input zero point, multipliers, shifts), int64 per channel; weights [channels, ...]."""
-    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
-    bias = layer.bias.astype(np.int64) - layer.inputs[0].zero_point * sums
-    factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
-    pairs = np.array([quantize_multiplier(factor) for factor in factors], np.int64).reshape(-1, 2)
+    bias = _folded_bias(layer, weights)
+    pairs = np.array(_multipliers(layer, weights), np.int64).reshape(-1, 2)
     if np.any(np.abs(bias) >= 1 << 31):
         raise UnsupportedOperatorError(f"{layer.name}: a folded bias exceeds 32 bits; run this layer on the CPU")
     return bias, pairs[:, 0], pairs[:, 1]
+
+
+def _folded_bias(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Bias less what the input's zero point adds to each channel; weights [channels, ...]."""
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    return layer.bias.astype(np.int64) - layer.inputs[0].zero_point * sums
+
+
+def _extremes(weights: NDArray[np.int8]) -> NDArray[np.int64]:
+    """Greatest and least sum of products of each channel, [2, channels], without its bias."""
+    w = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    return np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)])
+
+
+def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]) -> list[tuple[int, int]]:
+    """Multiplier and shift of each channel; ValueError for a factor that the engine cannot do exactly."""
+    factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
+    if not isinstance(layer, FullyConnected):
+        return [quantize_multiplier(factor) for factor in factors]
+    # LiteRT multiplies in float64 here: only accumulators that there can be must come out the same
+    extremes = np.clip(_extremes(weights) + _folded_bias(layer, weights), -(1 << 31), (1 << 31) - 1)
+    limits = layer.act_min - layer.output.zero_point, layer.act_max - layer.output.zero_point
+    exact = {f: dense_multiplier(f, *limits, int(extremes.min()), int(extremes.max())) for f in set(factors)}
+    return [exact[factor] for factor in factors]
 
 
 def _group_words(config: AcceleratorConfig, parameters: _Channels, steps: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..numerics import multiply_by_factor, multiply_by_factor_int64, split_factor, wrap_int32
+from ..numerics import multiply_by_factor, multiply_by_factor_int64, rounded_product, split_factor, wrap_int32
 from ..operation import Operation
 from .elementwise import activate_plain
-from .support import activate, operand, parameters, refuse, require_types, round_half_away, to_int32, type_name
+from .support import activate, operand, parameters, refuse, require_types, to_int32, type_name
 
 __all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
 
@@ -75,7 +75,7 @@ def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
         return [_finish(op, acc, bias)]
     # float64 arithmetic where the others use integers
     total = _total(op, acc, bias)
-    scaled = to_int32(round_half_away(total.astype(np.float64) * _factors(op, 0, 1)))
+    scaled = to_int32(rounded_product(total, _factors(op, 0, 1)))
     return [activate(op, scaled, op.outputs[0])]
 
 

@@ -389,3 +389,43 @@ def test_activation_range_is_litert_s(tmp_path, activation, name, seed):
     output = m.pool(x, "MAX", (1, 1), (1, 1), activation=activation)
     got = run(m, output, tmp_path, np.arange(-128, 128, dtype=np.int8).reshape(1, 1, 256, 1))
     assert (got.min(), got.max()) == numerics.activation_range(name, scale, zero_point)
+
+
+# FULLY_CONNECTED by single rounding.
+
+
+@given(FACTOR, st.integers(-128, 127), st.lists(st.integers(-(1 << 31), (1 << 31) - 1), min_size=1, max_size=20))
+@example(0.25, 3, [-2, -6, 2, 6])
+@example(2.0**-10, -128, [-512, -1536, 512])
+def test_dense_multiplier_gives_the_product_in_double_precision(factor, zero_point, accumulators):
+    least, greatest = -128 - zero_point, 127 - zero_point
+    try:
+        multiplier, shift = numerics.dense_multiplier(factor, least, greatest)
+    except ValueError:
+        # Some factors round up to 1, some are too small for 31 bits of multiplier, and some make ties (0.35: 10 * 0.35)
+        # of which double precision rounds some to below the tie and some not.
+        return
+    # and both sides of the accumulators at which an output begins
+    begins = (
+        [int((k - 0.5) / factor) + d for k in range(least, greatest + 1, 7) for d in (-1, 0, 1)] if multiplier else []
+    )
+    for acc in accumulators + [a for a in begins if -(1 << 31) <= a < 1 << 31]:
+        got = int(numerics.requantize(acc, multiplier, shift, double_rounding=False))
+        want = exact.rescale_once(acc, factor if multiplier else 0.0)
+        assert min(max(got, least), greatest) == min(max(want, least), greatest)
+        assert int(numerics.rounded_product(acc, factor)) == exact.rescale_once(acc, factor)
+
+
+def test_scales_of_networks_have_a_dense_multiplier():
+    rng = np.random.default_rng(8)
+    for _ in range(200):
+        a, b, c = (
+            float(np.float32(v)) for v in np.exp(rng.uniform(np.log([5e-3, 1e-3, 2e-2]), np.log([0.1, 0.02, 0.4])))
+        )
+        numerics.dense_multiplier(a * b / c, -255, 0)
+
+
+def test_dense_multiplier_of_small_factors_is_exact_for_the_accumulators_that_there_are():
+    with pytest.raises(ValueError, match="no exact multiplier"):
+        numerics.dense_multiplier(1.004e-05, -128, 127)
+    assert numerics.dense_multiplier(1.004e-05, -128, 127, -100_000, 100_000)

@@ -113,6 +113,39 @@ def test_chains_keep_every_live_tensor(seed):
             np.testing.assert_array_equal(got.reshape(want[name].shape), want[name])
 
 
+def test_dense_layers_round_ties_away_from_zero():
+    """Scales that are powers of two put products halfway between two integers."""
+    rng = np.random.default_rng(6)
+    ties = 0
+    for shift in range(1, 9):
+        graph = random_graph(rng, ["dense"])
+        layer = graph.layers[0]
+        count = layer.weights.shape[0]
+        layer = replace(
+            layer,
+            inputs=(replace(layer.inputs[0], scale=0.5),),
+            output=replace(layer.output, scale=2.0 ** (shift - 2)),
+            weights=rng.integers(-2, 3, layer.weights.shape, np.int8),
+            weight_scales=np.full(count, 0.5),
+            bias=rng.integers(-100, 100, count).astype(np.int32),
+            act_min=-128,
+            act_max=127,
+        )
+        graph = LayerGraph(name="ties", inputs=layer.inputs, outputs=(layer.output,), layers=(layer,))
+        compiled = compile_region(CONFIGS["16x9"], graph)
+        inputs = random_inputs(rng, graph)
+        model = golden_for(compiled, rng)
+        (value,) = inputs.values()
+        model.write_tensor(compiled.plan.locations[layer.inputs[0].name], value)
+        model.run()
+        got = model.read_tensor(compiled.plan.locations[layer.output.name])
+        want = evaluate(graph, inputs)[layer.output.name]
+        np.testing.assert_array_equal(got.reshape(want.shape), want)
+        acc = (value.astype(int).reshape(-1) - layer.inputs[0].zero_point) @ layer.weights.T.astype(int) + layer.bias
+        ties += np.count_nonzero((acc < 0) & (acc % (1 << shift) == 1 << (shift - 1)))
+    assert ties > 10
+
+
 def test_narrow_results_saturate_at_18_bits():
     rng = np.random.default_rng(0)
     graph = random_graph(rng, ["dense"])
