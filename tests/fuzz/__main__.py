@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,12 +90,15 @@ class Totals:
         return f"{self.kinds.total()} networks: {counts}; {self.values:,} values compared, {len(self.faults)} faults"
 
 
-def choose(profile: str, seed: int, rtl_share: float) -> tuple[list[str], bool]:
-    """Accelerators for a network, and whether it is simulated: a function of its seed."""
+def choose(profile: str, seed: int, *, rtl_share: float = 0.0, native_share: float = 1.0) -> dict[str, Any]:
+    """How a network is checked, a function of its seed: the accelerators, whether it is simulated, has CPU code."""
     rng = np.random.default_rng([seed, sorted(PROFILES).index(profile), 3])
-    if rng.random() < rtl_share:
-        return [str(rng.choice(RTL_CONFIGS))], True
-    return [str(c) for c in rng.choice(list(CONFIGS), 3 if rng.random() < _SEVERAL else 1, replace=False)], False
+    simulated, native, several = rng.random(3) < (rtl_share, native_share, _SEVERAL)
+    if simulated:
+        return {"configs": [str(rng.choice(RTL_CONFIGS))], "rtl": True, "seed": seed}
+    count = 3 if several or not native else 1
+    configs = [str(name) for name in rng.choice(list(CONFIGS), count, replace=False)]
+    return {"configs": configs, "native": bool(native), "seed": seed}
 
 
 def main() -> int:
@@ -111,16 +116,16 @@ def main() -> int:
                 break
             profile, seed = profiles[i % len(profiles)], arguments.seed + i // len(profiles)
             recipe, built = generate(seed, profile)
-            configs, rtl = choose(profile, seed, arguments.rtl_share)
-            verdict = worker.check(built, configs=configs, rtl=rtl, seed=seed)
-            totals.add(profile, seed, built, configs, verdict)
+            how = choose(profile, seed, rtl_share=arguments.rtl_share, native_share=arguments.native_share)
+            verdict = worker.check(built, **how)
+            totals.add(profile, seed, built, how["configs"], verdict)
             if verdict.kind == "fault":
                 kind = signature(verdict)
                 seen[kind] += 1
                 print(f"FAULT {profile} {seed}: {verdict.reason}", flush=True)
                 totals.faults.append(f"{profile} {seed}: {verdict.reason}")
                 if seen[kind] <= arguments.shrink:
-                    _report(arguments, worker, recipe, verdict, configs, rtl, seed)
+                    _report(arguments, worker, recipe, verdict, how)
             if time.monotonic() - said > arguments.every:
                 said = time.monotonic()
                 print(totals.line(), flush=True)
@@ -144,6 +149,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="first seed")
     parser.add_argument("--profile", choices=["all", *PROFILES], default="all", help="distribution of networks")
     parser.add_argument("--rtl-share", type=float, default=0.0, metavar="P", help="share that is simulated too")
+    parser.add_argument("--native-share", type=float, default=1.0, metavar="P", help="share that has CPU code")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"), help="folder for failing networks")
     parser.add_argument("--shrink", type=int, default=2, metavar="N", help="networks of each kind of fault to shrink")
     parser.add_argument("--stop", action="store_true", help="stop at the first fault")
@@ -174,15 +180,15 @@ def _report(
     worker: Worker,
     recipe: Recipe,
     verdict: Verdict,
-    configs: list[str],
-    rtl: bool,
-    seed: int,
+    how: dict[str, Any],
 ) -> None:
     """Shrink a fault and write it into a folder."""
-    configs = next(([name] for name in configs if name in verdict.reason), configs)
+    guilty = [name for name in how["configs"] if re.match(rf"(compile for |\w+, )?{re.escape(name)}:", verdict.reason)]
+    how = how | {"configs": guilty or how["configs"]}
+    rtl = how.get("rtl", False)
 
     def check(built: Built) -> Verdict:
-        return worker.check(built, configs=configs, rtl=rtl, seed=seed)
+        return worker.check(built, **how)
 
     small, found = shrink_recipe(recipe, verdict, check, attempts=60 if rtl else 400)
     built = build(small)
@@ -197,7 +203,7 @@ def _report(
     (folder / "original.json").write_text(recipe.to_json() + "\n")
     try:
         judge = Judge(cut.reference)
-        cases = test_inputs(judge.inputs, np.random.default_rng([seed, 7]), 3)
+        cases = test_inputs(judge.inputs, np.random.default_rng([how["seed"], 7]), 3)
         for name, sets in (("inputs", cases), ("expected", [judge.run(case) for case in cases])):
             arrays = {f"{name}_{i}_{j}": value for i, case in enumerate(sets) for j, value in enumerate(case)}
             np.savez(folder / f"{name}.npz", **arrays)
@@ -205,7 +211,7 @@ def _report(
         print(f"  LiteRT: {error}")
     lines = [
         found.reason,
-        f"configuration: {', '.join(configs)}{', simulated' if rtl else ''}",
+        f"configuration: {', '.join(how['configs'])}{', simulated' if rtl else ''}",
         f"operators: {', '.join(cut.operators)}",
         f"from {recipe.profile} {recipe.seed} of {len(recipe.steps)} steps: {verdict.reason}",
         "inputs.npz: inputs_{case}_{index}; expected.npz: what LiteRT's reference kernels answer",

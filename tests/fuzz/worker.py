@@ -78,14 +78,12 @@ class Worker:
                 self._process.join()
         self._connection = None
 
-    def check(
-        self, built: Built, *, configs: Sequence[str], rtl: bool = False, seed: int = 0, inputs: int = 3
-    ) -> Verdict:
+    def check(self, built: Built, *, configs: Sequence[str], rtl: bool = False, **options: Any) -> Verdict:
         """As `Checker.check`; a process that dies while nnloom works is a fault too."""
         connection = self._start()
         stage = "start"
         try:
-            connection.send(dict(built=built, configs=list(configs), rtl=rtl, seed=seed, inputs=inputs))
+            connection.send(dict(built=built, configs=list(configs), rtl=rtl, **options))
             while connection.poll(_RTL_SECONDS if rtl else _SECONDS):
                 answer = connection.recv()
                 if isinstance(answer, Verdict):
