@@ -140,6 +140,15 @@ def _fixed_output(kind: str, scale: float, zero_points: dict[str, int], *dtypes:
     return generate
 
 
+def _hard_swish(draw: Draw) -> Spec:
+    low, high = draw.pick((1e-3, 0.2), (1e-9, 1e-6))
+    spec = _unary("HARD_SWISH", "int8", "uint8", "float32", low=low, high=high)(draw)
+    x = spec.operands[0]
+    assert x
+    # With one scale the half of an odd value is a tie.
+    return replace(spec, outputs=[x.type]) if draw.chance(0.4) else spec
+
+
 def _leaky_relu(draw: Draw) -> Spec:
     spec = _unary("LEAKY_RELU", "int8", "uint8", "int16", "float32")(draw)
     return replace(spec, options={"alpha": draw.pick(0.1, 0.01, 0.3, 1.0, 1.7, 0.0, -0.5)})
@@ -1014,7 +1023,7 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "GELU": (_gelu,),
     "GREATER": (_comparison("GREATER", *_COMPARED),),
     "GREATER_EQUAL": (_comparison("GREATER_EQUAL", *_COMPARED),),
-    "HARD_SWISH": (_unary("HARD_SWISH", "int8", "uint8", "float32"),),
+    "HARD_SWISH": (_hard_swish,),
     "L2_NORMALIZATION": (_fixed_output("L2_NORMALIZATION", 1 / 128, {"uint8": 128}, "int8", "uint8", "float32"),),
     "LEAKY_RELU": (_leaky_relu,),
     "LESS": (_comparison("LESS", *_COMPARED),),

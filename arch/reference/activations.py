@@ -393,7 +393,7 @@ def hard_swish(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     if slope_exponent > 0:
         slope = _clip_int16(slope << 1)
     elif slope_exponent < 0:
-        slope = rounding_divide_by_pot(slope, -slope_exponent)
+        slope = _divide_int16(slope, -slope_exponent)
     slope = (slope + (1 << 15)) >> 1
     product = slope * on_output_scale
     product = np.where(product >= 0, product >> 15, -(-product >> 15))  # towards zero
@@ -404,6 +404,11 @@ def _split_int16(factor: float) -> tuple[int, int]:
     """`split_factor` with a multiplier of 16 bits."""
     multiplier, exponent = split_factor(factor)
     return min((multiplier + (1 << 15)) >> 16, 32767), exponent
+
+
+def _divide_int16(x: NDArray, exponent: int) -> NDArray:
+    """`rounding_divide_by_pot` of int16. Beyond 15 its mask of 16 bits is -1, and a sign is all that is left of x."""
+    return rounding_divide_by_pot(x, exponent) if exponent < 16 else np.where(x < 0, -1, 1)
 
 
 def _clip_int16(x: NDArray) -> NDArray:
