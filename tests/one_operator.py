@@ -34,6 +34,7 @@ _NAMES = {code: name for name, code in _TYPES.items()}
 _OPTIONS = {
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "MAX_POOL_2D": "Pool2DOptions",
+    "L2_POOL_2D": "Pool2DOptions",
     "MEAN": "ReducerOptions",
     "SUM": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
@@ -67,6 +68,8 @@ _WITHOUT_OPTIONS = {
     "PRELU",
     "ELU",
     "LOG",
+    "BROADCAST_ARGS",
+    "EMBEDDING_LOOKUP",
     "SQRT",
     "RSQRT",
     "SIN",
@@ -89,12 +92,16 @@ _VERSIONS = {"FULLY_CONNECTED": 4} | dict.fromkeys(
     (
         "ADD_N",
         "BATCH_MATMUL",
+        "BROADCAST_ARGS",
+        "BITWISE_XOR",
         "CAST",
         "CEIL",
         "COS",
         "CUMSUM",
         "DEPTH_TO_SPACE",
+        "DYNAMIC_UPDATE_SLICE",
         "ELU",
+        "EMBEDDING_LOOKUP",
         "FILL",
         "FLOOR",
         "FLOOR_DIV",
@@ -105,6 +112,8 @@ _VERSIONS = {"FULLY_CONNECTED": 4} | dict.fromkeys(
         "LOGICAL_AND",
         "LOGICAL_NOT",
         "LOGICAL_OR",
+        "MATRIX_SET_DIAG",
+        "MATRIX_DIAG",
         "NEG",
         "ONE_HOT",
         "POW",
@@ -112,23 +121,30 @@ _VERSIONS = {"FULLY_CONNECTED": 4} | dict.fromkeys(
         "RANK",
         "REDUCE_PROD",
         "REVERSE_V2",
+        "RIGHT_SHIFT",
         "ROUND",
+        "SEGMENT_SUM",
+        "SCATTER_ND",
         "SELECT",
         "SELECT_V2",
         "SIN",
+        "SPARSE_TO_DENSE",
         "SQRT",
         "SQUARE",
         "TILE",
         "ZEROS_LIKE",
         "EXPAND_DIMS",
         "HARD_SWISH",
+        "L2_POOL_2D",
         "PRELU",
         "REDUCE_ALL",
         "REDUCE_ANY",
         "RELU_0_TO_1",
         "RELU_N1_TO_1",
         "RESHAPE",
+        "REVERSE_SEQUENCE",
         "SHAPE",
+        "SIGN",
         "SQUEEZE",
     ),
     1,
@@ -273,7 +289,7 @@ def write(spec: Spec) -> bytes:
     return bytes(builder.Output())
 
 
-_WITHOUT_REFERENCE_KERNEL = {"CEIL", "ELU", "ROUND"}
+_WITHOUT_REFERENCE_KERNEL = {"CEIL", "ELU", "ROUND", "SEGMENT_SUM"}
 """Operators that BUILTIN_REF does not know; LiteRT's other kernels stand in"""
 
 

@@ -925,6 +925,86 @@ def _cumsum(draw: Draw) -> Spec:
     return Spec("CUMSUM", [Operand(t), constant(axis)], [t], options)
 
 
+def _broadcast_args(draw: Draw) -> Spec:
+    a, b, out = broadcast_shapes(draw)
+    shapes = [Operand(TensorType((len(s),), "int32"), sample=np.array(s, np.int32)) for s in (a or (1,), b or (1,))]
+    return Spec("BROADCAST_ARGS", shapes, [TensorType((len(out),), "int32")])
+
+
+def _embedding_lookup(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(2, 4), draw.dtype("int8", "uint8", "float32"))
+    index = constant(draw.rng.integers(0, x.type.shape[0], draw.integer(1, 5)))
+    return Spec("EMBEDDING_LOOKUP", [index, x], [_like(draw, x)])
+
+
+def _reverse_sequence(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(2, 4), draw.dtype("uint8", "int16", "int32", "float32"))
+    sequence, batch = draw.rng.choice(len(x.type.shape), 2, replace=False).tolist()
+    lengths = constant(draw.rng.integers(0, x.type.shape[sequence] + 1, x.type.shape[batch]))
+    return Spec("REVERSE_SEQUENCE", [x, lengths], [x.type], {"seq_dim": sequence, "batch_dim": batch})
+
+
+def _scatter_nd(draw: Draw) -> Spec:
+    shape = draw.shape()
+    depth, count = draw.integer(1, len(shape)), draw.integer(1, 6)
+    index = np.stack([draw.rng.integers(0, n, count) for n in shape[:depth]], axis=-1)
+    x = draw.operand((count, *shape[depth:]), draw.dtype("int8", "uint8", "int32", "float32"))
+    return Spec("SCATTER_ND", [constant(index), x, constant(shape)], [_like(draw, x)])
+
+
+def _sparse_to_dense(draw: Draw) -> Spec:
+    shape = draw.shape()
+    count = draw.integer(1, 5)
+    index = np.stack([draw.rng.integers(0, n, count) for n in shape], axis=-1)
+    t = TensorType((count,), draw.dtype("int8", "uint8", "int32", "float32"))
+    default = Operand(replace(t, shape=()), draw.values(replace(t, shape=())).reshape(()))
+    operands = [constant(index), constant(shape), Operand(t), default]
+    return Spec("SPARSE_TO_DENSE", operands, [replace(t, shape=(1,))])
+
+
+def _matrix_diag(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int16", "int32", "float32"))
+    return Spec("MATRIX_DIAG", [x], [_like(draw, x)])
+
+
+def _matrix_set_diag(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(2, 4), draw.dtype("int8", "uint8", "int16", "int32", "float32"))
+    diagonal = Operand(replace(x.type, shape=(*x.type.shape[:-2], min(x.type.shape[-2:]))))
+    return Spec("MATRIX_SET_DIAG", [x, diagonal], [_like(draw, x)])
+
+
+def _dynamic_update_slice(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "int16", "int32", "float32"))
+    update = Operand(replace(x.type, shape=tuple(draw.integer(1, n) for n in x.type.shape)))
+    begin = constant([draw.integer(-2, n + 1) for n in x.type.shape])
+    return Spec("DYNAMIC_UPDATE_SLICE", [x, update, begin], [_like(draw, x)])
+
+
+def _segment_sum(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.pick("int32", "float32"))
+    segments = np.cumsum(draw.rng.integers(0, 2, x.type.shape[0])) - 0
+    return Spec("SEGMENT_SUM", [x, constant(segments - segments[0])], [_like(draw, x)])
+
+
+def _right_shift(draw: Draw) -> Spec:
+    dtype = draw.dtype("int32", "int8", "uint8", "int16")
+    a, b, out = broadcast_shapes(draw)
+    y = Operand(TensorType(b, dtype), draw.rng.integers(0, 9, b).astype(dtype))
+    return Spec("RIGHT_SHIFT", [Operand(TensorType(a, dtype)), y], [TensorType(out, dtype)])
+
+
+def _bitwise_xor(draw: Draw) -> Spec:
+    dtype = draw.dtype("int32", "int8", "uint8", "int16")
+    a, b, out = broadcast_shapes(draw)
+    return Spec("BITWISE_XOR", [Operand(TensorType(a, dtype)), Operand(TensorType(b, dtype))], [TensorType(out, dtype)])
+
+
+def _l2_pool_2d(draw: Draw) -> Spec:
+    spec = _pool("L2_POOL_2D")(draw)
+    t = TensorType(draw.image(), "float32")
+    return replace(spec, operands=[Operand(t)], outputs=[t])
+
+
 def _svdf(draw: Draw) -> Spec:
     n, channels, rank, memory = draw.pick(1, 2), draw.integer(1, 9), draw.integer(1, 3), draw.integer(1, 6)
     units = draw.integer(1, 5)
@@ -998,6 +1078,8 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "AVERAGE_POOL_2D": (_pool("AVERAGE_POOL_2D"),),
     "BATCH_MATMUL": (_batch_matmul,),
     "BATCH_TO_SPACE_ND": (_batch_to_space_nd,),
+    "BITWISE_XOR": (_bitwise_xor,),
+    "BROADCAST_ARGS": (_broadcast_args,),
     "BROADCAST_TO": (_broadcast_to,),
     "CAST": (_cast,),
     "CEIL": (_unquantized("CEIL", "float32"),),
@@ -1009,7 +1091,9 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "DEPTH_TO_SPACE": (_depth_to_space,),
     "DEQUANTIZE": (_dequantize,),
     "DIV": (_div,),
+    "DYNAMIC_UPDATE_SLICE": (_dynamic_update_slice,),
     "ELU": (_unary("ELU", "int8", "float32"),),
+    "EMBEDDING_LOOKUP": (_embedding_lookup,),
     "EQUAL": (_comparison("EQUAL", *_COMPARED, "bool"),),
     "EXP": (_unary("EXP", "int8", "int16", "float32"),),
     "EXPAND_DIMS": (_expand_dims,),
@@ -1025,6 +1109,7 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "GREATER_EQUAL": (_comparison("GREATER_EQUAL", *_COMPARED),),
     "HARD_SWISH": (_hard_swish,),
     "L2_NORMALIZATION": (_fixed_output("L2_NORMALIZATION", 1 / 128, {"uint8": 128}, "int8", "uint8", "float32"),),
+    "L2_POOL_2D": (_l2_pool_2d,),
     "LEAKY_RELU": (_leaky_relu,),
     "LESS": (_comparison("LESS", *_COMPARED),),
     "LESS_EQUAL": (_comparison("LESS_EQUAL", *_COMPARED),),
@@ -1037,6 +1122,8 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "LOGICAL_OR": (_plain("LOGICAL_OR", "bool"),),
     "LOGISTIC": (_fixed_output("LOGISTIC", 1 / 256, _LOWEST, "int8", "uint8", "int16", "float32"),),
     "LOG_SOFTMAX": (_fixed_output("LOG_SOFTMAX", 1 / 16, {"int8": 127, "uint8": 255}, "int8", "float32"),),
+    "MATRIX_DIAG": (_matrix_diag,),
+    "MATRIX_SET_DIAG": (_matrix_set_diag,),
     "MAXIMUM": (_comparable("MAXIMUM", *_ANY),),
     "MAX_POOL_2D": (_pool("MAX_POOL_2D"),),
     "MEAN": (_reduction("MEAN", *_SUMMABLE, rescales=True),),
@@ -1066,17 +1153,23 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "RESHAPE": (_reshape,),
     "RESIZE_BILINEAR": (_resize("RESIZE_BILINEAR"),),
     "RESIZE_NEAREST_NEIGHBOR": (_resize("RESIZE_NEAREST_NEIGHBOR"),),
+    "REVERSE_SEQUENCE": (_reverse_sequence,),
     "REVERSE_V2": (_reverse_v2,),
+    "RIGHT_SHIFT": (_right_shift,),
     "ROUND": (_unquantized("ROUND", "float32"),),
     "RSQRT": (_positive("RSQRT"),),
+    "SCATTER_ND": (_scatter_nd,),
+    "SEGMENT_SUM": (_segment_sum,),
     "SELECT": (_select("SELECT"),),
     "SELECT_V2": (_select("SELECT_V2"),),
     "SHAPE": (_shape,),
+    "SIGN": (_unquantized("SIGN", "float32", "int32"),),
     "SIN": (_unquantized("SIN", "float32"),),
     "SLICE": (_slice,),
     "SOFTMAX": (_softmax,),
     "SPACE_TO_BATCH_ND": (_space_to_batch_nd,),
     "SPACE_TO_DEPTH": (_space_to_depth,),
+    "SPARSE_TO_DENSE": (_sparse_to_dense,),
     "SPLIT": (_split,),
     "SPLIT_V": (_split_v,),
     "SQRT": (_unquantized("SQRT", "float32"),),

@@ -45,6 +45,7 @@ __all__ = [
     "relu_n1_to_1",
     "round_",
     "rsqrt",
+    "sign",
     "sin",
     "sqrt",
     "square",
@@ -342,6 +343,12 @@ def round_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]
     """Nearest integer, the even one of two."""
     require_types(op, 0, "float32")
     return [np.rint(operand(op, inputs, 0))]
+
+
+def sign(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """-1, 0 or 1."""
+    require_types(op, 0, "int32", "float32")
+    return [np.sign(operand(op, inputs, 0))]
 
 
 def sin(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

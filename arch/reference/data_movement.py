@@ -8,18 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..operation import Operation
-from .support import check_axis, operand, parameters, refuse, round_half_away, to_int32
+from .support import check_axis, operand, parameters, refuse, round_half_away, to_int32, type_name
 
 __all__ = [
     "batch_to_space_nd",
+    "broadcast_args",
     "broadcast_to",
     "concatenation",
     "cumsum",
     "depth_to_space",
+    "dynamic_update_slice",
+    "embedding_lookup",
     "expand_dims",
     "fill",
     "gather",
     "gather_nd",
+    "matrix_diag",
+    "matrix_set_diag",
     "mirror_pad",
     "one_hot",
     "pack",
@@ -28,11 +33,15 @@ __all__ = [
     "range_",
     "rank",
     "reshape",
+    "reverse_sequence",
     "reverse_v2",
+    "scatter_nd",
+    "segment_sum",
     "shape",
     "slice_",
     "space_to_batch_nd",
     "space_to_depth",
+    "sparse_to_dense",
     "split",
     "split_v",
     "squeeze",
@@ -328,3 +337,80 @@ def cumsum(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]
         total = np.roll(total, 1, axis=axis)
         total[(slice(None),) * axis + (0,)] = 0
     return [np.flip(total, axis) if op.options.get("reverse") else total]
+
+
+def broadcast_args(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The shape to which two shapes broadcast."""
+    return [np.array(np.broadcast_shapes(tuple(_integers(op, inputs, 0)), tuple(_integers(op, inputs, 1))))]
+
+
+def embedding_lookup(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The rows of operand 1 that operand 0 lists."""
+    index, table = operand(op, inputs, 0), operand(op, inputs, 1)
+    if table.dtype.name != op.outputs[0].dtype:
+        refuse(op, f"{type_name(op.inputs[1])} to {op.outputs[0].dtype}")
+    if index.size and (index.min() < 0 or index.max() >= table.shape[0]):
+        refuse(op, f"index beyond {table.shape[0]} rows")
+    return [table[index]]
+
+
+def reverse_sequence(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The first elements along `seq_dim` in reverse order, as many for each index of `batch_dim` as operand 1 says."""
+    x, lengths = operand(op, inputs, 0), operand(op, inputs, 1).astype(np.int64)
+    sequence, batch = (check_axis(op, op.options[name], x.ndim) for name in ("seq_dim", "batch_dim"))
+    at = np.arange(x.shape[sequence])
+    index = np.where(at < lengths[:, None], lengths[:, None] - 1 - at, at)
+    shape = [1] * x.ndim
+    shape[batch], shape[sequence] = index.shape
+    index = (index if batch < sequence else index.T).reshape(shape)
+    return [np.take_along_axis(x, index, axis=sequence)]
+
+
+def scatter_nd(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Zeros, with the values of operand 1 added at the positions along the last axis of operand 0."""
+    index, values = operand(op, inputs, 0).astype(np.int64), operand(op, inputs, 1)
+    result = np.zeros(op.outputs[0].shape, values.dtype)
+    if index.size and (index.min() < 0 or (index >= np.array(result.shape[: index.shape[-1]])).any()):
+        refuse(op, f"index beyond {result.shape}")
+    np.add.at(result, tuple(np.moveaxis(index, -1, 0)), values)
+    return [result]
+
+
+def sparse_to_dense(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The default (operand 3), with the values of operand 2 at the positions of operand 0."""
+    index, values = operand(op, inputs, 0).astype(np.int64), operand(op, inputs, 2)
+    result = np.full(op.outputs[0].shape, operand(op, inputs, 3).reshape(()))
+    result[tuple(index.reshape(-1, result.ndim).T)] = values
+    return [result]
+
+
+def matrix_diag(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Square matrices with the last axis as diagonal."""
+    x = operand(op, inputs, 0)
+    return [np.where(np.eye(x.shape[-1], dtype=bool), x[..., None], x.dtype.type(0))]
+
+
+def matrix_set_diag(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Matrices with another diagonal."""
+    result = operand(op, inputs, 0).copy()
+    at = np.arange(min(result.shape[-2:]))
+    result[..., at, at] = operand(op, inputs, 1)
+    return [result]
+
+
+def dynamic_update_slice(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The operand with operand 1 in place from the indices of operand 2, moved to where it fits."""
+    result, update = operand(op, inputs, 0).copy(), operand(op, inputs, 1)
+    begin = [
+        min(max(b, 0), n - m) for b, n, m in zip(_integers(op, inputs, 2), result.shape, update.shape, strict=True)
+    ]
+    result[tuple(slice(b, b + m) for b, m in zip(begin, update.shape, strict=True))] = update
+    return [result]
+
+
+def segment_sum(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Sums of the parts along the first axis that have one number in operand 1."""
+    x = operand(op, inputs, 0)
+    result = np.zeros(op.outputs[0].shape, x.dtype)
+    np.add.at(result, operand(op, inputs, 1), x)
+    return [result]

@@ -20,6 +20,7 @@ from .support import activate, activation_range, operand, parameters, power_of_t
 __all__ = [
     "add",
     "add_n",
+    "bitwise_xor",
     "div",
     "equal",
     "floor_div",
@@ -36,6 +37,7 @@ __all__ = [
     "mul",
     "not_equal",
     "pow_",
+    "right_shift",
     "select",
     "select_v2",
     "squared_difference",
@@ -239,6 +241,18 @@ def logical_not(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     """Whether it is false."""
     require_types(op, 0, "bool")
     return [np.logical_not(operand(op, inputs, 0))]
+
+
+def bitwise_xor(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Bits in which two integers differ."""
+    return [np.bitwise_xor(*_operands(op, inputs, "int8", "uint8", "int16", "uint16", "int32", "uint32"))]
+
+
+def right_shift(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Arithmetic shift to the right, by at most all bits but the sign."""
+    a, b = _operands(op, inputs, "int8", "uint8", "int16", "uint16", "int32", "uint32")
+    bits = 8 * a.dtype.itemsize
+    return [np.right_shift(a, np.clip(b, 0, bits - 1).astype(a.dtype))]
 
 
 def select(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

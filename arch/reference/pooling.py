@@ -1,4 +1,4 @@
-"""AVERAGE_POOL_2D and MAX_POOL_2D."""
+"""AVERAGE_POOL_2D, MAX_POOL_2D and L2_POOL_2D."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..operation import Operation
 from .elementwise import activate_plain
 from .support import activation_range, operand, require_types
 
-__all__ = ["average_pool_2d", "max_pool_2d"]
+__all__ = ["average_pool_2d", "l2_pool_2d", "max_pool_2d"]
 
 
 def average_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -42,6 +42,18 @@ def max_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     for values in _window(op, x.astype(kind), least):
         result = np.maximum(result, values)
     return [activate_plain(op, result) if dtype == "float32" else _limit(op, result)]
+
+
+def l2_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Root of the mean square of the window's values within the operand."""
+    require_types(op, 0, "float32")
+    x = operand(op, inputs, 0)
+    total, count = np.zeros(op.outputs[0].shape, np.float32), np.zeros((1, *op.outputs[0].shape[1:3], 1), np.float32)
+    for values in _window(op, x * x, 0):
+        total = total + values
+    for values in _window(op, np.ones((1, *x.shape[1:3], 1), np.float32), 0):
+        count = count + values
+    return [activate_plain(op, np.sqrt(total / count))]
 
 
 def _limit(op: Operation, values: NDArray) -> NDArray:
