@@ -141,7 +141,7 @@ def _fixed_output(kind: str, scale: float, zero_points: dict[str, int], *dtypes:
 
 
 def _hard_swish(draw: Draw) -> Spec:
-    low, high = draw.pick((1e-3, 0.2), (1e-9, 1e-6))
+    low, high = draw.pick((1e-3, 0.2), (1e-3, 0.2), (1e-9, 1e-6), (1e4, 1e6))
     spec = _unary("HARD_SWISH", "int8", "uint8", "float32", low=low, high=high)(draw)
     x = spec.operands[0]
     assert x

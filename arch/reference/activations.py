@@ -395,7 +395,9 @@ def hard_swish(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     on_output_scale = _high_mul_int16(value, out_multiplier)
     slope = value
     if slope_exponent > 0:
-        slope = _clip_int16(slope << (slope_exponent - 1))
+        # TFLite shifts an int32. Beyond 31 its vector code leaves nothing, while the last few elements, which scalar
+        # code computes, are shifted by the amount modulo 32: no caller can want either.
+        slope = _clip_int16(slope * int(wrap_int32(1 << slope_exponent - 1)))
     slope = _high_mul_int16(slope, slope_multiplier)
     if slope_exponent > 0:
         slope = _clip_int16(slope << 1)
@@ -404,7 +406,7 @@ def hard_swish(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     slope = (slope + (1 << 15)) >> 1
     product = slope * on_output_scale
     product = np.where(product >= 0, product >> 15, -(-product >> 15))  # towards zero
-    return [saturate(rounding_divide_by_pot(product, -out_exponent) + q_out.zero_point, dtype)]
+    return [saturate(_divide_int16(product, -out_exponent) + q_out.zero_point, dtype)]
 
 
 def _split_int16(factor: float) -> tuple[int, int]:

@@ -95,7 +95,7 @@ class Network(ModelWriter):
             raise Inapplicable(f"shape {shape}")
         scale = float(np.float32(scale))
         if dtype in ("INT8", "UINT8", "INT16"):
-            if not (np.isfinite(scale) and scale > 0):
+            if not 1e-12 <= scale <= 1e6:  # beyond, TFLite's shifts are undefined
                 raise Inapplicable(f"scale {scale}")
             index = self.tensor(shape, dtype=dtype, scale=scale, zero_point=zero_point)
         else:

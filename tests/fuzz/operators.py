@@ -470,11 +470,6 @@ def mean(net: Network, d: Draw, p: Profile) -> None:
 
 
 @_step
-def sum(net: Network, d: Draw, p: Profile) -> None:
-    _reduce(net, d, p, "SUM")
-
-
-@_step
 def reduce_max(net: Network, d: Draw, p: Profile) -> None:
     _reduce(net, d, p, "REDUCE_MAX")
 
@@ -491,8 +486,7 @@ def _reduce(net: Network, d: Draw, p: Profile, kind: str) -> None:
     if d.chance(0.2):
         axes = [i - x.rank for i in axes]
     same = kind == "REDUCE_MAX" or d.chance(0.3)
-    count = x.elements // max(math.prod(shape), 1) if kind == "SUM" else 1
-    y = net.like(x, shape) if same else net.value(shape, "INT8", _near(d, p, x.scale * count), draw_zero_point(d, p))
+    y = net.like(x, shape) if same else net.value(shape, "INT8", _near(d, p, x.scale), draw_zero_point(d, p))
     net.add_operator(kind, [x, net.constant(axes)], [y], options)
 
 

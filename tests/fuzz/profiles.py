@@ -88,7 +88,6 @@ _BEYOND = {
     "mirror_pad": 1,
     "batch_matmul": 1,
     "prelu": 1,
-    "sum": 1,
     "reduce_max": 1,
     "abs": 1,
     "float_between": 1,

@@ -95,4 +95,4 @@ class Worker:
             what = f"the process ended ({self._process.exitcode})"
         self._process.kill()
         self._end()
-        return Verdict("discarded" if stage in ("LiteRT", "start") else "fault", f"{stage}: {what}")
+        return Verdict("discarded" if stage == "LiteRT" else "fault", f"{stage}: {what}")
