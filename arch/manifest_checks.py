@@ -145,8 +145,12 @@ def check_host_plan(manifest: Manifest) -> None:
     values = [(info.shape, info.dtype) for info in manifest.inputs]
     for index, step in enumerate(plan.steps):
         what = f"host step {index}"
+        _expect(-1 <= step.region < len(manifest.regions), f"{what}: there is no region {step.region}")
         _expect(step.kind in _STEPS, f"{what}: unknown kind {step.kind[:20]!r}")
         _expect(all(0 <= i < len(values) for i in step.inputs), f"{what}: an operand that is not made before")
+        _check_quantization(what, step.in_scale, step.in_zero_point, "int8")
+        _check_quantization(what, step.out_scale, step.out_zero_point, "int8")
+        _expect(-128 <= step.minimum <= step.maximum <= 127, f"{what}: limits {step.minimum} to {step.maximum}")
         operands = [values[i] for i in step.inputs]
         values += (
             _check_call(what, manifest, step, operands)
@@ -176,9 +180,6 @@ def _check_step(
     _expect(len(operands) == 1, f"{what}: {step.kind} takes one operand")
     ((shape, dtype),) = operands
     _check_shape(what, step.shape)
-    _check_quantization(what, step.in_scale, step.in_zero_point, "int8")
-    _check_quantization(what, step.out_scale, step.out_zero_point, "int8")
-    _expect(-128 <= step.minimum <= step.maximum <= 127, f"{what}: limits {step.minimum} to {step.maximum}")
     if step.kind == "reshape":
         _expect(math.prod(shape) == math.prod(step.shape), f"{what}: a reshape to another number of elements")
         return step.shape, dtype

@@ -308,10 +308,14 @@ def _run(
         check_inputs(infos, case)  # before the device starts, which may take long
     results: list[dict[str, NDArray]] = []
     cycles: list[int | None] = []
-    with InferenceSession(options.artifact, device, fallback=False, progress=console.phase) as session:
+    with InferenceSession(
+        options.artifact, device, fallback=False, native=options.native, progress=console.phase
+    ) as session:
+        console.note(session.code_note)
         if device == "auto":
             label = session.device
             console.say("\n".join(_found(session)))
+        native = session.native
         passed_over = [dataclasses.asdict(board) for board in session.passed_over]
         console.phase(f"running {artifact.manifest.model} on {label}")
         for case in cases:
@@ -337,6 +341,7 @@ def _run(
         console.say(f"{cycles[-1]:,} cycles")
     result = {
         "device": label,
+        "native": native,
         "passed_over": passed_over,
         "inputs": len(cases),
         "outputs": {
@@ -372,7 +377,7 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     _check_writable(options.waves, "--waves")
     waves = Path(options.waves).resolve() if options.waves else None
     device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
-    with InferenceSession(options.artifact, "cpu") as cpu:
+    with InferenceSession(options.artifact, "cpu", native=options.native) as cpu:
         result, layers = _run(options, console, device, f"RTL in {options.simulator}", check=cpu)
     console.say("every write of the engine equals the golden model's; outputs equal the CPU's")
     report = _read_report(options.artifact)
@@ -423,7 +428,8 @@ def serve(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if not 0 <= options.port < 65536:
         raise ConfigError(f"--port must be 0 to 65535, not {options.port}")
     limits = ServerLimits(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ServerLimits)})
-    with InferenceSession(options.artifact, options.device, progress=console.phase) as session:
+    with InferenceSession(options.artifact, options.device, native=options.native, progress=console.phase) as session:
+        console.note(session.code_note)
 
         def ready(address: str) -> None:
             console.announce(

@@ -8,6 +8,8 @@ import threading
 import time
 from typing import Any
 
+from .text import printable
+
 __all__ = ["Console"]
 
 PATIENCE = 2.0
@@ -23,7 +25,7 @@ def _make_bar() -> Any:
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
     except ImportError:
         return None
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     bar = Progress(*columns, console=RichConsole(stderr=True))
     bar.start()
     return bar
@@ -55,7 +57,7 @@ class Console:
             return
         if self._task is not None:
             self._progress.update(self._task, total=1, completed=1)
-        self._task = self._progress.add_task(name, total=None)
+        self._task = self._progress.add_task(printable(name), total=None)
 
     def advance(self, done: int, total: int) -> None:
         """Tell how far the current phase is; the bar shows it on a terminal."""
@@ -64,7 +66,7 @@ class Console:
 
     @staticmethod
     def _note(name: str, started: float) -> None:
-        print(f"[{started:6.1f} s] {name}", file=sys.stderr, flush=True)
+        print(f"[{started:6.1f} s] {printable(name)}", file=sys.stderr, flush=True)
 
     def _cancel(self) -> None:
         if self._pending is not None:
@@ -75,7 +77,13 @@ class Console:
         """A line of the result."""
         self.close()
         if not self._quiet:
-            print(text)
+            print(printable(text, lines=True))
+
+    def note(self, text: str) -> None:
+        """A line beside the result, if there is something to tell."""
+        if text:
+            self.close()
+            print(f"nnloom: note: {printable(text)}", file=sys.stderr, flush=True)
 
     def announce(self, values: dict[str, Any], text: str) -> None:
         """A result that others wait for while the command goes on: text, or one line of JSON, at once."""
@@ -86,7 +94,7 @@ class Console:
 
     def table(self, titles: list[str], rows: list[list[Any]]) -> None:
         """Columns of text; numbers to the right."""
-        cells = [[f"{v:,}" if isinstance(v, int) else str(v) for v in row] for row in rows]
+        cells = [[f"{v:,}" if isinstance(v, int) else printable(str(v)) for v in row] for row in rows]
         widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
         numeric = [
             bool(rows) and all(isinstance(row[i], int | float) or row[i] == "" for row in rows)
@@ -99,7 +107,7 @@ class Console:
     def error(self, message: str) -> None:
         """The one line of an error."""
         self.close()
-        print(f"nnloom: error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"nnloom: error: {printable(' '.join(message.split()))}", file=sys.stderr)
 
     def close(self) -> None:
         """End the progress display."""

@@ -47,6 +47,15 @@ def _megahertz(text: str) -> float:
     return value
 
 
+def _add_native(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--native",
+        action=argparse.BooleanOptionalAction,
+        help="load the artifact's native code, which may do all that you may; without, a slower runtime gives the same "
+        "bits (default: only if it was compiled on this computer, see SECURITY.md)",
+    )
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from nnloom import __version__
@@ -147,6 +156,7 @@ def build_parser() -> argparse.ArgumentParser:
             help="input as .npy (several stacked along the first axis); of several tensors, .npz with their names",
         )
         p.add_argument("--output", metavar="FILE", help="where to write the output (.npy, or .npz for several)")
+        _add_native(p)
         if name == "run":
             p.add_argument(
                 "--device",
@@ -180,6 +190,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--port", type=int, default=8000, help="port; 0: any free one (default: %(default)s)")
     p.add_argument("--name", help="model name in the addresses (default: that of the artifact)")
+    _add_native(p)
     for field in dataclasses.fields(ServerLimits):
         text = "16 MiB" if field.name == "body_bytes" else f"{field.default:g}"
         p.add_argument(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Manifest, write_artifact
+from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Manifest, file_sha256, write_artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
+from nnloom.arch.errors import ConfigError
 from nnloom.arch.output import check_output, write_output
+from nnloom.arch.trust import note_compiled_here
 
 __all__ = ["CompileResult", "compile"]
 
@@ -115,4 +118,7 @@ def compile(
         build_cpu(partitioned, folder / CPU_FILE, cpu_target)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
         write_artifact(folder, manifest, emitted.program, emitted.weights)
+        # Without a cache the code counts as a stranger's: sessions tell.
+        with contextlib.suppress(ConfigError):
+            note_compiled_here(file_sha256(folder / CPU_FILE))
     return CompileResult(output, report)

@@ -148,7 +148,7 @@ class RelaxProgram:
             with _private_copy(library, sha256) as copy:
                 self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(copy)), tvm.cpu())
             self._whole, self._partitioned = self._machine["main_cpu"], self._machine["main"]
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, AttributeError) as error:
             line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
             raise ArtifactError(f"{library}: cannot be loaded ({line[0][:200]}); compile the model again") from error
 

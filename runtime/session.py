@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceCause, DeviceError, InputError, ToolMissingError
 from nnloom.arch.extras import require
+from nnloom.arch.trust import was_compiled_here
 
 from .devices.base import Device, DeviceStats, LayerWaits, RegionResult
 from .inputs import as_arrays, check_inputs, join_batch, split_batch
@@ -131,6 +132,28 @@ def _open_device(
     raise ConfigError(f"unknown device {name!r} (devices: {', '.join(DEVICES)})")
 
 
+def _open_program(artifact: Artifact, native: bool | None) -> tuple[RelaxProgram | PortableProgram, str]:
+    """(the code outside of the accelerator, why it is not the native one if that is not as asked for)."""
+    digest = artifact.manifest.files.get(CPU_FILE)
+    if native and digest is None:
+        raise ArtifactError(f"{artifact.path}: holds no native code; compile the model again")
+    if native is False or digest is None:
+        return PortableProgram(artifact), ""
+    if not native and not was_compiled_here(digest):
+        note = f"{artifact.path}: its native code was not compiled here and is not loaded"
+        try:
+            return PortableProgram(artifact), f"{note}; the portable runtime gives the same bits (--native loads it)"
+        except ArtifactError as error:
+            raise ArtifactError(f"{note}; --native (native=True) loads it, or compile the model here") from error
+    try:
+        outputs = [len(region.outputs) for region in artifact.manifest.regions]
+        return RelaxProgram(artifact.path / CPU_FILE, outputs, artifact.manifest.cpu, sha256=digest), ""
+    except ToolMissingError:
+        if native:
+            raise
+        return PortableProgram(artifact), ""
+
+
 class InferenceSession:
     """A network ready to run. May be used by several threads: inferences run one after the other.
 
@@ -150,6 +173,10 @@ class InferenceSession:
         and "sim": a failure there is a finding.
     profiling
         Have the device count the cycles of each layer, for `profile`; costs a further read for each region.
+    native
+        What computes outside of the accelerator. True: the artifact's `cpu.so`, which is code that may do all that the
+        user may. False: the portable runtime, slower, with the same bits. None: the first if it was compiled on this
+        computer by this user, else the second, as where there is no TVM.
     simulator, waves, progress
         For device "sim": the simulator, a waveform file, and a callback for the phases of its build.
     clock
@@ -169,6 +196,7 @@ class InferenceSession:
         *,
         fallback: bool = True,
         profiling: bool = False,
+        native: bool | None = None,
         simulator: str = "verilator",
         waves: Path | None = None,
         progress: Callable[[str], None] | None = None,
@@ -181,20 +209,9 @@ class InferenceSession:
         """Of device "auto": the boards that it did not take."""
         self.last_cycles: int | None = None
         """Accelerator cycles of the last inference, None if no device counted."""
-        manifest = self._artifact.manifest
-        library = self._artifact.path / CPU_FILE
-        if CPU_FILE not in manifest.files:
-            raise ArtifactError(f"{artifact}: holds no CPU code; compile the model again")
         self._program: RelaxProgram | PortableProgram | None
-        try:
-            self._program = RelaxProgram(
-                library,
-                [len(region.outputs) for region in manifest.regions],
-                manifest.cpu,
-                sha256=manifest.files[CPU_FILE],
-            )
-        except ToolMissingError:
-            self._program = PortableProgram(self._artifact)
+        self._program, self.code_note = _open_program(self._artifact, native)
+        self._native = isinstance(self._program, RelaxProgram)
         self._profiling = profiling
         self._closed = self._released = False
         self._clock = clock
@@ -249,6 +266,11 @@ class InferenceSession:
     def artifact(self) -> Artifact:
         """The loaded artifact."""
         return self._artifact
+
+    @property
+    def native(self) -> bool:
+        """Whether the artifact's native code is loaded; `code_note` says why not."""
+        return self._native
 
     @property
     def accelerator(self) -> Device | None:
