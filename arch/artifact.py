@@ -1,7 +1,8 @@
 """The artifact directory: what `nnloom compile` writes and every device reads.
 
-Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words), `weights.bin` (weight
-memory words), `cpu.so` (operators and whole network for the CPU, if compiled), `report.json`.
+Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words), `weights.bin` (weight memory words),
+`constants.npz` (constants of the operators outside of the accelerator, if there are any), `cpu.so` (operators and whole
+network for the CPU, if compiled), `report.json`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .config import AcceleratorConfig
 from .errors import ArtifactError, NnloomError
 from .files import restore_directory
 from .manifest_checks import check_files, check_host_plan, check_images, check_interface, check_regions
+from .operation import Operation
 from .schema import SchemaError, check_value
 
 __all__ = [
@@ -35,12 +37,11 @@ __all__ = [
 ]
 
 FORMAT = "nnloom-artifact"
-VERSION = 3
-PARTS_VERSION = 4
-"""Version of artifacts with parts, which earlier software must not run as if they had none"""
+VERSION = 5
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
+CONSTANTS_FILE = "constants.npz"
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
 
@@ -149,35 +150,48 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class HostStep:
-    """A step of the network outside of the accelerator, or the call of a region; see `HostPlan` for the numbers."""
+    """An operator outside of the accelerator, or the call of a region; see `HostPlan` for the numbers."""
 
-    kind: str
-    """region, quantize (float32 to int8), dequantize, softmax (int8 to int8) or reshape"""
-    inputs: tuple[int, ...]
+    inputs: tuple[int | None, ...]
+    """numbers of the operands, None where one is left out"""
     region: int = -1
-    """index of the region that is called"""
-    shape: tuple[int, ...] = ()
-    """of the output; a region knows those of its outputs"""
-    in_scale: float = 0.0
-    in_zero_point: int = 0
-    out_scale: float = 0.0
-    out_zero_point: int = 0
-    minimum: int = -128
-    maximum: int = 127
-    """int8 outputs are limited to minimum to maximum"""
+    """index of the region that is called; -1: none"""
+    operation: Operation | None = None
+    """what is computed instead (`nnloom.arch.reference.evaluate`)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostPlan:
-    """The network as steps around the regions, for a computer without TVM.
+    """The network as steps around the regions.
 
-    Values are numbered in the order in which they are made: the network's inputs, then the outputs of each step.
+    Values are numbered: the network's inputs, then the constants, then the outputs of each step in order.
     """
 
     steps: tuple[HostStep, ...] = ()
     outputs: tuple[int, ...] = ()
-    reason: str = ""
-    """why there are no steps: what needs TVM"""
+    constants: int = 0
+    """how many arrays `constants.npz` holds, by their number from 0 on"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        steps = [
+            {"inputs": list(s.inputs), "region": s.region, "operation": s.operation and s.operation.to_dict()}
+            for s in self.steps
+        ]
+        return {"steps": steps, "outputs": list(self.outputs), "constants": self.constants}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> HostPlan:
+        """Inverse of `to_dict`; KeyError, TypeError or ValueError for anything else."""
+        steps = tuple(
+            HostStep(
+                inputs=tuple(None if i is None else int(i) for i in v["inputs"]),
+                region=int(v["region"]),
+                operation=None if v["operation"] is None else Operation.from_dict(v["operation"]),
+            )
+            for v in values["steps"]
+        )
+        return cls(steps=steps, outputs=tuple(int(i) for i in values["outputs"]), constants=int(values["constants"]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +215,8 @@ class Manifest:
         """Plain JSON values, with the format, version and configuration hash."""
         values = dataclasses.asdict(self)
         values["config"] = self.config.to_dict()
-        for region in values["regions"]:
-            if not region["parts"]:
-                del region["parts"]
-        version = PARTS_VERSION if any(region.parts for region in self.regions) else VERSION
-        return {"format": FORMAT, "version": version, "config_hash": self.config.hash, **values}
+        values["host"] = self.host.to_dict()
+        return {"format": FORMAT, "version": VERSION, "config_hash": self.config.hash, **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Manifest:
@@ -218,7 +229,7 @@ class Manifest:
             configuration hash does not match.
         """
         try:
-            if values["format"] != FORMAT or values["version"] not in (VERSION, PARTS_VERSION):
+            if values["format"] != FORMAT or values["version"] != VERSION:
                 raise ArtifactError(
                     f"manifest: format {values['format']} version {values['version']} is not "
                     f"{FORMAT} version {VERSION}; compile the model again"
@@ -249,18 +260,11 @@ class Manifest:
                         inputs=tuple(location(t) for t in v["inputs"]),
                         outputs=tuple(location(t) for t in v["outputs"]),
                         tensors=tuple(location(t) for t in v["tensors"]),
-                        parts=tuple(Part(**p) for p in v.get("parts", ())),
+                        parts=tuple(Part(**p) for p in v["parts"]),
                     )
                     for v in values["regions"]
                 ),
-                host=HostPlan(
-                    steps=tuple(
-                        HostStep(**{**v, "inputs": tuple(v["inputs"]), "shape": tuple(v["shape"])})
-                        for v in values["host"]["steps"]
-                    ),
-                    outputs=tuple(values["host"]["outputs"]),
-                    reason=values["host"]["reason"],
-                ),
+                host=HostPlan.from_dict(values["host"]),
                 files=dict(values["files"]),
             )
             check_value(manifest, cls)
@@ -357,7 +361,7 @@ def write_artifact(path: Path, manifest: Manifest, program: NDArray[np.uint32], 
     """
     program.astype("<u4").tofile(path / PROGRAM_FILE)
     weights.astype(np.uint8).tofile(path / WEIGHTS_FILE)
-    names = [PROGRAM_FILE, WEIGHTS_FILE] + ([CPU_FILE] if (path / CPU_FILE).exists() else [])
+    names = [PROGRAM_FILE, WEIGHTS_FILE] + [name for name in (CONSTANTS_FILE, CPU_FILE) if (path / name).exists()]
     manifest = dataclasses.replace(manifest, files={name: file_sha256(path / name) for name in names})
     values = json.loads(json.dumps(manifest.to_dict()))
     values["sha256"] = _seal(values)

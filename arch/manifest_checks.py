@@ -20,6 +20,7 @@ from .schema import SchemaError
 
 if TYPE_CHECKING:
     from .artifact import HostPlan, HostStep, Manifest, Part, Region, TensorInfo, TensorLocation
+    from .operation import Operation, TensorType
 
 __all__ = ["check_files", "check_host_plan", "check_images", "check_interface", "check_regions"]
 
@@ -134,57 +135,66 @@ def _check_program(what: str, config: AcceleratorConfig, program: NDArray[np.uin
     _expect(len(descriptors) * DESCRIPTOR_WORDS == words, f"{what}: its program has not {words} words")
 
 
-_STEPS = frozenset({"region", "quantize", "dequantize", "softmax", "reshape"})
+_Held = tuple[tuple[int, ...], str]
+"""Shape and dtype of a value."""
 
 
 def check_host_plan(manifest: Manifest) -> None:
-    """Steps of the portable runtime: each operand is there before, of the right shape and dtype."""
+    """Steps around the regions: each operand is there before, of the shape and dtype that the step states."""
     plan: HostPlan = manifest.host
-    if not plan.steps and plan.reason:
-        return
-    values = [(info.shape, info.dtype) for info in manifest.inputs]
+    _expect(0 <= plan.constants <= 1 << 20, f"host plan: {plan.constants} constants")
+    values: list[_Held | None] = [(info.shape, info.dtype) for info in manifest.inputs]
+    values += [None] * plan.constants
     for index, step in enumerate(plan.steps):
         what = f"host step {index}"
         _expect(-1 <= step.region < len(manifest.regions), f"{what}: there is no region {step.region}")
-        _expect(step.kind in _STEPS, f"{what}: unknown kind {step.kind[:20]!r}")
-        _expect(all(0 <= i < len(values) for i in step.inputs), f"{what}: an operand that is not made before")
-        _check_quantization(what, step.in_scale, step.in_zero_point, "int8")
-        _check_quantization(what, step.out_scale, step.out_zero_point, "int8")
-        _expect(-128 <= step.minimum <= step.maximum <= 127, f"{what}: limits {step.minimum} to {step.maximum}")
-        operands = [values[i] for i in step.inputs]
-        values += (
-            _check_call(what, manifest, step, operands)
-            if step.kind == "region"
-            else [_check_step(what, step, operands)]
-        )
+        present = [i for i in step.inputs if i is not None]
+        _expect(all(0 <= i < len(values) for i in present), f"{what}: an operand that is not made before")
+        if step.operation is None:
+            _expect(len(present) == len(step.inputs), f"{what}: a region's operand is left out")
+            values += _check_call(what, manifest, step, [values[i] for i in present])
+        else:
+            operands = [None if i is None else (values[i] or ((), "constant")) for i in step.inputs]
+            values += _check_operation(what, step.operation, operands)
     _expect(all(0 <= i < len(values) for i in plan.outputs), "host plan: an output that is not made")
     made = [values[i] for i in plan.outputs]
     wanted = [(info.shape, info.dtype) for info in manifest.outputs]
-    _expect(made == wanted, "host plan: its outputs are not those of the network")
+    matches = len(made) == len(wanted) and all(m is None or m == w for m, w in zip(made, wanted, strict=True))
+    _expect(matches, "host plan: its outputs are not those of the network")
 
 
-def _check_call(
-    what: str, manifest: Manifest, step: HostStep, operands: Sequence[tuple[tuple[int, ...], str]]
-) -> list[tuple[tuple[int, ...], str]]:
+def _check_call(what: str, manifest: Manifest, step: HostStep, operands: Sequence[_Held | None]) -> list[_Held]:
     _expect(0 <= step.region < len(manifest.regions), f"{what}: there is no region {step.region}")
     region = manifest.regions[step.region]
     wanted = [math.prod(location.shape) for location in region.inputs]
-    given = [math.prod(shape) for shape, dtype in operands if dtype == "int8"]
+    given = [math.prod(held[0]) for held in operands if held and held[1] == "int8"]
     _expect(given == wanted and len(operands) == len(wanted), f"{what}: operands that are not those of the region")
     return [(location.shape, "int8") for location in region.outputs]
 
 
-def _check_step(
-    what: str, step: HostStep, operands: Sequence[tuple[tuple[int, ...], str]]
-) -> tuple[tuple[int, ...], str]:
-    _expect(len(operands) == 1, f"{what}: {step.kind} takes one operand")
-    ((shape, dtype),) = operands
-    _check_shape(what, step.shape)
-    if step.kind == "reshape":
-        _expect(math.prod(shape) == math.prod(step.shape), f"{what}: a reshape to another number of elements")
-        return step.shape, dtype
-    _expect(dtype == ("float32" if step.kind == "quantize" else "int8"), f"{what}: {step.kind} of {dtype}")
-    _expect(step.kind == "dequantize" or step.out_scale > 0, f"{what}: {step.kind} needs a scale")
-    _expect(step.kind == "quantize" or step.in_scale > 0, f"{what}: {step.kind} needs the scale of its operand")
-    _expect(step.kind != "softmax" or bool(shape), f"{what}: softmax of a single value")
-    return shape, "float32" if step.kind == "dequantize" else "int8"
+def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None]) -> list[_Held]:
+    """operands: what is given; constants have no shape here, None is left out."""
+    what = f"{what} ({op.kind[:40]})"
+    _expect(len(operands) == len(op.inputs), f"{what}: {len(operands)} operands instead of {len(op.inputs)}")
+    _expect(bool(op.outputs), f"{what}: no outputs")
+    for held, stated in zip(operands, op.inputs, strict=True):
+        _expect((held is None) == (stated is None), f"{what}: an operand that is left out in one place only")
+        if held is not None and stated is not None and held[1] != "constant":
+            _expect(held == (stated.shape, stated.dtype), f"{what}: an operand of another shape or dtype")
+    for tensor in (*op.inputs, *op.outputs):
+        if tensor is not None:
+            _check_shape(what, tensor.shape)
+            _expect(tensor.dtype in DTYPES | {"int4"}, f"{what}: unknown dtype {tensor.dtype[:20]!r}")
+            _check_scales(what, tensor)
+    return [(tensor.shape, tensor.dtype) for tensor in op.outputs]
+
+
+def _check_scales(what: str, tensor: TensorType) -> None:
+    q = tensor.quantization
+    if q is None:
+        return
+    _expect(0 < len(q.scales) == len(q.zero_points), f"{what}: {len(q.scales)} scales")
+    axis_fits = len(q.scales) == 1 or (0 <= q.axis < len(tensor.shape) and tensor.shape[q.axis] == len(q.scales))
+    _expect(axis_fits, f"{what}: {len(q.scales)} scales for axis {q.axis} of {list(tensor.shape)}")
+    for scale, zero_point in zip(q.scales, q.zero_points, strict=True):
+        _check_quantization(what, scale, zero_point, tensor.dtype)

@@ -91,7 +91,7 @@ class Operation:
     kind: str
     inputs: tuple[TensorType | None, ...]
     outputs: tuple[TensorType, ...]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     """JSON values; sequences are tuples"""
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Operation:
             "kind": self.kind,
             "inputs": [_type_to_dict(t) if t else None for t in self.inputs],
             "outputs": [_type_to_dict(t) for t in self.outputs],
-            "options": dict(self.options),
+            "options": self.options,
         }
 
     @classmethod

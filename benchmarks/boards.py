@@ -37,7 +37,7 @@ from nnloom.compiler import zoo
 from nnloom.compiler.api import compile
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import EVERYTHING
-from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.partition import partition
 from nnloom.runtime import InferenceSession
@@ -234,7 +234,7 @@ def main() -> int:
             print(f"{name}, seed {options.seed}: {placement['fmax_mhz']} MHz, {placement['resources']}")
         return 0
     old = {row["name"]: row for row in json.loads(RESULTS.read_text())["boards"]} if RESULTS.exists() else {}
-    graphs = {name: partition(import_tflite(zoo.fetch(name)), EVERYTHING).graphs for name in NETWORKS}
+    graphs = {name: partition(read_model(zoo.fetch(name)), EVERYTHING).graphs for name in NETWORKS}
     rows: list[dict[str, Any]] = []
     try:
         for board in all_boards():

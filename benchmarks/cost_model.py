@@ -27,7 +27,7 @@ from nnloom.compiler import zoo
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.explore import EVERYTHING
-from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.partition import partition
 from nnloom.hw.accelerator import make_accelerator
@@ -73,9 +73,7 @@ def label(config: dict[str, Any]) -> str:
 
 def read_networks() -> dict[str, tuple[LayerGraph, ...]]:
     """Regions of every network of the zoo."""
-    return {
-        entry.name: partition(import_tflite(zoo.fetch(entry.name)), EVERYTHING).graphs for entry in zoo.list_models()
-    }
+    return {entry.name: partition(read_model(zoo.fetch(entry.name)), EVERYTHING).graphs for entry in zoo.list_models()}
 
 
 def predict(config: AcceleratorConfig, emitted: Emitted) -> int:

@@ -23,7 +23,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.compiler import zoo
-from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.frontend import read_model
 from nnloom.compiler.memory import ORDERS, SEARCH, Lifetime, breadth_bound, lifetimes, place_tensors, placements
 from nnloom.compiler.partition import partition
 
@@ -36,7 +36,7 @@ BEGIN, END = "<!-- memory: written by benchmarks/memory.py -->", "<!-- end of me
 def zoo_lifetimes(name: str) -> list[Lifetime]:
     """Of the one region of a network of the zoo, for the default configuration."""
     config = AcceleratorConfig()
-    (graph,) = partition(import_tflite(zoo.fetch(name)), config).graphs
+    (graph,) = partition(read_model(zoo.fetch(name)), config).graphs
     return lifetimes(config, graph)[1]
 
 

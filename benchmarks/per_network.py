@@ -29,7 +29,7 @@ from nnloom.boards import Board, flow, get
 from nnloom.compiler import zoo
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import EVERYTHING, explore_graphs
-from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.frontend import read_model
 from nnloom.compiler.partition import partition
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
@@ -68,7 +68,7 @@ def measure(
     Default: the board's. What was placed before keeps its clock.
     """
     board = get(BOARD)
-    graphs = partition(import_tflite(zoo.fetch(name)), EVERYTHING).graphs
+    graphs = partition(read_model(zoo.fetch(name)), EVERYTHING).graphs
     best = explore_graphs(graphs, model=name, board=board).chosen
     config = best.config
     if config != board.config:

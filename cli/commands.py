@@ -81,6 +81,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         output=output,
         config=config,
         cpu=options.cpu,
+        strict=options.strict,
         progress=console.phase,
         advance=console.advance,
     )
@@ -95,6 +96,9 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         console.say(f"  too large for the memories: {_parts(report)}")
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
+    for layer in on_cpu:
+        if not layer["exact"]:
+            console.say(f"  not exact: {layer['name']} ({layer['inexact_reason']}); --strict refuses this")
     if report["config_source"] == "auto":
         console.say(f"  configuration {_shape(report['config'])}: {report['config_reason']}")
     if options.bitstream:

@@ -99,6 +99,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"processor of the CPU code: {', '.join(t.name for t in CPU_TARGETS)} (default: the best this one runs)",
     )
     p.add_argument("--bitstream", action="store_true", help="build the bitstream too")
+    p.add_argument(
+        "--strict", action="store_true", help="refuse operators whose bits may differ from the reference kernels'"
+    )
     p.set_defaults(run=commands.compile_model)
 
     p = _subparser(

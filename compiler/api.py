@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Manifest, file_sha256, write_artifact
+import numpy as np
+
+from nnloom.arch.artifact import CONSTANTS_FILE, CPU_FILE, REPORT_FILE, Manifest, file_sha256, write_artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError
@@ -34,6 +36,7 @@ def compile(
     output: str | Path,
     config: AcceleratorConfig | Literal["auto"] | None = None,
     cpu: str = "host",
+    strict: bool = False,
     progress: Callable[[str], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
@@ -54,6 +57,8 @@ def compile(
     cpu
         Processor that the CPU code is for: a name of `nnloom.arch.cpu_target`, or "host" for the fastest that this
         computer runs.
+    strict
+        Refuse a model with operators whose bits may differ from those of the reference kernels: float code.
     progress
         Called with the name of each phase.
     advance
@@ -69,7 +74,8 @@ def compile(
 
     from .cpu import build_cpu
     from .emit import emit
-    from .frontend.tflite import import_tflite
+    from .exactness import check_cpu_operators
+    from .frontend import read_model
     from .host_plan import plan_host
     from .partition import partition
     from .report import ConfigChoice, make_report
@@ -79,16 +85,14 @@ def compile(
     cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)
     output = Path(output)
     check_output(output)
-    say("importing the model")
-    imported = import_tflite(model)
+    say("reading the model")
+    graph = read_model(model)
     say("partitioning")
     if config == "auto":
         from .explore import EVERYTHING, explore_graphs
 
-        partitioned = partition(imported, EVERYTHING)
-        found = explore_graphs(
-            partitioned.graphs, model=imported.name, board=target, progress=progress, advance=advance
-        )
+        partitioned = partition(graph, EVERYTHING)
+        found = explore_graphs(partitioned.graphs, model=graph.name, board=target, progress=progress, advance=advance)
         config = found.chosen.config
         resources = found.chosen.resources.to_dict()
         choice = ConfigChoice(source="auto", reason=found.reason(), resources=resources)
@@ -98,24 +102,28 @@ def compile(
             config = target.config
         else:
             choice = ConfigChoice(source="given", reason="given by the user")
-        partitioned = partition(imported, config)
+        partitioned = partition(graph, config)
+    inexact = check_cpu_operators(partitioned, strict=strict)
     say("scheduling and planning memory")
     emitted = emit(config, partitioned.graphs)
-    report = make_report(partitioned, emitted, config, target.name, choice)
+    host = plan_host(partitioned)
+    report = make_report(partitioned, emitted, config, target.name, choice, inexact)
     manifest = Manifest(
-        model=imported.name,
-        model_sha256=imported.sha256,
+        model=graph.name,
+        model_sha256=graph.sha256,
         board=target.name,
         cpu=cpu_target.name,
         config=config,
-        inputs=imported.inputs,
-        outputs=imported.outputs,
+        inputs=graph.input_infos(),
+        outputs=graph.output_infos(),
         regions=tuple(r.region for r in emitted.regions),
-        host=plan_host(partitioned),
+        host=host.plan,
     )
     with write_output(output) as folder:
         say("compiling the CPU code")
-        build_cpu(partitioned, folder / CPU_FILE, cpu_target)
+        build_cpu(partitioned, host, folder / CPU_FILE, cpu_target)
+        if host.constants:
+            np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
         write_artifact(folder, manifest, emitted.program, emitted.weights)
         # Without a cache the code counts as a stranger's: sessions tell.

@@ -397,7 +397,7 @@ def explore(
     """
     from nnloom import boards
 
-    from .frontend.tflite import import_tflite
+    from .frontend import read_model
     from .partition import partition
 
     say = progress or (lambda _: None)
@@ -405,7 +405,7 @@ def explore(
     if scheduler:
         _check_scheduler(scheduler)
     say("importing the model")
-    imported = import_tflite(model)
+    imported = read_model(model)
     say("partitioning")
     graphs = partition(imported, EVERYTHING).graphs
     return explore_graphs(

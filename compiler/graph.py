@@ -7,6 +7,7 @@ a vector is 1 x 1 x channels. Scales are Python floats that hold the model's flo
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Conv2D(Layer):
-    """2-D convolution, dilation 1; requantization by double rounding (TFLite CONV_2D)."""
+    """2-D convolution, dilation 1 (TFLite CONV_2D; with single rounding FULLY_CONNECTED of several rows)."""
 
     weights: NDArray[np.int8] = field(repr=False)
     """[output channels, kernel rows, kernel columns, input channels]"""
@@ -80,6 +81,8 @@ class Conv2D(Layer):
     bias: NDArray[np.int32] = field(repr=False)
     strides: tuple[int, int] = (1, 1)
     padding: Padding = Padding()
+    double_rounding: bool = True
+    """of the requantization"""
 
     @property
     def macs(self) -> int:
@@ -97,6 +100,7 @@ class DepthwiseConv2D(Layer):
     bias: NDArray[np.int32] = field(repr=False)
     strides: tuple[int, int] = (1, 1)
     padding: Padding = Padding()
+    double_rounding: ClassVar[bool] = True
 
     @property
     def macs(self) -> int:
@@ -113,6 +117,7 @@ class FullyConnected(Layer):
     weight_scales: NDArray[np.float64] = field(repr=False)
     """[outputs] (per-tensor scales repeated)"""
     bias: NDArray[np.int32] = field(repr=False)
+    double_rounding: ClassVar[bool] = False
 
     @property
     def macs(self) -> int:
@@ -138,7 +143,7 @@ class MaxPool2D(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Layer):
-    """Elementwise sum of two tensors of equal shape (TFLite int8 ADD)."""
+    """Elementwise sum of two tensors in one layout (TFLite int8 ADD)."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,10 @@ from .padding_columns import keep_padding_columns
 
 __all__ = [
     "LoweredLayer",
+    "accumulator_range",
+    "accumulators_fit",
     "add_operands",
+    "channel_multipliers",
     "lower",
     "lower_layer",
     "lower_layers",
@@ -109,6 +112,56 @@ def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], out
     return [float(input_scale) * float(scale) / float(output_scale) for scale in weight_scales]
 
 
+def accumulator_range(
+    weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The smallest and largest accumulator that any input makes of each output.
+
+    weights: [outputs, ...]; zero_point: the operand's.
+    """
+    w = weights.reshape(len(weights), -1).astype(np.int64)
+    folded = bias.astype(np.int64) - zero_point * w.sum(1)
+    return np.minimum(w * -128, w * 127).sum(1) + folded, np.maximum(w * -128, w * 127).sum(1) + folded
+
+
+def accumulators_fit(weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int) -> bool:
+    """Whether no input makes an accumulator exceed 32 bits, nor its start, the folded bias, does."""
+    low, high = accumulator_range(weights, bias, zero_point)
+    w = weights.reshape(len(weights), -1).astype(np.int64)
+    folded = bias.astype(np.int64) - zero_point * w.sum(1)
+    ends = np.concatenate([low, high, folded])
+    return bool((ends < 1 << 31).all() and (ends >= -(1 << 31)).all())
+
+
+def channel_multipliers(
+    factors: Sequence[float], accumulators: tuple[int, int], limits: tuple[int, int], *, double_rounding: bool
+) -> list[tuple[int, int]]:
+    """Multiplier and shift of each channel.
+
+    Parameters
+    ----------
+    factors
+        Of each channel.
+    accumulators
+        The smallest and the largest that there can be in any channel.
+    limits
+        Of the outputs, without the zero point.
+    double_rounding
+        As convolutions; without, as fully connected layers.
+
+    Raises
+    ------
+    ValueError
+        If the engine cannot do a factor exactly.
+    """
+    if double_rounding:
+        return [quantize_multiplier(factor) for factor in factors]
+    # LiteRT multiplies in float64 here: only accumulators that there can be must come out the same
+    low, high = max(accumulators[0], -(1 << 31)), min(accumulators[1], (1 << 31) - 1)
+    exact = {f: dense_multiplier(f, *limits, low, high) for f in set(factors)}
+    return [exact[factor] for factor in factors]
+
+
 def add_operands(layer: Add) -> tuple[int, int]:
     """Indices (x, y): operand X has the larger scale and so the factor 1/2 exactly."""
     a, b = layer.inputs
@@ -129,9 +182,11 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
     match layer:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             try:
-                _multipliers(layer, layer.weights)
+                _multipliers(layer)
             except ValueError as error:
                 return str(error)
+            if not accumulators_fit(_by_output(layer), layer.bias, layer.inputs[0].zero_point):
+                return "accumulators that may exceed 32 bits"
             if isinstance(layer, DepthwiseConv2D) and layer.weights.shape[0] > 255:
                 return "kernel of more than 255 rows"
         case AveragePool2D():
@@ -218,14 +273,14 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
     same output, so does every input: such a channel, where it is not narrow (its scale is tiny, its bias beyond all
     bounds), becomes a constant, which is.
     """
-    double_rounding = not isinstance(layer, FullyConnected)
     bias, multiplier, shift = _channel_parameters(layer, weights)
     limit = 1 << (NARROW_BITS - 1)
-    extremes = _extremes(weights) + bias
+    w = weights.reshape(weights.shape[0], -1).astype(np.int64)
+    extremes = np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)]) + bias
     fits = (extremes < 1 << 31).all(0) & (extremes >= -(1 << 31)).all(0)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
-        y = requantize(acc, multiplier, shift, double_rounding=double_rounding) + layer.output.zero_point
+        y = requantize(acc, multiplier, shift, double_rounding=layer.double_rounding) + layer.output.zero_point
         return np.clip(y, layer.act_min, layer.act_max)
 
     high, low = outputs = output(extremes)
@@ -241,35 +296,24 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
 
 def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
     """(bias folded with the input zero point, multipliers, shifts), int64 per channel; weights [channels, ...]."""
-    bias = _folded_bias(layer, weights)
-    pairs = np.array(_multipliers(layer, weights), np.int64).reshape(-1, 2)
-    if np.any(np.abs(bias) >= 1 << 31):
-        raise UnsupportedOperatorError(f"{layer.name}: a folded bias exceeds 32 bits; run this layer on the CPU")
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
+    bias = layer.bias.astype(np.int64) - layer.inputs[0].zero_point * sums
+    pairs = np.array(_multipliers(layer), np.int64).reshape(-1, 2)
     return bias, pairs[:, 0], pairs[:, 1]
 
 
-def _folded_bias(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Bias less what the input's zero point adds to each channel; weights [channels, ...]."""
-    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
-    return layer.bias.astype(np.int64) - layer.inputs[0].zero_point * sums
-
-
-def _extremes(weights: NDArray[np.int8]) -> NDArray[np.int64]:
-    """Greatest and least sum of products of each channel, [2, channels], without its bias."""
-    w = weights.reshape(weights.shape[0], -1).astype(np.int64)
-    return np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)])
-
-
-def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]) -> list[tuple[int, int]]:
+def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> list[tuple[int, int]]:
     """Multiplier and shift of each channel; ValueError for a factor that the engine cannot do exactly."""
     factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
-    if not isinstance(layer, FullyConnected):
-        return [quantize_multiplier(factor) for factor in factors]
-    # LiteRT multiplies in float64 here: only accumulators that there can be must come out the same
-    extremes = np.clip(_extremes(weights) + _folded_bias(layer, weights), -(1 << 31), (1 << 31) - 1)
     limits = layer.act_min - layer.output.zero_point, layer.act_max - layer.output.zero_point
-    exact = {f: dense_multiplier(f, *limits, int(extremes.min()), int(extremes.max())) for f in set(factors)}
-    return [exact[factor] for factor in factors]
+    low, high = accumulator_range(_by_output(layer), layer.bias, layer.inputs[0].zero_point)
+    ends = int(low.min(initial=0)), int(high.max(initial=0))
+    return channel_multipliers(factors, ends, limits, double_rounding=layer.double_rounding)
+
+
+def _by_output(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> NDArray[np.int8]:
+    """Weights [outputs, ...]."""
+    return layer.weights.transpose(2, 0, 1) if isinstance(layer, DepthwiseConv2D) else layer.weights
 
 
 def _group_words(config: AcceleratorConfig, parameters: _Channels, steps: NDArray[np.int8]) -> NDArray[np.uint8]:
@@ -381,7 +425,7 @@ def _lower_dense(
         row_triple=int(together == 3),
         pixel_pair=int(pixel_pair),
         odd_rows=int(pixel_pair and out.rows % 2),
-        double_rounding=int(not isinstance(layer, FullyConnected)),
+        double_rounding=int(layer.double_rounding),
         narrow=int(parameters.narrow),
         interval=interval * (2 if pixel_pair else 1),
         **_input_fields(source),

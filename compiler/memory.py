@@ -79,7 +79,7 @@ def lifetimes(config: AcceleratorConfig, graph: LayerGraph) -> tuple[dict[str, T
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for tensor in graph.inputs:
-        readers = [layer for layer in graph.layers if tensor in layer.inputs]
+        readers = [layer for layer in graph.layers if any(t.name == tensor.name for t in layer.inputs)]
         packed = all(isinstance(layer, Conv2D | FullyConnected) for layer in readers)
         locations[tensor.name] = tensor_shape(config, tensor, packed=packed)
         first[tensor.name] = last[tensor.name] = -1

@@ -1,55 +1,26 @@
-"""Partitioning: which part of a Relax module runs on the accelerator.
+"""Partitioning: which part of a network runs on the accelerator.
 
-FuseOpsByPattern turns each quantized operator that the configuration can run into a composite function,
-MergeCompositeFunctions joins neighbours into regions; each region becomes a `LayerGraph` and, in Relax, one
-call of a packed function. Everything else stays in Relax and is compiled for the CPU.
+A pass over the graph in order of execution. Each node the operator table has a layer for, and the configuration can
+run, joins the accelerator; reshapes between layers rename memory; everything else runs on the CPU. Accelerator nodes
+with equally many changes between CPU and accelerator before them form one region, which runs at once: that gives the
+fewest regions, since each node runs as early as its operands allow.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ModelError
 
-from .frontend.qdq import (
-    Quantization,
-    QuantizedOp,
-    extract,
-    is_constant,
-    is_quantized_operator,
-    operands,
-    patterns,
-    read_composite,
-    resolver,
-)
-from .frontend.tflite import ImportedModel, TfliteTensor
-from .graph import (
-    Add,
-    AveragePool2D,
-    Conv2D,
-    DepthwiseConv2D,
-    FullyConnected,
-    Layer,
-    LayerGraph,
-    MaxPool2D,
-    Padding,
-    Tensor,
-)
+from .graph import Layer, LayerGraph, Tensor
+from .ir import Graph, Node
 from .lower import unsupported_reason
+from .ops import OPERATORS, LayoutConflict, Refusal
+from .ops.operator import Layout, natural_layout
 
-if TYPE_CHECKING:
-    import tvm
-
-__all__ = ["ACCELERATOR_FUNCTION", "CpuOperator", "Partitioned", "make_layer", "partition"]
-
-ACCELERATOR_FUNCTION = "nnloom.accelerator.{}"
-"""Packed function that runs the region of that index: inputs, then preallocated outputs."""
-
-_ACCELERATED = ("conv2d", "dense", "average_pool", "max_pool", "add", "flatten")
+__all__ = ["CpuOperator", "Partitioned", "Region", "Stage", "partition"]
 
 
 @dataclass(frozen=True)
@@ -62,298 +33,239 @@ class CpuOperator:
 
 
 @dataclass(frozen=True)
-class Partitioned:
-    """Regions for the accelerator and the Relax module around them."""
+class Region:
+    """A part of the network for the accelerator: its layers, and which values of the graph they exchange."""
 
-    model: ImportedModel
-    graphs: tuple[LayerGraph, ...]
-    module: tvm.IRModule
-    """`main` with regions as calls of packed functions"""
+    layers: LayerGraph
+    inputs: tuple[int, ...]
+    """values, in the order of `layers.inputs`"""
+    outputs: tuple[int, ...]
+    """values, in the order of `layers.outputs`"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What runs one after the other: nodes on the CPU, then a region, if there is one."""
+
+    nodes: tuple[Node, ...]
+    region: Region | None
+
+
+@dataclass(frozen=True)
+class Partitioned:
+    """A network as stages of CPU and accelerator."""
+
+    graph: Graph
+    stages: tuple[Stage, ...]
     cpu_operators: tuple[CpuOperator, ...]
 
-
-def _view(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """[rows, columns, channels] of a network shape."""
-    if len(shape) == 4 and shape[0] == 1:
-        return shape[1], shape[2], shape[3]
-    if len(shape) == 2 and shape[0] == 1:
-        return 1, 1, shape[1]
-    raise ValueError(f"shape {shape}; the accelerator takes [1, rows, columns, channels] or [1, n]")
+    @property
+    def graphs(self) -> tuple[LayerGraph, ...]:
+        """The layers of each region."""
+        return tuple(stage.region.layers for stage in self.stages if stage.region)
 
 
-def _tensor(name: str, shape: tuple[int, ...], scale: float, zero_point: int) -> Tensor:
-    rows, columns, channels = _view(shape)
-    return Tensor(
-        name=name, rows=rows, columns=columns, channels=channels, scale=scale, zero_point=zero_point, shape=shape
-    )
+@dataclass
+class _Region:
+    """A region under construction; the `Operands` of its layers."""
 
+    graph: Graph
+    only_flat: set[int]
+    """values that only fully connected layers read"""
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    made: dict[int, Tensor] = field(default_factory=dict)
+    """by layers, or as another shape of what a layer makes"""
+    layers: list[Layer] = field(default_factory=list)
+    offered: dict[int, Tensor] = field(default_factory=dict)
+    """inputs of the layer that is being made"""
 
-def make_layer(op: QuantizedOp, name: str, inputs: tuple[Tensor, ...]) -> Layer:
-    """The layer of a quantized operator.
+    def _known(self, value: int) -> Tensor | None:
+        return self.made.get(value) or self.inputs.get(value) or self.offered.get(value)
 
-    Raises
-    ------
-    ValueError
-        If no layer kind covers it; the message says why.
-    """
-    quantization = op.output_quantization
-    scale, zero_point = (
-        (quantization.scale, quantization.zero_point) if quantization else (inputs[0].scale, inputs[0].zero_point)
-    )
-    output = _tensor(name, op.output_shape, scale, zero_point)
-    common: dict[str, Any] = dict(name=name, inputs=inputs, output=output, act_min=op.act_min, act_max=op.act_max)
-    top, left, bottom, right = op.padding
-    padding = Padding(top, left, bottom, right)
-    match op.kind:
-        case "conv2d":
-            assert op.weights is not None
-            if op.dilation != (1, 1):
-                raise ValueError(f"dilation {op.dilation}")
-            common |= dict(weight_scales=op.weight_scales, bias=op.bias, strides=op.strides, padding=padding)
-            channels = op.input_shapes[0][3]
-            if op.groups == 1:
-                return Conv2D(**common, weights=op.weights.transpose(3, 0, 1, 2))
-            if op.groups != channels or op.weights.shape[2:] != (1, channels):
-                raise ValueError("grouped convolution or depth multiplier above 1")
-            return DepthwiseConv2D(**common, weights=op.weights[:, :, 0, :])
-        case "dense":
-            assert op.weights is not None and op.weight_scales is not None and op.bias is not None
-            return FullyConnected(**common, weights=op.weights, weight_scales=op.weight_scales, bias=op.bias)
-        case "average_pool":
-            if any(op.padding):
-                raise ValueError("average pool with padding")
-            return AveragePool2D(**common, window=op.window, strides=op.strides)
-        case "max_pool":
-            return MaxPool2D(**common, window=op.window, strides=op.strides, padding=padding)
-        case "add":
-            return Add(**common)
-    raise ValueError(f"no layer for {op.kind}")
+    def layout(self, value: int) -> Layout | None:
+        """See `Operands`. An image has one layout; what has other shapes takes that of its first reader."""
+        known = self._known(value)
+        if known:
+            return known.rows, known.columns, known.channels
+        shape = self.graph.values[value].type.shape
+        return natural_layout(shape) if len(shape) == 4 and value not in self.only_flat else None
 
+    def tensor(self, value: int, layout: Layout | None = None) -> Tensor:
+        """See `Operands`."""
+        known = self._known(value)
+        if known is None:
+            known = self.offered[value] = self._input(value, layout)
+        if layout is not None and (known.rows, known.columns, known.channels) != layout:
+            raise LayoutConflict(value, f"{known.name} lies in memory as {known.rows} x {known.columns} x "
+                                 f"{known.channels}, not {layout[0]} x {layout[1]} x {layout[2]}")  # fmt: skip
+        return known
 
-def _refusal(op: QuantizedOp, config: AcceleratorConfig) -> str | None:
-    """Why the accelerator cannot run an operator seen alone."""
-    try:
-        if op.kind == "flatten":
-            _view(op.input_shapes[0])
-            return None if len(op.output_shape) == 2 and op.output_shape[0] == 1 else "reshape other than flattening"
-        if op.kind not in _ACCELERATED:
-            return f"{op.kind} has no lowering"
-        if any(is_constant(expr) for expr in op.inputs):
-            return "constant operand"
-        inputs = tuple(
-            _tensor(f"input{i}", shape, q.scale if q else 1.0, q.zero_point if q else 0)
-            for i, (shape, q) in enumerate(zip(op.input_shapes, op.input_quantization, strict=True))
+    def _input(self, value: int, layout: Layout | None) -> Tensor:
+        item = self.graph.values[value]
+        q = item.type.quantization
+        if item.type.dtype != "int8" or q is None or not q.is_per_tensor:
+            raise Refusal(f"{item.name} is no int8 tensor with one scale")
+        flat = (1, 1, item.type.elements) if value in self.only_flat else natural_layout(item.type.shape)
+        rows, columns, channels = layout or flat
+        return Tensor(
+            name=item.name,
+            rows=rows,
+            columns=columns,
+            channels=channels,
+            scale=q.scale,
+            zero_point=q.zero_point,
+            shape=item.type.shape,
         )
-        return unsupported_reason(make_layer(op, "layer", inputs), config)
-    except ValueError as error:
-        return str(error)
+
+    def accept(self, node: Node, layer: Layer) -> None:
+        """Take a layer in, with the inputs that were offered to it."""
+        self.inputs |= self.offered
+        self.layers.append(layer)
+        self.made[node.outputs[0]] = layer.output
+
+    def view(self, node: Node) -> None:
+        """Give what a layer makes another shape."""
+        assert node.inputs[0] is not None
+        value = self.graph.values[node.outputs[0]]
+        source = self.made[node.inputs[0]]
+        self.made[node.outputs[0]] = dataclasses.replace(source, shape=value.type.shape)
 
 
-class _Regions:
-    """Reads region functions into layer graphs, and gives tensors the names they have in the file."""
+class _Restart(Exception):
+    """The view that makes `value` has to run on the CPU."""
 
-    def __init__(self, model: ImportedModel) -> None:
-        self._inputs = {info.name for info in model.inputs}
-        self._pending = list(model.activations)
-        self._found: list[tuple[TfliteTensor, str]] = []
-        self._made_outside: list[tuple[tuple, str]] = []
-        self._used = set(self._inputs)
-        self._count = 0
-
-    def name(self, kind: str, shape: tuple[int, ...], scale: float, zero_point: int) -> str:
-        """Name of the next tensor of this size and quantization: the importer keeps order, but no names."""
-        self._count += 1
-        for item in self._pending:
-            if (item.elements, item.scale, item.zero_point) == (math.prod(shape), scale, zero_point):
-                self._pending.remove(item)
-                self._found.append((item, self._unique(item.name.split(";")[0] or kind)))
-                return self._found[-1][1]
-        return self._unique(f"{kind}_{self._count}")
-
-    def _input_name(self, given: str, shape: tuple[int, ...], scale: float, zero_point: int) -> str:
-        """Name of a region's input: the network's, or that of the operator before the region."""
-        if given in self._inputs:
-            return given
-        for item, name in reversed(self._found):
-            if (item.elements, item.scale, item.zero_point) == (math.prod(shape), scale, zero_point):
-                return name
-        name = self.name("input", shape, scale, zero_point)
-        self._made_outside.append(((math.prod(shape), scale, zero_point), name))
-        return name
-
-    def cpu_name(self, kind: str, shape: tuple[int, ...], scale: float, zero_point: int) -> str:
-        """Name of what a CPU operator makes: a region's input has one already."""
-        for item in self._made_outside:
-            if item[0] == (math.prod(shape), scale, zero_point):
-                self._made_outside.remove(item)
-                return item[1]
-        return self.name(kind, shape, scale, zero_point)
-
-    def _unique(self, name: str) -> str:
-        candidate, index = name, 1
-        while candidate in self._used:
-            candidate, index = f"{name}:{index}", index + 1
-        self._used.add(candidate)
-        return candidate
-
-    def read(self, function: Any, graph_name: str) -> LayerGraph:
-        """A function with attribute Codegen -> its layers, in order."""
-        from tvm import relax
-
-        tensors: dict[Any, Tensor] = {}
-        local: dict[Any, Any] = {}
-        layers: list[Layer] = []
-        calls: list[tuple[Any, list[Any], QuantizedOp]] = []
-        values: dict[Any, Any] = {}
-        for block in function.body.blocks:
-            for binding in block.bindings:
-                value = binding.value
-                values[binding.var] = value
-                if isinstance(value, relax.Function):
-                    local[binding.var] = value
-                elif isinstance(value, relax.Call) and value.op in local:
-                    op = read_composite(local[value.op])
-                    calls.append((binding.var, operands(local[value.op], op, value), op))
-        readers: dict[Any, list[QuantizedOp]] = {}
-        for _, args, op in calls:
-            for arg in args:
-                readers.setdefault(arg, []).append(op)
-
-        def quantization(var: Any) -> Quantization | None:
-            """What a later dequantize says of a region input; pools and reshapes do not change it."""
-            for out, args, op in calls:
-                for arg, q in zip(args, op.input_quantization, strict=True):
-                    found = (q or quantization(out)) if arg.same_as(var) else None
-                    if found:
-                        return found
-            return None
-
-        def source(arg: Any, op: QuantizedOp, index: int) -> Tensor:
-            if arg not in tensors:
-                q = quantization(arg) or Quantization(1.0, 0)
-                shape = op.input_shapes[index]
-                name = self._input_name(str(arg.name), shape, q.scale, q.zero_point)
-                if name in {tensor.name for tensor in tensors.values()}:
-                    name = self._unique(name)
-                t = _tensor(name, shape, q.scale, q.zero_point)
-                if all(reader.kind == "flatten" for reader in readers[arg]):
-                    t = dataclasses.replace(t, rows=1, columns=1, channels=t.elements)
-                tensors[arg] = t
-            return tensors[arg]
-
-        for var, args, op in calls:
-            if op.kind == "flatten":
-                tensors[var] = source(args[0], op, 0)
-            else:
-                inputs = tuple(source(arg, op, i) for i, arg in enumerate(args))
-                q = op.output_quantization or Quantization(inputs[0].scale, inputs[0].zero_point)
-                layer = make_layer(op, self.name(op.kind, op.output_shape, q.scale, q.zero_point), inputs)
-                layers.append(layer)
-                tensors[var] = layer.output
-        result = function.body.body
-        result = values.get(result, result)
-        parts = list(result.fields) if isinstance(result, relax.Tuple) else [function.body.body]
-        outputs = []
-        for part in parts:
-            shape = tuple(int(v) for v in part.ty.shape.values)
-            outputs.append(dataclasses.replace(tensors[part], shape=shape))
-        inputs = tuple(tensors[param] for param in function.params)
-        return LayerGraph(graph_name, inputs, tuple(outputs), tuple(layers))
+    def __init__(self, value: int, reason: str) -> None:
+        super().__init__(reason)
+        self.value = value
 
 
-def partition(model: ImportedModel, config: AcceleratorConfig) -> Partitioned:
-    """Split a model between accelerator and CPU.
+@dataclass
+class _Assignment:
+    """One pass over the graph. Views in `kept_apart` run on the CPU: a layer needs their output in another layout."""
+
+    graph: Graph
+    config: AcceleratorConfig
+    kept_apart: dict[int, str]
+    """by the value that they make"""
+    regions: dict[int, _Region] = field(default_factory=dict)
+    """by stage"""
+    on_cpu: dict[int, list[Node]] = field(default_factory=dict)
+    stage: dict[int, int] = field(default_factory=dict)
+    """of each value: the earliest in which it can be read, on the side that makes it"""
+    accelerated: set[int] = field(default_factory=set)
+    """values that regions make"""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """why the node that makes a value first runs on the CPU"""
+
+    def run(self) -> None:
+        readers = self.graph.readers()
+        self._views = {n.outputs[0] for n in self.graph.nodes if OPERATORS.get(n.kind) and OPERATORS[n.kind].view}
+        self._only_flat = {v for v, nodes in readers.items() if all(n.kind == "FULLY_CONNECTED" for n in nodes)}
+        for value in self.graph.inputs:
+            self.stage[value] = 0
+        for node in self.graph.nodes:
+            operands = self.graph.operands(node)
+            try:
+                self._accelerate(node, operands)
+            except Refusal as refusal:
+                self._keep_apart(refusal, operands)
+                self.reasons[node.outputs[0]] = str(refusal)
+                stage = max((self.stage[v] + (v in self.accelerated) for v in operands), default=0)
+                self.on_cpu.setdefault(stage, []).append(node)
+                self.stage.update(dict.fromkeys(node.outputs, stage))
+
+    def _keep_apart(self, refusal: Refusal, operands: tuple[int, ...]) -> None:
+        """Where a layout is in the way and a view made it, have the view run on the CPU instead: begin again."""
+        if isinstance(refusal, LayoutConflict):
+            candidates = [v for v in (refusal.value, *operands) if v in self._views and v in self.accelerated]
+            if candidates:
+                raise _Restart(candidates[0], str(refusal))
+
+    def _accelerate(self, node: Node, operands: tuple[int, ...]) -> None:
+        entry = OPERATORS.get(node.kind)
+        if entry is None:
+            raise Refusal(f"{node.kind} has no lowering")
+        stage = max((self.stage[v] for v in operands), default=0)
+        if entry.view:
+            if not operands or operands[0] not in self.accelerated:
+                raise Refusal("reshape between CPU operators")
+            if node.outputs[0] in self.kept_apart:
+                raise Refusal(self.kept_apart[node.outputs[0]])
+            entry.view(self.graph, node)
+            self.regions[stage].view(node)
+        else:
+            assert entry.layer
+            region = self.regions.get(stage) or _Region(self.graph, self._only_flat)
+            region.offered = {}
+            layer = entry.layer(self.graph, node, region)
+            reason = unsupported_reason(layer, self.config)
+            if reason:
+                raise Refusal(reason)
+            self.regions[stage] = region
+            region.accept(node, layer)
+        self.stage[node.outputs[0]] = stage
+        self.accelerated.add(node.outputs[0])
+
+
+def partition(graph: Graph, config: AcceleratorConfig) -> Partitioned:
+    """Split a network between accelerator and CPU.
 
     Raises
     ------
     ModelError
-        If nothing of the model can run on the accelerator; the message gives the reasons.
+        If nothing of it can run on the accelerator; the message gives the reasons.
     """
-    from tvm import relax
-    from tvm.ir import GlobalVar
+    assignment = _assign(graph, config)
+    if not assignment.regions:
+        reasons = "; ".join(sorted(set(assignment.reasons.values())))
+        raise ModelError(f"{graph.name}: nothing can run on the accelerator ({reasons})")
+    return _assemble(assignment)
 
-    refused: dict[tuple, str] = {}
 
-    def check(context: Any) -> bool:
+def _assign(graph: Graph, config: AcceleratorConfig) -> _Assignment:
+    kept_apart: dict[int, str] = {}
+    while True:
+        assignment = _Assignment(graph, config, kept_apart)
         try:
-            op = extract(context.matched_expr, resolver(context.matched_bindings))
-        except ValueError:
-            return False  # no quantized operator after all: TVM's own code runs it
-        reason = _refusal(op, config)
-        if reason:
-            refused[_identity(op)] = reason
-        return reason is None
-
-    offered = [p for p in patterns("nnloom", check) if p[0].split(".")[1] in _ACCELERATED]
-    module = relax.transform.FuseOpsByPattern(offered, bind_constants=True)(model.module)
-    module = relax.transform.MergeCompositeFunctions()(module)
-    regions = _Regions(model)
-    graphs: list[LayerGraph] = []
-    order: dict[Any, int | None] = {}
-    for block in module["main"].body.blocks:
-        for binding in block.bindings:
-            op = getattr(binding.value, "op", None)
-            if isinstance(op, GlobalVar) and "Codegen" in module[op].attrs:
-                graph = regions.read(module[op], f"region{len(graphs)}")
-                order[op] = len(graphs) if graph.layers else None
-                graphs += [graph] if graph.layers else []
-    if not graphs:
-        reasons = "; ".join(sorted(set(refused.values()))) or "no quantized operator found"
-        raise ModelError(f"{model.name}: nothing can run on the accelerator ({reasons})")
-    main = _outline(module, order)
-    return Partitioned(model, tuple(graphs), main, _cpu_operators(main, refused, regions))
+            assignment.run()
+            return assignment
+        except _Restart as restart:
+            kept_apart[restart.value] = str(restart)
 
 
-def _identity(op: QuantizedOp) -> tuple:
-    """What tells a refused operator from others when it is met again."""
-    return op.kind, op.input_shapes, op.output_shape, op.input_quantization, op.output_quantization
+def _assemble(assignment: _Assignment) -> Partitioned:
+    stages = []
+    count = 0
+    for number in range(max(assignment.regions.keys() | assignment.on_cpu.keys()) + 1):
+        under_construction = assignment.regions.get(number)
+        region = None
+        if under_construction:
+            region = _region(assignment, under_construction, number, f"region{count}")
+            count += 1
+        stages.append(Stage(tuple(assignment.on_cpu.get(number, ())), region))
+    operators = tuple(
+        CpuOperator(node.name, node.kind.lower(), assignment.reasons[node.outputs[0]])
+        for stage in stages
+        for node in stage.nodes
+        if node.outputs[0] not in assignment._views or node.outputs[0] in assignment.kept_apart
+    )
+    return Partitioned(assignment.graph, tuple(stages), operators)
 
 
-def _cpu_operators(main: tvm.IRModule, refused: dict[tuple, str], regions: _Regions) -> tuple[CpuOperator, ...]:
-    """What is left in `main` beside the regions, in order."""
-    from tvm import relax
-    from tvm.ir import GlobalVar, Op
+def _region(assignment: _Assignment, region: _Region, number: int, name: str) -> Region:
+    graph = assignment.graph
 
-    module = relax.transform.FuseOpsByPattern(patterns("cpu", is_quantized_operator), bind_constants=True)(main)
-    result = []
-    for block in module["main"].body.blocks:
-        for binding in block.bindings:
-            called = getattr(binding.value, "op", None)
-            if isinstance(called, GlobalVar):
-                op = read_composite(module[called])
-                q = op.output_quantization or next((q for q in op.input_quantization if q), Quantization(0.0, 0))
-                name = regions.cpu_name(op.kind, op.output_shape, q.scale, q.zero_point)
-                default = "reshape between CPU operators" if op.kind == "flatten" else f"{op.kind} has no lowering"
-                reason = refused.get(_identity(op), default)
-                result.append(CpuOperator(name, op.kind, reason))
-            elif isinstance(called, Op) and called.name != "relax.call_dps_packed":
-                kind = called.name.removeprefix("relax.")
-                result.append(CpuOperator(f"{kind}_{len(result)}", kind, "no integer lowering: TVM's float code"))
-    return tuple(result)
+    def is_here(node: Node) -> bool:
+        value = node.outputs[0]
+        return value in assignment.accelerated and assignment.stage[value] == number
 
-
-def _outline(module: tvm.IRModule, order: dict[Any, int | None]) -> tvm.IRModule:
-    """Replace region calls by calls of packed functions and drop the region functions.
-
-    A region without a number only flattens: that stays a reshape.
-    """
-    import tvm
-    from tvm import relax
-
-    @relax.expr_functor.mutator
-    class Outline(relax.PyExprMutator):
-        def visit_call_(self, call: Any) -> Any:
-            call = self.visit_expr_post_order(call)
-            if call.op not in order:
-                return call
-            index, ty = order[call.op], call.ty
-            out = list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
-            single = not isinstance(ty, relax.TupleType)
-            if index is None:
-                parts = [relax.op.reshape(call.args[0], part.shape) for part in out]
-                return parts[0] if single else relax.Tuple(parts)
-            name = ACCELERATOR_FUNCTION.format(index)
-            return relax.op.call_dps_packed(name, relax.Tuple(list(call.args)), out_ty=out[0] if single else out)
-
-    main = Outline(module).visit_expr(module["main"])
-    return tvm.IRModule({module.get_global_var("main"): main})
+    wanted = set(graph.outputs)
+    wanted.update(v for node in graph.nodes if not is_here(node) for v in graph.operands(node))
+    outputs = tuple(value for value in region.made if value in wanted)
+    layers = LayerGraph(
+        name=name,
+        inputs=tuple(region.inputs.values()),
+        outputs=tuple(region.made[value] for value in outputs),
+        layers=tuple(region.layers),
+    )
+    return Region(layers, tuple(region.inputs), outputs)

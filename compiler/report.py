@@ -9,6 +9,7 @@ from nnloom.arch.config import AcceleratorConfig
 
 from .cost import layer_cycles
 from .emit import Emitted
+from .exactness import Inexact
 from .partition import Partitioned
 
 __all__ = ["ConfigChoice", "make_report"]
@@ -35,12 +36,18 @@ class ConfigChoice:
 
 
 def make_report(
-    partitioned: Partitioned, emitted: Emitted, config: AcceleratorConfig, board: str, choice: ConfigChoice
+    partitioned: Partitioned,
+    emitted: Emitted,
+    config: AcceleratorConfig,
+    board: str,
+    choice: ConfigChoice,
+    inexact: Inexact,
 ) -> dict[str, Any]:
     """The report after compilation; simulation and build add what they measure.
 
     Cycles are estimates of the cost model until `cycles_measured` is set. `utilisation` is
-    macs / cycles / mac_units; macs counts convolutions and matrix products only.
+    macs / cycles / mac_units; macs counts convolutions and matrix products only. `exact` says whether every bit is that
+    of the reference kernels; `inexact` names the operators that are float code.
     """
     layers: list[dict[str, Any]] = []
     total = 0
@@ -63,14 +70,23 @@ def make_report(
                 }
             )
     layers += [
-        {"name": op.name, "op": op.op, "target": "cpu", "reason": op.reason, "macs": 0}
+        {
+            "name": op.name,
+            "op": op.op,
+            "target": "cpu",
+            "reason": op.reason,
+            "macs": 0,
+            "exact": op.name not in inexact,
+            "inexact_reason": inexact.get(op.name),
+        }
         for op in partitioned.cpu_operators
     ]
     macs = sum(layer["macs"] for layer in layers)
     return {
-        "model": partitioned.model.name,
-        "model_sha256": partitioned.model.sha256,
+        "model": partitioned.graph.name,
+        "model_sha256": partitioned.graph.sha256,
         "board": board,
+        "exact": not inexact,
         "config": config.to_dict(),
         "config_hash": f"{config.hash:#010x}",
         "config_source": choice.source,

@@ -9,10 +9,10 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,44 +26,47 @@ __all__ = ["Accelerator", "RelaxProgram"]
 
 Accelerator = Callable[[int, list[NDArray[np.int8]]], list[NDArray[np.int8]]]
 """Runs a region: (index, inputs) -> outputs"""
+Step = Callable[[int, list[NDArray]], list[NDArray]]
+"""Computes a step of the artifact's `HostPlan` that has no code in the library: (index, operands) -> outputs"""
 
 
 @dataclass
 class _Call:
-    """One run of a program: its accelerator, the number of outputs of each region, what the accelerator raised."""
+    """One run of a program: what it calls, and what that raised."""
 
-    accelerator: Accelerator
-    outputs: tuple[int, ...]
+    accelerator: Accelerator | None
+    step: Step | None
     error: BaseException | None = None
 
 
 _current = threading.local()
 """`call`: the `_Call` that is running in this thread: packed functions are global to the process."""
-_registered: set[int] = set()
+_registered: set[str] = set()
 _lock = threading.Lock()
 
 
-def _register(index: int) -> None:
+def _register(kind: Literal["accelerator", "step"], index: int, outputs: int) -> None:
+    """Have `nnloom.KIND.INDEX.OUTPUTS` call what the running program has for it; the last arguments are its outputs."""
     import tvm
 
+    name = f"nnloom.{kind}.{index}.{outputs}"
+
+    def run(*arguments: Any) -> None:
+        call = _current.call
+        first_output = len(arguments) - outputs
+        inputs = [np.array(argument.numpy()) for argument in arguments[:first_output]]
+        try:
+            results = getattr(call, kind)(index, inputs)
+        except BaseException as error:
+            call.error = error
+            raise
+        for target, result in zip(arguments[first_output:], results, strict=True):
+            target.copyfrom(np.ascontiguousarray(result))
+
     with _lock:
-        if index in _registered:
-            return
-
-        def run(*arguments: Any) -> None:
-            call = _current.call
-            first_output = len(arguments) - call.outputs[index]
-            inputs = [np.array(argument.numpy()) for argument in arguments[:first_output]]
-            try:
-                results = call.accelerator(index, inputs)
-            except BaseException as error:
-                call.error = error
-                raise
-            for target, result in zip(arguments[first_output:], results, strict=True):
-                target.copyfrom(np.ascontiguousarray(result))
-
-        tvm.register_global_func(f"nnloom.accelerator.{index}", run, override=True)
-        _registered.add(index)
+        if name not in _registered:
+            tvm.register_global_func(name, run, override=True)
+            _registered.add(name)
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
@@ -111,6 +114,10 @@ class RelaxProgram:
         `cpu.so` of an artifact.
     region_outputs
         Number of outputs of each region.
+    steps
+        Number of outputs of each step of the host's plan that the library calls back for, by its index.
+    step
+        Computes such a step.
     cpu
         Name of the `CpuTarget` of the library.
     sha256
@@ -124,7 +131,16 @@ class RelaxProgram:
         If the library cannot be loaded, or is for another processor.
     """
 
-    def __init__(self, library: Path, region_outputs: Sequence[int], cpu: str, *, sha256: str | None = None) -> None:
+    def __init__(
+        self,
+        library: Path,
+        region_outputs: Sequence[int],
+        cpu: str,
+        *,
+        sha256: str | None = None,
+        steps: Mapping[int, int] | None = None,
+        step: Step | None = None,
+    ) -> None:
         try:
             import tvm
             from tvm import relax
@@ -139,11 +155,13 @@ class RelaxProgram:
             )
         self._tvm = tvm
         self._library = library
-        self._outputs = tuple(region_outputs)
+        self._step = step
         self._lock = threading.Lock()
         self._staged: list[tuple[NDArray, Any]] = []
-        for index in range(len(region_outputs)):
-            _register(index)
+        for index, outputs in enumerate(region_outputs):
+            _register("accelerator", index, outputs)
+        for index, outputs in (steps or {}).items():
+            _register("step", index, outputs)
         try:
             with _private_copy(library, sha256) as copy:
                 self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(copy)), tvm.cpu())
@@ -166,13 +184,12 @@ class RelaxProgram:
         """Run the network: on the CPU alone, or with regions on `accelerator`. The results are the caller's."""
         with self._lock:  # the virtual machine runs one call at a time
             arguments = self._stage(inputs)
-            call = None if accelerator is None else _Call(accelerator, self._outputs)
-            _current.call = call
+            call = _current.call = _Call(accelerator, self._step)
             try:
-                result = (self._whole if call is None else self._partitioned)(*arguments)
+                result = (self._partitioned if accelerator else self._whole)(*arguments)
             except Exception as error:
                 # TVM passes errors on by the name of their class, which it only knows for Python's own.
-                if call is not None and call.error is not None:
+                if call.error is not None:
                     raise call.error from None
                 if not isinstance(error, RuntimeError | ValueError | TypeError | IndexError):
                     raise

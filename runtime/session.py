@@ -23,6 +23,7 @@ from nnloom.arch.extras import require
 from nnloom.arch.trust import was_compiled_here
 
 from .devices.base import Device, DeviceStats, LayerWaits, RegionResult
+from .host_steps import HostSteps
 from .inputs import as_arrays, check_inputs, join_batch, split_batch
 from .portable import PortableProgram
 from .relax_vm import RelaxProgram
@@ -141,13 +142,19 @@ def _open_program(artifact: Artifact, native: bool | None) -> tuple[RelaxProgram
         return PortableProgram(artifact), ""
     if not native and not was_compiled_here(digest):
         note = f"{artifact.path}: its native code was not compiled here and is not loaded"
-        try:
-            return PortableProgram(artifact), f"{note}; the portable runtime gives the same bits (--native loads it)"
-        except ArtifactError as error:
-            raise ArtifactError(f"{note}; --native (native=True) loads it, or compile the model here") from error
+        return PortableProgram(artifact), f"{note}; the portable runtime gives the same bits (--native loads it)"
     try:
         outputs = [len(region.outputs) for region in artifact.manifest.regions]
-        return RelaxProgram(artifact.path / CPU_FILE, outputs, artifact.manifest.cpu, sha256=digest), ""
+        host = HostSteps.load(artifact)
+        program = RelaxProgram(
+            artifact.path / CPU_FILE,
+            outputs,
+            artifact.manifest.cpu,
+            sha256=digest,
+            steps=host.outputs,
+            step=host.evaluate,
+        )
+        return program, ""
     except ToolMissingError:
         if native:
             raise

@@ -35,7 +35,7 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         outputs=tuple(tensor_info(t) for t in graph.outputs),
         regions=(item.region,),
         host=HostPlan(
-            steps=(HostStep(kind="region", inputs=tuple(range(len(graph.inputs))), region=0),),
+            steps=(HostStep(inputs=tuple(range(len(graph.inputs))), region=0),),
             outputs=tuple(range(len(graph.inputs), len(graph.inputs) + len(graph.outputs))),
         ),
     )

@@ -1,293 +1,180 @@
 """CPU code: what the accelerator does not run, and the whole network once more for when there is no board.
 
-Every quantized operator that is left is lowered to integer TIR with exactly the arithmetic of
-`nnloom.arch.numerics`; the rest is TVM's own code. One library holds two functions of the Relax VM: `main`
-(regions as calls of packed functions) and `main_cpu` (everything here).
+The network becomes one Relax module with two functions: `main` (regions as calls of packed functions) and `main_cpu`
+(everything here). Operators with a kernel are integer TIR with exactly the arithmetic of `nnloom.arch.numerics`;
+elementwise operators on 8-bit values are tables that `nnloom.arch.reference` fills; what is left calls that reference
+when it runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from nnloom.arch.cpu_target import CpuTarget
-from nnloom.arch.errors import BuildError, UnsupportedOperatorError
+from nnloom.arch.errors import BuildError
 from nnloom.arch.interrupts import pass_interrupts
-from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
-from ..frontend.qdq import QuantizedOp, is_quantized_operator, operands, patterns, read_composite
-from ..partition import Partitioned
-from .kernels import kernel_of
+from ..host_plan import PlannedHost
+from ..ir import Graph, Node
+from ..partition import Partitioned, Region
+from .emitters import emit_generic
+from .kernels import Kernel, kernel_of
 from .library import export_library
-from .requantize import clamp, factors, requantize, split_factor
+from .operator import KernelOp, read_kernel_op
+from .tables import table_of
 
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["build_cpu"]
+__all__ = ["build_cpu", "runs_in_library"]
 
 CPU_FUNCTION = "main_cpu"
+_VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 
 
-def _padded(x: Any, op: QuantizedOp, fill: int, dtype: str) -> Any:
-    from tvm import te, tirx
-
-    top, left, bottom, right = op.padding
-    _, rows, columns, channels = (int(v) for v in x.shape)
-
-    def element(_: Any, y: Any, z: Any, c: Any) -> Any:
-        inside = tirx.all(y >= top, y < rows + top, z >= left, z < columns + left)
-        value = x[0, y - top, z - left, c].astype(dtype)
-        return tirx.if_then_else(inside, value, tirx.const(fill, dtype))
-
-    if not any(op.padding):
-        return te.compute(x.shape, lambda *i: x(*i).astype(dtype), name="widened")
-    return te.compute((1, rows + top + bottom, columns + left + right, channels), element, name="padded")
+def runs_in_library(graph: Graph, node: Node) -> bool:
+    """Whether a node is compiled into the library; else the library calls the reference for it."""
+    return node.kind in _VIEWS or read_kernel_op(graph, node) is not None or table_of(graph, node) is not None
 
 
-def _emit_product(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
-    """conv2d and dense: TE function and its constant arguments."""
-    from tvm import te
+class _Emitter:
+    """Builds the module; kernels that both functions use are added once."""
 
-    assert op.weights is not None and op.bias is not None
-    source, output = op.input_quantization[0], op.output_quantization
-    assert source and output
-    multiplier, shift = factors(op)
-    zero_point = output.zero_point
-    weights = op.weights.astype(np.int64)
-    dense = op.kind == "dense"
-    sums = weights.sum(1) if dense else weights.sum((0, 1, 2))
-    bias = (op.bias.astype(np.int64) - source.zero_point * sums).astype(np.int32)
+    def __init__(self, partitioned: Partitioned, host: PlannedHost, target: CpuTarget) -> None:
+        from tvm import relax
 
-    def finish(acc: Any, b: Any, m: Any, s: Any) -> Any:
-        def element(*index: Any) -> Any:
-            c = index[-1]
-            y = requantize(acc(*index) + b[c], m[c], s[c], double_rounding=not dense, left=bool(np.any(shift < 0)))
-            return clamp(y + zero_point, op.act_min, op.act_max, "int64")
+        self._graph, self._host, self._target = partitioned.graph, host, target
+        self._partitioned = partitioned
+        self._builder = relax.BlockBuilder()
+        self._kernels: dict[Node, tuple[Any, Kernel]] = {}
 
-        return te.compute(acc.shape, element, name="requantized")
+    def module(self) -> tvm.IRModule:
+        """Both functions."""
+        stages = self._partitioned.stages
 
-    if dense:
+        def partitioned_steps() -> Iterator[Node | tuple[int, Region]]:
+            count = 0
+            for stage in stages:
+                yield from stage.nodes
+                if stage.region:
+                    yield count, stage.region
+                    count += 1
 
-        def dense_te(x: Any, w: Any, b: Any, m: Any, s: Any) -> Any:
-            k = te.reduce_axis((0, int(w.shape[1])), "k")
-            acc = te.compute(
-                (1, int(w.shape[0])),
-                lambda i, o: te.sum(x[i, k].astype("int32") * w[o, k].astype("int32"), axis=k),
-                name="acc",
+        self._function("main", partitioned_steps())
+        self._function(CPU_FUNCTION, iter(self._graph.nodes))
+        return self._builder.get()
+
+    def _function(self, name: str, steps: Iterator[Node | tuple[int, Region]]) -> None:
+        from tvm import relax
+
+        graph = self._graph
+        parameters = {i: relax.Var(f"input_{i}", self._type(i)) for i in graph.inputs}
+        values: dict[int, Any] = dict(parameters)
+        with self._builder.function(name, list(parameters.values())):
+            with self._builder.dataflow():
+                for step in steps:
+                    if isinstance(step, Node):
+                        self._node(step, values)
+                    else:
+                        self._region(*step, values)
+                outputs = [self._builder.emit_output(self._value(i, values)) for i in graph.outputs]
+            self._builder.emit_func_output(outputs)
+
+    def _type(self, value: int) -> Any:
+        from tvm import relax
+
+        value_type = self._graph.values[value].type
+        return relax.TensorType(value_type.shape, _held(value_type.dtype))
+
+    def _value(self, index: int, values: dict[int, Any]) -> Any:
+        """A value that was computed, or a constant."""
+        from tvm import relax
+
+        if index not in values:
+            data = self._graph.values[index].data
+            assert data is not None
+            values[index] = relax.const(data)
+        return values[index]
+
+    def _call(self, name: str, inputs: Sequence[int], outputs: Sequence[int], values: dict[int, Any]) -> None:
+        """Emit the call of a packed function of the runtime (`nnloom.runtime.relax_vm`)."""
+        from tvm import relax
+
+        types = [self._type(i) for i in outputs]
+        arguments = relax.Tuple([self._value(i, values) for i in inputs])
+        name = f"nnloom.{name}.{len(outputs)}"
+        call = relax.op.call_dps_packed(name, arguments, out_ty=types[0] if len(types) == 1 else types)
+        result = self._builder.emit(call)
+        if len(types) == 1:
+            values[outputs[0]] = result
+        else:
+            values.update((v, self._builder.emit(relax.TupleGetItem(result, i))) for i, v in enumerate(outputs))
+
+    def _region(self, index: int, region: Region, values: dict[int, Any]) -> None:
+        self._call(f"accelerator.{index}", region.inputs, region.outputs, values)
+
+    def _node(self, node: Node, values: dict[int, Any]) -> None:
+        from tvm import relax
+
+        graph = self._graph
+        shape = node.operation.outputs[0].shape
+        if node.kind in _VIEWS:
+            assert node.inputs[0] is not None
+            reshaped = relax.op.reshape(self._value(node.inputs[0], values), shape)
+            values[node.outputs[0]] = self._builder.emit(reshaped)
+            return
+        op = read_kernel_op(graph, node)
+        if op is not None:
+            operands = [self._value(i, values) for i in graph.operands(node)]
+            values[node.outputs[0]] = self._kernel(node, op, operands)
+            return
+        table = table_of(graph, node)
+        if table is not None:
+            arguments = [self._value(i, values) for i in table.operands]
+            result = self._builder.emit_te(
+                table.function, *arguments, relax.const(table.values), primfunc_name_hint=node.kind.lower()
             )
-            return finish(acc, b, m, s)
+            values[node.outputs[0]] = result
+            return
+        self._call(f"step.{self._host.steps[node]}", graph.operands(node), node.outputs, values)
 
-        return dense_te, [op.weights, bias, multiplier, shift]
+    def _kernel(self, node: Node, op: KernelOp, operands: list[Any]) -> Any:
+        """Call of the scheduled kernel of an operator, or else of its plain code."""
+        from tvm import relax
 
-    kernel_rows, kernel_columns, depth, outputs = op.weights.shape
-    (stride_y, stride_x), (dilate_y, dilate_x) = op.strides, op.dilation
-    per_group = outputs // op.groups
-    # Input channels innermost: the reduction then runs over neighbouring bytes.
-    packed = np.ascontiguousarray(op.weights.transpose(3, 0, 1, 2))
-
-    def conv_te(x: Any, w: Any, b: Any, m: Any, s: Any) -> Any:
-        padded = _padded(x, op, source.zero_point, "int32")
-        ky, kx = te.reduce_axis((0, kernel_rows), "ky"), te.reduce_axis((0, kernel_columns), "kx")
-        kc = te.reduce_axis((0, depth), "kc")
-
-        def element(n: Any, y: Any, z: Any, o: Any) -> Any:
-            channel = kc if op.groups == 1 else (o // per_group) * depth + kc
-            value = padded[n, y * stride_y + ky * dilate_y, z * stride_x + kx * dilate_x, channel]
-            return te.sum(value * w[o, ky, kx, kc].astype("int32"), axis=[ky, kx, kc])
-
-        return finish(te.compute(op.output_shape, element, name="acc"), b, m, s)
-
-    return conv_te, [packed, bias, multiplier, shift]
-
-
-def _emit_pool(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
-    from tvm import te, tirx
-
-    rows, columns = op.window
-    stride_y, stride_x = op.strides
-    top, left, _, _ = op.padding
-    _, height, width, _ = op.input_shapes[0]
-
-    def pool_te(x: Any) -> Any:
-        ky, kx = te.reduce_axis((0, rows), "ky"), te.reduce_axis((0, columns), "kx")
-        if op.kind == "max_pool":
-            padded = _padded(x, op, -128, "int8")
-            best = te.compute(
-                op.output_shape,
-                lambda n, y, z, c: te.max(padded[n, y * stride_y + ky, z * stride_x + kx, c], axis=[ky, kx]),
-                name="best",
-            )
-            return te.compute(
-                op.output_shape, lambda *i: clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped"
-            )
-        padded = _padded(x, op, 0, "int32")
-        total = te.compute(
-            op.output_shape,
-            lambda n, y, z, c: te.sum(padded[n, y * stride_y + ky, z * stride_x + kx, c], axis=[ky, kx]),
-            name="total",
-        )
-
-        def mean(n: Any, y: Any, z: Any, c: Any) -> Any:
-            # Padding does not count.
-            first_y, first_z = y * stride_y - top, z * stride_x - left
-            count_y = tirx.min(first_y + rows, height) - tirx.max(first_y, 0)
-            count_z = tirx.min(first_z + columns, width) - tirx.max(first_z, 0)
-            count = (count_y * count_z).astype("int32")
-            value = total[n, y, z, c]
-            half = tirx.truncdiv(count, tirx.const(2, "int32"))
-            rounded = tirx.truncdiv(tirx.Select(value >= 0, value + half, value - half), count)
-            return clamp(rounded, op.act_min, op.act_max, "int32")
-
-        return te.compute(op.output_shape, mean, name="mean")
-
-    return pool_te, []
+        shape = node.operation.outputs[0].shape
+        if op.kind == "dense":
+            operands = [self._builder.emit(relax.op.reshape(operands[0], op.input_shapes[0]))]
+        if node not in self._kernels:
+            kernel = kernel_of(op, self._target)
+            if kernel is not None:
+                self._kernels[node] = self._builder.add_func(kernel.function, kernel.name), kernel
+        if node in self._kernels:
+            name, kernel = self._kernels[node]
+            arguments = [*operands, *(relax.const(value) for value in kernel.constants)]
+            call = relax.call_tir(name, arguments, out_ty=relax.TensorType(op.output_shape, "int8"))
+            result = self._builder.emit(call)
+        else:
+            function, constants = emit_generic(op)
+            arguments = [*operands, *(relax.const(value) for value in constants)]
+            result = self._builder.emit_te(function, *arguments, primfunc_name_hint=op.kind)
+        if op.output_shape != shape:
+            result = self._builder.emit(relax.op.reshape(result, shape))
+        return result
 
 
-def _emit_add(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
-    from tvm import te, tirx, topi
-
-    a, b = op.input_quantization
-    output = op.output_quantization
-    assert a and b and output
-    twice = 2 * max(a.scale, b.scale)
-    factors = [split_factor(f) for f in (a.scale / twice, b.scale / twice)]
-    factors.append(split_factor(twice / ((1 << ADD_LEFT_SHIFT) * output.scale)))
-
-    def scaled(value: Any, factor: tuple[int, int]) -> Any:
-        multiplier, shift = (tirx.const(v, "int32") for v in factor)
-        return requantize(value, multiplier, shift, double_rounding=True, left=factor[1] < 0)
-
-    def add_te(x: Any, y: Any) -> Any:
-        x, y = (topi.broadcast_to(v, op.output_shape) for v in (x, y))
-
-        def element(*index: Any) -> Any:
-            terms = []
-            for value, q, factor in ((x(*index), a, factors[0]), (y(*index), b, factors[1])):
-                shifted = (value.astype("int32") - q.zero_point) * (1 << ADD_LEFT_SHIFT)
-                terms.append(scaled(shifted, factor))
-            total = scaled((terms[0] + terms[1]).astype("int32"), factors[2])
-            return clamp(total + output.zero_point, op.act_min, op.act_max, "int64")
-
-        return te.compute(op.output_shape, element, name="added")
-
-    return add_te, []
+def _held(dtype: str) -> str:
+    """Type in which values are held."""
+    return "int8" if dtype == "int4" else dtype
 
 
-def _emit_softmax(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
-    from tvm import te, tirx
-
-    source, output = op.input_quantization[0], op.output_quantization
-    assert source and output
-    last = op.output_shape[-1]
-
-    def softmax_te(x: Any) -> Any:
-        outer = op.output_shape[:-1]
-        k, j = te.reduce_axis((0, last), "k"), te.reduce_axis((0, last), "j")
-        top = te.compute(outer, lambda *i: te.max(x(*i, k).astype("int32"), axis=k), name="top")
-        power = te.compute(
-            op.output_shape,
-            lambda *i: tirx.exp((x(*i).astype("int32") - top(*i[:-1])).astype("float64") * source.scale),
-            name="power",
-        )
-        total = te.compute(outer, lambda *i: te.sum(power(*i, j), axis=j), name="total")
-
-        def element(*index: Any) -> Any:
-            share = power(*index) / total(*index[:-1]) / output.scale
-            rounded = tirx.floor(share + 0.5).astype("int32") + output.zero_point
-            return clamp(rounded, op.act_min, op.act_max, "int32")
-
-        return te.compute(op.output_shape, element, name="softmax")
-
-    return softmax_te, []
-
-
-def _emit_quantize(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
-    """TFLite QUANTIZE: `numerics.quantize`. TVM's own rounds half to even."""
-    from tvm import te, tirx
-
-    output = op.output_quantization
-    assert output
-    # Far outside int8 already, and exact in float32 and int32.
-    limit = float(1 << 20)
-
-    def quantize_te(x: Any) -> Any:
-        def element(*index: Any) -> Any:
-            scaled = x(*index) / tirx.const(output.scale, "float32")
-            scaled = tirx.max(tirx.min(scaled, tirx.const(limit, "float32")), tirx.const(-limit, "float32"))
-            whole = tirx.trunc(scaled)
-            rest = scaled - whole
-            away = tirx.Select(rest >= 0.5, tirx.const(1, "int32"), tirx.const(0, "int32"))
-            away = tirx.Select(rest <= -0.5, tirx.const(-1, "int32"), away)
-            return clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
-
-        return te.compute(op.output_shape, element, name="quantized")
-
-    return quantize_te, []
-
-
-def _emit_flatten(op: QuantizedOp) -> tuple[Callable, list[np.ndarray]]:
-    from tvm import topi
-
-    return (lambda x: topi.reshape(x, op.output_shape)), []
-
-
-_EMITTERS: dict[str, Callable[[QuantizedOp], tuple[Callable, list[np.ndarray]]]] = {
-    "conv2d": _emit_product,
-    "dense": _emit_product,
-    "average_pool": _emit_pool,
-    "max_pool": _emit_pool,
-    "add": _emit_add,
-    "softmax": _emit_softmax,
-    "flatten": _emit_flatten,
-    "quantize": _emit_quantize,
-}
-
-
-def _lower_composites(module: tvm.IRModule, target: CpuTarget) -> tvm.IRModule:
-    """Every quantized operator as a call of integer TIR."""
-    from tvm import relax
-
-    module = relax.transform.FuseOpsByPattern(patterns("cpu", is_quantized_operator), bind_constants=True)(module)
-
-    @relax.expr_functor.mutator
-    class Lower(relax.PyExprMutator):
-        def visit_call_(self, call: Any) -> Any:
-            call = self.visit_expr_post_order(call)
-            function = module[call.op] if call.op in composites else None
-            if function is None:
-                return call
-            op = read_composite(function)
-            kernel = kernel_of(op, target)
-            if kernel is None:
-                emit, constants = _EMITTERS[op.kind](op)
-                arguments = [*operands(function, op, call), *(relax.const(value) for value in constants)]
-                return self.builder_.call_te(emit, *arguments, primfunc_name_hint=op.kind)
-            arguments = [*operands(function, op, call), *(relax.const(value) for value in kernel.constants)]
-            name = self.builder_.add_func(kernel.function, kernel.name)
-            return relax.call_tir(name, arguments, out_ty=call.ty)
-
-    composites = {var for var, function in module.functions.items() if function.attrs and "Composite" in function.attrs}
-    lower = Lower(module)
-    for var, function in module.functions.items():
-        if var not in composites:
-            lower.builder_.update_func(var, lower.visit_expr(function))
-    result = lower.builder_.get()
-    for var in composites:
-        del result[result.get_global_var(var.name_hint)]
-    return result
-
-
-def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
+def build_cpu(partitioned: Partitioned, host: PlannedHost, path: Path, target: CpuTarget) -> None:
     """Compile both functions into one shared library at `path`, for the processor `target`.
 
     Raises
     ------
-    UnsupportedOperatorError
-        If an operator has no CPU code either.
     ToolMissingError
         If there is no C++ compiler.
     BuildError
@@ -297,16 +184,12 @@ def build_cpu(partitioned: Partitioned, path: Path, target: CpuTarget) -> None:
     from tvm import relax
 
     pass_interrupts()
-    whole = relax.utils.copy_with_new_vars(partitioned.model.module["main"]).with_attr("global_symbol", CPU_FUNCTION)
-    functions = {tvm.ir.GlobalVar("main"): partitioned.module["main"], tvm.ir.GlobalVar(CPU_FUNCTION): whole}
-    module = _lower_composites(tvm.IRModule(functions), target)
     options = {"kind": "llvm", "mcpu": target.cpu, "mattr": list(target.features)}
     try:
+        module = _Emitter(partitioned, host, target).module()
         executable = relax.build(module, target=tvm.target.Target(options), exec_mode="compiled")
-    except tvm.error.OpNotImplemented as error:
-        raise UnsupportedOperatorError(f"{partitioned.model.name}: no CPU code ({_last_line(error)})") from error
     except (tvm.error.InternalError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise BuildError(f"{partitioned.model.name}: TVM cannot build the CPU code ({_last_line(error)})") from error
+        raise BuildError(f"{partitioned.graph.name}: TVM cannot build the CPU code ({_last_line(error)})") from error
     export_library(executable, path)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nnloom.arch.cpu_target import CpuTarget
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
-from ..frontend.qdq import QuantizedOp
+from .operator import KernelOp
 from .requantize import clamp, factors, requantize, requantize_small, split_factor
 
 if TYPE_CHECKING:
@@ -43,8 +43,10 @@ class Kernel:
     """arguments after the operands"""
 
 
-def kernel_of(op: QuantizedOp, target: CpuTarget) -> Kernel | None:
+def kernel_of(op: KernelOp, target: CpuTarget) -> Kernel | None:
     """The scheduled kernel of an operator; None where there is none."""
+    if op.kind != "add" and op.input_shapes[0][0] != 1:
+        return None  # of one image or row
     match op.kind:
         case "conv2d" if op.groups == 1:
             return (_convolution_by_dot_products if _has_dot_products(op, target) else _convolution)(op, target)
@@ -74,7 +76,7 @@ def _tile(rows: int, columns: int, limit: int) -> tuple[int, int]:
     return max(tiles, key=lambda t: (t[0] * t[1], t[1]))
 
 
-def _sums(op: QuantizedOp) -> tuple[NDArray[np.int32], int, str]:
+def _sums(op: KernelOp) -> tuple[NDArray[np.int32], int, str]:
     """(bias with the zero point folded in, bound of the accumulator, dtype in which the products' sum is exact)."""
     source = op.input_quantization[0]
     assert source and op.weights is not None and op.bias is not None
@@ -86,7 +88,7 @@ def _sums(op: QuantizedOp) -> tuple[NDArray[np.int32], int, str]:
     return bias.astype(np.int32), int((products + np.abs(bias)).max(initial=0)), dtype
 
 
-def _result(op: QuantizedOp, value: Any, m: Any, s: Any, *, shifts: NDArray[np.int32], bound: int, double: bool) -> Any:
+def _result(op: KernelOp, value: Any, m: Any, s: Any, *, shifts: NDArray[np.int32], bound: int, double: bool) -> Any:
     """int8 of an int32 accumulator."""
     output = op.output_quantization
     assert output
@@ -99,7 +101,7 @@ def _result(op: QuantizedOp, value: Any, m: Any, s: Any, *, shifts: NDArray[np.i
     return clamp(y + output.zero_point, op.act_min, op.act_max, "int64")
 
 
-def _widened(x: Any, op: QuantizedOp, fill: int, dtype: str) -> Any:
+def _widened(x: Any, op: KernelOp, fill: int, dtype: str) -> Any:
     """[padded rows, padded columns, channels] of the accumulator's type."""
     from tvm import te, tirx
 
@@ -150,7 +152,7 @@ SIGN = 128
 """Added to int8 to have the uint8 of the instruction."""
 
 
-def _has_dot_products(op: QuantizedOp, target: CpuTarget) -> bool:
+def _has_dot_products(op: KernelOp, target: CpuTarget) -> bool:
     assert op.weights is not None
     depth = op.weights.shape[1 if op.kind == "dense" else 2]
     return target.dot_product is not None and depth % DOT_PRODUCTS == 0
@@ -220,7 +222,7 @@ def _dot_block(outputs: int, target: CpuTarget, vectors: int) -> int:
     return DOT_OUTPUTS * min(vectors, -(-outputs // DOT_OUTPUTS))
 
 
-def _convolution_by_dot_products(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _convolution_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
     """Direct convolution by the dot product instruction."""
     from tvm import te
 
@@ -263,7 +265,7 @@ def _convolution_by_dot_products(op: QuantizedOp, target: CpuTarget) -> Kernel:
     return Kernel("conv2d", _function(schedule), (packed, bias, multiplier, shift))
 
 
-def _dense_by_dot_products(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _dense_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
     """Fully connected as a convolution of one pixel, with as many outputs at once as there are accumulators."""
     from tvm import te
 
@@ -305,7 +307,7 @@ def _unsigned(value: Any) -> Any:
     return (value.astype("int32") + SIGN).astype("uint8")
 
 
-def _convolution(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _convolution(op: KernelOp, target: CpuTarget) -> Kernel:
     """Direct convolution: a tile of pixels by one or two vectors of outputs stays in registers over the reduction."""
     from tvm import te
 
@@ -387,7 +389,7 @@ def _vectorize_whole(schedule: Any, loop: Any) -> None:
         schedule.vectorize(loop)
 
 
-def _depthwise(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _depthwise(op: KernelOp, target: CpuTarget) -> Kernel:
     """A tile of pixels by a vector of channels stays in registers over the window."""
     from tvm import te
 
@@ -437,7 +439,7 @@ def _depthwise(op: QuantizedOp, target: CpuTarget) -> Kernel:
     return Kernel("depthwise_conv2d", _function(schedule), (packed, bias, multiplier, shift))
 
 
-def _dense(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _dense(op: KernelOp, target: CpuTarget) -> Kernel:
     """Each weight is used once, so it is widened where it is used."""
     from tvm import te
 
@@ -475,7 +477,7 @@ def _dense(op: QuantizedOp, target: CpuTarget) -> Kernel:
     return Kernel("dense", _function(schedule), (packed, bias, multiplier, shift))
 
 
-def _average_pool(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _average_pool(op: KernelOp, target: CpuTarget) -> Kernel:
     from tvm import te, tirx
 
     rows, columns = op.window
@@ -508,7 +510,7 @@ def _average_pool(op: QuantizedOp, target: CpuTarget) -> Kernel:
     return Kernel("average_pool", _function(schedule), ())
 
 
-def _add(op: QuantizedOp, target: CpuTarget) -> Kernel:
+def _add(op: KernelOp, target: CpuTarget) -> Kernel:
     from tvm import te, tirx
 
     a, b = op.input_quantization

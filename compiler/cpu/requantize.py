@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.numerics import quantize_multiplier
+from nnloom.arch import numerics
 
-from ..frontend.qdq import QuantizedOp
-from ..lower import real_multipliers
+from .operator import KernelOp, multipliers
 
 __all__ = ["clamp", "factors", "requantize", "requantize_small", "split_factor"]
 
 
 def split_factor(real: float) -> tuple[int, int]:
-    """`numerics.quantize_multiplier` for any factor; a negative shift is a left shift (the CPU has those)."""
-    left = max(0, math.frexp(real)[1])
-    try:
-        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
-    except ValueError:  # rounded up to 1
-        left += 1
-        multiplier, shift = quantize_multiplier(math.ldexp(real, -left))
-    return multiplier, shift - left
+    """`numerics.split_factor` as multiplier and right shift; a negative one is a left shift (the CPU has those)."""
+    multiplier, exponent = numerics.split_factor(real)
+    return multiplier, -exponent
 
 
-def factors(op: QuantizedOp) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def factors(op: KernelOp) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """(multiplier, shift), int32 [outputs]."""
-    source, output = op.input_quantization[0], op.output_quantization
-    assert source and output and op.weight_scales is not None
-    pairs = [split_factor(f) for f in real_multipliers(source.scale, op.weight_scales, output.scale)]
-    multiplier, shift = np.array(pairs, np.int64).T
+    multiplier, shift = np.array(multipliers(op), np.int64).T
     return multiplier.astype(np.int32), shift.astype(np.int32)
 
 

@@ -1,73 +1,74 @@
-"""TFLite files to Relax in QDQ form, through TVM's own importer."""
+"""TFLite files into the graph, read from the flatbuffer.
+
+What the file says is kept as it is: tensors by index, quantization per tensor or per channel, operands in the file's
+order. Options become those of `nnloom.arch.operation`: paddings are resolved from the shapes, as LiteRT does it.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperatorError
 from nnloom.arch.interrupts import pass_interrupts
+from nnloom.arch.operation import Operation, Quantization, TensorType
 
-from .fold import folding_converter
+from ..ir import Graph, Node, Value, checked_data
 
-if TYPE_CHECKING:
-    import tvm
+__all__ = ["read_tflite"]
 
-__all__ = ["ImportedModel", "TfliteTensor", "import_tflite"]
+_DTYPES = {
+    "FLOAT32": "float32",
+    "FLOAT16": "float16",
+    "FLOAT64": "float64",
+    "INT4": "int4",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT16": "int16",
+    "UINT16": "uint16",
+    "INT32": "int32",
+    "UINT32": "uint32",
+    "INT64": "int64",
+    "UINT64": "uint64",
+    "BOOL": "bool",
+}
+_QUANTIZED = ("int4", "int8", "uint8", "int16", "int32", "int64")
 
-_DTYPES = {0: "float32", 1: "float16", 2: "int32", 3: "uint8", 4: "int64", 6: "bool", 7: "int16", 9: "int8"}
-
-_DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError)
+_DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, KeyError)
 """What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
 
+_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
-@dataclass(frozen=True)
-class TfliteTensor:
-    """A quantized activation of the file: used to give layers the names that other tools show."""
-
-    name: str
-    elements: int
-    scale: float
-    zero_point: int
+MAX_SIZE = 1 << 31
+"""Elements of a tensor beyond which a file is taken for damaged."""
 
 
-@dataclass(frozen=True)
-class ImportedModel:
-    """A model in Relax, with its interface."""
-
-    name: str
-    sha256: str
-    module: tvm.IRModule
-    inputs: tuple[TensorInfo, ...]
-    outputs: tuple[TensorInfo, ...]
-    activations: tuple[TfliteTensor, ...]
-    """outputs of the file's operators, in order"""
-
-
-def import_tflite(path: str | Path) -> ImportedModel:
+def read_tflite(path: str | Path) -> Graph:
     """Read a TFLite file.
 
     Raises
     ------
     ModelError
-        If the file is missing, no TFLite model, damaged, not quantized to int8, or has dynamic shapes.
+        If the file is missing, no TFLite model, damaged, not quantized, or has dynamic shapes.
     UnsupportedOperatorError
-        If TVM's importer does not know an operator; the message names it.
+        If it has state, control flow or custom operators; the message names all of them.
     ToolMissingError
-        If TVM is not installed.
+        If the package with TFLite's schema is not installed.
     """
     path = Path(path)
     try:
         import tflite
-        import tvm
     except ImportError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[compiler]'") from error
     pass_interrupts()
@@ -80,113 +81,359 @@ def import_tflite(path: str | Path) -> ImportedModel:
     if data[4:8] != b"TFL3":
         raise ModelError(f"{path}: not a TFLite model (no TFL3 identifier); give a .tflite file")
     try:
-        model = tflite.Model.GetRootAsModel(data, 0)
-        inputs, outputs, activations = _interface(model, tflite, path)
-    except ModelError:
+        return _Reader(tflite.Model.GetRootAsModel(data, 0), path, hashlib.sha256(data).hexdigest()).graph()
+    except (ModelError, UnsupportedOperatorError):
         raise
     except _DAMAGE as error:
-        raise ModelError(f"{path}: damaged TFLite file ({_first_line(error)})") from error
-    try:
-        module = _convert(model)
-    except tvm.error.OpNotImplemented as error:
-        named = sorted(set(re.findall(r"'([A-Z0-9_]+)'", str(error))))
-        what = f"operator not supported: {', '.join(named)}" if named else _first_line(error)
-        raise UnsupportedOperatorError(
-            f"{path}: {what}; nnloom has no route for it, leave it out of the model"
-        ) from error
-    except Exception as error:  # the importer reads untrusted bytes and fails in many ways
-        raise ModelError(f"{path}: TVM cannot import it ({_first_line(error)})") from error
-    return ImportedModel(path.stem, hashlib.sha256(data).hexdigest(), module, inputs, outputs, activations)
+        text = str(error).strip().splitlines()
+        raise ModelError(f"{path}: damaged TFLite file ({(text or [type(error).__name__])[0][:160]})") from error
 
 
-def _convert(model: Any) -> tvm.IRModule:
-    """Run TVM's importer."""
-    from tvm.relax.frontend.tflite import from_tflite
-
-    builders = []
-
-    def converter(model: Any, subgraph: Any, expressions: Any, builder: Any) -> Any:
-        builders.append(builder)
-        return folding_converter()(model, subgraph, expressions, builder)
-
-    try:
-        return from_tflite(model, op_converter=converter)
-    except BaseException:
-        # The importer leaves a block open when it fails, and TVM complains about that on stderr.
-        for builder in builders:
-            builder._end_block()
-        raise
+@cache
+def _names(enumeration: str) -> dict[int, str]:
+    """Names of an enumeration of the schema by value."""
+    kind = getattr(importlib.import_module(f"tflite.{enumeration}"), enumeration)
+    return {value: key for key, value in vars(kind).items() if isinstance(value, int) and not key.startswith("_")}
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0] if text else type(error).__name__)[:160]
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def _interface(
-    model: Any, tflite: Any, path: Path
-) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...], tuple[TfliteTensor, ...]]:
-    """Inputs, outputs and quantized activations; refuses what nnloom cannot compile."""
-    if model.SubgraphsLength() != 1:
-        raise ModelError(f"{path}: {model.SubgraphsLength()} subgraphs; only models with one are supported")
-    graph = model.Subgraphs(0)
-    if graph.OperatorsLength() == 0:
-        raise ModelError(f"{path}: the model has no operators")
-    operators = {value: key for key, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
+class _Reader:
+    def __init__(self, model: Any, path: Path, sha256: str) -> None:
+        self._model, self._path, self._sha256 = model, path, sha256
+        if model.SubgraphsLength() != 1:
+            raise ModelError(
+                f"{path}: {model.SubgraphsLength()} subgraphs (control flow or variables); "
+                "only models with one are supported"
+            )
+        self._graph = model.Subgraphs(0)
+        if self._graph.OperatorsLength() == 0:
+            raise ModelError(f"{path}: the model has no operators")
+        if self._graph.OutputsLength() == 0:
+            raise ModelError(f"{path}: the model has no outputs")
 
-    def quantization(index: int) -> tuple[float, int]:
-        q = graph.Tensors(index).Quantization()
-        if q is None or q.ScaleLength() != 1:
-            return 0.0, 0
-        return float(np.float32(q.Scale(0))), int(q.ZeroPoint(0)) if q.ZeroPointLength() else 0
+    def graph(self) -> Graph:
+        operators = [self._graph.Operators(i) for i in range(self._graph.OperatorsLength())]
+        kinds = [self._kind(op) for op in operators]
+        self._refuse(kinds)
+        inputs = tuple(int(self._graph.Inputs(i)) for i in range(self._graph.InputsLength()))
+        outputs = tuple(int(self._graph.Outputs(i)) for i in range(self._graph.OutputsLength()))
+        edges = dict.fromkeys((*inputs, *outputs))
+        used = dict.fromkeys(edges)
+        for op in operators:
+            used |= dict.fromkeys(self._indices(op.InputsLength(), op.Inputs))
+            used |= dict.fromkeys(self._indices(op.OutputsLength(), op.Outputs))
+        made = [i for op in operators for i in self._indices(op.OutputsLength(), op.Outputs)]
+        names = self._unique_names(inputs, outputs, made)
+        values = tuple(
+            self._value(i, names[i], edge=i in edges) if i in used else Value(names[i], TensorType((), "float32"))
+            for i in range(self._graph.TensorsLength())
+        )
+        nodes = tuple(self._node(op, kind, values) for op, kind in zip(operators, kinds, strict=True))
+        self._check_order(nodes, values, inputs, outputs)
+        graph = Graph(self._path.stem, self._sha256, values, nodes, inputs, outputs)
+        self._check_quantized(graph)
+        return graph
 
-    def shape(index: int) -> tuple[int, ...]:
-        tensor = graph.Tensors(index)
-        return tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
+    def _kind(self, op: Any) -> str:
+        """Name of an operator; the code is the larger of both fields (schema: `OperatorCode`)."""
+        entry = self._model.OperatorCodes(op.OpcodeIndex())
+        code = max(_builtin_code(entry), entry.DeprecatedBuiltinCode())
+        kind = _names("BuiltinOperator").get(code, f"unknown operator {code}")
+        if kind == "CUSTOM":
+            return f"CUSTOM {(entry.CustomCode() or b'').decode()!r}"
+        return kind
 
-    def name(index: int) -> str:
-        return (graph.Tensors(index).Name() or b"").decode()
+    def _refuse(self, kinds: Sequence[str]) -> None:
+        """Refuse, all at once, what no part of nnloom can run."""
+        custom = sorted({kind for kind in kinds if kind.startswith(("unknown", "CUSTOM", "STABLEHLO"))})
+        state = sorted({kind for kind in kinds if kind in _STATE})
+        tensors = (self._graph.Tensors(i) for i in range(self._graph.TensorsLength()))
+        if any(tensor.IsVariable() for tensor in tensors):
+            state.append("variable tensors")
+        causes = []
+        if custom:
+            causes.append(f"operators that nnloom has no route for: {', '.join(custom)}")
+        if state:
+            causes.append(f"state between inferences ({', '.join(state)}) is not supported")
+        if causes:
+            raise UnsupportedOperatorError(f"{self._path}: {'; '.join(causes)}; leave them out of the model")
 
-    def info(index: int, neighbours: dict[int, int]) -> TensorInfo:
-        tensor = graph.Tensors(index)
-        dtype = _DTYPES.get(tensor.Type(), str(tensor.Type()))
-        # The first dimension is the batch: exporters leave it open, and it is 1 here.
+    @staticmethod
+    def _indices(count: int, of: Callable[[int], int]) -> tuple[int, ...]:
+        return tuple(index for index in (int(of(i)) for i in range(count)) if index >= 0)
+
+    def _unique_names(self, inputs: Sequence[int], outputs: Sequence[int], made: Sequence[int]) -> list[str]:
+        """A name for each tensor: the file's, with a number where several share it, or by index where it has none."""
+        count = self._graph.TensorsLength()
+        given = [(self._graph.Tensors(i).Name() or b"").decode(errors="replace") for i in range(count)]
+        used: set[str] = set()
+        names = [""] * count
+        # The network's inputs and outputs come first, then what operators make: they keep their names.
+        for index in dict.fromkeys((*inputs, *outputs, *made, *range(count))):
+            base = given[index]
+            if index not in inputs and index not in outputs:
+                base = base.split(";")[0]
+            base = base or f"tensor_{index}"
+            name, number = base, 1
+            while name in used:
+                name, number = f"{base}:{number}", number + 1
+            used.add(name)
+            names[index] = name
+        return names
+
+    def _value(self, index: int, name: str, *, edge: bool) -> Value:
+        tensor = self._graph.Tensors(index)
+        kind = _names("TensorType").get(tensor.Type(), str(tensor.Type()))
+        if kind not in _DTYPES:
+            raise ModelError(f"{self._path}: tensor {name!r} is {kind.lower()}, which nnloom does not know")
+        dtype = _DTYPES[kind]
+        shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
+        # The first dimension is the batch: exporters leave it open, and it is what the shape says here.
         signature = [int(tensor.ShapeSignature(i)) for i in range(1, tensor.ShapeSignatureLength())]
-        if any(v < 1 for v in (*shape(index), *signature)):
-            raise ModelError(f"{path}: input or output {name(index)!r} has a dynamic shape; export it with a fixed one")
-        # A float input or output of a quantized model: the quantization behind its QUANTIZE or DEQUANTIZE.
-        scale, zero_point = quantization(index if dtype == "int8" else neighbours.get(index, index))
-        return TensorInfo(name=name(index), shape=shape(index), dtype=dtype, scale=scale, zero_point=zero_point)
+        if any(v < 1 for v in shape) or (edge and any(v < 1 for v in signature)):
+            what = "input or output" if edge else "tensor"
+            raise ModelError(f"{self._path}: {what} {name!r} has a dynamic shape; export it with a fixed one")
+        if math.prod(shape) >= MAX_SIZE:
+            raise ModelError(f"{self._path}: damaged TFLite file (tensor {name!r} has shape {shape})")
+        buffer = self._model.Buffers(tensor.Buffer())
+        constant = buffer is not None and buffer.DataLength() > 0
+        value_type = TensorType(shape, dtype, self._quantization(tensor, name, dtype, shape, constant=constant))
+        if not constant:
+            return Value(name, value_type)
+        if tensor.Sparsity() is not None:
+            raise ModelError(f"{self._path}: tensor {name!r} is sparse; convert the model with dense weights")
+        return Value(name, value_type, checked_data(_decode(buffer.DataAsNumpy(), dtype, shape), value_type))
 
-    before: dict[int, int] = {}
-    after: dict[int, int] = {}
-    activations = []
-    quantized, floating = False, ""
-    for i in range(graph.OperatorsLength()):
-        op = graph.Operators(i)
-        entry = model.OperatorCodes(op.OpcodeIndex())
-        kind = operators.get(max(entry.BuiltinCode(), entry.DeprecatedBuiltinCode()), "?")
-        output = int(op.Outputs(0))
-        dtype = _DTYPES.get(graph.Tensors(output).Type(), "?")
-        if kind == "QUANTIZE":
-            after[int(op.Inputs(0))] = output
-        elif kind == "DEQUANTIZE":
-            before[output] = int(op.Inputs(0))
-        elif dtype == "int8":
-            quantized = True
-        elif kind in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-            floating = f"{kind} is {dtype}"
-        if dtype == "int8":
-            scale, zero_point = quantization(output)
-            activations.append(TfliteTensor(name(output), math.prod(shape(output)), scale, zero_point))
-    if floating:
-        raise ModelError(f"{path}: not an int8 model ({floating}); quantize it to int8 first")
-    if not quantized:
-        raise ModelError(f"{path}: no quantized operator to accelerate; quantize the model to int8 first")
-    inputs = tuple(info(int(graph.Inputs(i)), after) for i in range(graph.InputsLength()))
-    outputs = tuple(info(int(graph.Outputs(i)), before) for i in range(graph.OutputsLength()))
-    for part in (inputs, outputs):
-        names = [item.name for item in part]
-        if len(set(names)) < len(names):
-            raise ModelError(f"{path}: several inputs or outputs share a name ({', '.join(names)}); rename them")
-    return inputs, outputs, tuple(activations)
+    def _quantization(
+        self, tensor: Any, name: str, dtype: str, shape: tuple[int, ...], *, constant: bool
+    ) -> Quantization | None:
+        q = tensor.Quantization()
+        if q is None or q.ScaleLength() == 0 or dtype not in _QUANTIZED:
+            return None
+        scales = tuple(float(np.float32(q.Scale(i))) for i in range(q.ScaleLength()))
+        zero_points = tuple(int(q.ZeroPoint(i)) for i in range(q.ZeroPointLength())) or (0,) * len(scales)
+        if len(zero_points) == 1:
+            zero_points *= len(scales)
+        # A channel of zeros may have the scale zero; a tensor that is computed may not.
+        least = 0.0 if constant else math.ulp(0.0)
+        bad = next((s for s in scales if not (math.isfinite(s) and s >= least)), None)
+        if bad is not None:
+            raise ModelError(
+                f"{self._path}: tensor {name!r} has the quantization scale {bad:g}; scales must be positive numbers"
+            )
+        if dtype in ("int8", "uint8", "int16", "int4"):
+            info = np.iinfo("int8" if dtype == "int4" else dtype)
+            wrong = next((z for z in zero_points if not info.min <= z <= info.max), None)
+            if wrong is not None:
+                raise ModelError(f"{self._path}: tensor {name!r} has the zero point {wrong}, beyond {dtype}")
+        axis = int(q.QuantizedDimension())
+        if len(scales) > 1:
+            # A bias has one axis, whatever its file says: LiteRT goes by position.
+            axis = 0 if len(shape) == 1 else axis
+            if not 0 <= axis < len(shape) or len(scales) != shape[axis] or len(zero_points) != len(scales):
+                raise ModelError(
+                    f"{self._path}: tensor {name!r} of shape {shape} has {len(scales)} scales for axis {axis}"
+                )
+        return Quantization(scales, zero_points, axis)
+
+    def _node(self, op: Any, kind: str, values: Sequence[Value]) -> Node:
+        inputs = tuple(index if index >= 0 else None for index in (int(op.Inputs(i)) for i in range(op.InputsLength())))
+        outputs = tuple(int(op.Outputs(i)) for i in range(op.OutputsLength()))
+        types = tuple(None if i is None else values[i].type for i in inputs)
+        results = tuple(values[i].type for i in outputs)
+        options = _read_options(op)
+        if "fused_activation_function" in options:
+            options["activation"] = options.pop("fused_activation_function")
+        normalise = _NORMALISERS.get(kind)
+        name = values[outputs[0]].name if outputs else kind
+        if normalise:
+            try:
+                options = normalise(options, types, results)
+            except _Refusal as error:
+                raise ModelError(f"{self._path}: {kind} {name!r}: {error}") from error
+        return Node(name, Operation(kind, types, results, options), inputs, outputs)
+
+    def _check_order(
+        self, nodes: Sequence[Node], values: Sequence[Value], inputs: Sequence[int], outputs: Sequence[int]
+    ) -> None:
+        """Every operand is made before it is read, once."""
+        made = set(inputs) | {i for i, value in enumerate(values) if value.data is not None}
+        for node in nodes:
+            missing = next((i for i in node.inputs if i is not None and i not in made), None)
+            if missing is not None:
+                raise ModelError(
+                    f"{self._path}: {node.kind} {node.name!r} reads {values[missing].name!r}, which nothing makes"
+                )
+            again = next((i for i in node.outputs if i in made), None)
+            if again is not None:
+                raise ModelError(f"{self._path}: {values[again].name!r} is made twice")
+            made.update(node.outputs)
+        missing = next((i for i in outputs if i not in made), None)
+        if missing is not None:
+            raise ModelError(f"{self._path}: output {values[missing].name!r} is made by nothing")
+
+    def _check_quantized(self, graph: Graph) -> None:
+        """Refuse float networks: nothing of them could run on the accelerator."""
+        quantized = any(
+            graph.values[i].type.dtype == "int8" for n in graph.nodes for i in n.outputs if n.kind != "QUANTIZE"
+        )
+        products = [n for n in graph.nodes if n.kind in _PRODUCTS]
+        other = next((n for n in products if n.operation.outputs[0].dtype != "int8"), None)
+        if not quantized and other is not None:
+            raise ModelError(
+                f"{self._path}: not an int8 model ({other.kind} is {other.operation.outputs[0].dtype}); "
+                "quantize it to int8 first"
+            )
+        if not quantized:
+            raise ModelError(f"{self._path}: no quantized operator to accelerate; quantize the model to int8 first")
+
+
+def _builtin_code(entry: Any) -> int:
+    """The field `builtin_code` as it stands: the package's accessor returns the deprecated field for small codes."""
+    from flatbuffers.number_types import Int32Flags
+
+    slot = int(entry._tab.Offset(10))
+    return int(entry._tab.Get(Int32Flags, slot + entry._tab.Pos)) if slot else 0
+
+
+class _Refusal(Exception):
+    """Options that no kernel takes; the message says which."""
+
+
+def _decode(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray:
+    """The values of a buffer: little-endian; int4 in pairs, low half first."""
+    if dtype != "int4":
+        return np.frombuffer(raw.tobytes(), np.dtype(dtype).newbyteorder("<")).astype(dtype)
+    halves = np.stack([raw & 15, raw >> 4], -1).reshape(-1)[: math.prod(shape)]
+    return (((halves ^ 8).astype(np.int16)) - 8).astype(np.int8)
+
+
+def _read_options(op: Any) -> dict[str, Any]:
+    """The fields of an operator's options table by their names in the schema."""
+    for number, table, union in (
+        (op.BuiltinOptionsType(), op.BuiltinOptions, "BuiltinOptions"),
+        (op.BuiltinOptions2Type(), op.BuiltinOptions2, "BuiltinOptions2"),
+    ):
+        source = table()
+        if not number or source is None:
+            continue
+        name = _names(union)[number]
+        kind = getattr(importlib.import_module(f"tflite.{name}"), name)
+        options = kind()
+        options.Init(source.Bytes, source.Pos)
+        fields = {_snake(field): read(options) for field, read in _fields(kind).items()}
+        return {key: _named(key, value) for key, value in fields.items()}
+    return {}
+
+
+_ENUMERATIONS = {
+    "fused_activation_function": "ActivationFunctionType",
+    "idx_out_type": "TensorType",
+    "in_data_type": "TensorType",
+    "kernel_type": "LSTMKernelType",
+    "mode": "MirrorPadMode",
+    "out_data_type": "TensorType",
+    "out_type": "TensorType",
+    "output_type": "TensorType",
+    "padding": "Padding",
+    "quantized_bias_type": "TensorType",
+    "weights_format": "FullyConnectedOptionsWeightsFormat",
+}
+"""Fields that are enumerations of the schema"""
+
+
+def _named(field: str, value: Any) -> Any:
+    enumeration = _ENUMERATIONS.get(field)
+    return _names(enumeration).get(value, str(value)) if enumeration else value
+
+
+@cache
+def _fields(kind: type) -> dict[str, Callable[[Any], Any]]:
+    """How to read each field of an options table: scalars, strings and vectors of scalars."""
+
+    def vector(field: str) -> Callable[[Any], Any]:
+        return lambda t: tuple(getattr(t, field)(i) for i in range(getattr(t, f"{field}Length")()))
+
+    def scalar(field: str) -> Callable[[Any], Any]:
+        def read(t: Any) -> Any:
+            value = getattr(t, field)()
+            return value.decode() if isinstance(value, bytes) else value
+
+        return read
+
+    names = [n for n in vars(kind) if not n.startswith(("_", "GetRootAs", "Init")) and "BufferHasIdentifier" not in n]
+    vectors = {n.removesuffix("Length") for n in names if n.endswith("Length")}
+    parts = {f"{v}{suffix}" for v in vectors for suffix in ("Length", "AsNumpy", "IsNone")}
+    return {n: vector(n) if n in vectors else scalar(n) for n in names if n not in parts}
+
+
+_Types = Sequence[TensorType | None]
+_Normaliser = Callable[[dict[str, Any], _Types, _Types], dict[str, Any]]
+
+
+def _same_padding(size: int, window: int, stride: int, out: int) -> tuple[int, int]:
+    """Padding before and after (TFLite `ComputePaddingWithOffset`)."""
+    total = max(0, (out - 1) * stride + window - size)
+    return total // 2, total - total // 2
+
+
+def _extent(size: int, window: int, stride: int, same: bool) -> int:
+    """TFLite `ComputeOutSize` (window: dilated)."""
+    return -(-size // stride) if same else (size + stride - window) // stride
+
+
+def _windowed(options: dict[str, Any], source: TensorType, out: TensorType, window: tuple[int, int]) -> dict[str, Any]:
+    """Strides, dilation, window and resolved padding of a convolution or pool."""
+    strides = options.pop("stride_h", 0), options.pop("stride_w", 0)
+    dilation = options.pop("dilation_h_factor", 1), options.pop("dilation_w_factor", 1)
+    same = options.pop("padding", "SAME") == "SAME"
+    if len(source.shape) != 4 or len(out.shape) != 4:
+        raise _Refusal(f"operand of shape {source.shape}; it must have 4 dimensions")
+    if min(*strides, *dilation, *window) < 1:
+        raise _Refusal(f"strides {strides}, dilation {dilation}, window {window}; they must be positive")
+    edges = []
+    for axis in (0, 1):
+        extent = (window[axis] - 1) * dilation[axis] + 1
+        size, count = source.shape[1 + axis], out.shape[1 + axis]
+        if _extent(size, extent, strides[axis], same) != count:
+            raise _Refusal(f"output of shape {out.shape} does not follow from operand {source.shape}")
+        edges.append(_same_padding(size, extent, strides[axis], count) if same else (0, 0))
+    if out.shape[0] != source.shape[0]:
+        raise _Refusal(f"output of shape {out.shape} does not follow from operand {source.shape}")
+    (top, bottom), (left, right) = edges
+    return options | {"strides": strides, "dilation": dilation, "padding": (top, left, bottom, right)}
+
+
+def _conv(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
+    source, weights, out = inputs[0], inputs[1], outputs[0]
+    assert source and weights and out
+    if len(weights.shape) != 4:
+        raise _Refusal(f"weights of shape {weights.shape}; they must have 4 dimensions")
+    return _windowed(options, source, out, (weights.shape[1], weights.shape[2]))
+
+
+def _pool(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
+    source, out = inputs[0], outputs[0]
+    assert source and out
+    window = options.pop("filter_height", 0), options.pop("filter_width", 0)
+    return _windowed(options, source, out, window) | {"window": window}
+
+
+def _transpose_conv(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
+    weights, source, out = inputs[1], inputs[2], outputs[0]
+    assert source and weights and out
+    # The forward convolution from the output to the input has this padding.
+    return _windowed(options, out, source, (weights.shape[1], weights.shape[2]))
+
+
+_NORMALISERS: dict[str, _Normaliser] = {
+    "CONV_2D": _conv,
+    "DEPTHWISE_CONV_2D": _conv,
+    "TRANSPOSE_CONV": _transpose_conv,
+    "AVERAGE_POOL_2D": _pool,
+    "MAX_POOL_2D": _pool,
+    "L2_POOL_2D": _pool,
+}

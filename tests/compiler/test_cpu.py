@@ -12,8 +12,10 @@ from nnloom import boards
 from nnloom.arch.cpu_target import CPU_TARGETS, CpuTarget, get_cpu_target, host_cpu_target, missing_features
 from nnloom.arch.errors import ArtifactError, ConfigError
 from nnloom.compiler.cpu import build_cpu
-from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.frontend import read_model
+from nnloom.compiler.host_plan import plan_host
 from nnloom.compiler.partition import Partitioned, partition
+from nnloom.runtime.host_steps import HostSteps
 from nnloom.runtime.relax_vm import RelaxProgram
 from tests.compiler.networks import NETWORKS, random_network
 from tests.graphs import evaluate
@@ -25,13 +27,22 @@ RUNNABLE = [target for target in CPU_TARGETS if not missing_features(target)]
 HOST = host_cpu_target()
 
 
+def build(path: Path, folder: Path, target: CpuTarget = HOST) -> tuple[Partitioned, RelaxProgram]:
+    """The CPU library of a model in `folder`, loaded."""
+    partitioned = partition(read_model(path), CONFIG)
+    host = plan_host(partitioned)
+    build_cpu(partitioned, host, folder / "cpu.so", target)
+    steps = HostSteps(host.plan, len(partitioned.graph.inputs), host.constants)
+    outputs = [len(graph.outputs) for graph in partitioned.graphs]
+    program = RelaxProgram(folder / "cpu.so", outputs, target.name, steps=steps.outputs, step=steps.evaluate)
+    return partitioned, program
+
+
 def check(data: bytes, folder: Path, count: int = 5, target: CpuTarget = HOST) -> Partitioned:
     """Compare `main_cpu`, and `main` with regions run by the definition of their operators, to LiteRT."""
     path = folder / "model.tflite"
     path.write_bytes(data)
-    partitioned = partition(import_tflite(path), CONFIG)
-    build_cpu(partitioned, folder / "cpu.so", target)
-    program = RelaxProgram(folder / "cpu.so", [len(graph.outputs) for graph in partitioned.graphs], target.name)
+    partitioned, program = build(path, folder, target)
     reference = LiteRtReference(path)
 
     def accelerator(index, operands):
@@ -43,7 +54,7 @@ def check(data: bytes, folder: Path, count: int = 5, target: CpuTarget = HOST) -
     rng = np.random.default_rng(0)
     for _ in range(count):
         inputs = []
-        for info in partitioned.model.inputs:
+        for info in partitioned.graph.input_infos():
             levels = rng.integers(-128, 128, info.shape)
             if info.dtype == "int8":
                 inputs.append(levels.astype(np.int8))
@@ -109,9 +120,7 @@ def test_quantize_rounds_ties_away_from_zero(tmp_path):
     x = m.quantize(m.input((1, 4, 4, 8), dtype="FLOAT32"), 0.5, 3)
     path = tmp_path / "model.tflite"
     path.write_bytes(m.finish(m.conv(x, 4), x))
-    partitioned = partition(import_tflite(path), CONFIG)
-    build_cpu(partitioned, tmp_path / "cpu.so", HOST)
-    program = RelaxProgram(tmp_path / "cpu.so", [len(g.outputs) for g in partitioned.graphs], HOST.name)
+    _, program = build(path, tmp_path)
     values = (np.arange(-64, 64) * 0.25).astype(np.float32).reshape(1, 4, 4, 8)
     values[0, 0, 0] = [1e9, -1e9, 65536.25, -65536.25, 200, -200, np.nextafter(np.float32(0.25), 0), 0.0]
     want = LiteRtReference(path).run(values)
@@ -131,8 +140,7 @@ def test_programs_in_one_process_do_not_interfere(tmp_path):
     m = ModelWriter()
     path = tmp_path / "model.tflite"
     path.write_bytes(m.finish(m.conv(m.input((1, 4, 4, 3)), 5)))
-    partitioned = partition(import_tflite(path), CONFIG)
-    build_cpu(partitioned, tmp_path / "cpu.so", HOST)
+    build(path, tmp_path)
 
     def runner(value: int):
         program = RelaxProgram(tmp_path / "cpu.so", [1], HOST.name)
@@ -150,8 +158,7 @@ def test_an_error_of_the_accelerator_reaches_the_caller(tmp_path):
     m = ModelWriter()
     path = tmp_path / "model.tflite"
     path.write_bytes(m.finish(m.conv(m.input((1, 4, 4, 3)), 5)))
-    build_cpu(partition(import_tflite(path), CONFIG), tmp_path / "cpu.so", HOST)
-    program = RelaxProgram(tmp_path / "cpu.so", [1], HOST.name)
+    _, program = build(path, tmp_path)
     inputs = [np.zeros((1, 4, 4, 3), np.int8)]
 
     def broken(index, operands):

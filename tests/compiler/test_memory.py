@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
-from nnloom.compiler.frontend.tflite import import_tflite
+from nnloom.compiler.frontend import read_model
 from nnloom.compiler.memory import (
     ORDERS,
     SEARCH,
@@ -142,7 +142,7 @@ def test_plans_of_larger_networks_are_within_two_percent_of_the_optimum(network)
 @pytest.mark.model
 @pytest.mark.parametrize("name", ["keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection"])
 def test_plans_of_the_zoo_are_within_two_percent_of_the_optimum(name, model_path):
-    (graph,) = partition(import_tflite(model_path(name)), CONFIG).graphs
+    (graph,) = partition(read_model(model_path(name)), CONFIG).graphs
     plan = plan_memory(CONFIG, graph)
     optimum = exact_placement.solve(plan.lifetimes, seconds=30)
     assert optimum.bound <= plan.granules <= limit(optimum)

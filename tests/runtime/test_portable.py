@@ -1,17 +1,17 @@
 """Networks where there is no TVM: the same bits from NumPy, the golden model and devices."""
 
-import dataclasses
 import sys
 
 import numpy as np
 import pytest
 
-from nnloom.arch.artifact import Artifact, HostPlan
+from nnloom.arch.artifact import CONSTANTS_FILE, Artifact
 from nnloom.arch.errors import ArtifactError
 from nnloom.compiler import compile as compile_model
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.portable import PortableProgram
 from tests.conftest import NETWORKS
+from tests.tflite_models import ModelWriter
 
 
 @pytest.fixture
@@ -56,9 +56,19 @@ def test_the_processor_of_the_cpu_code_does_not_matter(model_path, tmp_path, wit
         assert len(np.unique(session.run(value)[output.name])) > 10
 
 
-@pytest.mark.model
-def test_an_operator_that_needs_tvm_is_named(artifacts):
-    artifact = Artifact.load(artifacts("keyword_spotting"))
-    manifest = dataclasses.replace(artifact.manifest, host=HostPlan(reason="mean needs TVM"))
-    with pytest.raises(ArtifactError, match="mean needs TVM, which is not installed; pip install"):
-        PortableProgram(dataclasses.replace(artifact, manifest=manifest))
+def test_constants_that_do_not_fit_are_named(tmp_path):
+    """An artifact with a constant operand outside of the accelerator, edited."""
+    m = ModelWriter()
+    source = m.conv(m.input((1, 4, 4, 3)), 4)
+    path = tmp_path / "model.tflite"
+    constant = m.tensor((1, 1, 1, 4), scale=0.1, zero_point=3, data=np.arange(4, dtype=np.int8))
+    path.write_bytes(m.finish(m.add(source, constant)))
+    artifact = Artifact.load(compile_model(path, output=tmp_path / "artifact").path)
+    assert artifact.manifest.host.constants == 1
+    PortableProgram(artifact)
+    np.savez(artifact.path / CONSTANTS_FILE, **{"0": np.zeros(5, np.int8)})
+    with pytest.raises(ArtifactError, match=r"constant 0 is int8\[5\], not int8\[1, 1, 1, 4\]"):
+        PortableProgram(artifact)
+    (artifact.path / CONSTANTS_FILE).write_bytes(b"PK")
+    with pytest.raises(ArtifactError, match=r"constants.npz: cannot be read"):
+        PortableProgram(artifact)

@@ -1,0 +1,69 @@
+"""Which operators the CPU can run, and which of them with the bits of the reference kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnloom.arch.errors import UnsupportedOperatorError
+from nnloom.arch.reference import evaluate, is_exact
+
+from .cpu.build import runs_in_library
+from .ir import Graph, Node
+from .partition import Partitioned
+
+__all__ = ["Inexact", "check_cpu_operators"]
+
+Inexact = dict[str, str]
+"""Name of an operator -> why its bits may differ from the reference kernels'"""
+
+
+def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> Inexact:
+    """Try every operator outside of the accelerator.
+
+    Returns
+    -------
+    Operators that are float code, with the reason.
+
+    Raises
+    ------
+    UnsupportedOperatorError
+        If nothing can run some of them, or, with `strict`, if some are float code; the message names all.
+    """
+    graph = partitioned.graph
+    refused: dict[str, str] = {}
+    inexact: Inexact = {}
+    for node in (node for stage in partitioned.stages for node in stage.nodes):
+        reason = None if runs_in_library(graph, node) else _try(graph, node)
+        if reason:
+            refused[f"{node.kind} {node.name!r}"] = reason
+        why = is_exact(node.operation)
+        if why:
+            inexact[node.name] = why
+    if refused:
+        what = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise UnsupportedOperatorError(
+            f"{graph.name}: neither accelerator nor CPU can run {what}; leave them out of the model"
+        )
+    if strict and inexact:
+        what = "; ".join(f"{name}: {reason}" for name, reason in inexact.items())
+        raise UnsupportedOperatorError(
+            f"{graph.name}: not exact ({what}); compile without --strict, or quantize these operators"
+        )
+    return inexact
+
+
+def _try(graph: Graph, node: Node) -> str | None:
+    """Compute a node once on zeros: why the reference refuses it, or None."""
+    operands = []
+    for index in node.inputs:
+        if index is None:
+            operands.append(None)
+            continue
+        value = graph.values[index]
+        dtype = "int8" if value.type.dtype == "int4" else value.type.dtype
+        operands.append(np.zeros(value.type.shape, dtype) if value.data is None else value.data)
+    try:
+        evaluate(node.operation, operands)
+    except UnsupportedOperatorError as error:
+        return str(error).removeprefix(f"{node.kind}: ")
+    return None

@@ -1,0 +1,27 @@
+"""The operator table: what the compiler knows of each operator, a file an operator or family.
+
+An entry states how the accelerator runs it, if it can (`layer`), or that it only renames bytes (`view`). What an
+operator computes is in `nnloom.arch.reference`, its CPU code in `nnloom.compiler.cpu`. Operators without an entry run
+on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from . import add, convolution, fully_connected, pooling, view
+from .operator import LayoutConflict, Operands, Operator, Refusal
+
+__all__ = ["OPERATORS", "LayoutConflict", "Operands", "Operator", "Refusal"]
+
+OPERATORS: Mapping[str, Operator] = {
+    "ADD": add.ADD,
+    "AVERAGE_POOL_2D": pooling.AVERAGE_POOL_2D,
+    "CONV_2D": convolution.CONV_2D,
+    "DEPTHWISE_CONV_2D": convolution.DEPTHWISE_CONV_2D,
+    "EXPAND_DIMS": view.VIEW,
+    "FULLY_CONNECTED": fully_connected.FULLY_CONNECTED,
+    "MAX_POOL_2D": pooling.MAX_POOL_2D,
+    "RESHAPE": view.VIEW,
+    "SQUEEZE": view.VIEW,
+}

@@ -1,0 +1,28 @@
+"""ADD on the accelerator: two tensors of as many values, in one layout."""
+
+from __future__ import annotations
+
+from ..graph import Add, Layer
+from ..ir import Graph, Node
+from .operator import Operands, Operator, Refusal, common, int8_type, natural_layout
+
+__all__ = ["ADD"]
+
+
+def _add(graph: Graph, node: Node, operands: Operands) -> Layer:
+    out, _ = int8_type(node.operation.outputs[0], "the output")
+    indices = []
+    for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
+        source, _ = int8_type(value_type, "an operand")
+        if index is None or graph.constant(index) is not None:
+            raise Refusal("constant operand")
+        if source.elements != out.elements:
+            raise Refusal("addition with broadcasting")
+        indices.append(index)
+    # Where a value is in memory already, the other one and the sum take its layout.
+    layout = next((known for known in map(operands.layout, indices) if known), natural_layout(out.shape))
+    inputs = tuple(operands.tensor(index, layout) for index in indices)
+    return Add(**common(graph, node, inputs, layout))
+
+
+ADD = Operator(layer=_add)

@@ -1,0 +1,153 @@
+"""An entry of the operator table, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.numerics import activation_range
+from nnloom.arch.operation import Quantization, TensorType
+
+from ..graph import Layer, Tensor
+from ..ir import Graph, Node
+
+__all__ = ["LayoutConflict", "Operands", "Operator", "Refusal", "bias_of", "common", "int8_type", "weights_of"]
+
+Layout = tuple[int, int, int]
+"""rows, columns, channels"""
+
+
+class Refusal(Exception):
+    """The accelerator cannot run an operator; the message says why, in a few words."""
+
+
+class LayoutConflict(Refusal):
+    """A tensor lies in activation memory in another layout than the operator needs."""
+
+    def __init__(self, value: int, message: str) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+class Operands(Protocol):
+    """The tensors of a region under construction."""
+
+    def layout(self, value: int) -> Layout | None:
+        """How a value lies in activation memory; None if that is still open."""
+
+    def tensor(self, value: int, layout: Layout | None = None) -> Tensor:
+        """The layer's operand.
+
+        Parameters
+        ----------
+        value
+            Index of a value.
+        layout
+            The layout that is needed; None: any.
+
+        Raises
+        ------
+        LayoutConflict
+            If it lies there in another one.
+        """
+
+
+@dataclass(frozen=True)
+class Operator:
+    """How an operator runs on the accelerator."""
+
+    layer: Callable[[Graph, Node, Operands], Layer] | None = None
+    """Makes the layer of a node, or raises `Refusal`; None: it has none."""
+    view: Callable[[Graph, Node], None] | None = None
+    """The output is the input under another shape; raises `Refusal` if it is not in this case."""
+
+
+def int8_type(value_type: TensorType | None, what: str) -> tuple[TensorType, Quantization]:
+    """Type and quantization of an int8 tensor with one scale.
+
+    Raises
+    ------
+    Refusal
+        If it is something else.
+    """
+    if value_type is None:
+        raise Refusal(f"{what} is left out")
+    if value_type.dtype != "int8":
+        raise Refusal(f"{what} is {value_type.dtype}, not int8")
+    q = value_type.quantization
+    if q is None or not q.is_per_tensor:
+        raise Refusal(f"{what} has no single scale")
+    return value_type, q
+
+
+def natural_layout(shape: tuple[int, ...]) -> Layout:
+    """Rows, columns and channels of a shape: one image as it is, all else as one row of its last dimension."""
+    if len(shape) == 4 and shape[0] == 1:
+        return shape[1], shape[2], shape[3]
+    channels = shape[-1] if shape else 1
+    return 1, int(np.prod(shape[:-1], dtype=np.int64)) if len(shape) > 1 else 1, channels
+
+
+def common(graph: Graph, node: Node, inputs: tuple[Tensor, ...], layout: Layout) -> dict[str, Any]:
+    """Fields that every layer has: name, inputs, output in `layout`, and the range of its activation."""
+    out, q = int8_type(node.operation.outputs[0], "the output")
+    try:
+        act_min, act_max = activation_range(node.operation.options.get("activation", "NONE"), q.scale, q.zero_point)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    rows, columns, channels = layout
+    output = Tensor(
+        name=node.name,
+        rows=rows,
+        columns=columns,
+        channels=channels,
+        scale=q.scale,
+        zero_point=q.zero_point,
+        shape=out.shape,
+    )
+    return dict(name=node.name, inputs=inputs, output=output, act_min=act_min, act_max=act_max)
+
+
+def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
+    """Constant int8 weights, and a scale for each index of `axis`.
+
+    Raises
+    ------
+    Refusal
+        If they are of another type, not constant, or not symmetric.
+    """
+    data, weights_type = graph.constant(node.inputs[1]), node.operation.inputs[1]
+    if data is None or weights_type is None:
+        raise Refusal("weights are not constant")
+    if weights_type.dtype not in ("int8", "int4"):
+        raise Refusal(f"weights are {weights_type.dtype}, not int8")
+    q = weights_type.quantization
+    if q is None:
+        raise Refusal("weights have no scale")
+    if any(q.zero_points):
+        raise Refusal("weights with a zero point")
+    if not q.is_per_tensor and q.axis != axis:
+        raise Refusal(f"scales of the weights are for axis {q.axis}, not {axis}")
+    return data, np.broadcast_to(np.array(q.scales, np.float64), (weights_type.shape[axis],))
+
+
+def bias_of(graph: Graph, node: Node, outputs: int) -> NDArray[np.int32]:
+    """The bias, zeros if there is none.
+
+    Raises
+    ------
+    Refusal
+        If it is not constant int32 for each output.
+    """
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return np.zeros(outputs, np.int32)
+    data = graph.constant(node.inputs[2])
+    if data is None:
+        raise Refusal("the bias is not constant")
+    if data.dtype != np.int32 or data.size != outputs:
+        raise Refusal(f"the bias is {data.dtype} of {data.size}, not int32 of {outputs}")
+    return data.reshape(-1)

@@ -1,0 +1,69 @@
+"""Passes that make the graph smaller without changing a bit: constants are folded, dead nodes dropped.
+
+Exporters compute the shape of a RESHAPE at run time (SHAPE, STRIDED_SLICE, PACK) even where every dimension is fixed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from nnloom.arch.errors import UnsupportedOperatorError
+from nnloom.arch.reference import evaluate
+
+from .ir import Graph, Node, Value
+
+__all__ = ["simplify"]
+
+_SHAPE_OPERANDS = {"RESHAPE": 1, "SQUEEZE": 1, "EXPAND_DIMS": 1}
+"""Operators whose output shape is all that counts, and how many of their operands carry values."""
+
+
+def simplify(graph: Graph) -> Graph:
+    """Fold constants, drop operands and nodes that nothing depends on."""
+    values = list(graph.values)
+    nodes = []
+    for node in graph.nodes:
+        node = _without_shape_operands(node)
+        folded = _fold(node, values)
+        if folded is None:
+            nodes.append(node)
+        else:
+            for index, value in zip(node.outputs, folded, strict=True):
+                values[index] = value
+    return graph.replace_nodes(_needed(graph.outputs, nodes), values)
+
+
+def _without_shape_operands(node: Node) -> Node:
+    count = _SHAPE_OPERANDS.get(node.kind)
+    if count is None:
+        return node
+    operation = dataclasses.replace(node.operation, inputs=node.operation.inputs[:count])
+    return dataclasses.replace(node, operation=operation, inputs=node.inputs[:count])
+
+
+def _fold(node: Node, values: list[Value]) -> list[Value] | None:
+    """The outputs of a node that depends on constants only; None if it does not, or is not known."""
+    if node.kind == "SHAPE" and node.inputs[0] is not None:
+        shape = values[node.inputs[0]].type.shape
+        out = values[node.outputs[0]]
+        return [dataclasses.replace(out, data=np.array(shape, out.type.dtype))]
+    operands = [None if i is None else values[i].data for i in node.inputs]
+    if any(i is not None and data is None for i, data in zip(node.inputs, operands, strict=True)):
+        return None
+    try:
+        results = evaluate(node.operation, operands)
+    except UnsupportedOperatorError:
+        return None  # stays a node: it is refused or compiled like any other
+    return [dataclasses.replace(values[i], data=data) for i, data in zip(node.outputs, results, strict=True)]
+
+
+def _needed(outputs: tuple[int, ...], nodes: list[Node]) -> list[Node]:
+    wanted = set(outputs)
+    result = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(i for i in node.inputs if i is not None)
+            result.append(node)
+    return result[::-1]

@@ -1,0 +1,109 @@
+"""The steps of an artifact's `HostPlan` in NumPy: operators that stay outside of the accelerator."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.artifact import CONSTANTS_FILE, Artifact, HostPlan
+from nnloom.arch.errors import ArtifactError
+from nnloom.arch.reference import evaluate
+
+__all__ = ["HostSteps"]
+
+
+class HostSteps:
+    """A plan with its constants.
+
+    Parameters
+    ----------
+    plan
+        The steps.
+    inputs
+        How many inputs the network has.
+    constants
+        Arrays in the order of their numbers.
+    """
+
+    def __init__(self, plan: HostPlan, inputs: int, constants: Sequence[NDArray]) -> None:
+        self.plan = plan
+        self.constants = list(constants)
+        self._first_constant = inputs
+
+    @classmethod
+    def load(cls, artifact: Artifact) -> HostSteps:
+        """Those of an artifact.
+
+        Raises
+        ------
+        ArtifactError
+            If the constants cannot be read, or are not as many as the plan says.
+        """
+        plan = artifact.manifest.host
+        constants: list[NDArray] = []
+        if plan.constants:
+            path = artifact.path / CONSTANTS_FILE
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    constants = [arrays[str(i)] for i in range(plan.constants)]
+                _check_constants(plan, len(artifact.manifest.inputs), constants)
+            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise ArtifactError(f"{path}: cannot be read ({error}); compile the model again") from error
+        return cls(plan, len(artifact.manifest.inputs), constants)
+
+    @property
+    def outputs(self) -> dict[int, int]:
+        """Number of outputs of each step that is an operator, by its index."""
+        return {i: len(s.operation.outputs) for i, s in enumerate(self.plan.steps) if s.operation}
+
+    def evaluate(self, index: int, operands: Sequence[NDArray]) -> list[NDArray]:
+        """Compute a step.
+
+        Parameters
+        ----------
+        index
+            Its number in the plan; not that of a region.
+        operands
+            Its operands without constants, in order.
+        """
+        step = self.plan.steps[index]
+        assert step.operation is not None
+        given = iter(operands)
+        values = [
+            None if i is None else constant if (constant := self._constant(i)) is not None else next(given)
+            for i in step.inputs
+        ]
+        try:
+            return list(evaluate(step.operation, values))
+        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # Operators that the compiler has tried: only an edited artifact has others.
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            raise ArtifactError(
+                f"manifest: {step.operation.kind} cannot be computed ({text}); compile the model again"
+            ) from error
+
+    def _constant(self, number: int) -> NDArray | None:
+        index = number - self._first_constant
+        return self.constants[index] if 0 <= index < len(self.constants) else None
+
+    def operands(self, index: int, values: Sequence[NDArray]) -> list[NDArray]:
+        """Those of a step that are not constants, from all values by number."""
+        return [values[i] for i in self.plan.steps[index].inputs if i is not None and self._constant(i) is None]
+
+
+def _check_constants(plan: HostPlan, first: int, constants: Sequence[NDArray]) -> None:
+    """Constants have the shapes and dtypes that the steps state; ValueError if not."""
+    for step in plan.steps:
+        for number, stated in zip(step.inputs, step.operation.inputs if step.operation else (), strict=False):
+            index = -1 if number is None else number - first
+            if stated is None or not 0 <= index < len(constants):
+                continue
+            dtype = "int8" if stated.dtype == "int4" else stated.dtype
+            found = constants[index]
+            if found.shape != stated.shape or found.dtype != dtype:
+                raise ValueError(
+                    f"constant {index} is {found.dtype}{list(found.shape)}, not {dtype}{list(stated.shape)}"
+                )
