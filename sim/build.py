@@ -141,7 +141,8 @@ def build_verilator(
         options = [
             *("--vpi", "--timescale", "1ns/1ps"),
             *("-Wno-WIDTH", "-Wno-UNOPTFLAT", "-Wno-CASEINCOMPLETE", "-Wno-UNSIGNED", "-Wno-CMPCONST"),
-            *("-CFLAGS", "-O2 -fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
+            # No -O here: it would hold for all, and most is code that runs once, at the start.
+            *("-CFLAGS", "-fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
             *("-LDFLAGS", f"-L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
             *(["--trace-fst"] if waves else []),
             *(str(main / "verilator.cpp"), str(folder / "public.vlt"), *(str(folder / name) for name in sources)),

@@ -149,7 +149,7 @@ def build_virtual_board(config: AcceleratorConfig, *, progress: Callable[[str], 
         (folder / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR})
         say("building the virtual board with Verilator (once for each configuration, a minute or two)")
         files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
-        run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", "-CFLAGS", "-O2", *files])
+        run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", *files])
 
     return build_simulator("virtual", __file__, [str(config.hash)], build) / "soc"
 
