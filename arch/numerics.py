@@ -24,6 +24,7 @@ __all__ = [
     "quantize_multiplier",
     "requantize",
     "rounded_product",
+    "rounding_divide_by_any_pot",
     "rounding_divide_by_pot",
     "saturating_rounding_doubling_high_mul",
     "split_factor",
@@ -110,11 +111,13 @@ def multiply_by_factor(acc: ArrayLike, multiplier: ArrayLike, exponent: ArrayLik
     Parameters
     ----------
     acc, multiplier, exponent
-        Broadcastable integers as `split_factor` gives them; exponents of -31 to 31.
+        Broadcastable integers as `split_factor` gives them. Beyond exponents of -31 to 31 the result is what x86
+        makes of TFLite's C code: shift distances count modulo 32.
     """
     exponent = np.asarray(exponent, np.int64)
-    shifted = wrap_int32(np.asarray(acc, np.int64) << np.maximum(exponent, 0))
-    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(shifted, multiplier), np.maximum(-exponent, 0))
+    shifted = wrap_int32(np.asarray(acc, np.int64) << (np.maximum(exponent, 0) & 31))
+    product = saturating_rounding_doubling_high_mul(shifted, multiplier)
+    return rounding_divide_by_any_pot(product, np.maximum(-exponent, 0))
 
 
 def multiply_by_factor_int64(acc: ArrayLike, multiplier: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
@@ -123,8 +126,8 @@ def multiply_by_factor_int64(acc: ArrayLike, multiplier: ArrayLike, exponent: Ar
     Parameters
     ----------
     acc, multiplier, exponent
-        Broadcastable integers: accumulators below 2**47 in magnitude, multipliers in [0, 2**31), exponents of
-        -31 to 14.
+        Broadcastable integers: accumulators below 2**47 in magnitude, multipliers in [0, 2**31), exponents as
+        `split_factor` gives them. Above 14 shift distances count modulo 64, as on x86.
 
     Returns
     -------
@@ -133,7 +136,8 @@ def multiply_by_factor_int64(acc: ArrayLike, multiplier: ArrayLike, exponent: Ar
     multiplier = np.asarray(multiplier, np.int64)
     reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
     shift = 15 - np.asarray(exponent, np.int64)
-    return wrap_int32((np.asarray(acc, np.int64) * reduced + (np.int64(1) << (shift - 1))) >> shift)
+    rounding = np.int64(1) << ((shift - 1) & 63)
+    return wrap_int32((np.asarray(acc, np.int64) * reduced + rounding) >> (shift & 63))
 
 
 def saturating_rounding_doubling_high_mul(a: ArrayLike, b: ArrayLike) -> NDArray[np.int64]:
@@ -152,6 +156,17 @@ def rounding_divide_by_pot(x: ArrayLike, exponent: ArrayLike) -> NDArray[np.int6
     exponent = np.asarray(exponent, np.int64)
     half = np.where(exponent > 0, np.int64(1) << np.maximum(exponent - 1, 0), 0)
     return (x + half - ((x < 0) & (exponent > 0))) >> exponent
+
+
+def rounding_divide_by_any_pot(x: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
+    """`rounding_divide_by_pot` also for exponents beyond 0 to 31, for which TFLite's C code is what x86 makes of it.
+
+    There the shift distance counts modulo 32, and 1 is added to values that are not negative.
+    """
+    x, exponent = np.asarray(x, np.int64), np.asarray(exponent, np.int64)
+    defined = (exponent >= 0) & (exponent < 32)
+    proper = rounding_divide_by_pot(x, np.where(defined, exponent, 0))
+    return np.where(defined, proper, wrap_int32((x >> (exponent & 31)) + (x >= 0)))
 
 
 def requantize(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, *, double_rounding: bool) -> NDArray[np.int64]:

@@ -46,7 +46,13 @@ class Draw:
             return float(np.float32(2.0 ** self.integer(-12, 1)))
         if self.chance(0.1):
             low, high = low * 1e-3, high * 1e3
+        elif self.chance(0.03):
+            low, high = 1e-7, 1e4
         return float(np.float32(np.exp(self.rng.uniform(np.log(low), np.log(high)))))
+
+    def ratio(self, low: float, high: float) -> float:
+        """Of two scales: between the bounds, at times anything."""
+        return 10 ** self.rng.uniform(-5, 5) if self.chance(0.06) else self.rng.uniform(low, high)
 
     def zero_point(self, dtype: str) -> int:
         low, high = LIMITS[dtype]
@@ -122,7 +128,7 @@ def _unary(kind: str, *dtypes: str, low: float = 1e-3, high: float = 0.2) -> Gen
         dtype = draw.dtype(*dtypes)
         shape = draw.shape()
         x = draw.operand(shape, dtype, scale=draw.scale(low, high))
-        factor = draw.rng.uniform(0.05, 3)
+        factor = draw.ratio(0.05, 3)
         scale = x.type.quantization.scale * factor if x.type.quantization else None
         return Spec(kind, [x], [draw.type(shape, dtype, scale=scale)])
 
@@ -250,7 +256,10 @@ def _arithmetic(kind: str, *dtypes: str) -> Generator:
         scale = None
         if x.type.quantization and y.type.quantization:
             s1, s2 = x.type.quantization.scale, y.type.quantization.scale
-            scale = draw.rng.uniform(0.05, 3) * (s1 * s2 * 64 if kind == "MUL" else max(s1, s2))
+            scale = draw.ratio(0.05, 3) * (s1 * s2 * 64 if kind == "MUL" else max(s1, s2))
+            if kind != "MUL":
+                # LiteRT aborts at less in ADD, and shifts by negative distances in SUB
+                scale = max(scale, max(s1, s2) * 2.1 / (1 << (15 if dtype == "int16" else 20)))
         if kind in ("ADD", "SUB"):
             options["pot_scale_int16"] = False
         x = draw.fixed(x, 0.1)
@@ -293,7 +302,7 @@ def _div(draw: Draw) -> Spec:
     x, y = draw.operand(a, dtype), draw.operand(b, dtype)
     scale = None
     if x.type.quantization and y.type.quantization:
-        scale = x.type.quantization.scale / y.type.quantization.scale * draw.rng.uniform(0.01, 0.5)
+        scale = x.type.quantization.scale / y.type.quantization.scale * draw.ratio(0.01, 0.5)
     values = draw.values(y.type)
     zero = y.type.quantization.zero_point if y.type.quantization else 0
     y = replace(y, value=np.where(values == zero, zero - 1 if zero > 0 else zero + 1, values).astype(dtype))
@@ -413,7 +422,7 @@ def _product_output(draw: Draw, shape: Sequence[int], x: Operand, weights: Opera
     if not q_x or not q_w:
         return draw.type(shape, dtype)
     typical = float(np.mean(q_w.scales)) * q_x.scale * np.sqrt(depth) * (80 if dtype != "int16" else 60)
-    factor = draw.rng.uniform(0.3, 2) if draw.chance(0.7) else 10 ** draw.rng.uniform(-3, 2)
+    factor = draw.rng.uniform(0.3, 2) if draw.chance(0.7) else 10 ** draw.rng.uniform(-4, 4)
     return draw.type(shape, dtype, scale=max(typical * factor, 1e-30))
 
 
@@ -582,7 +591,7 @@ def _reduction(kind: str, *dtypes: str, rescales: bool) -> Generator:
             axes = [a - len(shape) if draw.chance(0.3) else a for a in axes]
         out = _like(draw, x)
         if rescales and x.type.quantization and draw.chance(0.8):
-            scale = x.type.quantization.scale * draw.rng.uniform(0.1, 3)
+            scale = x.type.quantization.scale * draw.ratio(0.1, 3)
             if kind == "SUM":
                 scale *= np.sqrt(np.prod(shape))
             out = draw.type((1,), x.type.dtype, scale=scale)

@@ -21,6 +21,7 @@ from .support import (
     require_types,
     round_half_away,
     saturate,
+    to_int32,
 )
 from .tables import correctly_rounded, tabulated
 
@@ -88,14 +89,14 @@ def _clipped(
     factor = np.float32(q_in.scale) / np.float32(q_out.scale)
     value = q_out.zero_point + multiply_by_factor(x.astype(np.int64) - q_in.zero_point, *split_factor(float(factor)))
     low, high = LIMITS[dtype]
-    low = max(low, q_out.zero_point + _quantized(least, q_out.scale))
+    low = max(low, int(wrap_int32(q_out.zero_point + _quantized(least, q_out.scale))))
     if greatest is not None:
-        high = min(high, q_out.zero_point + _quantized(greatest, q_out.scale))
+        high = min(high, int(wrap_int32(q_out.zero_point + _quantized(greatest, q_out.scale))))
     return np.minimum(np.maximum(wrap_int32(value), low), high).astype(dtype)
 
 
 def _quantized(value: int, scale: float) -> int:
-    return int(round_half_away(np.asarray(np.float32(value) / np.float32(scale))))
+    return int(to_int32(round_half_away(np.asarray(np.float32(value) / np.float32(scale)))))
 
 
 def leaky_relu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -391,12 +392,14 @@ def hard_swish(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     if out_exponent > 0:
         refuse(op, f"input scale {q_in.scale} with output scale {q_out.scale}")
     slope_multiplier, slope_exponent = _split_int16(float(fine / (np.float32(3) / np.float32(32768))))
+    if slope_exponent > 31:
+        # LiteRT's vector code leaves nothing of such shifts, its scalar code takes the distance modulo 32
+        refuse(op, f"input scale {q_in.scale}")
     value = (x.astype(np.int64) - q_in.zero_point) * 128
     on_output_scale = _high_mul_int16(value, out_multiplier)
     slope = value
     if slope_exponent > 0:
-        # TFLite shifts an int32. Beyond 31 its vector code leaves nothing, while the last few elements, which scalar
-        # code computes, are shifted by the amount modulo 32: no caller can want either.
+        # TFLite shifts an int32
         slope = _clip_int16(slope * int(wrap_int32(1 << slope_exponent - 1)))
     slope = _high_mul_int16(slope, slope_multiplier)
     if slope_exponent > 0:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..numerics import (
     multiply_by_factor,
+    rounding_divide_by_any_pot,
     rounding_divide_by_pot,
     split_factor,
     wrap_int32,
@@ -110,7 +111,7 @@ def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     headroom = fixed_point.count_leading_zeros(np.where(dividend >= 0, dividend, -dividend - 1)) - 1
     quotient = fixed_point.multiply(wrap_int32(dividend << headroom), inverse)
     scaled = fixed_point.multiply(quotient, multiplier)
-    return [activate(op, fixed_point.rounding_divide_by_any_pot(scaled, bits + headroom - exponent), output)]
+    return [activate(op, rounding_divide_by_any_pot(scaled, bits + headroom - exponent), output)]
 
 
 def floor_div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -186,15 +187,17 @@ def _compared(compare: Comparison, op: Operation, inputs: Sequence[NDArray | Non
     assert x and y
     if a.dtype in (np.int8, np.uint8) or (a.dtype == np.int16 and x.quantization and op.kind in ("EQUAL", "NOT_EQUAL")):
         q_a, q_b = parameters(op, x), parameters(op, y)
-        a, b = _comparable(a, q_a), _comparable(b, q_b)
+        a, b = _comparable(op, a, q_a), _comparable(op, b, q_b)
     return [compare(a, b)]
 
 
-def _comparable(x: NDArray, q: Quantization) -> NDArray[np.int64]:
-    """Real values times 256, for scales below 1."""
+def _comparable(op: Operation, x: NDArray, q: Quantization) -> NDArray[np.int64]:
+    """Real values times 256, for scales below 1; for scales above, whether they are negative, as in LiteRT."""
     multiplier, exponent = split_factor(q.scale)
+    if exponent > 16:
+        refuse(op, f"scale {q.scale}")
     scaled = fixed_point.multiply((x.astype(np.int64) - q.zero_point) << 8, multiplier)
-    return fixed_point.rounding_divide_by_any_pot(scaled, -exponent)
+    return rounding_divide_by_any_pot(scaled, -exponent)
 
 
 def equal(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -316,9 +319,12 @@ def _sum(op: Operation, inputs: Sequence[NDArray | None], sign: int) -> NDArray:
         a, q_a.zero_point, left_shift, q_a.scale / twice
     )
     factor = twice / ((1 << left_shift) * q_out.scale)
-    if factor > 1 and op.kind == "ADD":
+    # LiteRT aborts at a factor of 1 in ADD, and shifts by negative distances in SUB: to the sign below 2
+    if factor >= (1 if op.kind == "ADD" else 2):
         refuse(op, f"output scale {q_out.scale} against input scales {q_a.scale} and {q_b.scale}")
-    return activate(op, multiply_by_factor(wrap_int32(total), *split_factor(factor)), output)
+    multiplier, exponent = split_factor(factor)
+    scaled = fixed_point.multiply(wrap_int32(total), multiplier)
+    return activate(op, rounding_divide_by_any_pot(scaled, -exponent), output)
 
 
 def _scaled(x: NDArray, zero_point: int, left_shift: int, factor: float) -> NDArray[np.int64]:

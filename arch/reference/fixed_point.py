@@ -17,7 +17,6 @@ __all__ = [
     "multiply",
     "one_over_one_plus_x",
     "reciprocal",
-    "rounding_divide_by_any_pot",
     "shift_left_saturating",
     "tanh",
 ]
@@ -140,17 +139,6 @@ def reciprocal(x: ArrayLike, integer_bits: int) -> tuple[NDArray[np.int64], NDAr
     x = np.asarray(x, np.int64)
     headroom = count_leading_zeros(x)
     return one_over_one_plus_x((x << headroom) - (1 << 31)), integer_bits - headroom
-
-
-def rounding_divide_by_any_pot(x: ArrayLike, exponent: ArrayLike) -> NDArray[np.int64]:
-    """`rounding_divide_by_pot` also for exponents beyond 0 to 31, for which TFLite's C code is what x86 makes of it.
-
-    There the shift distance counts modulo 32, and 1 is added to values that are not negative.
-    """
-    x, exponent = np.asarray(x, np.int64), np.asarray(exponent, np.int64)
-    defined = (exponent >= 0) & (exponent < 32)
-    proper = rounding_divide_by_pot(x, np.where(defined, exponent, 0))
-    return np.where(defined, proper, wrap_int32((x >> (exponent & 31)) + (x >= 0)))
 
 
 def log(x: ArrayLike, integer_bits: int, result_bits: int) -> NDArray[np.int64]:

@@ -105,7 +105,9 @@ def activation_range(op: Operation, t: TensorType, activation: str) -> tuple[int
     q = parameters(op, t)
 
     def quantize(value: int) -> int:
-        scaled = round_half_away(np.asarray(np.float32(value) / np.float32(q.scale)))
+        scaled = float(round_half_away(np.asarray(np.float32(value) / np.float32(q.scale))))
+        if abs(scaled) > (1 << 31) - 1:
+            refuse(op, f"{activation} of an output of scale {q.scale}")
         return int(scaled) + q.zero_point
 
     least, greatest = bounds
