@@ -182,16 +182,16 @@ class HostPlan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HostPlan:
-        """Inverse of `to_dict`; KeyError, TypeError or ValueError for anything else."""
+        """Inverse of `to_dict`; KeyError, TypeError or AttributeError for another form. Values are not checked."""
         steps = tuple(
             HostStep(
-                inputs=tuple(None if i is None else int(i) for i in v["inputs"]),
-                region=int(v["region"]),
+                inputs=tuple(v["inputs"]),
+                region=v["region"],
                 operation=None if v["operation"] is None else Operation.from_dict(v["operation"]),
             )
             for v in values["steps"]
         )
-        return cls(steps=steps, outputs=tuple(int(i) for i in values["outputs"]), constants=int(values["constants"]))
+        return cls(steps=steps, outputs=tuple(values["outputs"]), constants=values["constants"])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,10 @@ __all__ = ["check_files", "check_host_plan", "check_images", "check_interface", 
 LARGEST_TENSOR = 1 << 28
 """Elements of a tensor at most."""
 DTYPES = frozenset({"bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32"})
+LARGEST_OPTION = float(1 << 32)
+"""Magnitude of a number among an operator's options at most."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_KIND = re.compile(r"[A-Z0-9_]{1,60}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -174,7 +177,8 @@ def _check_call(what: str, manifest: Manifest, step: HostStep, operands: Sequenc
 
 def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None]) -> list[_Held]:
     """operands: what is given; constants have no shape here, None is left out."""
-    what = f"{what} ({op.kind[:40]})"
+    _expect(_KIND.fullmatch(op.kind) is not None, f"{what}: {op.kind[:40]!r} is no operator")
+    what = f"{what} ({op.kind})"
     _expect(len(operands) == len(op.inputs), f"{what}: {len(operands)} operands instead of {len(op.inputs)}")
     _expect(bool(op.outputs), f"{what}: no outputs")
     for held, stated in zip(operands, op.inputs, strict=True):
@@ -186,7 +190,18 @@ def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None])
             _check_shape(what, tensor.shape)
             _expect(tensor.dtype in DTYPES | {"int4"}, f"{what}: unknown dtype {tensor.dtype[:20]!r}")
             _check_scales(what, tensor)
+    for key, value in op.options.items():
+        _check_option(f"{what}: {key[:40]}", value)
     return [(tensor.shape, tensor.dtype) for tensor in op.outputs]
+
+
+def _check_option(what: str, value: Any) -> None:
+    """JSON values of an operator's options: numbers of a size that options have."""
+    for item in value if isinstance(value, tuple) else (value,):
+        _expect(isinstance(item, bool | int | float | str), f"{what}: {str(item)[:40]!r} is no option")
+        if isinstance(item, int | float):
+            # A NaN compares as false.
+            _expect(abs(item) <= LARGEST_OPTION, f"{what}: {item:g} is beyond all bounds")
 
 
 def _check_scales(what: str, tensor: TensorType) -> None:
@@ -194,6 +209,7 @@ def _check_scales(what: str, tensor: TensorType) -> None:
     if q is None:
         return
     _expect(0 < len(q.scales) == len(q.zero_points), f"{what}: {len(q.scales)} scales")
+    _expect(0 <= q.axis < 32, f"{what}: axis {q.axis}")
     axis_fits = len(q.scales) == 1 or (0 <= q.axis < len(tensor.shape) and tensor.shape[q.axis] == len(q.scales))
     _expect(axis_fits, f"{what}: {len(q.scales)} scales for axis {q.axis} of {list(tensor.shape)}")
     for scale, zero_point in zip(q.scales, q.zero_points, strict=True):

@@ -105,12 +105,12 @@ class Operation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Operation:
-        """Inverse of `to_dict`; KeyError, TypeError or ValueError for anything else."""
+        """Inverse of `to_dict`; KeyError, TypeError or AttributeError for another form. Values are not checked."""
         return cls(
-            kind=str(values["kind"]),
+            kind=values["kind"],
             inputs=tuple(None if t is None else _type_from_dict(t) for t in values["inputs"]),
             outputs=tuple(_type_from_dict(t) for t in values["outputs"]),
-            options={str(key): _tuples(value) for key, value in values["options"].items()},
+            options={key: _tuples(value) for key, value in values["options"].items()},
         )
 
 
@@ -124,15 +124,8 @@ def _type_to_dict(t: TensorType) -> dict[str, Any]:
 
 def _type_from_dict(values: Mapping[str, Any]) -> TensorType:
     q = values.get("quantization")
-    return TensorType(
-        shape=tuple(int(v) for v in values["shape"]),
-        dtype=str(values["dtype"]),
-        quantization=None
-        if q is None
-        else Quantization(
-            tuple(float(v) for v in q["scales"]), tuple(int(v) for v in q["zero_points"]), int(q["axis"])
-        ),
-    )
+    quantization = None if q is None else Quantization(tuple(q["scales"]), tuple(q["zero_points"]), q["axis"])
+    return TensorType(tuple(values["shape"]), values["dtype"], quantization)
 
 
 def _tuples(value: Any) -> Any:

@@ -78,7 +78,7 @@ class HostSteps:
         ]
         try:
             return list(evaluate(step.operation, values))
-        except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, LookupError, AttributeError, MemoryError, TypeError, ValueError) as error:
             # Operators that the compiler has tried: only an edited artifact has others.
             text = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise ArtifactError(

@@ -58,8 +58,9 @@ def _register(kind: Literal["accelerator", "step"], index: int, outputs: int) ->
         try:
             results = getattr(call, kind)(index, inputs)
         except BaseException as error:
+            # Raised by `run`: what passes through TVM must be a plain text.
             call.error = error
-            raise
+            raise RuntimeError("an operator outside of the library failed") from None
         for target, result in zip(arguments[first_output:], results, strict=True):
             target.copyfrom(np.ascontiguousarray(result))
 

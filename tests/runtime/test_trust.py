@@ -57,18 +57,6 @@ def test_code_of_another_computer_is_not_loaded_unless_asked_for(plain, elsewher
     assert native and not note and same(got, want)
 
 
-def test_what_only_native_code_can_do_is_refused(plain, elsewhere, monkeypatch):
-    def fail(artifact):
-        raise ArtifactError("an operator that NumPy has not")
-
-    monkeypatch.setattr("nnloom.runtime.session.PortableProgram", fail)
-    with pytest.raises(
-        ArtifactError, match=r"was not compiled here and is not loaded; --native \(native=True\) loads it"
-    ):
-        answer(plain)
-    assert answer(plain, native=True)[1]
-
-
 def test_the_command_line_tells(plain, elsewhere, tmp_path, capfd):
     np.save(tmp_path / "x.npy", np.zeros((1, 6, 5, 3), np.int8))
     arguments = ["run", str(plain), "--input", str(tmp_path / "x.npy"), "--json"]
