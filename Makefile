@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # The folders that are installed as nnloom.*; mypy does not see them through an editable installation.
 PACKAGES := arch boards cli compiler hw runtime sim
 
-.PHONY: help venv demo test test-extras lint benchmarks models docs clean
+.PHONY: help venv demo test test-extras lint lock sbom benchmarks models docs clean
 
 help:
 	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
@@ -15,15 +15,34 @@ help:
 	@echo "make lint        style and types"
 	@echo "make benchmarks  measure the four networks, the memory planner and the tools again"
 	@echo "make models      measure again what the resource and cost models are checked against; an hour"
+	@echo "make lock        resolve the dependencies again: requirements.lock, with hashes"
+	@echo "make sbom        what is installed, as a CycloneDX list: build/sbom.json"
 	@echo "make docs        regenerate the generated documentation"
 
 venv: $(READY)
 
-$(READY): pyproject.toml
+# Versions and hashes of requirements.lock where it is for this computer; elsewhere what pip finds for pyproject.toml.
+LOCKED := import sys, platform; sys.exit((sys.version_info[:2], sys.platform, platform.machine()) != ((3, 11), "linux", "x86_64"))
+
+$(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	if $(BIN)/python -c '$(LOCKED)'; then \
+	  grep -E '^(pip|setuptools)==' requirements.lock > $(VENV)/first.lock && \
+	  $(BIN)/python -m pip install --quiet --require-hashes -r $(VENV)/first.lock && \
+	  $(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r requirements.lock && \
+	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	else \
+	  $(BIN)/python -m pip install --quiet --upgrade pip && $(BIN)/python -m pip install --quiet --editable '.[dev]'; \
+	fi
 	@touch $@
+
+lock: $(READY)
+	$(BIN)/python .ci/lock.py
+
+sbom: $(READY)
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o build/sbom.json $(BIN)/python
+	@echo build/sbom.json
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py

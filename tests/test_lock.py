@@ -1,0 +1,46 @@
+"""requirements.lock is whole: everything that the installation asks for, in a version that it allows, with a hash."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+LINE = re.compile(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
+
+
+def _locked() -> dict[str, Version]:
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    found = [LINE.fullmatch(line) for line in lines]
+    assert all(found), [line for line, match in zip(lines, found, strict=True) if not match]
+    return {match[1]: Version(match[2]) for match in found if match}
+
+
+def _asked() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    texts = [*project["project"]["dependencies"], *project["build-system"]["requires"], "pip"]
+    texts += [text for extra in project["project"]["optional-dependencies"].values() for text in extra]
+    return [requirement for text in texts if (requirement := Requirement(text)).name != "nnloom"]
+
+
+def test_the_lock_covers_what_the_installation_asks_for():
+    locked = _locked()
+    for requirement in _asked():
+        name = canonicalize_name(requirement.name)
+        # The platform of the lock, whatever this one is.
+        place = {"platform_system": "Linux", "platform_machine": "x86_64", "sys_platform": "linux"}
+        if requirement.marker is None or requirement.marker.evaluate({**place, "python_version": "3.11"}):
+            assert name in locked, f"{name} is not in requirements.lock; run 'make lock'"
+            assert requirement.specifier.contains(locked[name]), f"{requirement}, but {locked[name]} is locked"
+
+
+def test_every_dependency_has_bounds():
+    for requirement in _asked():
+        operators = {specifier.operator for specifier in requirement.specifier}
+        free = requirement.name in ("pip", "setuptools", "packaging")
+        assert "==" in operators or {">=", "<"} <= operators or free, f"{requirement} has no upper or lower bound"
