@@ -251,11 +251,34 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock of this file, then hold it. The file is gone afterwards."""
+    if fcntl is None:
+        yield
+        return
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # the file system has no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if not _is_same(handle, path):  # the one before has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(handle)
+
+
 def build_in_cache(kind: str, identity: Sequence[str], build: Callable[[Path], None], *, again: bool = False) -> Path:
     """A folder of the user's cache with what `build` puts there, once: later calls find it.
 
     It is complete or not there: one that was damaged since (`is_whole`) is built again. That of a build that failed is
-    kept for its logs, the last one of each identity.
+    kept for its logs, the last one of each identity. Of several processes that want the same, one builds and the others
+    wait.
 
     Parameters
     ----------
@@ -278,7 +301,9 @@ def build_in_cache(kind: str, identity: Sequence[str], build: Callable[[Path], N
     folder = cache / key
     if not again and is_whole(folder):
         return folder
-    with Scratch(key, cache) as scratch:
+    with _turn(cache / f".{key}.lock"), Scratch(key, cache) as scratch:
+        if not again and is_whole(folder):  # another process has built it meanwhile
+            return folder
         try:
             build(scratch.path)
         except BuildError as error:
