@@ -123,12 +123,13 @@ class FrameReceiver(wiring.Component):
         m.d.sync += [write.eq(octet_valid & (count[:2] == 3)), target.eq(count[2:])]
         with m.If(octet_valid):
             m.d.sync += word.eq(Cat(word[8:], octet))
+            # Octets that are not counted make no word, so a frame that waits stays as it is.
             with m.If(full | self.frame):
                 m.d.sync += bad.eq(1)
             with m.Else():
                 m.d.sync += count.eq(count + 1)
         m.d.comb += [
-            buffer.w_en.eq(write & ~self.frame),
+            buffer.w_en.eq(write),
             buffer.w_addr.eq(Cat(target, fill)),
             buffer.w_data.eq(word),
             buffer.r_addr.eq(Cat(self.address, ~fill)),

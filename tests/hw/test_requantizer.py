@@ -12,6 +12,8 @@ from nnloom.hw.technology import GenericTechnology
 
 EDGES = np.array([-(2**31), -(2**31) + 1, -(2**30), -1, 0, 1, 2**30, 2**31 - 1])
 
+NARROW_EDGES = np.array([s * 2**b + d for s in (-1, 1) for b in (17, 18) for d in (-2, -1, 0, 1, 70)])
+
 
 def parameters_value(config, bias, multiplier, shift):
     words = encode_parameters(config, bias, multiplier, shift)
@@ -64,6 +66,9 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pi
                     acc[:, : len(EDGES) // 2] = rng.choice(EDGES, (pixels, len(EDGES) // 2))
                 if narrow and trial % 4 == 0:
                     acc[:, :3] = rng.choice(EDGES[[0, 2, 6, 7]] // 2, (pixels, 3))
+                if narrow and trial % 4 == 1:
+                    # With the bias: at the limits of 18 bits, and of 19.
+                    acc = rng.choice(NARROW_EDGES, (pixels, 8)) - bias
                 pair = pixels > 1 and bool(rng.integers(2))
                 ctx.set(dut.accumulators.as_value(), pack(acc.reshape(-1), 32))
                 ctx.set(dut.valid, 1)
