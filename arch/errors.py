@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "DeviceCause",
     "DeviceError",
+    "IllegalProgramError",
     "InputError",
     "ModelError",
     "NnloomError",
@@ -50,6 +51,10 @@ class InputError(NnloomError):
 
 class ArtifactError(NnloomError):
     """An artifact directory is missing, damaged, edited, or made for something else."""
+
+
+class IllegalProgramError(ArtifactError):
+    """A program asks for something that the engine does not have, or for addresses beyond its memories."""
 
 
 class DeviceCause(enum.StrEnum):

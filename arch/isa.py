@@ -17,12 +17,16 @@ from .config import FIELD_BITS, PARAMETER_BYTES, AcceleratorConfig
 
 __all__ = [
     "DESCRIPTOR_WORDS",
+    "ERROR_CAUSE_BIT",
+    "ERROR_CAUSE_BITS",
     "FIELDS",
     "MEMORY_WINDOWS",
     "PARAMETER",
     "PROGRAM_COLUMNS",
+    "WATCHDOG_BITS",
     "Counter",
     "Descriptor",
+    "ErrorCause",
     "Field",
     "HostAddress",
     "Kind",
@@ -452,7 +456,7 @@ class Register(enum.IntEnum):
     CONTROL = 0x10
     """write: bit 0 starts the program at PROGRAM_START; ignored while busy"""
     STATUS = 0x14
-    """read: bits of `Status`"""
+    """read: bits of `Status`; bits 5:4 are an `ErrorCause`"""
     CYCLES = 0x18
     """read: cycles of the last program, from the start command to the done flag"""
     LAYERS = 0x1C
@@ -464,13 +468,38 @@ class Status(enum.IntFlag):
 
     BUSY = 1
     DONE = 2
-    """set at the end of a program, cleared by a start"""
+    """set at the end of a program, also of one that was ended by an error; cleared by a start"""
     ERROR = 4
-    """a memory was accessed while busy (the access was ignored); cleared by a start"""
+    """something went wrong since the start, `ErrorCause` says what; cleared by a start"""
+
+
+WATCHDOG_BITS = 30
+"""A program that runs for 2 ** 30 cycles is ended: 10 s, as long as a driver waits, at 107 MHz."""
+ERROR_CAUSE_BIT = 4
+"""Lowest bit of STATUS that holds an `ErrorCause`, the first one since the start."""
+ERROR_CAUSE_BITS = 2
+
+
+class ErrorCause(enum.IntEnum):
+    """What `Status.ERROR` means."""
+
+    NONE = 0
+    """no error"""
+    ACCESS = 1
+    """a memory was accessed while busy; the access was ignored, the program goes on"""
+    PROGRAM = 2
+    """the program asks for what the engine does not have, or has no end (`nnloom.arch.legality`); it was ended"""
+    WATCHDOG = 3
+    """the program ran for 2 ** 30 cycles; it was ended"""
+
+    @classmethod
+    def of(cls, status: int) -> ErrorCause:
+        """The cause in a value of the STATUS register."""
+        return cls(status >> ERROR_CAUSE_BIT & ((1 << ERROR_CAUSE_BITS) - 1))
 
 
 MAGIC = 0x4D4F4F4C
-ISA_VERSION = 4
+ISA_VERSION = 5
 
 
 def weight_stride(config: AcceleratorConfig) -> int:

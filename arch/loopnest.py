@@ -16,6 +16,7 @@ __all__ = [
     "ADD_BATCH",
     "COMPACT_DRAIN",
     "COMPACT_SPACING",
+    "LEAST_START_DELAY",
     "OPERAND_STAGE",
     "PARAMETER_SPACING",
     "REQUANT_STAGES",
@@ -26,6 +27,7 @@ __all__ = [
     "drain_cycles",
     "finish_cycles",
     "issue_cycles",
+    "maximum_taps",
     "parameter_hold",
     "result_latency",
     "result_stage",
@@ -42,6 +44,10 @@ ADD_BATCH = 16
 PARAMETER_SPACING = 4
 """Fewest cycles between the first words of two parameter loads: a set waits this long for its results' turn."""
 
+
+LEAST_START_DELAY = 7
+"""Least `start_delay` after another layer, with `overlap`: the fields of a descriptor are in use until its last
+operands are formed."""
 
 COMPACT_SPACING = 14
 """Compact engine: cycles after the last tap of a result in which neither the step that completes the next one nor a
@@ -165,6 +171,16 @@ def tree_levels(taps: int) -> int:
         values = -(-values // 3)
         levels += 1
     return levels
+
+
+def maximum_taps(config: AcceleratorConfig) -> range:
+    """Taps whose products the running maximum is made of: those that the adder tree has joined with the newest one
+    before its last level. The compiler gives a weight to the newest one alone."""
+    group, size = config.newest_tap, 1
+    for level in range(tree_levels(config.taps) - 1):
+        ways = 3 if level else 2
+        group, size = group // ways, size * ways
+    return range(group * size, min(group * size + size, config.taps))
 
 
 OPERAND_STAGE = 10

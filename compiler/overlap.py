@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
 from nnloom.arch.loopnest import (
+    LEAST_START_DELAY,
     ParameterLoad,
     Step,
     descriptor_cycles,
@@ -25,9 +26,6 @@ from nnloom.arch.loopnest import (
 )
 
 __all__ = ["start_delays"]
-
-_SETTLE = 7
-"""Least `start_delay`: the fields of a descriptor are in use until its last operands are formed."""
 
 
 def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tuple[int, int]]:
@@ -100,7 +98,7 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
         last_cycle = issue_cycles(config, d) - 1
         delay = 0
         if index:
-            delay = max(_SETTLE, mode_stage - (end - last_load))
+            delay = max(LEAST_START_DELAY, mode_stage - (end - last_load))
             start = end + descriptor_cycles(config) + 1
             for cycle, item in timed_steps(config, d):
                 if cycle > deepest:
@@ -108,7 +106,7 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
                 if isinstance(item, Step):
                     for place in _reads(config, d, item):
                         delay = max(delay, written.get(place, 0) - cycle - start)
-            delay = min(delay, max(drain, _SETTLE))
+            delay = min(delay, max(drain, LEAST_START_DELAY))
         result.append(delay)
         latency = result_latency(config, d)
         begin = end + descriptor_cycles(config) + 1 + delay

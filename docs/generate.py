@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnloom.arch import isa, link
+from nnloom.arch import isa, legality, link
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.cli.main import build_parser
 from nnloom.runtime.devices import serial
@@ -104,6 +104,26 @@ def isa_page() -> str:
             ["bit", "name", "meaning"],
             [[s.value.bit_length() - 1, s.name, _doc_of(isa.Status, source, str(s.name))] for s in isa.Status],
         ),
+        "## Error causes",
+        "",
+        f"Bits {isa.ERROR_CAUSE_BIT + isa.ERROR_CAUSE_BITS - 1}:{isa.ERROR_CAUSE_BIT} of STATUS: the first error since "
+        "the start.",
+        "",
+        *_table(
+            ["value", "name", "meaning"],
+            [[c.value, c.name, _doc_of(isa.ErrorCause, source, c.name)] for c in isa.ErrorCause],
+        ),
+        "A program that is ended by an error sets DONE, too; what it has written to activation memory is undefined.",
+        "",
+        "## Illegal programs",
+        "",
+        "`nnloom.arch.legality` is the definition; driver and golden model refuse the same programs with a message. A",
+        "program is illegal if",
+        "",
+        *(f"- {rule}" for rule in legality.RULES),
+        "",
+        "Not checked is time: a layer reads what the one before has written only if its `start_delay` is long enough",
+        "(`compiler/overlap.py`), and a layer that writes to a tensor which it still reads has an undefined answer.",
     ]
     return NOTE + "\n".join(lines).rstrip() + "\n"
 

@@ -17,6 +17,7 @@ from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
     PROGRAM_COLUMNS,
+    WATCHDOG_BITS,
     Counter,
     HostAddress,
     Kind,
@@ -24,13 +25,21 @@ from nnloom.arch.isa import (
     granule_columns,
 )
 
-from .activation_memory import ROW_FETCH_LATENCY, ActivationMemory, MemoryWrite, WritePort, enabled_banks
+from .activation_memory import (
+    ADDRESS_LATENCY,
+    ROW_FETCH_LATENCY,
+    ActivationMemory,
+    MemoryWrite,
+    WritePort,
+    enabled_banks,
+)
 from .compact import CompactAccelerator
 from .delay import delay
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
 from .operand import OPERAND_LATENCY, OperandFetch, description_latency
+from .program_control import ProgramControl
 from .requantizer import REQUANT_LATENCY, Requantizer
 from .sequencer import Sequencer
 from .technology import RAM_LATENCY, GenericTechnology, Technology
@@ -45,17 +54,23 @@ WRITE_QUEUE_DEPTH = 32
 
 
 def make_accelerator(
-    config: AcceleratorConfig, technology: Technology | None = None
+    config: AcceleratorConfig, technology: Technology | None = None, *, watchdog_bits: int = WATCHDOG_BITS
 ) -> "Accelerator | CompactAccelerator":
-    """The engine of a configuration; all have the same members."""
-    return CompactAccelerator(config, technology) if config.compact else Accelerator(config, technology)
+    """The engine of a configuration; all have the same members.
+
+    watchdog_bits: a program is ended after 2 ** watchdog_bits cycles.
+    """
+    kind = CompactAccelerator if config.compact else Accelerator
+    return kind(config, technology, watchdog_bits=watchdog_bits)
 
 
 class Accelerator(wiring.Component):
     """The engine with its memories, registers and host bus.
 
     Reset clears the control state, not the memories. While a program runs the memories belong to the engine:
-    host accesses to them are ignored (reads answer zero) and set `Status.ERROR`.
+    host accesses to them are ignored (reads answer zero) and set `Status.ERROR`. So does a program that the engine
+    cannot run, or that runs for too long (`nnloom.arch.isa.ErrorCause`): it is ended, and what it has written until
+    then is undefined.
 
     Members
     -------
@@ -64,9 +79,16 @@ class Accelerator(wiring.Component):
     busy : Out
     """
 
-    def __init__(self, config: AcceleratorConfig, technology: Technology | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        technology: Technology | None = None,
+        *,
+        watchdog_bits: int = WATCHDOG_BITS,
+    ) -> None:
         assert not config.compact
         self.config = config
+        self.watchdog_bits = watchdog_bits
         self.technology: Technology = technology or GenericTechnology()
         super().__init__({"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)})
 
@@ -97,7 +119,7 @@ class Accelerator(wiring.Component):
         program_start = Signal(16)
         m.d.comb += [
             fetch.start.eq(start),
-            fetch.pc.eq(program_start >> PROGRAM_COLUMN_BITS),
+            fetch.program_start.eq(program_start),
             fetch.word.eq(program.r_data),
             program.r_addr.eq(fetch.address),
             fetch.take.eq(sequencer.take),
@@ -138,7 +160,9 @@ class Accelerator(wiring.Component):
             operand.dense.eq(active.kind == Kind.DENSE),
             operand.row_pair.eq(active.row_pair),
             operand.second.eq(second),
-            weights.address.eq(delay(m, step.weight, operand_stage - WEIGHT_LATENCY, "weight_address")),
+            weights.address.eq(
+                delay(m, step.weight[: config.field_bits], operand_stage - WEIGHT_LATENCY, "weight_address")
+            ),
         ]
 
         if config.row_triples:
@@ -266,22 +290,43 @@ class Accelerator(wiring.Component):
                     banks[b + 1].eq(requantizer.done & (first[b + 1] | (first[b] & requantizer.second))),
                 ]
 
-        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer)
+        m.submodules.control = control = ProgramControl(watchdog_bits=self.watchdog_bits)
+        # A byte of the input beyond the memory; a result, whose granules are known a cycle after the step.
+        input_beyond = activations.beyond & delay(m, sequencer.probe, ADDRESS_LATENCY, "probe", reset=True)
+        granule_bits = (config.bank_granules - 1).bit_length()
+        high, edge = Signal(reset_less=True), Signal(reset_less=True)
+        output_beyond = Signal()
+        m.d.sync += [
+            high.eq(step.out_granule[granule_bits:].any()),
+            edge.eq(step.out_granule[:granule_bits].all()),
+            output_beyond.eq(push & ((pushed.enable[0] & high) | (pushed.enable[1] & edge))),
+        ]
+        m.d.comb += [
+            control.start.eq(start),
+            control.finished.eq(sequencer.finished),
+            control.illegal.eq(sequencer.illegal | fetch.illegal | input_beyond | output_beyond),
+            sequencer.stop.eq(control.stop),
+        ]
+        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer, control)
         return m
 
     def _elaborate_host(
-        self, m: Module, program, activations, weights, written, start, program_start, sequencer: Sequencer
+        self,
+        m: Module,
+        program,
+        activations,
+        weights,
+        written,
+        start,
+        program_start,
+        sequencer: Sequencer,
+        control: ProgramControl,
     ) -> None:
         """Registers, memory windows, cycle counters."""
         config = self.config
         host = self.host
-        busy, done, error = Signal(), Signal(), Signal()
-        cycles = Signal(32)
+        busy, cycles = control.busy, control.cycles
         m.d.comb += self.busy.eq(busy)
-        with m.If(busy):
-            m.d.sync += cycles.eq(cycles + 1)
-        with m.If(sequencer.finished):
-            m.d.sync += [busy.eq(0), done.eq(1)]
 
         # Counters at the end of each descriptor. A start, which clears the count of descriptors, may write once too
         # often: after the last, or at 0.
@@ -319,15 +364,14 @@ class Accelerator(wiring.Component):
                 m.d.sync += [in_window[w].eq(here), writes_to[w].eq(here & host.request.payload.write)]
         offset = request.address[:28]
         memory_access = valid & ~in_window[HostAddress.REGISTERS]
-        with m.If(memory_access & busy):
-            m.d.sync += error.eq(1)
+        m.d.comb += control.access.eq(memory_access)
 
         with m.If(valid & writes_to[HostAddress.REGISTERS]), m.Switch(offset[:8]):
             with m.Case(Register.PROGRAM_START):
                 m.d.sync += program_start.eq(request.data)
             with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
                 m.d.comb += start.eq(1)
-                m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1), *(count.eq(0) for count in waits)]
+                m.d.sync += [count.eq(0) for count in waits]
         program_write = valid & writes_to[HostAddress.PROGRAM] & ~busy
         program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
         with m.If(program_write):
@@ -394,7 +438,7 @@ class Accelerator(wiring.Component):
                 (Register.MAGIC, Const(MAGIC, 32)),
                 (Register.VERSION, Const(ISA_VERSION, 32)),
                 (Register.CONFIG_HASH, Const(config.hash, 32)),
-                (Register.STATUS, Cat(busy, done, error)),
+                (Register.STATUS, control.status),
                 (Register.CYCLES, cycles),
                 (Register.PROGRAM_START, program_start),
                 (Register.LAYERS, sequencer.completed),

@@ -10,6 +10,7 @@ from .delay import delay
 from .technology import MULTIPLIER_LATENCY, RAM_LATENCY, Technology
 
 __all__ = [
+    "ADDRESS_LATENCY",
     "ROW_FETCH_LATENCY",
     "ActivationMemory",
     "MemoryWrite",
@@ -22,6 +23,9 @@ __all__ = [
 ROW_FETCH_LATENCY = MULTIPLIER_LATENCY - 1 + 1 + 1 + RAM_LATENCY + 2
 """Cycles from `request` to `rows`: row product (its operand comes a cycle before), base sum, bank addresses, memory,
 granule swap, row rotation."""
+
+ADDRESS_LATENCY = MULTIPLIER_LATENCY + 1
+"""Cycles from `row_ahead` to the address of its row."""
 
 WRITE_LATENCY = 1
 """Cycles from `write` to the memory's own write port."""
@@ -100,6 +104,7 @@ class ActivationMemory(wiring.Component):
     write : In(MemoryWrite); the word is readable by requests whose `q` comes two cycles before or later
     host_bank, host_granule, host_read : In; while `host_read`, the banks read this granule instead
     host_data : Out; `RAM_LATENCY` + 3 cycles after: the granule, or the two of a 32-bit word
+    beyond : Out; `ADDRESS_LATENCY` cycles after `row_ahead`: byte `q` of `row`, both positive, is beyond the memory
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -114,6 +119,7 @@ class ActivationMemory(wiring.Component):
                 "host_bank": In(2),
                 "host_granule": In(config.field_bits),
                 "host_data": Out(8 * config.granule * config.host_granules),
+                "beyond": Out(1),
             }
         )
 
@@ -143,9 +149,14 @@ class ActivationMemory(wiring.Component):
         same, next_ = [], []
         for candidates, part, name in ((same, offset_same, "same"), (next_, offset_next, "next")):
             for more in range(2):
-                granule = Signal(address_bits + 1, name=f"granule_{name}_{more}", reset_less=True)
+                # The first one keeps the carry of its sum.
+                first = candidates is same and not more
+                granule = Signal(address_bits + 1 + first, name=f"granule_{name}_{more}", reset_less=True)
                 m.d.sync += granule.eq(product.p + part + more)
                 candidates.append(granule)
+        too_large = Signal(reset_less=True)
+        m.d.sync += too_large.eq(product.p[address_bits + 1 :].any() | offset_same[address_bits + 1 :].any())
+        m.d.comb += self.beyond.eq(too_large | same[0][-1])
         low = delay(m, request.row_ahead[:2], MULTIPLIER_LATENCY, "row_low")
 
         # Writes: of granules g, g + 1 one is in the even memories, the other in the odd ones.

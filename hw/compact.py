@@ -17,6 +17,7 @@ from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
     PROGRAM_COLUMNS,
+    WATCHDOG_BITS,
     HostAddress,
     Kind,
     Register,
@@ -30,6 +31,7 @@ from .compact_requantizer import SerialRequantizer, serial_requant_latency
 from .delay import delay
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
+from .program_control import ProgramControl
 from .sequencer import Sequencer
 from .technology import GenericTechnology, Technology
 
@@ -182,7 +184,8 @@ class CompactAccelerator(wiring.Component):
     """The compact engine with its memories, registers and host bus: as `Accelerator`, with `config.compact`.
 
     Reset clears the control state, not the memories. While a program runs the memories belong to the engine: host
-    accesses to them are ignored (reads answer zero) and set `Status.ERROR`.
+    accesses to them are ignored (reads answer zero) and set `Status.ERROR`. Programs that it cannot run are ended, as
+    `Accelerator` does.
 
     Members
     -------
@@ -191,9 +194,16 @@ class CompactAccelerator(wiring.Component):
     busy : Out
     """
 
-    def __init__(self, config: AcceleratorConfig, technology: Technology | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        technology: Technology | None = None,
+        *,
+        watchdog_bits: int = WATCHDOG_BITS,
+    ) -> None:
         assert config.compact
         self.config = config
+        self.watchdog_bits = watchdog_bits
         self.technology: Technology = technology or GenericTechnology()
         super().__init__({"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)})
 
@@ -216,7 +226,7 @@ class CompactAccelerator(wiring.Component):
         start, program_start = Signal(), Signal(16)
         m.d.comb += [
             fetch.start.eq(start),
-            fetch.pc.eq(program_start >> (PROGRAM_COLUMNS - 1).bit_length()),
+            fetch.program_start.eq(program_start),
             fetch.word.eq(Cat(column.r_data for column in program)),
             *(column.r_addr.eq(fetch.address) for column in program),
             fetch.take.eq(sequencer.take),
@@ -231,7 +241,7 @@ class CompactAccelerator(wiring.Component):
         reading = delay(m, slot.read, 2, "read", reset=True)
         row, q, kernel_row = (delay(m, slot[name], 1, name) for name in ("row", "q", "kernel_row"))
         m.submodules.row_product = row_product = self.technology.product(signed_a=False)
-        column, bank = Signal(config.field_bits, reset_less=True), Signal(2, reset_less=True)
+        column, bank = Signal(config.field_bits + 1, reset_less=True), Signal(2, reset_less=True)
         inside = Signal(reset_less=True)
         m.d.comb += [row_product.a.eq((row >> 2)[: config.field_bits]), row_product.b.eq(active.in_row_stride)]
         m.d.sync += [
@@ -245,6 +255,15 @@ class CompactAccelerator(wiring.Component):
                 & (q < active.in_row_bytes)
             ),
         ]
+        # The probe: cycle 2 has the parts of its address, cycle 3 whether the sum is beyond the memory.
+        memory_bits = (config.bank_granules - 1).bit_length()
+        probed = delay(m, sequencer.probe & ~slot.read, 3, "probe", reset=True)
+        input_beyond = Signal()
+        total = Signal(memory_bits + 1)
+        m.d.comb += total.eq(row_product.p[:memory_bits] + column[:memory_bits])
+        m.d.sync += input_beyond.eq(
+            probed & (total[-1] | row_product.p[memory_bits:].any() | column[memory_bits:].any())
+        )
         # Cycle 2: a result goes to memory where nothing is read, and the host has the memory while no program runs.
         target = data.StructLayout({"bank": 2, "granule": config.field_bits, "enable": 2})
         pending = Signal()
@@ -308,6 +327,11 @@ class CompactAccelerator(wiring.Component):
         # A result's address follows it: through the accumulators, through the requantizer, to the write.
         step = sequencer.step
         issued, finishing = Signal(target, reset_less=True), Signal(target, reset_less=True)
+        output_beyond = Signal()
+        out, lower_only = step.out_granule, step.half
+        m.d.sync += output_beyond.eq(
+            slot.read & slot.last & (out[memory_bits:].any() | (out[:memory_bits].all() & ~lower_only))
+        )
         with m.If(slot.read & slot.last):
             m.d.sync += [
                 issued.bank.eq(step.out_bank),
@@ -327,8 +351,25 @@ class CompactAccelerator(wiring.Component):
             self.trace.enable.eq(place.enable),
             self.trace.data.eq(result),
         ]
+        m.submodules.control = control = ProgramControl(watchdog_bits=self.watchdog_bits)
+        m.d.comb += [
+            control.start.eq(start),
+            control.finished.eq(sequencer.finished),
+            control.illegal.eq(sequencer.illegal | fetch.illegal | input_beyond | output_beyond),
+            sequencer.stop.eq(control.stop),
+        ]
         self._elaborate_host(
-            m, program, activations, host_access, host_write, host_weights, host_tap, start, program_start, sequencer
+            m,
+            program,
+            activations,
+            host_access,
+            host_write,
+            host_weights,
+            host_tap,
+            start,
+            program_start,
+            sequencer,
+            control,
         )
         return m
 
@@ -386,17 +427,13 @@ class CompactAccelerator(wiring.Component):
         start: Signal,
         program_start: Signal,
         sequencer: Sequencer,
+        control: ProgramControl,
     ) -> None:
         """Registers and memory windows."""
         config = self.config
         request, response = self.host.request, self.host.response
-        busy, done, error = Signal(), Signal(), Signal()
-        cycles = Signal(32)
+        busy = control.busy
         m.d.comb += self.busy.eq(busy)
-        with m.If(busy):
-            m.d.sync += cycles.eq(cycles + 1)
-        with m.If(sequencer.finished):
-            m.d.sync += [busy.eq(0), done.eq(1)]
 
         offset = request.payload.address[:28]
         window = request.payload.address[28:]
@@ -409,8 +446,8 @@ class CompactAccelerator(wiring.Component):
                 (Register.MAGIC, Const(MAGIC, 32)),
                 (Register.VERSION, Const(ISA_VERSION, 32)),
                 (Register.CONFIG_HASH, Const(config.hash, 32)),
-                (Register.STATUS, Cat(busy, done, error)),
-                (Register.CYCLES, cycles),
+                (Register.STATUS, control.status),
+                (Register.CYCLES, control.cycles),
                 (Register.PROGRAM_START, program_start),
                 (Register.LAYERS, sequencer.completed),
             ):
@@ -435,9 +472,8 @@ class CompactAccelerator(wiring.Component):
                                 m.d.sync += program_start.eq(written)
                             with m.Case(Register.CONTROL), m.If(written[0] & ~busy):
                                 m.d.comb += start.eq(1)
-                                m.d.sync += [busy.eq(1), done.eq(0), error.eq(0), cycles.eq(1)]
                     with m.Elif(busy):
-                        m.d.sync += error.eq(1)
+                        m.d.comb += control.access.eq(1)
                     with m.Elif(window == HostAddress.ACTIVATIONS >> 28):
                         m.d.comb += [access.eq(1), write.eq(request.payload.write)]
                         with m.If(~request.payload.write):

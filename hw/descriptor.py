@@ -1,11 +1,12 @@
 """Descriptor layout and prefetch."""
 
-from amaranth.hdl import Cat, Module, Signal, signed, unsigned
+from amaranth.hdl import Cat, Module, Signal, Value, signed, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import DESCRIPTOR_WORDS, FIELDS, PROGRAM_COLUMNS, field_width
+from nnloom.arch.legality import program_memory_words, sign_bits, unseen_bits
 
 from .technology import RAM_LATENCY
 
@@ -31,24 +32,33 @@ def descriptor_layout(config: AcceleratorConfig) -> data.FlexibleLayout:
 class DescriptorFetch(wiring.Component):
     """Reads descriptors one ahead of the sequencer.
 
-    After `start` the descriptor at `pc` is read; it stands on `descriptor` while `valid`. `take` consumes
+    After `start` the descriptor at `program_start` is read; it stands on `descriptor` while `valid`. `take` consumes
     it and starts reading the next one, unless it was the last. A descriptor takes
     `READS` + 3 cycles to arrive.
 
+    Parameters
+    ----------
+    address_width
+        Bits of an address of the program memory.
+
     Members
     -------
-    start, pc : In; program memory word
+    start, program_start : In; 32-bit word of program memory
+    illegal : Out; registered; what is being read is beyond the program memory, has bits without a meaning, or the start
+        is not at a word of the memory
     address, word : program memory read port (`RAM_LATENCY` cycles)
     descriptor, valid : Out
     take : In; only while `valid`
     """
 
     def __init__(self, config: AcceleratorConfig, *, address_width: int) -> None:
+        self.config = config
         self.address_width = address_width
         super().__init__(
             {
                 "start": In(1),
-                "pc": In(address_width),
+                "program_start": In(16),
+                "illegal": Out(1),
                 "address": Out(address_width),
                 "word": In(32 * PROGRAM_COLUMNS),
                 "descriptor": Out(descriptor_layout(config)),
@@ -59,7 +69,9 @@ class DescriptorFetch(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        address = Signal(self.address_width)
+        # Enough bits that no address comes back into the memory.
+        column_bits = (PROGRAM_COLUMNS - 1).bit_length()
+        address = Signal(max(self.address_width + 1, len(self.program_start) - column_bits))
         reading = Signal()
         count = Signal(range(READS + RAM_LATENCY + 1))
         words = Signal(32 * DESCRIPTOR_WORDS, reset_less=True)
@@ -84,5 +96,23 @@ class DescriptorFetch(wiring.Component):
         with m.If(begin):
             m.d.sync += [reading.eq(1), count.eq(0), capture.eq(0)]
         with m.If(self.start):
-            m.d.sync += [address.eq(self.pc), self.valid.eq(0)]
+            m.d.sync += [address.eq(self.program_start >> column_bits), self.valid.eq(0)]
+
+        last_start = program_memory_words(self.config) // PROGRAM_COLUMNS - READS
+        beyond = (count == 0) & (address > last_start)
+        unseen = Signal()
+        words_read = [self.word.word_select(i, 32) for i in range(PROGRAM_COLUMNS)] * READS
+        wrong: list[list[Value]] = [
+            [word[bit] for bit in range(32) if mask >> bit & 1]
+            for word, mask in zip(words_read, unseen_bits(self.config).tolist(), strict=True)
+        ]
+        for (index, sign), above in sign_bits(self.config).items():
+            wrong[index] += [words_read[index][bit] ^ words_read[index][sign] for bit in above]
+        with m.Switch(count):
+            for read in range(READS):
+                with m.Case(RAM_LATENCY + read):
+                    found = wrong[read * PROGRAM_COLUMNS : (read + 1) * PROGRAM_COLUMNS]
+                    m.d.comb += unseen.eq(Cat(*found).any())
+        misplaced = self.start & self.program_start[:column_bits].any()
+        m.d.sync += self.illegal.eq((reading & (beyond | unseen)) | misplaced)
         return m

@@ -13,16 +13,21 @@ from amaranth.lib import wiring
 from nnloom.arch.errors import BuildError, ToolMissingError
 from nnloom.arch.files import Scratch
 
-__all__ = ["emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
+__all__ = ["ARCH_MODULES", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
+
+
+ARCH_MODULES = ("config", "dma", "isa", "legality", "link", "loopnest", "numerics")
+"""What of `nnloom.arch` the RTL is made of."""
 
 
 def source_hash(*packages: str) -> str:
-    """Hash of the Python sources that generate RTL: the `arch` and `hw` packages, and further folders given."""
+    """Hash of the Python sources that generate RTL: `hw`, the modules of `arch` that it uses, further folders given."""
     digest = hashlib.sha256()
     here = Path(__file__).resolve().parent
-    for folder in (here.parent / "arch", here, *(Path(p) for p in packages)):
-        for file in sorted(folder.glob("**/*.py")):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    shared = [here.parent / "arch" / f"{name}.py" for name in ARCH_MODULES]
+    folders = [here, *(Path(p) for p in packages)]
+    for file in [*shared, *(file for folder in folders for file in sorted(folder.glob("**/*.py")))]:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

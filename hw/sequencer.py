@@ -9,6 +9,7 @@ from nnloom.arch.isa import Counter, Kind
 from nnloom.arch.loopnest import PARAMETER_SPACING, parameter_hold
 
 from .descriptor import descriptor_layout
+from .legality import DescriptorCheck
 
 __all__ = ["Sequencer", "step_layout"]
 
@@ -30,10 +31,10 @@ def step_layout(config: AcceleratorConfig) -> data.StructLayout:
             "result": 1,
             "to_addend": 1,
             "out_bank": 2,
-            "out_granule": bits,
+            "out_granule": bits + 1,  # more than any address has: one beyond the memory is seen as such
             "half": 1,  # write the lower granule only
             "pair": 1,  # the second pixel has a result, too
-            "weight": bits,
+            "weight": bits + 1,
         }
     )
 
@@ -75,6 +76,11 @@ class Sequencer(wiring.Component):
     row_ahead : Out; `step.row` one cycle before
     finished : Out; one cycle, `drain` cycles after the last step of the last descriptor
     completed : Out; descriptors finished since `start`
+    probe : Out; in the cycle of `row_ahead`: it is the row of the last byte of the input (of an ADD first of operand Y,
+        then of X), which no step reads; `step.q` is that byte one cycle after
+    illegal : Out; registered; the descriptor, or an address, is none that the engine has
+    stop : In; end the program as if this were its last step, before any step that is not issued yet; a batch of an ADD
+        goes to its end, so that the addend queue is empty
     waits : Out; registered; what a cycle without a step was spent on: `Counter` from WAITS_START on
     """
 
@@ -92,6 +98,9 @@ class Sequencer(wiring.Component):
                 "row_ahead": Out(signed(config.field_bits + 1)),
                 "finished": Out(1),
                 "completed": Out(16),
+                "probe": Out(1),
+                "illegal": Out(1),
+                "stop": In(1),
                 "waits": Out(len(Counter) - 1),
             }
         )
@@ -112,12 +121,17 @@ class Sequencer(wiring.Component):
         if not self.config.compact:
             m.d.sync += is_add.eq(self.active.kind == Kind.ADD)
         event = Signal(_EVENT_LAYOUT)
-        self._elaborate_control(m, event, is_add, taken)
-        self._elaborate_addresses(m, event, is_add, taken)
+        malformed = Signal()
+        self._elaborate_control(m, event, is_add, taken, malformed)
+        beyond = self._elaborate_addresses(m, event, is_add, taken)
+        m.d.sync += self.illegal.eq(malformed | beyond)
         return m
 
-    def _elaborate_control(self, m: Module, event, is_add: Signal, taken: Signal) -> None:
-        """Stage 1: loop counters, pacing, states. Says in `event` what happens, and which loops turn."""
+    def _elaborate_control(self, m: Module, event, is_add: Signal, taken: Signal, malformed: Signal) -> None:
+        """Stage 1: loop counters, pacing, states. Says in `event` what happens, and which loops turn.
+
+        malformed: set as the next descriptor is refused, in the state before it would begin.
+        """
         config = self.config
         d = self.active
 
@@ -206,29 +220,48 @@ class Sequencer(wiring.Component):
         delayed = Signal()
         drain = Signal(range(self.drain + 2))
         starting, loading = Signal(), Signal()
+        m.submodules.check = check = DescriptorCheck(config)
+        begun = Signal()
+        m.d.comb += [check.descriptor.eq(self.next), check.first.eq(~begun)]
+        probe_x = Signal()
+        m.d.sync += probe_x.eq(0)
+        m.d.comb += self.probe.eq(probe_x)
+
+        def end_program() -> None:
+            m.d.sync += drain.eq(self.drain + 1)
+            m.next = "DRAIN"
+
         m.d.sync += self.waits.eq(Cat(starting, loading, run & ~issue))
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
-                m.d.sync += self.completed.eq(0)
+                m.d.sync += [self.completed.eq(0), begun.eq(0)]
                 m.next = "FETCH"
             with m.State("FETCH"):
                 m.d.comb += starting.eq(1)
                 m.d.sync += [delay.eq(self.next.start_delay), delayed.eq(self.next.start_delay == 0)]
                 with m.If(self.next_valid):
                     m.next = "DELAY"
+                with m.If(self.stop):
+                    end_program()
             with m.State("DELAY"):
                 m.d.comb += [starting.eq(1), settle.eq(1)]
                 m.d.sync += [delay.eq(delay - 1), delayed.eq(delay == 1)]
                 with m.If(delayed):
-                    m.d.sync += taken.eq(1)
-                    m.next = "TAKE"
+                    m.d.comb += malformed.eq(check.illegal)
+                    with m.If(check.illegal | self.stop):
+                        # Not taken: its `start_delay` may be too short for what is on its way.
+                        end_program()
+                    with m.Else():
+                        m.d.sync += taken.eq(1)
+                        m.next = "TAKE"
             with m.State("TAKE"):
                 # The addresses of the first group are taken with the descriptor.
                 m.d.comb += starting.eq(1)
-                m.d.sync += taken.eq(0)
+                m.d.sync += [taken.eq(0), begun.eq(1), event.phase.eq(0)]
                 m.next = "BEGIN"
             with m.State("BEGIN"):
-                m.d.comb += starting.eq(1)
+                m.d.comb += [starting.eq(1), self.probe.eq(1)]
+                m.d.sync += [probe_x.eq(1), event.phase.eq(d.kind == Kind.ADD)]
                 m.d.sync += [*g.reload(), *oy.reload(), *begin_row, load_index.eq(0), event.begin.eq(1)]
                 m.next = "LOAD"
             with m.State("LOAD"):
@@ -251,6 +284,8 @@ class Sequencer(wiring.Component):
                         m.next = "FETCH" if config.overlap else "EMPTY"
                         with m.If(d.last):
                             m.next = "DRAIN"
+                    with m.If(self.stop & (~is_add | (kx.last & ky.last))):
+                        end_program()
             if not config.overlap:
                 # The pipeline uses the descriptor until the last result is written.
                 with m.State("EMPTY"):
@@ -298,8 +333,12 @@ class Sequencer(wiring.Component):
                             m.d.sync += [*oy.reload(), *g.advance()]
                             m.d.sync += event.begin.eq(~g.last)
 
-    def _elaborate_addresses(self, m: Module, event, is_add: Signal, taken: Signal) -> None:
-        """Stage 2: addresses; each keeps the value that the next turn of its loop will use."""
+    def _elaborate_addresses(self, m: Module, event, is_add: Signal, taken: Signal) -> Value:
+        """Stage 2: addresses; each keeps the value that the next turn of its loop will use.
+
+        Registers have a bit more than addresses, so that none comes back into its range unseen. Returns whether one has
+        left it.
+        """
         config = self.config
         d = self.active
 
@@ -307,17 +346,17 @@ class Sequencer(wiring.Component):
             return Signal(shape, name=name, reset_less=True)
 
         bits = config.field_bits
-        q = state(signed(bits + 2), "q")
-        q_ox, q_ox_next = state(signed(bits + 2), "q_ox"), state(signed(bits + 2), "q_ox_next")
-        q_row, q_row_next = state(signed(bits + 2), "q_row"), state(signed(bits + 2), "q_row_next")
-        q_g, q_g_next = state(signed(bits + 2), "q_g"), state(signed(bits + 2), "q_g_next")
-        row, row_oy, row_oy_next = (state(signed(bits + 1), n) for n in ("row", "row_oy", "row_oy_next"))
-        kernel_row = state(8, "kernel_row")
-        weight, weight_first = state(bits, "weight"), state(bits, "weight_first")
-        group, group_next = state(bits, "group"), state(bits, "group_next")
-        load = state(bits, "load")
-        out, out_row_next = state(bits, "out"), state(bits, "out_row_next")
-        out_g, out_g_next = state(bits, "out_g"), state(bits, "out_g_next")
+        q = state(signed(bits + 3), "q")
+        q_ox, q_ox_next = state(signed(bits + 3), "q_ox"), state(signed(bits + 3), "q_ox_next")
+        q_row, q_row_next = state(signed(bits + 3), "q_row"), state(signed(bits + 3), "q_row_next")
+        q_g, q_g_next = state(signed(bits + 3), "q_g"), state(signed(bits + 3), "q_g_next")
+        row, row_oy, row_oy_next = (state(signed(bits + 2), n) for n in ("row", "row_oy", "row_oy_next"))
+        kernel_row = state(9, "kernel_row")
+        weight, weight_first = state(bits + 1, "weight"), state(bits + 1, "weight_first")
+        group, group_next = state(bits + 1, "group"), state(bits + 1, "group_next")
+        load = state(bits + 1, "load")
+        out, out_row_next = state(bits + 1, "out"), state(bits + 1, "out_row_next")
+        out_g, out_g_next = state(bits + 1, "out_g"), state(bits + 1, "out_g_next")
         out_bank = state(2, "out_bank")
         m.d.sync += [
             # Settled two cycles after a change of group; parameter loads are further apart than that.
@@ -326,15 +365,21 @@ class Sequencer(wiring.Component):
             out_g_next.eq(out_g + d.out_step_g),
         ]
 
+        # The last byte of the input, for the probe.
+        last_row, last_byte = state(bits, "last_row"), state(bits, "last_byte")
+        m.d.sync += [last_row.eq(self.next.in_rows - 1), last_byte.eq(self.next.in_row_bytes - 1)]
+        row_now = Signal(signed(bits + 1))
+        m.d.comb += row_now.eq(Mux(self.probe, last_row, row))
+
         s = self.step
-        m.d.comb += self.row_ahead.eq(row)
+        m.d.comb += self.row_ahead.eq(row_now)
         m.d.sync += [
             s.load.eq(event.load),
             s.load_last.eq(event.load & event.load_last),
             s.step.eq(event.step),
             s.weight.eq(Mux(event.load, load, weight)),
-            s.row.eq(row),
-            s.q.eq(q),
+            s.row.eq(row_now),
+            s.q.eq(Mux(self.probe, last_byte, q)),
             s.kernel_row.eq(kernel_row),
             s.operand_x.eq(event.phase),
             s.multiply.eq(event.multiply),
@@ -399,5 +444,16 @@ class Sequencer(wiring.Component):
                 q_g.eq(q_g + d.q_step_g),
                 out_g.eq(out_g_next),
             ]
+        # Is an address in use that the engine does not have? Results are watched where they are written.
+        last_kernel_row: Value = kernel_row[8]
+        if config.row_triples:
+            beyond_triple = kernel_row[2:8].all() & kernel_row[:2].any()
+            last_kernel_row = last_kernel_row | (d.row_triple & beyond_triple)
+        beyond = Signal(2)
+        m.d.sync += [
+            beyond[0].eq(event.step & ((~q[-1] & q[-2]) | (~row[-1] & row[-2]) | last_kernel_row)),
+            beyond[1].eq((s.load | s.step) & (s.weight >= config.weight_words)),
+        ]
         with m.If(taken):
             m.d.sync += [q_g.eq(self.next.q_start), group.eq(self.next.weight_base), out_g.eq(self.next.out_base)]
+        return beyond.any()

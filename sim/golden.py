@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import Descriptor, Kind, decode_parameters, decode_program
-from nnloom.arch.loopnest import ParameterLoad, Step, steps
+from nnloom.arch.errors import IllegalProgramError
+from nnloom.arch.isa import Descriptor, Kind, decode_parameters
+from nnloom.arch.legality import check_program
+from nnloom.arch.loopnest import ParameterLoad, Step, maximum_taps, steps
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, requantize, wrap_int32
 
 __all__ = ["GoldenModel", "WriteTrace", "execute_literally"]
@@ -111,7 +113,7 @@ class GoldenModel:
     program
         uint32 words of program memory.
     weights
-        uint8 [words, weight_word_bytes].
+        uint8 [words, weight_word_bytes]; the words of the memory beyond are zero.
     activations
         Activation memory of another model to work on, uint8 [bank, byte]; default: one of its own, of zeros.
     """
@@ -125,6 +127,8 @@ class GoldenModel:
     ) -> None:
         self.config = config
         self.program = program
+        missing = max(0, config.weight_words - len(weights))
+        weights = np.concatenate([weights, np.zeros((missing, config.weight_word_bytes), np.uint8)])
         self.weights = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
         shape = (config.row_banks, config.bank_granules * config.granule)
         self.activations = np.zeros(shape, np.uint8) if activations is None else activations
@@ -161,12 +165,19 @@ class GoldenModel:
 
         Raises
         ------
-        ValueError
-            If the program does not end.
+        IllegalProgramError
+            If the engine would refuse the program.
         """
+        try:
+            return [self.execute(d) for d in self.descriptors(program_start)]
+        except MemoryError as error:
+            raise IllegalProgramError("the program takes too many steps for the golden model's memory") from error
+
+    def descriptors(self, program_start: int = 0) -> list[Descriptor]:
+        """The program that starts at a word; raises IllegalProgramError as `run` does."""
         if program_start not in self._programs:
-            self._programs[program_start] = decode_program(self.program, program_start)
-        return [self.execute(d) for d in self._programs[program_start]]
+            self._programs[program_start] = check_program(self.config, self.program, program_start)
+        return self._programs[program_start]
 
     def execute(self, d: Descriptor) -> WriteTrace:
         """Run one descriptor."""
@@ -206,7 +217,10 @@ class GoldenModel:
         if d.narrow:
             total = np.clip(total, -(1 << 17), (1 << 17) - 1)
         y = requantize(total, multiplier, shift, double_rounding=bool(d.double_rounding)) + d.out_zero_point
-        return np.clip(y, d.act_min, d.act_max).astype(np.int8).view(np.uint8)
+        # The lower clamp is looked at first, which matters if it is above the upper one.
+        clamped = np.where(y < d.act_min, d.act_min, np.minimum(y, d.act_max)) if d.act_min > d.act_max else None
+        clamped = np.clip(y, d.act_min, d.act_max) if clamped is None else clamped
+        return clamped.astype(np.int8).view(np.uint8)
 
     def _targets(self, d: Descriptor, columns: int) -> tuple[NDArray, NDArray]:
         """(bank, granule) of the results, in order [n_g, n_oy, columns, pixels]."""
@@ -331,7 +345,8 @@ class GoldenModel:
         step = np.arange(per_pixel) if d.weights_advance else np.zeros(1, int)
         group = d.weight_base + np.arange(d.n_g)[:, None] * d.weight_step_g
         weights = self.weights[group + sets * config.parameter_words + step].transpose(3, 0, 2, 1)
-        used = range(config.window_columns * config.window_rows)
+        used = maximum_taps(config) if d.maximum else range(config.window_columns * config.window_rows)
+        used = range(used.start, min(used.stop, config.window_columns * config.window_rows))
         if add:
             targets = self._add_targets(d)
         else:
@@ -358,16 +373,27 @@ class GoldenModel:
         words = total.astype(np.int64).reshape(d.n_g, lanes, -1, 2, d.n_kx)
         y, x = (words[:, :, :, i].reshape(d.n_g, lanes, -1).transpose(0, 2, 1) for i in range(2))
         first, second = layer.parameters
-        y = wrap_int32((y << ADD_LEFT_SHIFT) + first.bias)
+        y, x = _addend_value(y), _addend_value(x)
+        y = _upper_part(wrap_int32((y << ADD_LEFT_SHIFT) + first.bias))
         addend = requantize(y, first.multiplier, first.shift, double_rounding=bool(d.double_rounding))
         x = wrap_int32((x << (ADD_LEFT_SHIFT - 1)) + addend)
         return self._finish(d, x, second.multiplier, second.shift)
 
 
+def _addend_value(value: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Operands of an ADD have ten bits (signed): a byte and its sign would do."""
+    return (value + 512 & 1023) - 512
+
+
+def _upper_part(value: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Operand Y is requantized without its low 17 bits, which are zero if those of its bias are."""
+    return value >> 17 << 17
+
+
 def _result_pixels(d: Descriptor, columns: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Output row and column of each result of a group, in the order of the hardware."""
     pixels = 2 if d.pixel_pair else 1
-    rows = d.n_oy * pixels - d.odd_rows
+    rows = d.n_oy * pixels - (d.odd_rows if d.pixel_pair else 0)
     oy, column, pixel = np.ogrid[: d.n_oy, :columns, :pixels]
     y, column = np.broadcast_arrays(oy * pixels + pixel, column)
     # The last pair may have one row only.
@@ -456,7 +482,8 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             continue
         total = (operands * model.weights[step.weight].astype(np.int64)).sum(2)
         accumulator = total if step.first else accumulator + total
-        value = total[0].astype(np.int8).astype(np.int64)
+        products = operands[0] * model.weights[step.weight].astype(np.int64)
+        value = products[:, maximum_taps(config)].sum(1).astype(np.int8).astype(np.int64)
         maximum = value if step.first else np.maximum(maximum, value)
         if not step.result:
             continue
@@ -468,8 +495,10 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             written.append((step.out_bank + 1, step.out_granule, step.out_enable, second_pixel))
             continue
         result = maximum if d.maximum else accumulator[0]
+        if d.kind == Kind.ADD:
+            result = _addend_value(result)
         if step.to_addend:
-            y = wrap_int32((result << ADD_LEFT_SHIFT) + bias)
+            y = _upper_part(wrap_int32((result << ADD_LEFT_SHIFT) + bias))
             addends.append(requantize(y, multiplier, shift, double_rounding=bool(d.double_rounding)))
             continue
         if d.kind == Kind.ADD:
@@ -478,8 +507,8 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             result = result + bias
         data = model._finish(d, wrap_int32(result), multiplier, shift)
         written.append((step.out_bank, step.out_granule, step.out_enable, data))
-    bank, granule, enable = (np.array([w[i] for w in written]) for i in range(3))
-    data = np.array([w[3] for w in written])
+    bank, granule, enable = (np.array([w[i] for w in written], np.int64) for i in range(3))
+    data = np.array([w[3] for w in written], np.uint8).reshape(-1, lanes)
     _store(config, model.activations, data, _make_targets(config, bank, granule, enable))
     model.window = window[1:].transpose(1, 2, 0)
     return WriteTrace(bank, granule, enable, data)

@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.isa import ISA_VERSION, MAGIC, Counter, HostAddress, Register, Status, decode_program, weight_stride
+from nnloom.arch.errors import IllegalProgramError
+from nnloom.arch.isa import (
+    ERROR_CAUSE_BIT,
+    ISA_VERSION,
+    MAGIC,
+    Counter,
+    ErrorCause,
+    HostAddress,
+    Register,
+    Status,
+    weight_stride,
+)
 from nnloom.arch.link import (
     DONE_REGISTERS,
     HELLO_REGISTERS,
@@ -31,7 +42,8 @@ CYCLES = 1234
 class TwinBoard:
     """Bytes in, bytes out; the golden model computes. A program ends at once unless `hang`.
 
-    As the RTL does, it ignores accesses to its memories while busy, and notes them in ERROR until the next start.
+    As the RTL does, it ignores accesses to its memories while busy, refuses programs that the engine cannot run, and
+    notes both in ERROR until the next start.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -122,7 +134,7 @@ class TwinBoard:
     def _store_all(self, request: Request) -> None:
         memory = self._memory(request.address)
         if memory is not None and self.status & Status.BUSY:
-            self.status |= Status.ERROR
+            self._fail(ErrorCause.ACCESS)
             self.ignored += 1
             return
         for address, word in zip(request.addresses(len(request.words)), request.words.tolist(), strict=True):
@@ -145,10 +157,19 @@ class TwinBoard:
             self._models = {key: GoldenModel(self.config, self.program.copy(), weights)}
         model = self._models[key]
         model.activations[:] = self.activations.reshape(model.activations.shape)
-        model.run(self.program_start)
-        self.layers = len(decode_program(self.program, self.program_start))
+        self.status, self.layers = Status.DONE, 0
+        try:
+            model.run(self.program_start)
+        except IllegalProgramError:
+            self._fail(ErrorCause.PROGRAM)
+            return
+        self.layers = len(model.descriptors(self.program_start))
         self.activations[:] = model.activations.reshape(-1)
-        self.status = Status.DONE
+
+    def _fail(self, cause: ErrorCause) -> None:
+        """Note an error, unless there was one since the start."""
+        if not self.status & Status.ERROR:
+            self.status = Status(self.status | Status.ERROR | cause << ERROR_CAUSE_BIT)
 
     def _fetch(self, address: int) -> int:
         if address >> 28 == HostAddress.COUNTERS >> 28:
@@ -161,7 +182,7 @@ class TwinBoard:
         if address == Register.STATUS and self.polls:
             self.polls -= 1
             if not self.polls:
-                self.status = self.status & ~Status.BUSY | Status.DONE
+                self.status = Status(int(self.status) & ~int(Status.BUSY) | Status.DONE)
         return {
             Register.MAGIC: MAGIC,
             Register.VERSION: ISA_VERSION,

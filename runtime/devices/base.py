@@ -18,13 +18,16 @@ from nnloom.arch.errors import DeviceCause, DeviceError
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
+    WATCHDOG_BITS,
     Counter,
+    ErrorCause,
     HostAddress,
     Register,
     Status,
     weight_stride,
     weight_word_columns,
 )
+from nnloom.arch.legality import check_image
 
 __all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits", "RegionResult"]
 
@@ -81,6 +84,17 @@ class RegionResult:
     """of each layer, if they were counted; they sum to `cycles`"""
     layer_waits: tuple[LayerWaits, ...] = ()
     """which of these cycles were spent waiting"""
+
+
+_CAUSES = {
+    ErrorCause.NONE: "an error of its own; reset it",
+    ErrorCause.ACCESS: "an access to its memories while it was running; reset it",
+    ErrorCause.PROGRAM: "a program that it cannot run: its memories do not hold what was loaded, or its bitstream is "
+    "not that of this software; load the artifact again, then build and program the bitstream again",
+    ErrorCause.WATCHDOG: f"a program that did not end within 2**{WATCHDOG_BITS} cycles; use an accelerator with more "
+    "lanes, or the CPU",
+}
+"""What happened and what to do, for each cause."""
 
 
 class Device(abc.ABC):
@@ -161,6 +175,8 @@ class HostBusDevice(Device):
         DeviceError
             If what answers is not an nnloom accelerator, or one of another version or configuration; if it does not
             come to rest.
+        IllegalProgramError
+            If the engine would refuse a program of the artifact.
         """
         config = artifact.manifest.config
         identity = self.identify()
@@ -219,6 +235,7 @@ class HostBusDevice(Device):
 
     def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
         config = self._loaded_config()
+        check_image(config, program)
         addresses = HostAddress.PROGRAM + 4 * np.arange(len(program))
         self.write_memory(addresses.astype(np.uint32), program.astype(np.uint32))
         columns = weight_word_columns(config)
@@ -357,7 +374,7 @@ class HostBusDevice(Device):
     def check_status(status: Status) -> None:
         """Raise DeviceError if the device reports an error."""
         if status & Status.ERROR:
-            raise DeviceError("device reports an access to its memories while it was running; reset it")
+            raise DeviceError(f"device reports {_CAUSES[ErrorCause.of(status)]}")
 
     def _loaded_config(self) -> AcceleratorConfig:
         if self._config is None:

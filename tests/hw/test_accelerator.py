@@ -9,20 +9,26 @@ from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import (
+    ERROR_CAUSE_BIT,
     ISA_VERSION,
     MAGIC,
+    WATCHDOG_BITS,
     Counter,
     Descriptor,
+    ErrorCause,
     HostAddress,
+    Kind,
     Register,
     Status,
+    encode_program,
     weight_stride,
     weight_word_columns,
 )
 from nnloom.arch.loopnest import Step, issue_cycles, steps
+from nnloom.compiler.graph import Add, LayerGraph
 from nnloom.hw.accelerator import make_accelerator
 from nnloom.hw.technology import GenericTechnology, Technology
-from tests.graphs import random_graph
+from tests.graphs import random_graph, tensor
 from tests.harness import compile_region, random_inputs
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=64)
@@ -40,6 +46,9 @@ SMALLEST = AcceleratorConfig(
     layer_counters=False,
 )
 COMPACT = replace(SMALLEST, max_pool=False, elementwise_add=False, compact=True)
+ACCESS_ERROR, PROGRAM_ERROR, WATCHDOG_ERROR = (
+    Status.ERROR | cause << ERROR_CAUSE_BIT for cause in (ErrorCause.ACCESS, ErrorCause.PROGRAM, ErrorCause.WATCHDOG)
+)
 
 
 class Bus:
@@ -121,9 +130,15 @@ class Bus:
 
 
 def run(
-    test, seed: int, pause: float, technology: Technology | None = None, config: AcceleratorConfig = CONFIG
+    test,
+    seed: int,
+    pause: float,
+    technology: Technology | None = None,
+    config: AcceleratorConfig = CONFIG,
+    *,
+    watchdog_bits: int = WATCHDOG_BITS,
 ) -> None:
-    dut = make_accelerator(config, technology)
+    dut = make_accelerator(config, technology, watchdog_bits=watchdog_bits)
     reset = Signal()
 
     async def bench(ctx):
@@ -192,9 +207,9 @@ def test_small_engines_compute_the_same_in_the_predicted_cycles(config, pause):
             await bus.write_tensor(locations[name], value)
         for _ in range(2):
             await bus.start_and_wait()
-            for tensor in graph.outputs:
-                got = await bus.read_tensor(locations[tensor.name])
-                np.testing.assert_array_equal(got, golden.read_tensor(locations[tensor.name]))
+            for output in graph.outputs:
+                got = await bus.read_tensor(locations[output.name])
+                np.testing.assert_array_equal(got, golden.read_tensor(locations[output.name]))
             assert await bus.register(Register.LAYERS) == len(graph.layers)
             assert await bus.register(Register.CYCLES) == program_cycles(config, compiled.descriptors)
             assert [await bus.read(HostAddress.COUNTERS + 4 * i) for i in range(8)] == [0] * 8
@@ -266,7 +281,7 @@ def test_accesses_while_busy_are_ignored_and_reported(config):
                 assert await bus.read(HostAddress.ACTIVATIONS) == 0
                 # A second start while busy does nothing.
                 await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
-                assert await bus.register(Register.STATUS) == Status.BUSY | Status.ERROR
+                assert await bus.register(Register.STATUS) == Status.BUSY | ACCESS_ERROR
             while (await bus.register(Register.STATUS)) & Status.BUSY:
                 pass
             return await bus.read_tensor(output), await bus.register(Register.CYCLES)
@@ -275,7 +290,7 @@ def test_accesses_while_busy_are_ignored_and_reported(config):
         disturbed, cycles_disturbed = await once(True)
         np.testing.assert_array_equal(quiet, disturbed)
         assert cycles == cycles_disturbed
-        assert await bus.register(Register.STATUS) == Status.DONE | Status.ERROR
+        assert await bus.register(Register.STATUS) == Status.DONE | ACCESS_ERROR
         again, _ = await once(False)
         np.testing.assert_array_equal(quiet, again)
         assert await bus.register(Register.STATUS) == Status.DONE
@@ -308,10 +323,94 @@ def test_a_reset_stops_a_program_and_leaves_the_memories(config):
         for name, value in inputs.items():
             await bus.write_tensor(locations[name], value)
         await bus.start_and_wait()
-        for tensor in graph.outputs:
+        for output in graph.outputs:
             np.testing.assert_array_equal(
-                await bus.read_tensor(locations[tensor.name]), golden.read_tensor(locations[tensor.name])
+                await bus.read_tensor(locations[output.name]), golden.read_tensor(locations[output.name])
             )
         assert abs(await bus.register(Register.CYCLES) - total) <= (0 if config.compact else 20)
 
     run(test, 8, 0.0, config=config)
+
+
+@pytest.mark.parametrize("config", [CONFIG, SMALLEST, COMPACT], ids=["8x5", "smallest", "compact"])
+def test_a_program_that_takes_too_long_is_ended_and_the_next_one_is_right(config):
+    from nnloom.compiler.cost import program_cycles
+    from nnloom.sim.golden import GoldenModel
+
+    graph, compiled, inputs = small_region(3, config)
+    golden = GoldenModel(config, compiled.program, compiled.weights)
+    locations = compiled.plan.locations
+    for name, value in inputs.items():
+        golden.write_tensor(locations[name], value)
+    golden.run()
+    bits = program_cycles(config, compiled.descriptors).bit_length()
+    (output,) = graph.outputs
+
+    def endless(d: Descriptor) -> Descriptor:
+        """A row of the layer over and over, from and to the same place: legal, and as long as one likes."""
+        again = {"n_g": 900, "weight_step_g": 0, "q_step_g": 0, "out_step_g": 0}
+        return replace(d, last=1, n_oy=1, n_ox=max(d.n_ox, d.slide_first + 1), **again)
+
+    async def load_program(bus, words) -> None:
+        for i, word in enumerate(words):
+            await bus.write(HostAddress.PROGRAM + 4 * i, word)
+
+    async def test(bus):
+        await bus.load(compiled)
+        for d in compiled.descriptors:
+            if d.kind == Kind.ADD:
+                continue  # it has one group
+            await load_program(bus, encode_program([endless(d)]))
+            await bus.start_and_wait()
+            assert await bus.register(Register.STATUS) == Status.DONE | WATCHDOG_ERROR
+            # The results on their way come to memory.
+            assert 0 < await bus.register(Register.CYCLES) - 2**bits < 200
+            await load_program(bus, compiled.program)
+            for name, value in inputs.items():
+                await bus.write_tensor(locations[name], value)
+            await bus.start_and_wait()
+            assert await bus.register(Register.STATUS) == Status.DONE
+            np.testing.assert_array_equal(
+                await bus.read_tensor(locations[output.name]), golden.read_tensor(locations[output.name])
+            )
+
+    run(test, 9, 0.0, config=config, watchdog_bits=bits)
+
+
+def test_an_addition_writes_no_granule_beyond_its_row():
+    """Three granules a pixel: the last word has one; what lies behind it belongs to others."""
+    from nnloom.sim.golden import GoldenModel
+
+    rng = np.random.default_rng(1)
+    a, b, c = (tensor(rng, name, 3, 1, 12) for name in "abc")
+    graph = LayerGraph("region", (a, b), (c,), (Add(name="add", inputs=(a, b), output=c, act_min=-128, act_max=127),))
+    compiled = compile_region(CONFIG, graph)
+    locations = compiled.plan.locations
+    memory = rng.integers(0, 256, CONFIG.activation_bytes, np.uint8)
+    golden = GoldenModel(CONFIG, compiled.program, compiled.weights)
+    golden.activations[:] = memory.reshape(golden.activations.shape)
+    inputs = random_inputs(rng, graph)
+    for name, value in inputs.items():
+        golden.write_tensor(locations[name], value)
+    golden.run()
+    (d,) = compiled.descriptors
+    # All banks, from before the output to behind it.
+    places = [
+        (bank, granule)
+        for bank in range(CONFIG.row_banks)
+        for granule in range(max(0, d.out_base - 2), min(d.out_base + 8, CONFIG.bank_granules))
+    ]
+
+    async def test(bus):
+        await bus.load(compiled)
+        for i in range(0, CONFIG.activation_bytes // 4):
+            await bus.write(HostAddress.ACTIVATIONS + 4 * i, memory.view("<u4")[i])
+        for name, value in inputs.items():
+            await bus.write_tensor(locations[name], value)
+        await bus.start_and_wait()
+        for bank, granule in places:
+            index = bank * CONFIG.bank_granules + granule
+            got = await bus.read(HostAddress.ACTIVATIONS + CONFIG.granule * index)
+            assert got == golden.activations.reshape(-1).view("<u4")[index], (bank, granule)
+
+    run(test, 10, 0.0)

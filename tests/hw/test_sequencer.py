@@ -7,7 +7,7 @@ from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
-from nnloom.arch.loopnest import ParameterLoad, issue_cycles, timed_steps
+from nnloom.arch.loopnest import LEAST_START_DELAY, ParameterLoad, issue_cycles, timed_steps
 from nnloom.hw.sequencer import Sequencer
 
 CONFIGS = [
@@ -38,11 +38,11 @@ def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bo
         q_start=-rng.randrange(64),
         row_step_oy=rng.randrange(1, 4),
         half_last=rng.randrange(2),
-        start_delay=rng.randrange(20),
+        start_delay=rng.randrange(LEAST_START_DELAY, 20),
         pad_value=rng.randrange(-128, 128),
         n_oy=rng.randrange(1, 7),
         n_g=rng.randrange(1, 4),
-        interval=slots * rng.randrange(1, 3),
+        interval=slots * rng.randrange(2, 4),
     )
     if kind == "add":
         return Descriptor(

@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import IllegalProgramError
+from nnloom.arch.isa import Descriptor, Kind, encode_parameters, encode_program
 from nnloom.compiler.graph import LayerGraph, Padding
 from nnloom.sim.golden import GoldenModel, execute_literally
 from tests.graphs import KINDS, evaluate, random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
+from tests.sim.test_illegal_programs import CONFIGS as RANDOM_CONFIGS
+from tests.sim.test_illegal_programs import Generator, size
 
 CONFIGS = {
     "16x9": AcceleratorConfig(),
-    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2),
-    "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8),
-    "4x3": AcceleratorConfig(lanes=4, taps=3, requant_units=1),
-    "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2),
+    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
+    "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8, weight_words=16384),
+    "4x3": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=32768),
+    "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2, weight_words=8192),
     "2x16x9": AcceleratorConfig(pixels=2),
     "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),
     "16x9 with row triples": AcceleratorConfig(row_triples=True),
@@ -209,3 +213,69 @@ def test_a_model_that_ran_before_equals_a_new_one(kind):
         (output,) = graph.outputs
         location = compiled.plan.locations[output.name]
         np.testing.assert_array_equal(old.read_tensor(location), new.read_tensor(location))
+
+
+def test_narrow_results_saturate_at_eighteen_bits():
+    """Multiplier and shift for which the results of two neighbours at the limit differ by one."""
+    config = AcceleratorConfig(lanes=8, taps=5, requant_units=8)
+    limit = 1 << 17
+    bias = np.array([limit - 1, limit, limit + 1, 2**31 - 1, -limit, -limit - 1, -limit - 2, -(2**31)])
+    # Half way from 100 to 101 lies between the largest and the next, and between the smallest and the one before.
+    shift = 10
+    half_way = np.where(bias > 0, limit - 0.5, limit + 0.5)
+    multiplier = np.round(100.5 / half_way * 2 ** (31 + shift)).astype(np.int64)
+    # As integers, rounded half up once.
+    totals = [min(max(int(b), -limit), limit - 1) for b in bias]
+    want = [t * int(m) + (1 << 30 + shift) >> 31 + shift for t, m in zip(totals, multiplier, strict=True)]
+    assert want == [100] * 4 + [-100] * 4
+    assert (limit * int(multiplier[0]) + (1 << 30 + shift)) >> 31 + shift == 101
+    weights = np.zeros((config.parameter_words + 1, config.weight_word_bytes), np.uint8)
+    weights[: config.parameter_words] = encode_parameters(config, bias, multiplier, np.full(8, shift))
+    d = Descriptor(
+        kind=Kind.DENSE, last=1, narrow=1, double_rounding=0, in_base=0, in_rows=1, in_row_bytes=4, in_row_stride=0,
+        out_row_stride=0, out_base=16, n_oy=1, n_ox=1, n_g=1, n_ky=1, n_kx=1,
+    )  # fmt: skip
+    model = GoldenModel(config, encode_program([d]), weights)
+    (trace,) = model.run()
+    assert trace.data.view(np.int8).reshape(-1).tolist() == want
+
+
+@pytest.mark.parametrize("name", RANDOM_CONFIGS)
+def test_any_legal_descriptor_equals_the_literal_loop_nest(name):
+    """Also those that the compiler never makes: windows that go on from group to group, weights that do not."""
+    config = RANDOM_CONFIGS[name]
+    rng = np.random.default_rng(4)
+    generator = Generator(config, 5)
+    weights = rng.integers(0, 256, (config.weight_words, config.weight_word_bytes), np.uint8)
+    count = 0
+    while count < 60:
+        d = replace(generator.changed(generator.layer()), last=1)
+        fast = GoldenModel(config, encode_program([d]), weights)
+        try:
+            fast.descriptors()
+        except IllegalProgramError:
+            continue
+        if size([d]) > 2000:
+            continue
+        count += 1
+        fast.activations[:] = rng.integers(0, 256, fast.activations.shape, np.uint8)
+        fast.window = rng.integers(-128, 128, fast.window.shape, np.int8)
+        slow = GoldenModel(config, encode_program([d]), weights)
+        slow.activations[:] = fast.activations
+        slow.window = fast.window
+        a, b = fast.execute(d), execute_literally(slow, d)
+        for field in ("bank", "granule", "enable"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field), err_msg=repr(d))
+        np.testing.assert_array_equal(a.data[a.enable > 0], b.data[b.enable > 0], err_msg=repr(d))
+        np.testing.assert_array_equal(fast.activations, slow.activations, err_msg=repr(d))
+        if d.kind != Kind.DENSE:
+            np.testing.assert_array_equal(fast.window, slow.window, err_msg=repr(d))
+
+
+@pytest.mark.parametrize("start", [0, 1, 64, 1 << 20])
+def test_programs_without_an_end_are_refused_on_one_line(start):
+    config = AcceleratorConfig()
+    for program in (np.zeros(0, np.uint32), np.zeros(64, np.uint32), np.full(64, 0xFFFFFFFF, np.uint32)):
+        with pytest.raises(IllegalProgramError) as error:
+            GoldenModel(config, program, np.zeros((1, config.weight_word_bytes), np.uint8)).run(start)
+        assert "\n" not in str(error.value) and f"word {start}" in str(error.value)

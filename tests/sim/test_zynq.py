@@ -6,6 +6,8 @@ accesses outside of the buffers with an error.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,13 +22,31 @@ from nnloom.arch.dma import (
     DmaStatus,
     encode_list,
 )
-from nnloom.arch.isa import MAGIC, HostAddress, Register, Status
+from nnloom.arch.isa import MAGIC, Descriptor, ErrorCause, HostAddress, Kind, Register, Status, encode_program
 from nnloom.sim.pynq import CONTROL_BASE, PAGE_BYTES, SimulatedPynq
 from tests.artifacts import SMALL
 
 pytestmark = pytest.mark.verilator
 WORDS = SMALL.activation_bytes // 4
 SLVERR = 2
+
+LONG = Descriptor(
+    kind=Kind.DENSE,
+    last=1,
+    interval=16,
+    in_base=0,
+    in_rows=1,
+    in_row_bytes=1,
+    in_row_stride=0,
+    out_row_stride=0,
+    out_base=0,
+    n_oy=1000,
+    n_ox=1000,
+    n_g=1,
+    n_ky=1,
+    n_kx=1,
+)
+"""A program that takes some seconds of a simulation's time, if it is not ended."""
 
 
 class Bench:
@@ -61,6 +81,13 @@ class Bench:
     def run(self, descriptors, **options) -> tuple[DmaStatus, DmaCause]:
         self.start(descriptors, **options)
         return self.wait()
+
+    def load_program(self, layer: Descriptor) -> DmaDescriptor:
+        """A descriptor that moves a program of one layer into program memory."""
+        words = encode_program([layer])
+        self.data[: len(words)] = words
+        self.data.flush()
+        return self.load(len(words), host_address=HostAddress.PROGRAM)
 
     def load(self, words, **options) -> DmaDescriptor:
         """A descriptor that moves the first words of the data buffer into activation memory."""
@@ -261,10 +288,8 @@ def test_abort_at_any_time(bench):
 
 
 def test_abort_of_a_run_resets_the_accelerator(bench):
-    """A program memory full of what is not a program keeps the engine busy; nothing waits for ever."""
-    bench.data[:] = 0xFFFF_FFFF & ~(1 << 2)  # long loops, not the last descriptor
-    bench.data.flush()
-    program = bench.load(64, host_address=HostAddress.PROGRAM)
+    """A program of long loops keeps the engine busy; nothing waits for ever."""
+    program = bench.load_program(LONG)
     bench.start([program, DmaDescriptor(command=DmaCommand.RUN)])
     bench.library.interrupt(2000)
     assert bench.read(DmaRegister.STATUS) & DmaStatus.BUSY
@@ -282,13 +307,21 @@ def test_abort_of_a_run_resets_the_accelerator(bench):
 
 
 def test_an_access_while_the_engine_runs_is_reported(bench):
-    bench.data[:] = 0xFFFF_FFFF & ~(1 << 2)
-    bench.data.flush()
-    assert bench.run([bench.load(64, host_address=HostAddress.PROGRAM)])[0] == DmaStatus.DONE
+    assert bench.run([bench.load_program(LONG)])[0] == DmaStatus.DONE
     bench.mmio.write(Register.CONTROL, 1)
     bench.run([bench.load(8)])
-    assert Status(bench.mmio.read(Register.STATUS)) == Status.BUSY | Status.ERROR
+    status = bench.mmio.read(Register.STATUS)
+    assert Status(status & 7) == Status.BUSY | Status.ERROR
+    assert ErrorCause.of(status) == ErrorCause.ACCESS
     bench.write(DmaRegister.CONTROL, DmaControl.RESET)
+    bench.usable()
+
+
+def test_an_illegal_program_ends_the_list(bench):
+    program = bench.load_program(replace(LONG, kind=3))
+    run = DmaDescriptor(command=DmaCommand.RUN)
+    assert bench.run([program, run, bench.load(8)]) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.ENGINE)
+    assert ErrorCause.of(bench.mmio.read(Register.STATUS)) == ErrorCause.PROGRAM
     bench.usable()
 
 
