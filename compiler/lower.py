@@ -17,6 +17,7 @@ from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
 from nnloom.arch.isa import Descriptor, Kind, check_descriptor, encode_parameters
+from nnloom.arch.legality import LAST_KERNEL_ROW
 from nnloom.arch.loopnest import ADD_BATCH
 from nnloom.arch.numerics import (
     ADD_LEFT_SHIFT,
@@ -175,10 +176,26 @@ def _add_factors(layer: Add) -> tuple[float, float]:
     return layer.inputs[y].scale / twice, twice / ((1 << ADD_LEFT_SHIFT) * float(layer.output.scale))
 
 
+def _kernel_rows(layer: Layer) -> int:
+    """Input rows of an output row."""
+    match layer:
+        case Conv2D():
+            return layer.weights.shape[1]
+        case DepthwiseConv2D():
+            return layer.weights.shape[0]
+        case FullyConnected():
+            return layer.inputs[0].rows
+        case AveragePool2D() | MaxPool2D():
+            return layer.window[0]
+    return 1
+
+
 def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
     """Why this configuration cannot run the layer, or None if it can."""
     if not isinstance(layer, Conv2D | FullyConnected) and not config.depthwise:
         return "the configuration has no window operand (depthwise=False)"
+    if _kernel_rows(layer) > LAST_KERNEL_ROW:
+        return f"kernel of more than {LAST_KERNEL_ROW} rows"
     match layer:
         case Conv2D() | DepthwiseConv2D() | FullyConnected():
             try:
@@ -187,8 +204,6 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                 return str(error)
             if not accumulators_fit(_by_output(layer), layer.bias, layer.inputs[0].zero_point):
                 return "accumulators that may exceed 32 bits"
-            if isinstance(layer, DepthwiseConv2D) and layer.weights.shape[0] > 255:
-                return "kernel of more than 255 rows"
         case AveragePool2D():
             rows, columns = layer.window
             o, i = layer.output, layer.inputs[0]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.graph import Conv2D, FullyConnected, LayerGraph, Padding
+from nnloom.compiler.lower import unsupported_reason
 from nnloom.sim.golden import GoldenModel
 from tests.graphs import evaluate, random_layer, tensor
 from tests.harness import compile_region, random_inputs
@@ -53,3 +54,34 @@ def test_a_channel_of_two_values_stays_wide():
     graph = LayerGraph("region", (layer.inputs[0],), (layer.output,), (layer,))
     (d,) = compile_region(AcceleratorConfig(), graph).descriptors
     assert not d.narrow and d.interval == 2
+
+
+@pytest.mark.parametrize("rows", [255, 256, 300])
+def test_a_kernel_of_more_rows_than_the_engine_counts_is_refused(rows):
+    """Rows from 255 on would read as padding."""
+    rng = np.random.default_rng(rows)
+    source = tensor(rng, "x", rows, 1, 4)
+    output = tensor(rng, "y", 1, 1, 8)
+    scales = np.full(8, output.scale / source.scale / 3000)
+    common = dict(
+        name="layer", inputs=(source,), output=output, act_min=-128, act_max=127, weight_scales=scales,
+        bias=np.zeros(8, np.int32),
+    )  # fmt: skip
+    kernel = rng.integers(-127, 128, (8, rows, 1, 4), np.int8)
+    layers = [
+        FullyConnected(**common, weights=kernel.reshape(8, -1)),
+        Conv2D(**common, weights=kernel, strides=(1, 1), padding=Padding(0, 0, 0, 0)),
+    ]
+    config = AcceleratorConfig()
+    for layer in layers:
+        reason = unsupported_reason(layer, config)
+        assert reason == (None if rows <= 255 else "kernel of more than 255 rows")
+        if reason is None:
+            graph = LayerGraph("region", (source,), (output,), (layer,))
+            compiled = compile_region(config, graph)
+            model = GoldenModel(config, compiled.program, compiled.weights)
+            (value,) = random_inputs(rng, graph).values()
+            model.write_tensor(compiled.plan.locations["x"], value)
+            model.run()
+            got = model.read_tensor(compiled.plan.locations["y"])
+            np.testing.assert_array_equal(got.reshape(-1), evaluate(graph, {"x": value})["y"].reshape(-1))
