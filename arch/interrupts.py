@@ -1,8 +1,10 @@
-"""Ctrl-C while TVM runs."""
+"""Ctrl-C while TVM or a tool runs that takes the signal itself."""
 
 from __future__ import annotations
 
-__all__ = ["pass_interrupts"]
+import signal
+
+__all__ = ["check_interrupted", "pass_interrupts"]
 
 
 def pass_interrupts() -> None:
@@ -13,3 +15,9 @@ def pass_interrupts() -> None:
     from tvm_ffi import register_error
 
     register_error("KeyboardInterrupt", KeyboardInterrupt)
+
+
+def check_interrupted(code: int) -> None:
+    """Raise `KeyboardInterrupt` for the exit code by which Yosys and nextpnr tell of one."""
+    if code == 128 + signal.SIGINT:
+        raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError
+from nnloom.arch.interrupts import check_interrupted
 
 from .board import Board
 
@@ -22,13 +23,18 @@ __all__ = ["Toolchain", "run_in"]
 
 
 def run_in(folder: Path, tool: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Exit code of a WebAssembly tool: its file system is the working directory."""
+    """Exit code of a WebAssembly tool: its file system is the working directory.
+
+    An interrupt ends the tool, which tells of it by its exit code; it is raised here as what it is.
+    """
     before = Path.cwd()
     os.chdir(folder)
     try:
-        return tool(arguments)
+        code = tool(arguments)
     finally:
         os.chdir(before)
+    check_interrupted(code)
+    return code
 
 
 class Toolchain(ABC):

