@@ -2,7 +2,7 @@
 
 Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words), `weights.bin` (weight memory words),
 `constants.npz` (constants of the operators outside of the accelerator, if there are any), `cpu.so` (operators and whole
-network for the CPU, if compiled), `report.json`.
+network for the CPU, if compiled), `model.tflite` (the model, for comparison with LiteRT), `report.json`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
 CONSTANTS_FILE = "constants.npz"
+MODEL_FILE = "model.tflite"
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
+OPTIONAL_FILES = (CONSTANTS_FILE, CPU_FILE, MODEL_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +363,7 @@ def write_artifact(path: Path, manifest: Manifest, program: NDArray[np.uint32], 
     """
     program.astype("<u4").tofile(path / PROGRAM_FILE)
     weights.astype(np.uint8).tofile(path / WEIGHTS_FILE)
-    names = [PROGRAM_FILE, WEIGHTS_FILE] + [name for name in (CONSTANTS_FILE, CPU_FILE) if (path / name).exists()]
+    names = [PROGRAM_FILE, WEIGHTS_FILE] + [name for name in OPTIONAL_FILES if (path / name).exists()]
     manifest = dataclasses.replace(manifest, files={name: file_sha256(path / name) for name in names})
     values = json.loads(json.dumps(manifest.to_dict()))
     values["sha256"] = _seal(values)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import REPORT_FILE, Artifact
+from nnloom.arch.artifact import MODEL_FILE, REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError
+from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.files import write_atomically
 from nnloom.arch.serving import ServerLimits
@@ -26,6 +26,7 @@ from .console import Console
 if TYPE_CHECKING:
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.base import Device
+    from nnloom.sim.litert import LiteRtReference
 
 __all__ = [
     "boards",
@@ -92,6 +93,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         f"{report['cycles']:,} cycles (estimated), "
         f"{100 * report['utilisation']:.1f} % of {report['mac_units']} multipliers"
     )
+    if len(on_cpu) == len(report["layers"]):
+        console.say("  nothing runs on the accelerator: the CPU computes all of it, with the same bits")
     if report["memory"]["parts"]:
         console.say(f"  too large for the memories: {_parts(report)}")
     for layer in on_cpu:
@@ -294,8 +297,9 @@ def _run(
     device: str | Device,
     label: str,
     check: InferenceSession | None = None,
+    litert: LiteRtReference | None = None,
 ) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Run every input of the file; with `check`, its outputs must be the same.
+    """Run every input of the file; with `check` and `litert`, their outputs must be the same.
 
     Returns (result, cycles of the layers of each region in the last inference); the latter with `check` only.
     """
@@ -330,6 +334,11 @@ def _run(
                     wrong = int((results[-1][name] != want).sum())
                     if wrong:
                         raise DeviceError(f"{label}: {wrong} of {want.size} values of {name} differ from the CPU's")
+            if litert is not None:
+                found = litert.differences(check_inputs(infos, case), list(results[-1].values()))
+                for name, wrong in zip(results[-1], found, strict=True):
+                    if wrong:
+                        raise DeviceError(f"{label}: {wrong} values of {name} differ from LiteRT's reference kernels")
         layers: dict[str, list[int]] = {}
         if check is not None:
             segments = session.profile().segments
@@ -380,14 +389,34 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     _check_writable(options.waves, "--waves")
     waves = Path(options.waves).resolve() if options.waves else None
+    if not Artifact.load(options.artifact).manifest.regions:
+        raise ArtifactError(
+            f"{options.artifact}: nothing of this network runs on the accelerator; use --device cpu of run"
+        )
     device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
+    litert, why_not = _litert(Path(options.artifact))
     with InferenceSession(options.artifact, "cpu", native=options.native) as cpu:
-        result, layers = _run(options, console, device, f"RTL in {options.simulator}", check=cpu)
-    console.say("every write of the engine equals the golden model's; outputs equal the CPU's")
+        result, layers = _run(options, console, device, f"RTL in {options.simulator}", check=cpu, litert=litert)
+    equals = "the CPU's and those of LiteRT's reference kernels" if litert else "the CPU's"
+    console.say(f"every write of the engine equals the golden model's; outputs equal {equals}")
+    if litert is None:
+        console.say(f"not compared with LiteRT: {why_not}")
     report = _read_report(options.artifact)
     _note_cycles(report, layers, result["cycles"])
     write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
-    return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True}
+    return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True, "litert": litert is not None}
+
+
+def _litert(artifact: Path) -> tuple[LiteRtReference | None, str]:
+    """LiteRT with the artifact's model, or why it cannot be asked."""
+    from nnloom.sim.litert import LiteRtReference
+
+    if MODEL_FILE not in Artifact.load(artifact).manifest.files:
+        return None, "the artifact does not hold its model"
+    try:
+        return LiteRtReference(artifact / MODEL_FILE), ""
+    except (ModelError, ToolMissingError) as error:
+        return None, str(error)
 
 
 def program(options: argparse.Namespace, console: Console) -> dict[str, Any]:

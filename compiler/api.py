@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnloom.arch.artifact import CONSTANTS_FILE, CPU_FILE, REPORT_FILE, Manifest, file_sha256, write_artifact
+from nnloom.arch.artifact import (
+    CONSTANTS_FILE,
+    CPU_FILE,
+    MODEL_FILE,
+    REPORT_FILE,
+    Manifest,
+    file_sha256,
+    write_artifact,
+)
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError
@@ -91,18 +100,18 @@ def compile(
     if config == "auto":
         from .explore import EVERYTHING, explore_graphs
 
-        partitioned = partition(graph, EVERYTHING)
+    partitioned = partition(graph, EVERYTHING if config == "auto" else config or target.config)
+    if config == "auto" and partitioned.graphs:
         found = explore_graphs(partitioned.graphs, model=graph.name, board=target, progress=progress, advance=advance)
         config = found.chosen.config
         resources = found.chosen.resources.to_dict()
         choice = ConfigChoice(source="auto", reason=found.reason(), resources=resources)
     else:
-        if config is None:
+        if config is None or config == "auto":
             choice = ConfigChoice(source="board", reason=f"the default of {target.name}")
             config = target.config
         else:
             choice = ConfigChoice(source="given", reason="given by the user")
-        partitioned = partition(graph, config)
     inexact = check_cpu_operators(partitioned, strict=strict)
     say("scheduling and planning memory")
     emitted = emit(config, partitioned.graphs)
@@ -124,6 +133,7 @@ def compile(
         build_cpu(partitioned, host, folder / CPU_FILE, cpu_target)
         if host.constants:
             np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})
+        shutil.copyfile(model, folder / MODEL_FILE)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
         write_artifact(folder, manifest, emitted.program, emitted.weights)
         # Without a cache the code counts as a stranger's: sessions tell.

@@ -23,7 +23,14 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from nnloom.arch.config import PRODUCT_REGISTER_TAPS, AcceleratorConfig
-from nnloom.arch.errors import CapacityError, ConfigError, NnloomError, ToolMissingError, UnsupportedOperatorError
+from nnloom.arch.errors import (
+    CapacityError,
+    ConfigError,
+    ModelError,
+    NnloomError,
+    ToolMissingError,
+    UnsupportedOperatorError,
+)
 from nnloom.arch.isa import needed_field_bits
 from nnloom.boards.board import Board
 from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_shape
@@ -404,13 +411,15 @@ def explore(
     target = boards.get(board)
     if scheduler:
         _check_scheduler(scheduler)
-    say("importing the model")
-    imported = read_model(model)
+    say("reading the model")
+    graph = read_model(model)
     say("partitioning")
-    graphs = partition(imported, EVERYTHING).graphs
+    graphs = partition(graph, EVERYTHING).graphs
+    if not graphs:
+        raise ModelError(f"{graph.name}: nothing of it runs on the accelerator; nnloom inspect tells why")
     return explore_graphs(
         graphs,
-        model=imported.name,
+        model=graph.name,
         board=target,
         scheduler=scheduler,
         workers=workers,

@@ -12,7 +12,6 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import ModelError
 
 from .graph import Layer, LayerGraph, Tensor
 from .ir import Graph, Node
@@ -208,18 +207,8 @@ class _Assignment:
 
 
 def partition(graph: Graph, config: AcceleratorConfig) -> Partitioned:
-    """Split a network between accelerator and CPU.
-
-    Raises
-    ------
-    ModelError
-        If nothing of it can run on the accelerator; the message gives the reasons.
-    """
-    assignment = _assign(graph, config)
-    if not assignment.regions:
-        reasons = "; ".join(sorted(set(assignment.reasons.values())))
-        raise ModelError(f"{graph.name}: nothing can run on the accelerator ({reasons})")
-    return _assemble(assignment)
+    """Split a network between accelerator and CPU; a network of other operators has no region."""
+    return _assemble(_assign(graph, config))
 
 
 def _assign(graph: Graph, config: AcceleratorConfig) -> _Assignment:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 
@@ -24,6 +25,10 @@ def make_float(model: Any) -> None:
     """The same operators on float32 tensors, without quantization."""
     for tensor in model.subgraphs[0].tensors:
         if tensor.type in (schema.TensorType.INT8, schema.TensorType.INT32) and tensor.quantization is not None:
+            data = model.buffers[tensor.buffer].data
+            if data is not None and tensor.type == schema.TensorType.INT8:
+                values = np.array(data, np.uint8).view(np.int8).astype(np.float32)
+                model.buffers[tensor.buffer].data = values.view(np.uint8)
             tensor.type = schema.TensorType.FLOAT32
             tensor.quantization = None
 

@@ -15,13 +15,13 @@ from .reduce import in_order
 from .support import LIMITS, operand, parameters, refuse, require_types
 from .tables import correctly_rounded, int16_lookup, int16_table
 
-__all__ = ["log_softmax", "softmax"]
+__all__ = ["SUM_BITS", "exponentials", "log_softmax", "softmax"]
 
 _exp = correctly_rounded(np.exp)
 
 _DIFFERENCE_BITS = 5
 """Integer bits of differences from the maximum"""
-_SUM_BITS = 12
+SUM_BITS = 12
 """Integer bits of the sum of exponentials"""
 
 
@@ -52,8 +52,8 @@ def log_softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     scaled = multiply_by_factor(-np.arange(256), multiplier, exponent)
     exps = np.where(np.arange(256) < count, fixed_point.exp_on_negative_values(scaled, _DIFFERENCE_BITS), 0)
     below = x.max(axis=-1, keepdims=True).astype(np.int64) - x
-    total = wrap_int32(rounding_divide_by_pot(exps, _SUM_BITS)[below].sum(axis=-1, keepdims=True))
-    log_total = fixed_point.log(total, _SUM_BITS, _DIFFERENCE_BITS)
+    total = wrap_int32(rounding_divide_by_pot(exps, SUM_BITS)[below].sum(axis=-1, keepdims=True))
+    log_total = fixed_point.log(total, SUM_BITS, _DIFFERENCE_BITS)
     least = multiply_by_factor(log_total - (1 << 31), inverse, inverse_exponent)
     result = rounding_divide_by_pot(scaled[below] - log_total, 31 - _DIFFERENCE_BITS - 4) + 127
     return [np.where(-below > np.maximum(-count, least), np.clip(result, -128, 127), -128)]
@@ -75,20 +75,31 @@ def _softmax_float32(x: NDArray, beta: float) -> NDArray:
     return exps / in_order(np.add, exps, (x.ndim - 1,))[..., None]
 
 
-def _softmax_int8(op: Operation, x: NDArray) -> NDArray:
-    multiplier, exponent, count = _difference_scaling(op, float(np.float32(op.options["beta"])))
-    # exponentials of all differences that count, by -difference
-    count = min(256, count)
+def exponentials(op: Operation) -> NDArray[np.int64]:
+    """exp(beta * scale * -d) of an 8-bit softmax in Q0.31 for d = 0 to 255, zero where TFLite counts it as zero."""
+    scale = parameters(op, op.inputs[0]).scale
+    beta = float(np.float32(op.options["beta"]))
+    factor = min(beta * scale * (1 << (31 - _DIFFERENCE_BITS)), (1 << 31) - 1.0)
+    if factor <= 1:
+        refuse(op, f"beta {beta} with input scale {scale}")
+    multiplier, exponent = split_factor(factor)
+    least = -math.floor(((1 << _DIFFERENCE_BITS) - 1) * (1 << (31 - _DIFFERENCE_BITS)) / (1 << exponent))
+    count = min(256, -least + 1)
     scaled = multiply_by_factor(-np.arange(count), multiplier, exponent)
     exps = np.zeros(256, np.int64)
     exps[:count] = fixed_point.exp_on_negative_values(scaled, _DIFFERENCE_BITS)
+    return exps
+
+
+def _softmax_int8(op: Operation, x: NDArray) -> NDArray:
+    exps = exponentials(op)
     below = x.max(axis=-1, keepdims=True).astype(np.int64) - x
-    terms = rounding_divide_by_pot(exps, _SUM_BITS)[below]
-    mantissa, bits = fixed_point.reciprocal(wrap_int32(terms.sum(axis=-1, keepdims=True)), _SUM_BITS)
+    terms = rounding_divide_by_pot(exps, SUM_BITS)[below]
+    mantissa, bits = fixed_point.reciprocal(wrap_int32(terms.sum(axis=-1, keepdims=True)), SUM_BITS)
     out = op.outputs[0].dtype
     low, high = LIMITS[out]
     result = rounding_divide_by_pot(fixed_point.multiply(mantissa, exps[below]), bits + 31 - 8 * np.dtype(out).itemsize)
-    return np.where(below < count, np.clip(result + low, low, high), low).astype(out)
+    return np.where(exps[below] > 0, np.clip(result + low, low, high), low).astype(out)
 
 
 def _softmax_int16(op: Operation, x: NDArray) -> NDArray:

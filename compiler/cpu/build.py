@@ -23,6 +23,7 @@ from .emitters import emit_generic
 from .kernels import Kernel, kernel_of
 from .library import export_library
 from .operator import KernelOp, read_kernel_op
+from .softmax import softmax_of
 from .tables import table_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ _VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
 
 def runs_in_library(graph: Graph, node: Node) -> bool:
     """Whether a node is compiled into the library; else the library calls the reference for it."""
-    return node.kind in _VIEWS or read_kernel_op(graph, node) is not None or table_of(graph, node) is not None
+    return (
+        node.kind in _VIEWS
+        or read_kernel_op(graph, node) is not None
+        or softmax_of(node.operation) is not None
+        or table_of(graph, node) is not None
+    )
 
 
 class _Emitter:
@@ -131,14 +137,23 @@ class _Emitter:
             values[node.outputs[0]] = self._kernel(node, op, operands)
             return
         table = table_of(graph, node)
+        softmax = softmax_of(node.operation)
         if table is not None:
-            arguments = [self._value(i, values) for i in table.operands]
-            result = self._builder.emit_te(
-                table.function, *arguments, relax.const(table.values), primfunc_name_hint=node.kind.lower()
-            )
-            values[node.outputs[0]] = result
+            values[node.outputs[0]] = self._emit(node, table.function, table.operands, [table.values], values)
+            return
+        if softmax is not None:
+            function, constants = softmax
+            values[node.outputs[0]] = self._emit(node, function, graph.operands(node), constants, values)
             return
         self._call(f"step.{self._host.steps[node]}", graph.operands(node), node.outputs, values)
+
+    def _emit(
+        self, node: Node, function: Any, operands: Sequence[int], constants: Sequence[Any], values: dict[int, Any]
+    ) -> Any:
+        from tvm import relax
+
+        arguments = [*(self._value(i, values) for i in operands), *(relax.const(value) for value in constants)]
+        return self._builder.emit_te(function, *arguments, primfunc_name_hint=node.kind.lower())
 
     def _kernel(self, node: Node, op: KernelOp, operands: list[Any]) -> Any:
         """Call of the scheduled kernel of an operator, or else of its plain code."""

@@ -48,6 +48,7 @@ _DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, Over
 """What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
 
 _STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+_ACTIVATIONS = ("int8", "uint8", "int16")
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 MAX_SIZE = 1 << 31
@@ -276,19 +277,14 @@ class _Reader:
             raise ModelError(f"{self._path}: output {values[missing].name!r} is made by nothing")
 
     def _check_quantized(self, graph: Graph) -> None:
-        """Refuse float networks: nothing of them could run on the accelerator."""
-        quantized = any(
-            graph.values[i].type.dtype == "int8" for n in graph.nodes for i in n.outputs if n.kind != "QUANTIZE"
+        """Refuse float networks: nothing of them could run on the accelerator, nor exactly."""
+        outputs = [(n, graph.values[i].type.dtype) for n in graph.nodes if n.kind != "QUANTIZE" for i in n.outputs]
+        if any(dtype in _ACTIVATIONS for _, dtype in outputs):
+            return
+        product = next((f" ({n.kind} is {dtype})" for n, dtype in outputs if n.kind in _PRODUCTS), "")
+        raise ModelError(
+            f"{self._path}: no quantized operator to accelerate{product}; quantize the model to int8 first"
         )
-        products = [n for n in graph.nodes if n.kind in _PRODUCTS]
-        other = next((n for n in products if n.operation.outputs[0].dtype != "int8"), None)
-        if not quantized and other is not None:
-            raise ModelError(
-                f"{self._path}: not an int8 model ({other.kind} is {other.operation.outputs[0].dtype}); "
-                "quantize it to int8 first"
-            )
-        if not quantized:
-            raise ModelError(f"{self._path}: no quantized operator to accelerate; quantize the model to int8 first")
 
 
 def _builtin_code(entry: Any) -> int:

@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnloom.arch import numerics
+from nnloom.sim.litert import LiteRtReference
 from tests import exact
-from tests.reference import LiteRtReference
 from tests.tflite_models import ModelWriter
 
 INT32 = st.one_of(

@@ -17,9 +17,9 @@ from nnloom.compiler.host_plan import plan_host
 from nnloom.compiler.partition import Partitioned, partition
 from nnloom.runtime.host_steps import HostSteps
 from nnloom.runtime.relax_vm import RelaxProgram
+from nnloom.sim.litert import LiteRtReference
 from tests.compiler.networks import NETWORKS, random_network
 from tests.graphs import evaluate
-from tests.reference import LiteRtReference
 from tests.tflite_models import ModelWriter
 
 CONFIG = boards.get("ulx3s-85f").config
@@ -169,3 +169,30 @@ def test_an_error_of_the_accelerator_reaches_the_caller(tmp_path):
     # and the next run is not affected
     answer = np.ones((1, 4, 4, 5), np.int8)
     assert (program.run(inputs, lambda i, x: [answer])[0] == 1).all()
+
+
+@pytest.mark.parametrize("beta", [0.25, 1.0, 8.0])
+@pytest.mark.parametrize("scale", [0.0005, 0.05, 2.0])
+def test_softmax_with_a_beta(beta, scale, tmp_path):
+    m = ModelWriter(5)
+    x = m.conv(m.input((1, 5, 3, 4)), 7, (1, 1))
+    y = m.softmax(m.quantize(m.dequantize(x), scale, 3))
+    m.operators[-1].builtinOptions.beta = beta
+    check(m.finish(y), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["MUL", "SUB", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE"])
+def test_elementwise_operators_in_tables(name, tmp_path):
+    """Both operands computed, one broadcast; and one a constant."""
+    m = ModelWriter(len(name))
+    a, b = m.conv(m.input((1, 4, 5, 6)), 6, activation=None), m.conv(m.input((1, 1, 5, 6)), 6, activation=None)
+    same = name in ("MAXIMUM", "MINIMUM")
+    constant = m.tensor((6,), scale=m.scale(a), zero_point=3, data=np.arange(-3, 3, dtype=np.int8))
+    outputs = []
+    for other in (b, constant):
+        if same:
+            for tensor in (m.tensors[other], m.tensors[a]):
+                tensor.quantization.scale[0], tensor.quantization.zeroPoint[0] = 0.05, 3
+        output = m.tensor((1, 4, 5, 6), scale=0.05 if same else m.scale(a) * 0.7, zero_point=3 if same else -9)
+        outputs.append(m.operator(name, [a, other], output))
+    check(m.finish(*outputs), tmp_path)

@@ -9,7 +9,6 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from nnloom import boards
-from nnloom.arch.errors import ModelError
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import Add, AveragePool2D, Conv2D, DepthwiseConv2D, FullyConnected, MaxPool2D, Padding
 from nnloom.compiler.partition import partition
@@ -152,8 +151,9 @@ def test_configuration_decides(tmp_path, flag, kind, build):
 
 
 def test_nothing_for_the_accelerator(tmp_path):
-    with pytest.raises(ModelError, match=r"nothing can run on the accelerator \(dilation \(2, 2\)\)"):
-        split(tmp_path, lambda m: [m.conv(m.input((1, 8, 8, 3)), 4, dilation=(2, 2))])
+    _, partitioned = split(tmp_path, lambda m: [m.conv(m.input((1, 8, 8, 3)), 4, dilation=(2, 2))])
+    assert not partitioned.graphs
+    assert [(item.op, item.reason) for item in partitioned.cpu_operators] == [("conv_2d", "dilation (2, 2)")]
 
 
 def test_flattening_alone_is_no_region(tmp_path):

@@ -15,8 +15,8 @@ from nnloom.cli import main
 from nnloom.compiler import compile as compile_to_artifact
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.relax_vm import RelaxProgram
+from nnloom.sim.litert import LiteRtReference
 from tests.artifacts import SMALL
-from tests.reference import LiteRtReference
 from tests.tflite_models import ModelWriter
 
 

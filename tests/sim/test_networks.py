@@ -10,8 +10,8 @@ from nnloom.compiler import compile as compile_to_artifact
 from nnloom.compiler.cost import program_cycles
 from nnloom.runtime import InferenceSession
 from nnloom.sim.golden import GoldenModel
+from nnloom.sim.litert import LiteRtReference
 from tests.conftest import NETWORKS
-from tests.reference import LiteRtReference
 
 INPUTS = 20
 

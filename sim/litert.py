@@ -1,0 +1,64 @@
+"""LiteRT with its reference kernels: what a network must answer, by code that is not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnloom.arch.errors import ModelError, ToolMissingError
+
+__all__ = ["LiteRtReference"]
+
+
+class LiteRtReference:
+    """An interpreter of a TFLite file with BUILTIN_REF kernels that keeps every tensor.
+
+    Raises
+    ------
+    ToolMissingError
+        If ai-edge-litert is not installed.
+    ModelError
+        If LiteRT refuses the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        except ImportError as error:
+            raise ToolMissingError("LiteRT is not installed; pip install ai-edge-litert") from error
+        try:
+            self._interpreter = Interpreter(
+                model_path=str(path),
+                experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+                experimental_preserve_all_tensors=True,
+                num_threads=1,
+            )
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelError(f"{path}: LiteRT refuses it ({line[:160]})") from error
+        self._details = self._interpreter.get_tensor_details()
+
+    def run(self, *inputs: NDArray) -> list[NDArray]:
+        """Outputs of the network."""
+        for detail, value in zip(self._interpreter.get_input_details(), inputs, strict=True):
+            self._interpreter.set_tensor(detail["index"], value)
+        self._interpreter.invoke()
+        return [self._interpreter.get_tensor(d["index"]).copy() for d in self._interpreter.get_output_details()]
+
+    def candidates(self, elements: int, scale: float, zero_point: int) -> list[NDArray[np.int8]]:
+        """Tensors of the last run with this size and quantization (usually one)."""
+        found = []
+        for detail in self._details:
+            if detail["dtype"] is not np.int8 or int(np.prod(detail["shape"])) != elements:
+                continue
+            if detail["quantization"] == (np.float32(scale), zero_point):
+                found.append(self._interpreter.get_tensor(detail["index"]).copy())
+        return found
+
+    def differences(self, inputs: Sequence[NDArray], outputs: Sequence[NDArray]) -> list[int]:
+        """How many values of each output are not LiteRT's."""
+        return [int((a != b).sum()) for a, b in zip(self.run(*inputs), outputs, strict=True)]
