@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -223,6 +224,31 @@ def test_reset_button_at_each_step(board, artifact):
                 assert device.stats.resets == before + 1
     finally:
         device.close()
+
+
+def test_resets_at_random_moments(board, artifact):
+    """The button at any time, and the link's reset of one cycle while a program runs: right answers after each."""
+    (region,) = artifact.manifest.regions
+    rng = np.random.default_rng(5)
+    with open_device(board) as device:
+        device.load(artifact)
+        begin = time.monotonic()
+        check(device, artifact, 0)
+        taken = time.monotonic() - begin
+        for seed in range(6):
+            timer = threading.Timer(float(rng.uniform(0, taken)), board.press_reset)
+            timer.start()
+            check(device, artifact, seed)
+            timer.join()
+            check(device, artifact, seed + 10)
+        assert device.stats.resets > 0
+        for seed in range(12):
+            device.write_tensors(region.inputs, [np.zeros(location.shape, np.int8) for location in region.inputs])
+            device.start(region.program_start)
+            time.sleep(float(rng.uniform(0, taken / 4)))
+            device.reset()
+            check(device, artifact, seed)
+            check(device, artifact, seed + 20)
 
 
 def test_uploads_are_payload(board, artifact):
