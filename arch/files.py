@@ -325,16 +325,23 @@ def build_in_cache(kind: str, identity: Sequence[str], build: Callable[[Path], N
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename.
+    """Write under a temporary name in the same folder, then rename. A link stays; a device or pipe is written to.
 
     Raises
     ------
     OSError
         If the folder is missing or cannot be written; an earlier file is untouched.
     """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    given, path = path, Path(os.path.realpath(path))
     _clean(path.parent, path.name)
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{TEMPORARY}")
+        try:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}{TEMPORARY}")
+        except OSError as error:  # the user knows the file by its own name
+            raise OSError(error.errno, error.strerror, str(given)) from error
         try:
             with os.fdopen(handle, "wb") as file:
                 if fcntl is not None:

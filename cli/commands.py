@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from nnloom.arch.artifact import MODEL_FILE, REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
 from nnloom.arch.extras import require
-from nnloom.arch.files import write_atomically
+from nnloom.arch.files import Scratch, write_atomically
 from nnloom.arch.serving import ServerLimits
 
 from .console import Console
@@ -286,9 +287,18 @@ def _check_writable(path: str | None, option: str = "--output") -> None:
     """Find out before a long run, not after it."""
     if path is None:
         return
-    parent = Path(path).resolve().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK) or Path(path).is_dir():
-        raise InputError(f"{path}: cannot be written; choose another {option}")
+    target = Path(path)
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        if target.exists() and not target.is_file():
+            return  # a device or a pipe
+        # By trying: root may do what it likes, and some file systems refuse all the same.
+        with Scratch(target.name, target.parent):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); choose another {option}") from error
 
 
 def _run(

@@ -581,6 +581,8 @@ def parse_serial(text: str) -> tuple[str, int, float]:
         If an option is unknown or no positive number.
     """
     port, _, options = text.partition("?")
+    if not port:
+        raise ConfigError("device 'serial:' names no port; give one, e.g. serial:/dev/ttyUSB0")
     values = {"baud": float(DEFAULT_BAUD), "timeout": FRAME_SECONDS}
     for option in filter(None, options.split("&")):
         key, _, value = option.partition("=")

@@ -104,6 +104,29 @@ def test_a_file_half_written_by_a_killed_process_is_removed(tmp_path):
     assert (tmp_path / "y.npy").read_bytes() == b"later"
 
 
+def test_links_stay_and_devices_are_written_to(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder" / "y")
+    for data in (b"one", b"two"):
+        write_atomically(tmp_path / "link", data)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "folder" / "y").read_bytes() == data
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(tmp_path / "pipe", b"bytes")
+    assert os.read(reader, 10) == b"bytes"
+    os.close(reader)
+    with pytest.raises(IsADirectoryError):
+        write_atomically(tmp_path / "folder", b"x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "link", "pipe"]
+
+
+def test_a_place_that_cannot_be_written_is_named_as_the_user_did(tmp_path):
+    for path in (tmp_path / "none" / "y.npy", Path("/proc/y.npy")):
+        with pytest.raises(OSError, match="No such file") as error:
+            write_atomically(path, b"x")
+        assert error.value.filename == str(path)
+
+
 @pytest.fixture
 def artifact(tmp_path) -> Path:
     path = tmp_path / "kws"

@@ -441,6 +441,8 @@ def test_a_port_that_cannot_be_used_names_the_remedy(artifact, tmp_path, monkeyp
 def test_device_strings():
     assert parse_serial("/dev/ttyUSB0") == ("/dev/ttyUSB0", 1_000_000, FRAME_SECONDS)
     assert parse_serial("COM3?baud=3000000&timeout=2") == ("COM3", 3_000_000, 2.0)
+    with pytest.raises(ConfigError, match="names no port"):
+        parse_serial("?baud=9600")
     for bad in ("x?speed=1", "x?baud=fast", "x?baud=0", "x?timeout=-1", "x?timeout=nan", "x?baud"):
         with pytest.raises(ConfigError, match="neither baud=NUMBER nor timeout=SECONDS"):
             parse_serial(bad)
