@@ -128,7 +128,60 @@ class Accelerator(wiring.Component):
             sequencer.next_valid.eq(fetch.valid),
         ]
 
-        # Operands. The rows of a second pixel lie one stride, 1 or 2, below; row triples need all of the next rows.
+        self._elaborate_operands(m, sequencer, activations, weights, operand)
+        # Multiply, accumulate.
+        m.d.comb += [
+            mac.operands.eq(operand.operands),
+            mac.second_operands.eq(operand.second_operands),
+            mac.weights.as_value().eq(weights.word),
+            mac.multiply.eq(delay(m, step.step & step.multiply, operand_stage, "multiply", reset=True)),
+            mac.first.eq(delay(m, step.first, operand_stage, "first")),
+        ]
+
+        self._elaborate_parameters(m, sequencer, weights, requantizer)
+        adds = config.elementwise_add
+        m.d.comb += [
+            *(
+                requantizer.mode[name].eq(active[name])
+                for name in ("maximum", "double_rounding", "narrow", "out_zero_point", "act_min", "act_max")
+            ),
+            requantizer.accumulators.eq(mac.accumulators),
+            requantizer.maxima.eq(mac.maxima),
+            requantizer.valid.eq(delay(m, step.step & step.result, result_stage, "result", reset=True)),
+            requantizer.pair.eq(delay(m, step.pair, result_stage, "pair") if config.pixels > 1 else 0),
+            requantizer.to_addend_ahead.eq(
+                delay(m, step.step & step.to_addend, result_stage - 1, "to_addend") if adds else 0
+            ),
+            requantizer.from_addend_ahead.eq(
+                delay(m, step.step & step.operand_x, result_stage - 1, "from_addend") if adds else 0
+            ),
+        ]
+
+        written, output_beyond = self._elaborate_write_back(m, sequencer, requantizer)
+        m.submodules.control = control = ProgramControl(watchdog_bits=self.watchdog_bits)
+        # A byte of the input beyond the memory.
+        input_beyond = activations.beyond & delay(m, sequencer.probe, ADDRESS_LATENCY, "probe", reset=True)
+        m.d.comb += [
+            control.start.eq(start),
+            control.finished.eq(sequencer.finished),
+            control.illegal.eq(sequencer.illegal | fetch.illegal | input_beyond | output_beyond),
+            sequencer.stop.eq(control.stop),
+        ]
+        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer, control)
+        return m
+
+    def _elaborate_operands(
+        self,
+        m: Module,
+        sequencer: Sequencer,
+        activations: ActivationMemory,
+        weights: WeightMemory,
+        operand: OperandFetch,
+    ) -> None:
+        """Addresses of a step to the memories, and what is known of its bytes to the operands."""
+        config = self.config
+        step, active = sequencer.step, sequencer.active
+        # The rows of a second pixel lie one stride, 1 or 2, below; row triples need all of the next rows.
         adds = config.elementwise_add
         second = Signal(2)
         neighbours = active.pixel_pair & ~active.row_triple if config.row_triples else active.pixel_pair
@@ -161,25 +214,22 @@ class Accelerator(wiring.Component):
             operand.row_pair.eq(active.row_pair),
             operand.second.eq(second),
             weights.address.eq(
-                delay(m, step.weight[: config.field_bits], operand_stage - WEIGHT_LATENCY, "weight_address")
+                delay(m, step.weight[: config.field_bits], loopnest.OPERAND_STAGE - WEIGHT_LATENCY, "weight_address")
             ),
         ]
 
         if config.row_triples:
             m.d.comb += operand.row_triple.eq(active.row_triple)
 
-        # Multiply, accumulate.
-        m.d.comb += [
-            mac.operands.eq(operand.operands),
-            mac.second_operands.eq(operand.second_operands),
-            mac.weights.as_value().eq(weights.word),
-            mac.multiply.eq(delay(m, step.step & step.multiply, operand_stage, "multiply", reset=True)),
-            mac.first.eq(delay(m, step.first, operand_stage, "first")),
-        ]
-
-        # Parameters: the words of a set are shifted together; then they wait in `held` for the results before them to
+    def _elaborate_parameters(
+        self, m: Module, sequencer: Sequencer, weights: WeightMemory, requantizer: Requantizer
+    ) -> None:
+        """Requantization parameters from the weight memory to the requantizer."""
+        config = self.config
+        step = sequencer.step
+        # The words of a set are shifted together; then they wait in `held` for the results before them to
         # pass, while the next set comes in.
-        load = delay(m, step.load, operand_stage, "load", reset=True)
+        load = delay(m, step.load, loopnest.OPERAND_STAGE, "load", reset=True)
         parts, held = (
             [
                 Signal(8 * config.weight_word_bytes, name=f"{name}_{i}", reset_less=True)
@@ -190,7 +240,7 @@ class Accelerator(wiring.Component):
         if config.overlap:
             hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
             assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
-            load_last = delay(m, step.load & step.load_last, operand_stage + hold, "load_last", reset=True)
+            load_last = delay(m, step.load & step.load_last, loopnest.OPERAND_STAGE + hold, "load_last", reset=True)
             take_over = delay(m, load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
         else:
             load_last = take_over = Const(0, 1)
@@ -205,25 +255,13 @@ class Accelerator(wiring.Component):
         for lane in range(config.lanes):
             together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in held)
             m.d.comb += requantizer.parameters[lane].eq(together[:72])
-        m.d.comb += [
-            requantizer.load_ahead.eq(take_over),
-            *(
-                requantizer.mode[name].eq(active[name])
-                for name in ("maximum", "double_rounding", "narrow", "out_zero_point", "act_min", "act_max")
-            ),
-            requantizer.accumulators.eq(mac.accumulators),
-            requantizer.maxima.eq(mac.maxima),
-            requantizer.valid.eq(delay(m, step.step & step.result, result_stage, "result", reset=True)),
-            requantizer.pair.eq(delay(m, step.pair, result_stage, "pair") if config.pixels > 1 else 0),
-            requantizer.to_addend_ahead.eq(
-                delay(m, step.step & step.to_addend, result_stage - 1, "to_addend") if adds else 0
-            ),
-            requantizer.from_addend_ahead.eq(
-                delay(m, step.step & step.operand_x, result_stage - 1, "from_addend") if adds else 0
-            ),
-        ]
+        m.d.comb += requantizer.load_ahead.eq(take_over)
 
-        # Write back: addresses wait in a queue, in the order of the results.
+    def _elaborate_write_back(self, m: Module, sequencer: Sequencer, requantizer: Requantizer) -> tuple[Signal, Signal]:
+        """Results to their places. Returns the write and whether a result is beyond the memory."""
+        config = self.config
+        step, active = sequencer.step, sequencer.active
+        # Addresses wait in a queue, in the order of the results.
         target = data.StructLayout({"bank": 2, "granule": config.field_bits, "enable": 2})
         push = Signal()
         pushed = Signal(target, reset_less=True)
@@ -289,10 +327,7 @@ class Accelerator(wiring.Component):
                     banks[b].eq(requantizer.done & first[b] & ~requantizer.second),
                     banks[b + 1].eq(requantizer.done & (first[b + 1] | (first[b] & requantizer.second))),
                 ]
-
-        m.submodules.control = control = ProgramControl(watchdog_bits=self.watchdog_bits)
-        # A byte of the input beyond the memory; a result, whose granules are known a cycle after the step.
-        input_beyond = activations.beyond & delay(m, sequencer.probe, ADDRESS_LATENCY, "probe", reset=True)
+        # A result is beyond the memory, or its upper granule, which is known a cycle after the step.
         granule_bits = (config.bank_granules - 1).bit_length()
         high, edge = Signal(reset_less=True), Signal(reset_less=True)
         output_beyond = Signal()
@@ -301,14 +336,7 @@ class Accelerator(wiring.Component):
             edge.eq(step.out_granule[:granule_bits].all()),
             output_beyond.eq(push & ((pushed.enable[0] & high) | (pushed.enable[1] & edge))),
         ]
-        m.d.comb += [
-            control.start.eq(start),
-            control.finished.eq(sequencer.finished),
-            control.illegal.eq(sequencer.illegal | fetch.illegal | input_beyond | output_beyond),
-            sequencer.stop.eq(control.stop),
-        ]
-        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer, control)
-        return m
+        return written, output_beyond
 
     def _elaborate_host(
         self,
