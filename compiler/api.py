@@ -132,7 +132,7 @@ def compile(
         say("compiling the CPU code")
         build_cpu(partitioned, host, folder / CPU_FILE, cpu_target)
         if host.constants:
-            np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})
+            np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
         shutil.copyfile(model, folder / MODEL_FILE)
         (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
         write_artifact(folder, manifest, emitted.program, emitted.weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnloom.arch.errors import UnsupportedOperatorError
 from nnloom.arch.reference import evaluate, is_exact
@@ -54,7 +55,7 @@ def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> In
 
 def _try(graph: Graph, node: Node) -> str | None:
     """Compute a node once on zeros: why the reference refuses it, or None."""
-    operands = []
+    operands: list[NDArray | None] = []
     for index in node.inputs:
         if index is None:
             operands.append(None)
