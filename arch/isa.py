@@ -38,6 +38,7 @@ __all__ = [
     "encode_parameters",
     "encode_program",
     "field_width",
+    "last_addresses",
     "needed_field_bits",
 ]
 
@@ -325,9 +326,19 @@ def check_descriptor(config: AcceleratorConfig, d: Descriptor) -> None:
             raise ValueError(f"descriptor field {field.name} must be {narrow.minimum} to {narrow.maximum}, not {value}")
 
 
+def last_addresses(d: Descriptor) -> tuple[int, int, int]:
+    """(row, row of the kernel, byte of a row) that the last step of a descriptor reads first; no step reads beyond."""
+    kernel_row = 0 if d.kind == Kind.ADD else (d.n_ky - 1) * d.row_step_ky
+    row = d.row_start + (d.n_oy - 1) * d.row_step_oy + kernel_row
+    byte = d.q_start + (d.n_g - 1) * d.q_step_g + (d.n_ox - 1) * d.q_step_ox + (d.n_kx - 1) * d.q_step_kx
+    return row, kernel_row, byte
+
+
 def needed_field_bits(d: Descriptor) -> int:
-    """The least `field_bits` with which an engine looks at every bit of a descriptor that is set."""
-    bits = FIELD_BITS[0]
+    """The least `field_bits` with which an engine looks at every bit of a descriptor that is set, and counts its rows
+    and bytes (`nnloom.arch.legality.register_faults`)."""
+    row, _, byte = last_addresses(d)
+    bits = max(FIELD_BITS[0], max(row, 0).bit_length(), max(byte, 0).bit_length() - 1)
     for field in FIELDS:
         if field.width == 16:
             value = getattr(d, field.name)

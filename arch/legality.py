@@ -23,6 +23,7 @@ from .isa import (
     Kind,
     check_descriptor,
     field_width,
+    last_addresses,
 )
 from .loopnest import ADD_BATCH, LEAST_START_DELAY
 
@@ -37,6 +38,7 @@ __all__ = [
     "least_interval",
     "legal_kinds",
     "program_memory_words",
+    "register_faults",
     "sign_bits",
     "unseen_bits",
 ]
@@ -125,6 +127,7 @@ def descriptor_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) 
     first: it is the program's first.
     """
     yield from form_faults(config, d, first=first)
+    yield from register_faults(config, d)
     yield from address_faults(config, d)
 
 
@@ -156,7 +159,7 @@ def form_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Ite
 
 
 def address_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
-    """Addresses beyond the memories, and sums beyond the registers: the engine meets these while it runs."""
+    """Addresses beyond the memories, which the engine meets while it runs."""
     add = d.kind == Kind.ADD
     granules = config.bank_granules
     extent = (d.in_rows - 1) // config.row_banks * d.in_row_stride + (d.in_row_bytes - 1) // config.granule
@@ -169,14 +172,17 @@ def address_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
     if weight >= config.weight_words:
         yield f"weights end at word {weight} of {config.weight_words}"
     yield from _output_faults(config, d)
-    q = d.q_start + (d.n_g - 1) * d.q_step_g + (d.n_ox - 1) * d.q_step_ox + (d.n_kx - 1) * d.q_step_kx
-    if q >= 1 << config.field_bits + 1:
-        yield f"byte {q} of a row is beyond the address registers"
-    kernel_row = 0 if add else (d.n_ky - 1) * d.row_step_ky
+
+
+def register_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
+    """Rows and bytes that the engine's registers do not count."""
+    row, kernel_row, byte = last_addresses(d)
+    if byte >= 1 << config.field_bits + 1:
+        yield f"byte {byte} of a row is beyond the address registers"
     if kernel_row > (LAST_TRIPLE_KERNEL_ROW if d.row_triple else LAST_KERNEL_ROW):
         yield f"kernel row {kernel_row} is beyond the address registers"
-    if d.row_start + (d.n_oy - 1) * d.row_step_oy + kernel_row >= 1 << config.field_bits:
-        yield "the last input row is beyond the address registers"
+    if row >= 1 << config.field_bits:
+        yield f"row {row} is beyond the address registers"
 
 
 def _output_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:

@@ -17,7 +17,7 @@ from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
 from nnloom.arch.isa import Descriptor, Kind, check_descriptor, encode_parameters
-from nnloom.arch.legality import LAST_KERNEL_ROW
+from nnloom.arch.legality import LAST_KERNEL_ROW, register_faults
 from nnloom.arch.loopnest import ADD_BATCH
 from nnloom.arch.numerics import (
     ADD_LEFT_SHIFT,
@@ -668,6 +668,8 @@ def lower_layers(
             check_descriptor(config, lowered.descriptor)
         except ValueError as error:
             raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
+        for fault in register_faults(config, lowered.descriptor):
+            raise CapacityError(f"{layer.name}: too large for the engine ({fault})")
         result.append(lowered)
     return result
 

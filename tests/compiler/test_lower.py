@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import CapacityError
+from nnloom.arch.isa import needed_field_bits
+from nnloom.arch.legality import check_image
 from nnloom.compiler.graph import Conv2D, FullyConnected, LayerGraph, Padding
 from nnloom.compiler.lower import unsupported_reason
 from nnloom.sim.golden import GoldenModel
@@ -85,3 +88,27 @@ def test_a_kernel_of_more_rows_than_the_engine_counts_is_refused(rows):
             model.run()
             got = model.read_tensor(compiled.plan.locations["y"])
             np.testing.assert_array_equal(got.reshape(-1), evaluate(graph, {"x": value})["y"].reshape(-1))
+
+
+def test_rows_behind_the_padding_need_a_bit_of_their_own():
+    """The last row that is read lies in the padding below: 1,023 rows and three more do not fit ten bits."""
+    rng = np.random.default_rng(1)
+    source, output = tensor(rng, "x", 1023, 1, 1), tensor(rng, "y", 1023, 1, 1)
+    layer = random_layer(rng, "conv", source)
+    kernel = rng.integers(-127, 128, (1, 4, 1, 1), np.int8)
+    layer = replace(
+        layer,
+        weights=kernel,
+        weight_scales=layer.weight_scales[:1],
+        bias=layer.bias[:1],
+        output=output,
+        strides=(1, 1),
+        padding=Padding(0, 0, 3, 0),
+    )
+    graph = LayerGraph("region", (source,), (output,), (layer,))
+    config = AcceleratorConfig(field_bits=11, activation_bytes=32768, weight_words=1024)
+    with pytest.raises(CapacityError, match=r"row 102[45] is beyond the address registers"):
+        compile_region(replace(config, field_bits=10), graph)
+    compiled = compile_region(config, graph)
+    assert needed_field_bits(compiled.descriptors[0]) == 11
+    check_image(config, compiled.program)
