@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from nnloom.arch.errors import UnsupportedOperatorError
+from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.reference import evaluate
 
 from .ir import Graph, Node, Value
@@ -54,7 +54,7 @@ def _fold(node: Node, values: list[Value]) -> list[Value] | None:
         return None
     try:
         results = evaluate(node.operation, operands)
-    except UnsupportedOperatorError:
+    except (InputError, UnsupportedOperatorError):
         return None  # stays a node: it is refused or compiled like any other
     return [dataclasses.replace(values[i], data=data) for i, data in zip(node.outputs, results, strict=True)]
 

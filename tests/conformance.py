@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.errors import UnsupportedOperatorError
+from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.reference import STATES, evaluate_step, is_exact
 from tests.one_operator import Case, interpret, read
 from tests.operator_cases import GENERATORS, cases
@@ -41,7 +41,7 @@ def check(case: Case) -> Outcome:
             got, after = evaluate_step(op, inputs)
             for index, state in zip(states, after, strict=True):
                 inputs[index] = state
-    except UnsupportedOperatorError as error:
+    except (InputError, UnsupportedOperatorError) as error:
         return Outcome("refused", str(error))
     for index, (ours, theirs) in enumerate(zip(got, interpret(case.model, case.inputs, calls), strict=True)):
         if ours.dtype != theirs.dtype or ours.shape != theirs.shape:

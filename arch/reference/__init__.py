@@ -172,6 +172,9 @@ def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, 
     ------
     UnsupportedOperatorError
         If there is no reference for the operator, its types or its options; the message says which.
+    InputError
+        If the operator is not defined for these values (division by 0, an index beyond the operand), for which
+        LiteRT fails, too.
     """
     return evaluate_step(op, inputs)[0]
 

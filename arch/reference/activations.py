@@ -18,6 +18,7 @@ from .support import (
     parameters,
     power_of_two,
     refuse,
+    refuse_values,
     require_types,
     round_half_away,
     saturate,
@@ -290,7 +291,7 @@ def rsqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
         ]
     value = x.astype(np.int64) - q_in.zero_point
     if value.size and value.min() < 0:
-        refuse(op, "a negative value")
+        refuse_values(op, "a negative value")
     multiplier, exponent = fixed_point.inverse_square_root(value)
     shift = 20  # keeps 1 an integer
     data = multiply_by_factor(1, multiplier, exponent + shift)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..operation import Operation
-from .support import check_axis, operand, parameters, refuse, round_half_away, to_int32, type_name
+from .support import check_axis, operand, parameters, refuse, refuse_values, round_half_away, to_int32, type_name
 
 __all__ = [
     "batch_to_space_nd",
@@ -203,7 +203,7 @@ def gather(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]
     batch = op.options.get("batch_dims", 0)
     batch = batch + index.ndim if batch < 0 else batch
     if index.size and (index.min() < 0 or index.max() >= x.shape[axis]):
-        refuse(op, f"index beyond the {x.shape[axis]} of axis {axis}")
+        refuse_values(op, f"index beyond the {x.shape[axis]} of axis {axis}")
     if not batch:
         return [np.take(x, index, axis=axis)]
     flat = x.reshape(-1, *x.shape[batch:])
@@ -323,7 +323,7 @@ def gather_nd(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArr
     x, index = operand(op, inputs, 0), operand(op, inputs, 1).astype(np.int64)
     sizes = x.shape[: index.shape[-1]]
     if index.size and (index.min() < 0 or (index >= np.array(sizes)).any()):
-        refuse(op, f"index beyond {sizes}")
+        refuse_values(op, f"index beyond {sizes}")
     return [x[tuple(np.moveaxis(index, -1, 0))]]
 
 
@@ -350,7 +350,7 @@ def embedding_lookup(op: Operation, inputs: Sequence[NDArray | None]) -> Sequenc
     if table.dtype.name != op.outputs[0].dtype:
         refuse(op, f"{type_name(op.inputs[1])} to {op.outputs[0].dtype}")
     if index.size and (index.min() < 0 or index.max() >= table.shape[0]):
-        refuse(op, f"index beyond {table.shape[0]} rows")
+        refuse_values(op, f"index beyond {table.shape[0]} rows")
     return [table[index]]
 
 
@@ -371,7 +371,7 @@ def scatter_nd(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     index, values = operand(op, inputs, 0).astype(np.int64), operand(op, inputs, 1)
     result = np.zeros(op.outputs[0].shape, values.dtype)
     if index.size and (index.min() < 0 or (index >= np.array(result.shape[: index.shape[-1]])).any()):
-        refuse(op, f"index beyond {result.shape}")
+        refuse_values(op, f"index beyond {result.shape}")
     np.add.at(result, tuple(np.moveaxis(index, -1, 0)), values)
     return [result]
 

@@ -16,7 +16,17 @@ from ..numerics import (
 )
 from ..operation import Operation, Quantization
 from . import fixed_point
-from .support import activate, activation_range, operand, parameters, power_of_two, refuse, require_types, to_int32
+from .support import (
+    activate,
+    activation_range,
+    operand,
+    parameters,
+    power_of_two,
+    refuse,
+    refuse_values,
+    require_types,
+    to_int32,
+)
 
 __all__ = [
     "add",
@@ -93,7 +103,7 @@ def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
             return [activate_plain(op, a / b)]
     if a.dtype == np.int32:
         if (b == 0).any():
-            refuse(op, "division by 0")
+            refuse_values(op, "division by 0")
         wide, divisor = a.astype(np.int64), b.astype(np.int64)
         quotient = np.abs(wide) // np.abs(divisor) * np.sign(wide) * np.sign(divisor)
         return [activate_plain(op, wrap_int32(quotient).astype(np.int32))]
@@ -103,7 +113,7 @@ def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     q_a, q_b, q_out = parameters(op, x), parameters(op, y), parameters(op, output)
     dividend, divisor = a.astype(np.int64) - q_a.zero_point, b.astype(np.int64) - q_b.zero_point
     if (divisor == 0).any():
-        refuse(op, "division by 0")
+        refuse_values(op, "division by 0")
     dividend, divisor = dividend * np.sign(divisor), np.abs(divisor)
     factor = np.float32(q_a.scale) / (np.float32(q_b.scale) * np.float32(q_out.scale))
     multiplier, exponent = split_factor(float(factor))
@@ -118,7 +128,7 @@ def floor_div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArr
     """Quotient rounded down, of the numbers themselves: quantization does not count."""
     a, b = _operands(op, inputs, "int8", "int16", "int32", "float32")
     if (b == 0).any():
-        refuse(op, "division by 0")
+        refuse_values(op, "division by 0")
     if a.dtype == np.float32:
         return [np.floor(a / b)]
     return [(a.astype(np.int64) // b).astype(a.dtype)]  # wraps
@@ -128,7 +138,7 @@ def floor_mod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArr
     """Remainder with the sign of the divisor, of the numbers themselves: quantization does not count."""
     a, b = _operands(op, inputs, "int8", "int16", "int32", "int64", "float32")
     if (b == 0).any():
-        refuse(op, "division by 0")
+        refuse_values(op, "division by 0")
     if a.dtype != np.float32:
         return [np.remainder(a, b)]
     rest = np.fmod(a, b)
@@ -142,7 +152,7 @@ def pow_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
         with np.errstate(all="ignore"):
             return [np.power(a.astype(np.float64), b.astype(np.float64)).astype(np.float32)]
     if (b < 0).any():
-        refuse(op, "negative exponents of int32")
+        refuse_values(op, "negative exponents of int32")
     if b.size == 1 and a.shape != b.shape and int(b.reshape(())) > 0:
         with np.errstate(over="ignore"):
             return [np.power(a, b.reshape(()))]  # wraps

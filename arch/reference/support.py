@@ -9,7 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnsupportedOperatorError
+from ..errors import InputError, UnsupportedOperatorError
 from ..numerics import wrap_int32
 from ..operation import Operation, Quantization, TensorType
 
@@ -24,6 +24,7 @@ __all__ = [
     "parameters",
     "power_of_two",
     "refuse",
+    "refuse_values",
     "require_types",
     "round_half_away",
     "saturate",
@@ -40,6 +41,11 @@ QUANTIZED = tuple(LIMITS)
 def refuse(op: Operation, what: str) -> NoReturn:
     """Raise UnsupportedOperatorError: the operator and what of it is not supported."""
     raise UnsupportedOperatorError(f"{op.kind}: {what} not supported by the reference")
+
+
+def refuse_values(op: Operation, what: str) -> NoReturn:
+    """Raise InputError: what is wrong with the values of the operands; LiteRT refuses them, too."""
+    raise InputError(f"{op.kind}: {what}; give other inputs")
 
 
 def type_name(t: TensorType | None) -> str:

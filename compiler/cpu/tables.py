@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.errors import UnsupportedOperatorError
+from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.operation import TensorType
 from nnloom.arch.reference import evaluate
 
@@ -57,7 +57,7 @@ class Table:
 
 
 def table_of(graph: Graph, node: Node) -> Table | None:
-    """The operator as a table; None if it is not elementwise on 8-bit values, or has no reference."""
+    """The operator as a table; None if it is not elementwise on 8-bit values, not defined for all, or not known."""
     op = node.operation
     operands = tuple(i for i in node.inputs if i is not None)
     count = 1 if node.kind in _UNARY else 2 if node.kind in _BINARY else 0
@@ -75,7 +75,7 @@ def table_of(graph: Graph, node: Node) -> Table | None:
     )
     try:
         (values,) = evaluate(flat, points)
-    except UnsupportedOperatorError:
+    except (InputError, UnsupportedOperatorError):
         return None
     lowest = [int(g[0]) for g in grid]
     return Table(_lookup(op.outputs[0].shape, lowest), values, operands)
