@@ -273,6 +273,13 @@ def _turn(path: Path) -> Iterator[None]:
             os.close(handle)
 
 
+def _about_disk(error: OSError, folder: Path) -> Exception:
+    """A full disk as an error that says what to do, others as they are."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return ConfigError(f"{folder}: {error.strerror}; free some, or set XDG_CACHE_HOME to a folder on another disk")
+
+
 def build_in_cache(kind: str, identity: Sequence[str], build: Callable[[Path], None], *, again: bool = False) -> Path:
     """A folder of the user's cache with what `build` puts there, once: later calls find it.
 
@@ -312,6 +319,8 @@ def build_in_cache(kind: str, identity: Sequence[str], build: Callable[[Path], N
             temporary = str(scratch.path)
             scratch.rename(kept)
             raise BuildError(str(error).replace(temporary, str(kept))) from error
+        except OSError as error:
+            raise _about_disk(error, cache) from error
         seal(scratch.path)
         # Another process may have finished the same build first.
         if again or not is_whole(folder):
@@ -354,6 +363,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
             return
-        except BaseException:
+        except BaseException as error:
             Path(name).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise OSError(error.errno, error.strerror, str(given)) from error
             raise

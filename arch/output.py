@@ -8,13 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .artifact import CPU_FILE, FORMAT, MANIFEST_FILE, PROGRAM_FILE, REPORT_FILE, WEIGHTS_FILE
+from .artifact import (
+    CONSTANTS_FILE,
+    CPU_FILE,
+    FORMAT,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    PROGRAM_FILE,
+    REPORT_FILE,
+    WEIGHTS_FILE,
+)
 from .errors import ArtifactError
 from .files import TEMPORARY, Scratch, replace_directory, restore_directory
 
 __all__ = ["check_output", "write_output"]
 
-OWN = frozenset({MANIFEST_FILE, REPORT_FILE, PROGRAM_FILE, WEIGHTS_FILE, CPU_FILE})
+OWN = frozenset({MANIFEST_FILE, REPORT_FILE, PROGRAM_FILE, WEIGHTS_FILE, CPU_FILE, CONSTANTS_FILE, MODEL_FILE})
 BUILT = frozenset({"nnloom.bit", "nnloom.fs", "nnloom.bin", "nnloom.hwh", "vivado"})
 """What `nnloom build` adds for one board or another."""
 

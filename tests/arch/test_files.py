@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -283,6 +284,20 @@ def test_a_failed_build_is_kept_and_the_next_one_tries_again(cache):
         log = Path(str(error.value).split("see ")[1])
         assert log.read_text() == "why" and len(list(log.parent.parent.iterdir())) == 1
     build_in_cache("sim", ["a"], lambda folder: (folder / "x").write_text("x"))
+
+
+def test_a_full_disk_is_told(cache, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(ConfigError, match="nnloom/sim: No space left on device; free some, or set XDG_CACHE_HOME"):
+        build_in_cache("sim", ["a"], full)
+    assert not [path for path in (cache / "sim").iterdir() if path.is_dir()]
+    (tmp_path / "y").write_bytes(b"earlier")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_atomically(tmp_path / "y", b"new")
+    assert error.value.filename == str(tmp_path / "y") and (tmp_path / "y").read_bytes() == b"earlier"
 
 
 def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
