@@ -1,4 +1,4 @@
-"""requirements.lock is whole: everything that the installation asks for, in a version that it allows, with a hash."""
+"""The installation is whole: every package of ours is in it, and requirements.lock has everything that it asks for."""
 
 from __future__ import annotations
 
@@ -44,3 +44,18 @@ def test_every_dependency_has_bounds():
         operators = {specifier.operator for specifier in requirement.specifier}
         free = requirement.name in ("pip", "setuptools", "packaging")
         assert "==" in operators or {">=", "<"} <= operators or free, f"{requirement} has no upper or lower bound"
+
+
+def test_every_folder_with_modules_is_installed():
+    """An editable installation finds a folder that is missing here; a wheel does not."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / folder for name, folder in setuptools["package-dir"].items()}
+    found = set()
+    for name, top in folders.items():
+        for folder in [top, *(path for path in top.rglob("*") if path.is_dir())]:
+            if any(folder.glob("*.py")):
+                found.add(".".join([name, *folder.relative_to(top).parts]))
+    assert found == set(setuptools["packages"])
+    data = {file.name for top in folders.values() for file in top.rglob("*") if file.is_file()}
+    listed = {name for names in setuptools["package-data"].values() for name in names}
+    assert {name for name in data if not name.endswith((".py", ".pyc"))} == listed
