@@ -2,6 +2,7 @@
 
     python -m tests.fuzz --minutes 30
     python -m tests.fuzz --profile wide --seed 100000 --networks 2000 --rtl-share 0.01 --totals tests/fuzz/totals.json
+    python -m tests.fuzz --profile "mixed:steps=conv,residual,flatten;batch=2;odd=0.9" --minutes 5
     python -m tests.fuzz --again build/fuzz/mixed-17/recipe.json
 
 Each network: LiteRT's reference kernels == CPU code == golden model == runtime without TVM == RTL (a share of them),
@@ -12,6 +13,7 @@ answers expected, and the recipe. The exit code is 1 if there was one.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import subprocess
@@ -27,7 +29,7 @@ import numpy as np
 from .check import CONFIGS, RTL_CONFIGS, Judge, Refused, Verdict, test_inputs
 from .draw import Recipe
 from .generate import Built, build, generate
-from .profiles import PROFILES
+from .profiles import PROFILES, get_profile
 from .shrink import shrink_file, shrink_recipe, signature
 from .worker import Worker
 
@@ -80,7 +82,7 @@ class Totals:
             "refused_for_one_configuration_or_device": dict(self.notes.most_common()),
             "inferences": dict(self.runs),
             "values_compared": self.values,
-            "mismatches_and_tracebacks": len(self.faults),
+            "mismatches_and_tracebacks": self.kinds["fault"],
             "operators": dict(self.operators.most_common()),
             "configurations": dict(self.configs.most_common()),
         }
@@ -92,7 +94,7 @@ class Totals:
 
 def choose(profile: str, seed: int, *, rtl_share: float = 0.0, native_share: float = 1.0) -> dict[str, Any]:
     """How a network is checked, a function of its seed: the accelerators, whether it is simulated, has CPU code."""
-    rng = np.random.default_rng([seed, sorted(PROFILES).index(profile), 3])
+    rng = np.random.default_rng([seed, 3, *profile.encode()])
     simulated, native, several = rng.random(3) < (rtl_share, native_share, _SEVERAL)
     if simulated:
         return {"configs": [str(rng.choice(RTL_CONFIGS))], "rtl": True, "seed": seed}
@@ -111,26 +113,27 @@ def main() -> int:
         totals, seen = Totals(), Counter[str]()
         end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
         said = time.monotonic()
-        for i in range(arguments.networks or sys.maxsize):
-            if end and time.monotonic() > end:
-                break
-            profile, seed = profiles[i % len(profiles)], arguments.seed + i // len(profiles)
-            recipe, built = generate(seed, profile)
-            how = choose(profile, seed, rtl_share=arguments.rtl_share, native_share=arguments.native_share)
-            verdict = worker.check(built, **how)
-            totals.add(profile, seed, built, how["configs"], verdict)
-            if verdict.kind == "fault":
-                kind = signature(verdict)
-                seen[kind] += 1
-                print(f"FAULT {profile} {seed}: {verdict.reason}", flush=True)
-                totals.faults.append(f"{profile} {seed}: {verdict.reason}")
-                if seen[kind] <= arguments.shrink:
-                    _report(arguments, worker, recipe, verdict, how)
-            if time.monotonic() - said > arguments.every:
-                said = time.monotonic()
-                print(totals.line(), flush=True)
-            if totals.faults and arguments.stop:
-                break
+        with contextlib.suppress(KeyboardInterrupt):  # the totals so far
+            for i in range(arguments.networks or sys.maxsize):
+                if end and time.monotonic() > end:
+                    break
+                profile, seed = profiles[i % len(profiles)], arguments.seed + i // len(profiles)
+                recipe, built = generate(seed, profile)
+                how = choose(profile, seed, rtl_share=arguments.rtl_share, native_share=arguments.native_share)
+                verdict = worker.check(built, **how)
+                totals.add(profile, seed, built, how["configs"], verdict)
+                if verdict.kind == "fault" and re.search(arguments.match, verdict.reason):
+                    kind = signature(verdict)
+                    seen[kind] += 1
+                    print(f"FAULT {profile} {seed}: {verdict.reason}", flush=True)
+                    totals.faults.append(f"{profile} {seed}: {verdict.reason}")
+                    if seen[kind] <= arguments.shrink:
+                        _report(arguments, worker, recipe, verdict, how)
+                if time.monotonic() - said > arguments.every:
+                    said = time.monotonic()
+                    print(totals.line(), flush=True)
+                if totals.faults and arguments.stop:
+                    break
     print(totals.line())
     for name, counts in (("refused", totals.refused), ("refused in part", totals.notes)):
         for reason, count in counts.most_common(20):
@@ -147,11 +150,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="how long; default: --networks, or until interrupted")
     parser.add_argument("--networks", type=int, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="first seed")
-    parser.add_argument("--profile", choices=["all", *PROFILES], default="all", help="distribution of networks")
+    parser.add_argument(
+        "--profile",
+        type=_profile,
+        default="all",
+        help="distribution of networks: " + ", ".join(PROFILES) + ", all; or as mixed:steps=conv,add;batch=2;odd=0.9",
+    )
     parser.add_argument("--rtl-share", type=float, default=0.0, metavar="P", help="share that is simulated too")
     parser.add_argument("--native-share", type=float, default=1.0, metavar="P", help="share that has CPU code")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz"), help="folder for failing networks")
     parser.add_argument("--shrink", type=int, default=2, metavar="N", help="networks of each kind of fault to shrink")
+    parser.add_argument("--match", default="", metavar="REGEX", help="look for faults of this text alone")
     parser.add_argument("--stop", action="store_true", help="stop at the first fault")
     parser.add_argument("--totals", type=Path, help="JSON file to which the totals are added")
     parser.add_argument("--again", type=Path, metavar="RECIPE", help="check the network of a recipe once more")
@@ -162,6 +171,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--noise", action="store_true", help="text on stderr is no fault")
     return parser.parse_args()
+
+
+def _profile(name: str) -> str:
+    if name != "all":
+        get_profile(name)
+    return name
 
 
 def _again(arguments: argparse.Namespace, worker: Worker) -> int:
@@ -194,7 +209,7 @@ def _report(
     built = build(small)
     assert built is not None
     cut, found = shrink_file(built, found, check, attempts=20 if rtl else 100)
-    folder = arguments.out / f"{recipe.profile}-{recipe.seed}"
+    folder = arguments.out / re.sub(r"[^\w=,.-]+", "_", f"{recipe.profile}-{recipe.seed}")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "network.tflite").write_bytes(cut.data)
     if cut.reference != cut.data:

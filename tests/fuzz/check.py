@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,12 +18,11 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, TensorInfo
+from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import ArtifactError, CapacityError, NnloomError
+from nnloom.arch.errors import CapacityError, NnloomError
 from nnloom.boards import get
 from nnloom.runtime import InferenceSession
-from nnloom.runtime.portable import PortableProgram
 
 from .generate import Built
 
@@ -182,6 +182,8 @@ class Checker:
         self._fresh = fresh
         self._quiet = quiet
         self._count = 0
+        self._sessions: deque[InferenceSession] = deque(maxlen=2)
+        """kept, so that the libraries of networks before are still loaded when the next one takes their folder"""
 
     def check(
         self,
@@ -241,13 +243,10 @@ class Checker:
                 return Verdict("fault", f"compile for {name}: {_where()}")
             devices = ["cpu", "model", *(["sim"] if rtl and name in RTL_CONFIGS else [])] if native else []
             try:
-                for device in devices:
+                for device in [*devices, "portable"]:
                     self._stage(f"{device}, {name}")
                     with self._silence(f"{device}, {name}"):
                         self._session(output, device, judge, cases, answers, verdict)
-                self._stage(f"portable, {name}")
-                with self._silence(f"portable, {name}"):
-                    self._portable(output, judge, cases, answers, verdict)
             except _Fault as error:
                 return Verdict("fault", f"{name}: {error}")
             except Exception:
@@ -266,7 +265,9 @@ class Checker:
         answers: list[list[NDArray]],
         verdict: Verdict,
     ) -> None:
-        with InferenceSession(path, device) as session:
+        native = device != "portable"
+        with InferenceSession(path, device if native else "cpu", native=native) as session:
+            self._sessions.append(session)
             infos, results = session.get_inputs(), session.get_outputs()
             for kind, details, given in (("input", judge.inputs, infos), ("output", judge.outputs, results)):
                 _compare_interface(f"{device}: {kind}", details, given)
@@ -291,28 +292,6 @@ class Checker:
             _compare(f"{device}, after the session", i, values, want)
             verdict.values += sum(value.size for value in want)
         verdict.runs[device] = verdict.runs.get(device, 0) + len(cases)
-
-    def _portable(
-        self,
-        path: Path,
-        judge: Judge,
-        cases: list[list[NDArray]],
-        answers: list[list[NDArray]],
-        verdict: Verdict,
-    ) -> None:
-        artifact = Artifact.load(path)
-        _compare_interface("manifest: input", judge.inputs, artifact.manifest.inputs)
-        _compare_interface("manifest: output", judge.outputs, artifact.manifest.outputs)
-        try:
-            program = PortableProgram(artifact)
-        except ArtifactError as error:
-            verdict.notes.append("portable: " + _pattern(str(error).replace(str(path), "ARTIFACT")))
-            return
-        kept = [program.run([value.copy() for value in case]) for case in cases]
-        for i, (values, want) in enumerate(zip(kept, answers, strict=True)):
-            _compare("portable", i, values, want)
-            verdict.values += sum(value.size for value in want)
-        verdict.runs["portable"] = verdict.runs.get("portable", 0) + len(cases)
 
     @contextmanager
     def _silence(self, what: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ import numpy as np
 from .draw import Draw, Recipe, Step
 from .network import Inapplicable, Network, Value, Writing, schema
 from .operators import STEPS, draw_scale, draw_zero_point
-from .profiles import PROFILES, Profile
+from .profiles import Profile, get_profile
 
 __all__ = ["Built", "build", "generate"]
 
@@ -32,8 +32,8 @@ class Built:
 
 def generate(seed: int, profile: str = "mixed") -> tuple[Recipe, Built]:
     """The network of a seed: the same for ever, unless the profile or the steps change."""
-    p = PROFILES[profile]
-    rng = np.random.default_rng([seed, sorted(PROFILES).index(profile)])
+    p = get_profile(profile)
+    rng = np.random.default_rng([seed, *profile.encode()])
     while True:
         made = _generate(rng, p)
         if made:
@@ -58,7 +58,7 @@ def _generate(rng: np.random.Generator, p: Profile) -> tuple[Recipe, Built] | No
         if len(recipe.steps) == wanted:
             break
         kind = str(rng.choice(kinds, p=weights / weights.sum()))
-        if len(recipe.steps) == core and kind not in _CORE:
+        if len(recipe.steps) == core and kind not in _CORE and _CORE & set(kinds):
             continue
         draw = Draw(rng=rng)
         if _try(net, kind, draw, p):
@@ -73,7 +73,7 @@ def _generate(rng: np.random.Generator, p: Profile) -> tuple[Recipe, Built] | No
 
 def build(recipe: Recipe) -> Built | None:
     """The file of a recipe; steps that do not apply (any more) are left out. None if nothing is left."""
-    p = PROFILES[recipe.profile]
+    p = get_profile(recipe.profile)
     net = Network(p.max_elements)
     try:
         _inputs(net, Draw(recipe.head), p)

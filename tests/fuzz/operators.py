@@ -219,7 +219,7 @@ def depthwise(net: Network, d: Draw, p: Profile) -> None:
 
 @_step
 def dense(net: Network, d: Draw, p: Profile) -> None:
-    x = pick(net, d, p, lambda v: v.rank >= (1 if p.name == "wide" else 2))
+    x = pick(net, d, p, lambda v: v.rank >= (1 if p.name.startswith("wide") else 2))
     options = schema.FullyConnectedOptionsT()
     options.fusedActivationFunction = _activation(d)
     options.keepNumDims = d.chance(0.3)
@@ -305,6 +305,8 @@ def _pool(net: Network, d: Draw, p: Profile, kind: str) -> None:
     if d.chance(0.25):
         kernel, options.padding = x.shape[1:3], schema.Padding.VALID
     options.filterHeight, options.filterWidth = kernel
+    if options.fusedActivationFunction > 1 and x.scale < 3e-9:
+        raise Inapplicable("the limit is beyond int32, and LiteRT's pools go on with whatever was in memory")
     y = net.like(x, (x.shape[0], *_places(x, kernel, options), x.shape[3]))
     net.add_operator(kind, [x], [y], options)
 

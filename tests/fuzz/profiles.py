@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
-__all__ = ["PROFILES", "Profile"]
+__all__ = ["PROFILES", "Profile", "get_profile"]
 
 
 @dataclass(frozen=True)
@@ -167,3 +168,37 @@ PROFILES = {
         ),
     )
 }
+
+
+def get_profile(name: str) -> Profile:
+    """A profile by name, perhaps directed at something.
+
+    "mixed:steps=conv,residual;batch=2;odd=0.9" draws only those steps, with that batch and so much oddity.
+
+    Raises
+    ------
+    ValueError
+        If there is no such profile, step or field.
+    """
+    base, _, changes = name.partition(":")
+    if base not in PROFILES:
+        raise ValueError(f"no profile {base!r} ({', '.join(PROFILES)})")
+    profile = dataclasses.replace(PROFILES[base], name=name)
+    for change in filter(None, changes.split(";")):
+        what, _, value = change.partition("=")
+        match what:
+            case "steps":
+                known = _COMMON | _BEYOND
+                unknown = set(value.split(",")) - set(known)
+                if unknown:
+                    raise ValueError(f"no step {unknown.pop()!r} ({', '.join(known)})")
+                profile = dataclasses.replace(profile, kinds=dict.fromkeys(value.split(","), 1.0))
+            case "batch":
+                profile = dataclasses.replace(profile, batches=(int(value),))
+            case "odd" | "extreme" | "latest":
+                profile = dataclasses.replace(profile, **{what: float(value)})
+            case "edges":
+                profile = dataclasses.replace(profile, edges=dict.fromkeys(value.split(","), 1.0))
+            case _:
+                raise ValueError(f"nothing to change named {what!r} (steps, batch, odd, extreme, latest, edges)")
+    return profile

@@ -10,9 +10,9 @@ import pytest
 from nnloom.arch.errors import ModelError
 from nnloom.compiler import api
 
-from .check import Checker, Judge, Refused, Verdict
+from .check import Checker, Judge, Refused, Verdict, test_inputs
 from .draw import Recipe
-from .generate import build, generate
+from .generate import Built, build, generate
 from .network import schema
 from .operators import STEPS
 from .profiles import PROFILES
@@ -98,7 +98,7 @@ def test_a_process_that_ends_is_a_fault_of_whoever_worked(monkeypatch, what, kin
     _, built = generate(5, "chains")
     with Worker(start="fork") as worker:
         with monkeypatch.context() as patch:
-            patch.setattr(f"tests.fuzz.check.{what}", lambda *arguments: os._exit(3))
+            patch.setattr(f"tests.fuzz.check.{what}", lambda *arguments, **options: os._exit(3))
             if what == "InferenceSession":
                 patch.setattr("tests.fuzz.check._compile", lambda *arguments: 1)
             verdict = worker.check(built, configs=["16x9"], inputs=1)
@@ -122,12 +122,20 @@ def test_signatures_tell_kinds_of_faults_apart():
     assert signature(Verdict("fault", reasons[0])) == signature(Verdict("fault", reasons[0].replace("16x9", "8x5")))
 
 
+def _varied(built: Built) -> bool:
+    """Whether every output depends on the input."""
+    judge = Judge(built.reference)
+    cases = test_inputs(judge.inputs, np.random.default_rng(0), 3)
+    return all(len({value.tobytes() for value in values}) == 3 for values in zip(*map(judge.run, cases), strict=True))
+
+
 def test_the_checker_sees_what_is_wrong(tmp_path, monkeypatch):
     """Of a network that is right: an answer, an earlier answer, an input, text on stderr, a traceback, a dump."""
     from nnloom.runtime import InferenceSession
 
     checker = Checker(tmp_path)
-    convolutions = (built for _, built in map(generate, range(1000)) if built.operators == ("CONV_2D",))
+    networks = (generate(seed, "mixed:steps=conv;edges=INT8;odd=0;extreme=0")[1] for seed in range(100))
+    convolutions = (built for built in networks if built.operators == ("CONV_2D",) and _varied(built))
     built = next(b for b in convolutions if checker.check(b, configs=["16x9"]).kind == "equal")
     run = InferenceSession.run
 
@@ -176,3 +184,15 @@ def test_the_checker_sees_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "compile", dump)
     verdict = checker.check(built, configs=["16x9"])
     assert verdict.kind == "fault" and "R.Tensor" in verdict.reason
+
+
+def test_a_profile_can_be_directed():
+    for seed in range(30):
+        recipe, built = generate(seed, "mixed:steps=conv,residual;batch=2;edges=INT8;odd=0")
+        assert {step.kind for step in recipe.steps} <= {"conv", "residual"}
+        assert build(Recipe.from_json(recipe.to_json())) == built
+        graph = schema.ModelT.InitFromPackedBuf(built.data, 0).subgraphs[0]
+        assert all(graph.tensors[i].shape[0] == 2 and graph.tensors[i].type == 9 for i in graph.inputs)
+    for wrong in ("narrow", "mixed:steps=fold", "mixed:colour=red"):
+        with pytest.raises(ValueError, match=r"no profile|no step|nothing to change"):
+            generate(0, wrong)
