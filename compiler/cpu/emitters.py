@@ -167,23 +167,29 @@ def _emit_add(op: KernelOp) -> tuple[Callable, list[np.ndarray]]:
 
 
 def _emit_quantize(op: KernelOp) -> tuple[Callable, list[np.ndarray]]:
-    """TFLite QUANTIZE: `numerics.quantize`. TVM's own rounds half to even."""
+    """TFLite QUANTIZE of float32. TVM's own rounds half to even.
+
+    Beyond int32 a value becomes -2**31, whatever its sign, as x86 converts it, and a negative zero point wraps that.
+    """
     from tvm import te, tirx
 
     output = op.output_quantization
     assert output
     # Far outside int8 already, and exact in float32 and int32.
-    limit = float(1 << 20)
+    limit, beyond = float(1 << 20), float(1 << 31)
+    lost = op.act_min if output.zero_point >= 0 else op.act_max
 
     def quantize_te(x: Any) -> Any:
         def element(*index: Any) -> Any:
-            scaled = x(*index) / tirx.const(output.scale, "float32")
-            scaled = tirx.max(tirx.min(scaled, tirx.const(limit, "float32")), tirx.const(-limit, "float32"))
+            exact = x(*index) / tirx.const(output.scale, "float32")
+            scaled = tirx.max(tirx.min(exact, tirx.const(limit, "float32")), tirx.const(-limit, "float32"))
             whole = tirx.trunc(scaled)
             rest = scaled - whole
             away = tirx.Select(rest >= 0.5, tirx.const(1, "int32"), tirx.const(0, "int32"))
             away = tirx.Select(rest <= -0.5, tirx.const(-1, "int32"), away)
-            return clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
+            value = clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
+            inside = tirx.all(exact < tirx.const(beyond, "float32"), exact > tirx.const(-beyond, "float32"))
+            return tirx.Select(inside, value, tirx.const(lost, "int8"))
 
         return te.compute(op.output_shape, element, name="quantized")
 

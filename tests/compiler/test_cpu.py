@@ -128,6 +128,21 @@ def test_quantize_rounds_ties_away_from_zero(tmp_path):
         np.testing.assert_array_equal(got, w)
 
 
+@pytest.mark.parametrize("zero_point", [-128, -5, 0, 127])
+def test_quantize_of_values_beyond_int32(zero_point, tmp_path):
+    w = ModelWriter(3)
+    x = w.input((1, 4, 4, 2), dtype="FLOAT32")
+    path = tmp_path / "model.tflite"
+    path.write_bytes(w.finish(w.conv(w.quantize(x, 1e-6, zero_point), 4), w.operators[0].outputs[0]))
+    _, program = build(path, tmp_path)
+    reference = LiteRtReference(path)
+    edge = np.float32(2**31 * 1e-6)
+    ends = np.array([edge, -edge, np.nextafter(edge, np.float32(0)), np.nextafter(-edge, -np.float32(np.inf))])
+    value = np.resize(np.concatenate([ends, [1e30, -1e30, 1.0, -1.0, 3e-6, 0.0]]).astype(np.float32), (1, 4, 4, 2))
+    for got, want in zip(program.run([value]), reference.run(value), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_softmax_of_many_classes(tmp_path):
     m = ModelWriter(3)
     check(m.finish(m.softmax(m.dense(m.input((1, 40)), 1001))), tmp_path, count=20)
