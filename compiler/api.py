@@ -24,6 +24,7 @@ from nnloom.arch.artifact import (
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError
+from nnloom.arch.extras import require
 from nnloom.arch.output import check_output, write_output
 from nnloom.arch.trust import note_compiled_here
 
@@ -89,6 +90,7 @@ def compile(
     from .partition import partition
     from .report import ConfigChoice, make_report
 
+    require("compiler", "tvm", "tflite")
     say = progress or (lambda _: None)
     target = boards.get(board)
     cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperatorError
-from nnloom.arch.interrupts import pass_interrupts
 from nnloom.arch.operation import Operation, Quantization, TensorType
 
 from ..ir import Graph, Node, Value, checked_data
@@ -72,7 +71,6 @@ def read_tflite(path: str | Path) -> Graph:
         import tflite
     except ImportError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[compiler]'") from error
-    pass_interrupts()
     try:
         data = path.read_bytes()
     except OSError as error:

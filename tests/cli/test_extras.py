@@ -88,8 +88,8 @@ def test_what_needs_no_package_works_without(stage, command):
 
 
 MISSING = {
-    "compile m.tflite": "tflite is not installed; pip install 'nnloom[compiler]'",
-    "compile m.tflite --config auto": "tflite is not installed; pip install 'nnloom[compiler]'",
+    "compile m.tflite": "tvm is not installed; pip install 'nnloom[compiler]'",
+    "compile m.tflite --config auto": "tvm is not installed; pip install 'nnloom[compiler]'",
     "explore m.tflite": "tflite is not installed; pip install 'nnloom[compiler]'",
     "explore m.tflite --plot front.svg": "Matplotlib is not installed; pip install 'nnloom[explore]'",
     "run kws --input x.npy --device sim": "amaranth is not installed; pip install 'nnloom[sim]'",
