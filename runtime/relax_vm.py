@@ -62,7 +62,8 @@ def _register(kind: Literal["accelerator", "step"], index: int, outputs: int) ->
             call.error = error
             raise RuntimeError("an operator outside of the library failed") from None
         for target, result in zip(arguments[first_output:], results, strict=True):
-            target.copyfrom(np.ascontiguousarray(result))
+            # Not ascontiguousarray, which makes [1] of a single number's [].
+            target.copyfrom(np.asarray(result, order="C"))
 
     with _lock:
         if name not in _registered:

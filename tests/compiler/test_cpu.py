@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from nnloom import boards
 from nnloom.arch.cpu_target import CPU_TARGETS, CpuTarget, get_cpu_target, host_cpu_target, missing_features
@@ -141,6 +142,18 @@ def test_quantize_of_values_beyond_int32(zero_point, tmp_path):
     value = np.resize(np.concatenate([ends, [1e30, -1e30, 1.0, -1.0, 3e-6, 0.0]]).astype(np.float32), (1, 4, 4, 2))
     for got, want in zip(program.run([value]), reference.run(value), strict=True):
         np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", ["ARG_MAX", "MEAN"])
+def test_an_operator_outside_of_the_library_may_answer_with_a_single_number(name, tmp_path):
+    w = ModelWriter(4)
+    x = w.reshape(w.dense(w.input((1, 7)), 6), (6,))
+    axis = w.tensor((1,) if name == "MEAN" else (), dtype="INT32", data=np.array(0, np.int32))
+    y = w.tensor((), scale=0.3, zero_point=1) if name == "MEAN" else w.tensor((), dtype="INT32")
+    options = schema.ReducerOptionsT() if name == "MEAN" else schema.ArgMaxOptionsT()
+    if name == "ARG_MAX":
+        options.outputType = schema.TensorType.INT32
+    check(w.finish(w.operator(name, [x, axis], y, options)), tmp_path)
 
 
 def test_softmax_of_many_classes(tmp_path):
