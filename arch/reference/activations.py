@@ -110,10 +110,13 @@ def leaky_relu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
     scale_in, scale_out = np.float32(q_in.scale), np.float32(q_out.scale)
     value = x.astype(np.int64) - q_in.zero_point
+    # Ties of a negative alpha are those of its magnitude.
+    slope = float(scale_in * alpha / scale_out)
+    negative = multiply_by_factor(value, *split_factor(abs(slope)))
     result = np.where(
         value >= 0,
         multiply_by_factor(value, *split_factor(float(scale_in / scale_out))),
-        multiply_by_factor(value, *split_factor(float(scale_in * alpha / scale_out))),
+        -negative if slope < 0 else negative,
     )
     return [saturate(wrap_int32(result + q_out.zero_point), dtype)]
 

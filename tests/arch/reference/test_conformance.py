@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from nnloom.arch.reference import REFERENCES, evaluate
 from tests.conformance import check
 from tests.one_operator import interpret, read
 from tests.operator_cases import GENERATORS, cases
+from tests.tflite_models import ModelWriter
 
 
 def test_every_reference_has_cases() -> None:
@@ -33,3 +35,16 @@ def test_sum_of_int8_is_within_one_of_the_kernels_that_read_int8() -> None:
         assert np.abs(got.astype(int) - want).max() <= 1
         compared += 1
     assert compared > 5
+
+
+@pytest.mark.parametrize("alpha", [-0.5, -0.25, -1.5, -0.3, 0.5])
+def test_leaky_relu_rounds_ties_of_a_negative_alpha(alpha: float) -> None:
+    w = ModelWriter()
+    x = w.tensor((1, 256), scale=1.0, zero_point=0)
+    w.inputs.append(x)
+    options = schema.LeakyReluOptionsT()
+    options.alpha = alpha
+    data = w.finish(w.operator("LEAKY_RELU", [x], w.tensor((1, 256), scale=1.0, zero_point=0), options))
+    values = np.arange(-128, 128).astype(np.int8)[None]
+    op, _ = read(data)
+    np.testing.assert_array_equal(evaluate(op, [values])[0], interpret(data, [values])[0])
