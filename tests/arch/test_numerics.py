@@ -429,3 +429,9 @@ def test_dense_multiplier_of_small_factors_is_exact_for_the_accumulators_that_th
     with pytest.raises(ValueError, match="no exact multiplier"):
         numerics.dense_multiplier(1.004e-05, -128, 127)
     assert numerics.dense_multiplier(1.004e-05, -128, 127, -100_000, 100_000)
+
+
+@pytest.mark.parametrize("activation", ["TANH", "SIGN_BIT", "relu", ""])
+def test_activations_that_are_no_clamp_are_refused(activation):
+    with pytest.raises(ValueError, match=f"fused activation {activation}"):
+        numerics.activation_range(activation, 0.1, 0)

@@ -1,0 +1,46 @@
+"""The closed form of a descriptor's cycles is the length of its enumerated steps, on every engine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.loopnest import issue_cycles, timed_steps
+from nnloom.compiler.graph import LayerGraph
+from tests.graphs import KINDS, random_layer, tensor
+from tests.harness import compile_region
+
+COMPACT = AcceleratorConfig(
+    lanes=4, taps=3, requant_units=1, weight_words=16384, max_pool=False, elementwise_add=False, overlap=False,
+    field_bits=14, layer_counters=False, compact=True,
+)  # fmt: skip
+CONFIGS = {
+    "16x9": AcceleratorConfig(),
+    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
+    "without overlap": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False),
+    "compact": COMPACT,
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cycles_are_those_of_the_steps(name, kind):
+    config = CONFIGS[name]
+    if (kind == "add" and not config.elementwise_add) or (kind == "maximum" and not config.max_pool):
+        pytest.skip("not on this engine")
+    slides = 0
+    for seed in range(6):
+        rng = np.random.default_rng([seed, len(kind)])
+        layer = random_layer(rng, kind, tensor(rng, "x", 6, 5, 7))
+        graph = LayerGraph("region", layer.inputs, (layer.output,), (layer,))
+        for d in compile_region(config, graph).descriptors:
+            *_, (last, step) = timed_steps(config, d)
+            # The last step of the compact engine takes a cycle for each tap, and one to clear the accumulators.
+            tail = config.taps + bool(step.first or d.slide) if config.compact else 1
+            slides += d.slide
+            if d.slide:  # the compact engine takes such programs, too
+                *_, (last_compact, _) = timed_steps(COMPACT, d)
+                assert issue_cycles(COMPACT, d) == last_compact + COMPACT.taps + 1
+            assert issue_cycles(config, d) == last + tail
+    assert kind != "depthwise" or name != "16x9" or slides
