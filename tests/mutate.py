@@ -67,6 +67,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "hw/compact_requantizer.py": ("tests/hw/test_compact.py",),
     # Drivers.
     "runtime/session.py": (
+        "tests/runtime/test_device_life.py",
         "tests/runtime/test_session.py",
         "tests/runtime/test_fallback.py",
         "tests/runtime/test_results.py",
