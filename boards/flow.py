@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnloom.arch.artifact import REPORT_FILE, Artifact
+from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.files import build_in_cache, write_atomically
+from nnloom.arch.report import Report
 
 from . import get
 from .board import Board
@@ -289,6 +290,7 @@ def build(
     ArtifactError, ConfigError, ToolMissingError, BuildError
     """
     artifact = Artifact.load(artifact_path)
+    report = Report.load(artifact)
     result, file = build_system(
         get(artifact.manifest.board),
         artifact.manifest.config,
@@ -298,9 +300,6 @@ def build(
         progress=progress,
     )
     write_atomically(artifact.path / result.bitstream, file.read_bytes())
-    report_path = artifact.path / REPORT_FILE
-    report = json.loads(report_path.read_text())
-    cycles = report.get("cycles")
-    report |= asdict(result) | {"latency_us": round(cycles / result.clock_mhz, 3) if cycles else None}
-    write_atomically(report_path, (json.dumps(report, indent=1) + "\n").encode())
+    report.note_build(asdict(result))
+    report.save(artifact)
     return result

@@ -14,12 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nnloom.arch.artifact import REPORT_FILE, Artifact
+from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import APERTURE_BYTES, IP_NAME
 from nnloom.arch.errors import ArtifactError, BuildError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
+from nnloom.arch.report import Report
 
 from .zynq import ZynqBoard
 
@@ -309,6 +310,7 @@ def build(
     board = get(artifact.manifest.board)
     if not isinstance(board, ZynqBoard):
         raise ArtifactError(f"{artifact_path}: compiled for {board.name}, which has no Vivado project")
+    report = Report.load(artifact)
     config = artifact.manifest.config
     folder = artifact.path / PROJECT_FOLDER
     say("writing the Vivado project")
@@ -328,10 +330,6 @@ def build(
         resources={name: {"used": used[name], "available": board.primitives[name]} for name in used},
         resources_by="vivado" if vivado else "yosys",
     )
-    report_path = artifact.path / REPORT_FILE
-    report = json.loads(report_path.read_text())
-    cycles = report.get("cycles")
-    # Without timing analysis the clock is an aim, and a latency would be a guess.
-    report |= asdict(result) | {"latency_us": round(cycles / result.clock_mhz, 3) if cycles and fmax else None}
-    write_atomically(report_path, (json.dumps(report, indent=1) + "\n").encode())
+    report.note_build(asdict(result))
+    report.save(artifact)
     return result

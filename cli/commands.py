@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import MODEL_FILE, REPORT_FILE, Artifact
+from nnloom.arch.artifact import MODEL_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.files import Scratch, write_atomically
+from nnloom.arch.report import Report
 from nnloom.arch.serving import ServerLimits
 
 from .console import Console
@@ -63,12 +64,7 @@ def _load_config(path: str | None) -> AcceleratorConfig | Literal["auto"] | None
 
 def _read_report(artifact: str) -> dict[str, Any]:
     """The report of a verified artifact."""
-    loaded = Artifact.load(artifact)
-    try:
-        report = json.loads((loaded.path / REPORT_FILE).read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{artifact}: {REPORT_FILE} is not readable; compile the model again") from error
-    return report
+    return dict(Report.load(Artifact.load(artifact)).values)
 
 
 def compile_model(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -398,8 +394,10 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.runtime.devices.verified import VerifiedRtlDevice
 
     _check_writable(options.waves, "--waves")
+    artifact = Artifact.load(options.artifact)
+    report = Report.load(artifact)
     waves = Path(options.waves).resolve() if options.waves else None
-    if not Artifact.load(options.artifact).manifest.regions:
+    if not artifact.manifest.regions:
         raise ArtifactError(
             f"{options.artifact}: nothing of this network runs on the accelerator; use --device cpu of run"
         )
@@ -411,10 +409,10 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     console.say(f"every write of the engine equals the golden model's; outputs equal {equals}")
     if litert is None:
         console.say(f"not compared with LiteRT: {why_not}")
-    report = _read_report(options.artifact)
-    _note_cycles(report, layers, result["cycles"])
-    write_atomically(Path(options.artifact) / REPORT_FILE, (json.dumps(report, indent=1) + "\n").encode())
-    return {**result, "cycles_estimated": report["cycles_estimated"], "verified": True, "litert": litert is not None}
+    report.note_cycles(layers, result["cycles"] or 0)
+    report.save(artifact)
+    estimate = report.values["cycles_estimated"]
+    return {**result, "cycles_estimated": estimate, "verified": True, "litert": litert is not None}
 
 
 def _litert(artifact: Path) -> tuple[LiteRtReference | None, str]:
@@ -521,45 +519,36 @@ def _serve_board(options: argparse.Namespace, console: Console) -> dict[str, Any
     return {"device": board.device, "cycles": cycles}
 
 
-def _note_cycles(report: dict[str, Any], layer_cycles: dict[str, list[int]], total: int) -> None:
-    """Put measured cycles into a report."""
-    for region, cycles in layer_cycles.items():
-        layers = [layer for layer in report["layers"] if layer.get("region") == region]
-        for layer, count in zip(layers, cycles, strict=True):
-            layer["cycles_measured"] = count
-            layer["utilisation"] = round(layer["macs"] / count / report["mac_units"], 4)
-    report["cycles_measured"] = report["cycles"] = total
-    report["utilisation"] = round(report["macs"] / total / report["mac_units"], 4)
-    if report.get("clock_mhz"):
-        report["latency_us"] = round(total / report["clock_mhz"], 3)
-
-
-def _count(options: argparse.Namespace, console: Console, report: dict[str, Any]) -> None:
+def _count(options: argparse.Namespace, console: Console, report: Report) -> None:
     """Run an artifact on zeros; what the device has counted goes into the report, waits beside the cycles."""
     from nnloom.runtime import InferenceSession
 
     device = options.measured
     if device in ("auto", "cpu", "model"):
         raise ConfigError(f"--measured needs a device with counters (sim, serial:PORT or pynq), not {device}")
-    if not report["config"]["layer_counters"]:
+    if not report.values["config"]["layer_counters"]:
         raise ConfigError("--measured needs an engine with counters; the configuration has none (layer_counters=False)")
     with InferenceSession(options.artifact, device, fallback=False, profiling=True, progress=console.phase) as session:
-        console.phase(f"running {report['model']} on {device}")
+        console.phase(f"running {report.values['model']} on {device}")
         session.run({info.name: np.zeros(info.shape, info.dtype) for info in session.get_inputs()})
         segments = [segment for segment in session.profile().segments if segment.name]
     counts = {segment.name: [cycles for _, cycles in segment.layers] for segment in segments}
-    _note_cycles(report, counts, sum(sum(cycles) for cycles in counts.values()))
+    report.note_cycles(counts, sum(sum(cycles) for cycles in counts.values()))
     for segment in segments:
-        layers = [layer for layer in report["layers"] if layer.get("region") == segment.name]
-        for layer, waits in zip(layers, segment.waits, strict=True):
-            layer["waits"] = dataclasses.asdict(waits)
+        for layer, waits in zip(report.layers_of(segment.name), segment.waits, strict=True):
+            layer["waits"] = {
+                "start": waits.start,
+                "parameters": waits.parameters,
+                "requantization": waits.requantization,
+            }
 
 
 def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom inspect"""
-    report = _read_report(options.artifact)
+    loaded = Report.load(Artifact.load(options.artifact))
     if options.measured:
-        _count(options, console, report)
+        _count(options, console, loaded)
+    report: dict[str, Any] = dict(loaded.values)
     console.say(
         f"{report['model']} for {report['board']}, configuration {report['config_hash']}: {_shape(report['config'])} "
         f"({report['config_reason']})"
@@ -603,8 +592,8 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     if report.get("bitstream"):
         console.say(
-            f"bitstream: {report['bitstream']}, {report['fmax_mhz']} MHz reached, clock {report['clock_mhz']:g} MHz, "
-            f"{report['latency_us']:,} us"
+            f"bitstream: {report['bitstream']}, {report['fmax_mhz']} MHz reached, clock {report['clock_mhz']:g} MHz"
+            + (f", {report['latency_us']:,} us" if report.get("latency_us") else "")
         )
     return report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError
 from nnloom.arch.extras import require
 from nnloom.arch.output import check_output, write_output
+from nnloom.arch.report import write_report
 from nnloom.arch.trust import note_compiled_here
 
 __all__ = ["CompileResult", "compile"]
@@ -136,7 +136,7 @@ def compile(
         if host.constants:
             np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
         shutil.copyfile(model, folder / MODEL_FILE)
-        (folder / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
+        write_report(folder / REPORT_FILE, report)
         write_artifact(folder, manifest, emitted.program, emitted.weights)
         # Without a cache the code counts as a stranger's: sessions tell.
         with contextlib.suppress(ConfigError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 import warnings
@@ -17,9 +16,10 @@ from typing import Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnloom.arch.artifact import CPU_FILE, REPORT_FILE, Artifact, TensorInfo
+from nnloom.arch.artifact import CPU_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceCause, DeviceError, InputError, ToolMissingError
 from nnloom.arch.extras import require
+from nnloom.arch.report import Report
 from nnloom.arch.trust import was_compiled_here
 
 from .devices.base import Device, DeviceStats, LayerWaits, RegionResult
@@ -500,16 +500,16 @@ class InferenceSession:
 
     def _layers(self, region: str, result: RegionResult) -> tuple[tuple[str, int], ...]:
         """Names and cycles of the layers of a region."""
-        path = self._artifact.path / REPORT_FILE
-        try:
-            report = json.loads(path.read_text())
-            layers = [layer for layer in report["layers"] if layer.get("region") == region]
-            counted: Sequence[int] = result.layer_cycles
-            if not counted:
-                counted = [layer.get("cycles_measured") or layer["cycles_estimated"] for layer in layers]
-            return tuple(zip((layer["name"] for layer in layers), counted, strict=True))
-        except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"{path}: not readable; compile the model again") from error
+        layers = Report.load(self._artifact).layers_of(region)
+        counted: Sequence[int] = result.layer_cycles
+        if not counted:
+            counted = [layer.get("cycles_measured") or layer["cycles_estimated"] for layer in layers]
+        if len(layers) != len(counted):
+            raise ArtifactError(
+                f"{self._artifact.path}: the report has {len(layers)} layers of {region}, {len(counted)} ran; "
+                "compile the model again"
+            )
+        return tuple(zip((layer["name"] for layer in layers), counted, strict=True))
 
     def close(self) -> None:
         """Finish what `run_async` has queued, end its thread, and release device and code; nothing runs afterwards."""

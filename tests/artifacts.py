@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from nnloom.arch.artifact import REPORT_FILE, HostPlan, HostStep, Manifest, TensorInfo, write_artifact
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.report import write_report
 from nnloom.compiler.cost import layer_cycles
 from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.graph import LayerGraph, Tensor
@@ -54,15 +54,35 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         for layer, cycles in zip(item.layers, estimate, strict=True)
     ]
     report = {
-        "model": "random",
-        "board": "ulx3s-85f",
+        "model": manifest.model,
+        "model_sha256": manifest.model_sha256,
+        "board": manifest.board,
         "config": config.to_dict(),
+        "config_hash": f"{config.hash:#010x}",
+        "config_source": "given",
+        "config_reason": "a test's",
+        "resources_estimated": None,
         "layers": layers,
         "macs": graph.macs,
         "mac_units": config.multipliers,
         "cycles": sum(estimate),
+        "cycles_estimated": sum(estimate),
+        "cycles_measured": None,
+        "utilisation": 0.5,
+        "memory": {
+            "weights_bytes": int(emitted.weights.size),
+            "weights_available": config.weight_words * config.weight_word_bytes,
+            "program_bytes": 4 * len(emitted.program),
+            "program_available": 4 * config.program_words,
+            "parts": emitted.parts,
+            "bytes_loaded_per_inference": 0,
+            "activations_peak_bytes": 0,
+            "activations_available": config.activation_bytes,
+            "planner": [],
+            "tensors": [],
+        },
     }
-    (path / REPORT_FILE).write_text(json.dumps(report))
+    write_report(path / REPORT_FILE, report)
     write_artifact(path, manifest, emitted.program, emitted.weights)
     return emitted
 

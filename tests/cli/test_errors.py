@@ -135,7 +135,7 @@ RUN = {
     "weights edited": ("run edited-weights --input x.npy", "differs from its hash"),
     "program cut": ("run cut-program --input x.npy", "differs from its hash"),
     "library replaced": ("run bad-library --input x.npy", "differs from its hash"),
-    "report damaged": ("inspect bad-report", "report.json is not readable"),
+    "report damaged": ("inspect bad-report", "report.json: not readable as JSON"),
     "no input": ("run good", "no input given"),
     "missing input": ("run good --input none.npy", "No such file"),
     "wrong shape": ("run good --input shape.npy", "must have shape [1, 50, 10, 1], not [1, 49, 10, 1]"),

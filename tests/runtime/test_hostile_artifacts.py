@@ -13,6 +13,8 @@ import pytest
 
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ArtifactError, NnloomError
+from nnloom.arch.report import Report
+from nnloom.cli import main
 from nnloom.runtime import InferenceSession
 from tests.artifacts import SMALL
 from tests.board_twin import twin_device
@@ -39,10 +41,10 @@ def put(values: Any, path: tuple, value: Any) -> Any:
     return before
 
 
-def seal(path: Path, values: dict[str, Any]) -> None:
+def seal(path: Path, values: dict[str, Any], name: str = "manifest.json") -> None:
     values = {key: value for key, value in values.items() if key != "sha256"}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    (path / "manifest.json").write_text(json.dumps(values | {"sha256": digest}))
+    (path / name).write_text(json.dumps(values | {"sha256": digest}))
 
 
 @pytest.fixture(params=["network", "plain"])
@@ -93,14 +95,14 @@ def edits(rng: np.random.Generator, values: Any, paths: list[tuple]) -> list[tup
 
 
 def test_seeded_edits_of_manifests(edited):
-    """Of 600 sealed edits each gives an answer or one line."""
+    """Of 300 sealed edits each gives an answer or one line."""
     path, values, finish = edited
     original = json.dumps(values)
     rng = np.random.default_rng(21)
     # Hashes guard the files, and are tried once.
     paths = [leaf for leaf in leaves(values) if leaf[0] not in ("sha256", "files", "model_sha256")]
     outcomes = {"refused": 0, "answered": 0}
-    for index in range(600):
+    for index in range(300):
         values.clear()
         values.update(json.loads(original))
         for place, new in edits(rng, values, paths):
@@ -110,7 +112,7 @@ def test_seeded_edits_of_manifests(edited):
             outcomes["refused" if use(path, index) else "answered"] += 1
         except Exception as error:
             raise AssertionError(f"edit {index}: {values}") from error
-    assert outcomes["refused"] > 300 and outcomes["answered"] > 20, outcomes
+    assert outcomes["refused"] > 150 and outcomes["answered"] > 20, outcomes
 
 
 def test_edits_of_each_number_to_each_end(edited):
@@ -181,3 +183,93 @@ def test_manifests_that_are_none(edited, text):
     (path / "manifest.json").write_bytes(b"\xff\xfe\xfd")
     with pytest.raises(ArtifactError, match="not readable as JSON"):
         Artifact.load(path)
+
+
+@pytest.fixture
+def built(plain, tmp_path):
+    """(artifact with the figures of simulation and build in its report, the report)"""
+    path = Path(shutil.copytree(plain, tmp_path / "built"))
+    artifact = Artifact.load(path)
+    report = Report.load(artifact)
+    report.note_cycles({"region0": [100, 50]}, 150)
+    resources = {"LUT4": {"used": 10, "available": 20}}
+    report.note_build(
+        {"bitstream": "nnloom.bit", "fmax_mhz": 80.5, "clock_mhz": 75.0, "resources": resources, "seed": 1}
+    )
+    report.save(artifact)
+    return path, json.loads((path / "report.json").read_text())
+
+
+def test_figures_of_simulation_and_build(built, capfd):
+    path, values = built
+    assert (values["cycles"], values["cycles_measured"], values["latency_us"]) == (150, 150, 2.0)
+    layers = [layer for layer in values["layers"] if layer["target"] == "accelerator"]
+    assert [layer["cycles_measured"] for layer in layers] == [100, 50]
+    assert layers[0]["utilisation"] == round(layers[0]["macs"] / 100 / values["mac_units"], 4)
+    assert main(["inspect", str(path), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {key: v for key, v in values.items() if key != "sha256"}
+    assert main(["inspect", str(path)]) == 0
+    assert "bitstream: nnloom.bit, 80.5 MHz reached, clock 75 MHz, 2.0 us" in capfd.readouterr().out
+    report = Report.load(Artifact.load(path))
+    with pytest.raises(ArtifactError, match="2 layers of region0, 3 ran"):
+        report.note_cycles({"region0": [1, 2, 3]}, 6)
+
+
+def inspected(path: Path, capfd, *options: str) -> bool:
+    code = main(["inspect", str(path), *options])
+    out, err = capfd.readouterr()
+    assert code in (0, 2) and "".join((out + err).split("\n")).isprintable()
+    assert code == 0 or (err.startswith("nnloom: error: ") and err.count("\n") == 1 and len(err) < 600)
+    return code == 0
+
+
+def test_every_edit_of_a_report_is_noticed(built, capfd):
+    path, values = built
+    rng = np.random.default_rng(3)
+    paths = leaves(values)
+    original = json.dumps(values)
+    for _ in range(100):
+        for place, new in edits(rng, values, paths):
+            put(values, place, new)
+        if json.dumps(values) == original:
+            continue
+        (path / "report.json").write_text(json.dumps(values))
+        assert not inspected(path, capfd)
+        values = json.loads(original)
+    text = (path / "report.json").read_bytes()
+    for at in range(0, len(text), 97):
+        (path / "report.json").write_bytes(text[:at])
+        assert not inspected(path, capfd)
+
+
+def test_seeded_edits_of_sealed_reports(built, capfd):
+    """Edited and sealed again: figures or one line."""
+    path, values = built
+    rng = np.random.default_rng(4)
+    paths = [leaf for leaf in leaves(values) if leaf[0] not in ("config", "sha256")]
+    original = json.dumps(values)
+    shown = profiled = 0
+    with InferenceSession(path, "model") as session:
+        session.run({info.name: np.zeros(info.shape, info.dtype) for info in session.get_inputs()})
+        for index in range(150):
+            for place, new in edits(rng, values, paths):
+                put(values, place, new)
+            seal(path, values, "report.json")
+            shown += inspected(path, capfd, *(["--json"] if index % 3 == 0 else []))
+            try:
+                session.profile()  # reads the report
+                profiled += 1
+            except ArtifactError as error:
+                assert "\n" not in str(error)
+            values = json.loads(original)
+    assert 15 < shown <= profiled < 135
+
+
+def test_a_report_of_another_artifact(built, network):
+    path, _ = built
+    shutil.copy(network / "report.json", path / "report.json")
+    with pytest.raises(ArtifactError, match="model_sha256 is not that of the artifact"):
+        Report.load(Artifact.load(path))
+    (path / "report.json").unlink()
+    with pytest.raises(ArtifactError, match=r"report\.json: missing; compile the model again"):
+        Report.load(Artifact.load(path))

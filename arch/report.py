@@ -1,0 +1,225 @@
+"""`report.json` of an artifact: what was compiled, where it runs, what it costs; read and written here only.
+
+Compilation writes it; simulation and build add what they measure. It is therefore sealed by itself and not by the
+manifest, which says what it has to be a report of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from .artifact import REPORT_FILE, Artifact
+from .errors import ArtifactError
+from .files import write_atomically
+from .schema import Count, SchemaError, check_value
+
+__all__ = ["LayerReport", "MemoryReport", "Report", "ReportValues", "write_report"]
+
+REPORT_VERSION = 1
+
+
+class _Waits(TypedDict):
+    start: Count
+    parameters: Count
+    requantization: Count
+
+
+class _Layer(TypedDict):
+    name: str
+    op: str
+    target: str
+    macs: Count
+
+
+class LayerReport(_Layer, total=False):
+    """A layer; those of the CPU have a reason instead of cycles."""
+
+    reason: str
+    region: str
+    output_shape: list[Count]
+    cycles_estimated: Count
+    cycles_measured: Count | None
+    utilisation: float
+    weight_bytes: Count
+    waits: _Waits
+
+
+class _Tensor(TypedDict):
+    region: str
+    name: str
+    granule: Count
+    granules_per_bank: Count
+    first_layer: int
+    last_layer: int
+
+
+class MemoryReport(TypedDict):
+    """What the network takes of the engine's memories."""
+
+    weights_bytes: Count
+    weights_available: Count
+    program_bytes: Count
+    program_available: Count
+    parts: Count
+    bytes_loaded_per_inference: Count
+    activations_peak_bytes: Count
+    activations_available: Count
+    planner: list[str]
+    tensors: list[_Tensor]
+
+
+class _Resource(TypedDict):
+    used: Count
+    available: Count
+
+
+class _Values(TypedDict):
+    model: str
+    model_sha256: str
+    board: str
+    config: dict[str, int | bool]
+    config_hash: str
+    config_source: str
+    config_reason: str
+    resources_estimated: dict[str, Count] | None
+    layers: list[LayerReport]
+    macs: Count
+    mac_units: Count
+    cycles: Count
+    cycles_estimated: Count
+    cycles_measured: Count | None
+    utilisation: float
+    memory: MemoryReport
+
+
+class ReportValues(_Values, total=False):
+    """The values of a report: those of compilation, then those that a build adds. Others may be there, too."""
+
+    bitstream: str | None
+    project: str
+    clock_mhz: float
+    fmax_mhz: float | None
+    latency_us: float | None
+    resources: dict[str, _Resource]
+    resources_by: str
+    seed: int | None
+
+
+class Report:
+    """The report of an artifact.
+
+    Attributes
+    ----------
+    values : ReportValues
+        Plain JSON values.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Check the values (`SchemaError`)."""
+        check_value(dict(values), ReportValues)
+        self.values = cast(ReportValues, dict(values))
+        if not self.values["mac_units"]:
+            raise SchemaError("mac_units must be at least 1")
+        if self.values.get("clock_mhz", 1) <= 0:
+            raise SchemaError("clock_mhz must be above 0")
+        for name in ("clock_mhz", "fmax_mhz", "resources") if self.values.get("bitstream") else ():
+            if self.values.get(name) is None:
+                raise SchemaError(f"{name} of the bitstream is missing")
+        for layer in self.values["layers"]:
+            if layer["target"] == "accelerator":
+                for name in ("region", "cycles_estimated"):
+                    if name not in layer:
+                        raise SchemaError(f"layer {layer['name'][:60]!r}: {name} is missing")
+
+    @classmethod
+    def load(cls, artifact: Artifact) -> Report:
+        """Read the report of a verified artifact.
+
+        Raises
+        ------
+        ArtifactError
+            If it is missing, damaged, edited, or of another artifact.
+        """
+        path = artifact.path / REPORT_FILE
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; compile the model again")
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path}: not readable as JSON; compile the model again") from error
+        seal = values.pop("sha256", None) if isinstance(values, dict) else None
+        if not isinstance(values, dict) or seal != _seal(values):
+            raise ArtifactError(f"{path}: edited or damaged; compile the model again")
+        try:
+            report = cls(values)
+        except SchemaError as error:
+            raise ArtifactError(f"{path}: {error}; compile the model again") from error
+        manifest = artifact.manifest
+        for name, want in (
+            ("model", manifest.model),
+            ("model_sha256", manifest.model_sha256),
+            ("board", manifest.board),
+            ("config", manifest.config.to_dict()),
+            ("config_hash", f"{manifest.config.hash:#010x}"),
+        ):
+            if report.values[name] != want:  # type: ignore[literal-required]
+                raise ArtifactError(f"{path}: {name} is not that of the artifact; compile the model again")
+        names = {region.name for region in manifest.regions}
+        if {layer["region"] for layer in report.values["layers"] if layer["target"] == "accelerator"} != names:
+            raise ArtifactError(f"{path}: its regions are not those of the artifact; compile the model again")
+        return report
+
+    def layers_of(self, region: str) -> list[LayerReport]:
+        """The layers of a region, in order."""
+        return [layer for layer in self.values["layers"] if layer.get("region") == region]
+
+    def note_cycles(self, layer_cycles: Mapping[str, Sequence[int]], total: int) -> None:
+        """Put in measured cycles: of the layers of each region, and of all of an inference.
+
+        Raises
+        ------
+        ArtifactError
+            If the report has other layers.
+        """
+        values = self.values
+        for region, cycles in layer_cycles.items():
+            layers = self.layers_of(region)
+            if len(layers) != len(cycles):
+                raise ArtifactError(
+                    f"{REPORT_FILE}: {len(layers)} layers of {region}, {len(cycles)} ran; compile the model again"
+                )
+            for layer, count in zip(layers, cycles, strict=True):
+                layer["cycles_measured"] = count
+                layer["utilisation"] = _utilisation(layer["macs"], count, values["mac_units"])
+        values["cycles_measured"] = values["cycles"] = total
+        values["utilisation"] = _utilisation(values["macs"], total, values["mac_units"])
+        if values.get("fmax_mhz") and total:
+            values["latency_us"] = round(total / values["clock_mhz"], 3)
+
+    def note_build(self, figures: Mapping[str, Any]) -> None:
+        """Put in the figures of a build: clock, resources, bitstream. Without timing analysis there is no latency."""
+        timed = bool(figures["fmax_mhz"] and self.values["cycles"])
+        latency = round(self.values["cycles"] / figures["clock_mhz"], 3) if timed else None
+        self.values = Report({**self.values, **figures, "latency_us": latency}).values
+
+    def save(self, artifact: Artifact) -> None:
+        """Write it into the artifact, in place of the old one (OSError)."""
+        write_report(artifact.path / REPORT_FILE, self.values)
+
+
+def write_report(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a sealed report (OSError)."""
+    plain = json.loads(json.dumps({"report_version": REPORT_VERSION, **values}))
+    write_atomically(path, (json.dumps({**plain, "sha256": _seal(plain)}, indent=1) + "\n").encode())
+
+
+def _utilisation(macs: int, cycles: int, mac_units: int) -> float:
+    return round(macs / cycles / mac_units, 4) if cycles else 0.0
+
+
+def _seal(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
