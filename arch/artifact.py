@@ -279,7 +279,7 @@ class Manifest:
             raise
         except SchemaError as error:
             raise ArtifactError(f"manifest: {error}; compile the model again") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ArtifactError(f"manifest: damaged or edited ({error}); compile the model again") from error
 
 

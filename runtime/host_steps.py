@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.array_files import ArrayFileError, read_arrays
 from nnloom.arch.artifact import CONSTANTS_FILE, Artifact, HostPlan
 from nnloom.arch.errors import ArtifactError
 from nnloom.arch.reference import evaluate
@@ -47,11 +47,17 @@ class HostSteps:
         if plan.constants:
             path = artifact.path / CONSTANTS_FILE
             try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    constants = [arrays[str(i)] for i in range(plan.constants)]
+                arrays = read_arrays(path)
+                if isinstance(arrays, np.ndarray):
+                    raise ValueError("a single array")
+                constants = [arrays[str(i)] for i in range(plan.constants)]
                 _check_constants(plan, len(artifact.manifest.inputs), constants)
-            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise ArtifactError(f"{path}: cannot be read ({error}); compile the model again") from error
+            except ArrayFileError as error:
+                raise ArtifactError(f"{error}; compile the model again") from error
+            except (KeyError, ValueError) as error:
+                raise ArtifactError(
+                    f"{path}: not the constants of the plan ({error}); compile the model again"
+                ) from error
         return cls(plan, len(artifact.manifest.inputs), constants)
 
     @property

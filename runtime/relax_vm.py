@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import math
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.cpu_target import get_cpu_target, missing_features
 from nnloom.arch.errors import ArtifactError, ToolMissingError
-from nnloom.arch.files import cache_directory
+from nnloom.arch.files import Scratch, cache_directory
 from nnloom.arch.interrupts import pass_interrupts
 
 __all__ = ["Accelerator", "RelaxProgram"]
@@ -79,11 +78,11 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def _executable_folder() -> str | None:
+def _executable_folder() -> Path | None:
     """A folder for temporary files whose content may be executed; None: the system's own."""
     folder = Path(tempfile.gettempdir())
     if hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        return str(cache_directory())
+        return cache_directory()
     return None
 
 
@@ -97,14 +96,11 @@ def _private_copy(library: Path, sha256: str | None) -> Iterator[Path]:
     data = library.read_bytes()
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
         raise ArtifactError(f"{library}: changed while it was loaded; try again")
-    folder = Path(tempfile.mkdtemp(prefix="nnloom-cpu-", dir=_executable_folder()))
-    try:
-        copy = folder / library.name
+    # What is mapped stays when the folder goes; only Windows keeps the file.
+    with Scratch("nnloom-cpu", _executable_folder()) as scratch:
+        copy = scratch.path / library.name
         copy.write_bytes(data)
         yield copy
-    finally:
-        # What is mapped stays; only Windows keeps the file, until the process ends.
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 class RelaxProgram:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnloom.arch import array_files
 from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.errors import InputError
-from nnloom.cli import input_files
 from nnloom.cli.input_files import read_inputs
 
 INFO = TensorInfo(name="x", shape=(1, 4, 3), dtype="float32")
@@ -114,7 +114,7 @@ def test_files_that_are_refused(case, tmp_path):
 
 
 def test_an_archive_that_unpacks_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(input_files, "LARGEST_ARRAY", 1 << 20)
+    monkeypatch.setattr(array_files, "LARGEST_ARRAY", 1 << 20)
     value = np.zeros((1 << 19, 4), np.float32)
     np.savez_compressed(tmp_path / "x.npz", x=value)
     assert (tmp_path / "x.npz").stat().st_size < 1 << 17
