@@ -141,18 +141,28 @@ def test_parameters_ignore_reserved_bits():
 
 @given(VALUES)
 def test_needed_field_bits(values):
-    d = Descriptor(**{**values, "row_triple": 0})
+    """Every bit that is set, and the last row and byte that are read, one bit more for bytes."""
+    values = {**values, "row_triple": 0}
+    d = Descriptor(**values)
     bits = isa.needed_field_bits(d)
     wide = [name for name, (_, _, width, _) in PLACES.items() if width == 16]
+    taps = 0 if d.kind == isa.Kind.ADD else (d.n_ky - 1) * d.row_step_ky
+    row = d.row_start + (d.n_oy - 1) * d.row_step_oy + taps
+    loops = (("g", d.n_g), ("ox", d.n_ox), ("kx", d.n_kx))
+    byte = d.q_start + sum((count - 1) * values[f"q_step_{name}"] for name, count in loops)
 
-    def fits(n):
+    def fields_fit(n):
         low, high = -(1 << n - 1), (1 << n - 1) - 1
         return all(low <= values[k] <= high if PLACES[k][3] else values[k] < 1 << n for k in wide)
 
+    def fits(n):
+        return fields_fit(n) and row < 1 << n and byte < 1 << n + 1
+
     assert fits(bits) and (bits == 10 or not fits(bits - 1))
     config = dict(lanes=8, taps=5, requant_units=2, weight_words=64, activation_bytes=2048)
-    isa.check_descriptor(AcceleratorConfig(**config, field_bits=bits), d)
-    if bits > 10:
+    if bits <= 16:
+        isa.check_descriptor(AcceleratorConfig(**config, field_bits=bits), d)
+    if 10 < bits <= 17 and not fields_fit(bits - 1):
         with pytest.raises(ValueError, match="descriptor field"):
             isa.check_descriptor(AcceleratorConfig(**config, field_bits=bits - 1), d)
 

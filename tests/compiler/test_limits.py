@@ -99,7 +99,8 @@ def test_accumulators_that_can_wrap_wrap_or_are_refused(kind, bias, point):
     try:
         d, got, want = run(layer)
     except UnsupportedOperatorError as error:
-        assert "32 bits" in str(error) or "accumulator" in str(error)
+        # Without an accumulator that could wrap, a factor may still be one that single rounding cannot do exactly.
+        assert "32 bits" in str(error) or "exact multiplier" in str(error)
         return
     assert got == want
     reach = [bias + int(v) - point for v in (-128, 127)]
