@@ -30,6 +30,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("mutations.json")
 CPU_SECONDS = 200
+MEMORY_BYTES = 16 << 30
+
 """Processor time of a mutation's tests; beyond, it counts as noticed: it does not end, or it ends too late."""
 
 COVERED_BY: dict[str, tuple[str, ...]] = {
@@ -286,6 +288,7 @@ class Scratch:
     """A copy of the tree in which `nnloom` is the copy's."""
 
     def __init__(self) -> None:
+        self._checked: set[tuple[str, ...]] = set()
         self.path = Path(tempfile.mkdtemp(prefix="nnloom-mutate-"))
         names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
         for name in names.decode().split("\0"):
@@ -308,11 +311,22 @@ class Scratch:
         variables = {"PYTHONPATH": str(self.path), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         return {**os.environ, **variables}
 
+    def check(self, tests: tuple[str, ...]) -> None:
+        """End the program if tests fail as the tree is: they would kill every mutation."""
+        if tests in self._checked:
+            return
+        passed, by = self.run(tests)
+        if not passed:
+            sys.exit(f"{by} fails without a mutation; mend it first")
+        self._checked.add(tests)
+
     def run(self, tests: tuple[str, ...]) -> tuple[bool, str]:
         """(whether all pass, the first that does not, or what happened)."""
         present = [t for t in tests if (self.path / t.split("::")[0]).exists()]
         # The wall clock is no measure on a busy machine: the processor time is limited.
         limit = f"import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))"
+        # A loop without an end may also fill the memory.
+        limit += f"; resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))"
         code = f"{limit}; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
         options = [
             "-x",
@@ -404,6 +418,7 @@ def main() -> int:
                 continue
             # Of the copy: the tree may change meanwhile.
             mutation = pick(seed, scratch.path)
+            scratch.check(COVERED_BY[mutation.file])
             path = scratch.path / mutation.file
             data, begin = path.read_bytes(), time.monotonic()
             path.write_bytes(apply(mutation, data))
