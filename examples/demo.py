@@ -79,8 +79,8 @@ def main() -> None:
         (result,) = compare(speech, [np.load(source)], target)
         print(f'  the recording "{word}" is heard as "{WORDS[int(result.argmax())]}"')
 
-    # The first seed that meets the clock: without it, the build finds it after two others.
-    report = nnloom("build", str(FOLDER / "kws"), "--seed", "3")
+    # A clock that most placement seeds reach: the board's own 120 MHz may take several tries.
+    report = nnloom("build", str(FOLDER / "kws"), "--clock", "100")
     print(f"\nkeyword spotting on {report['board']}")
     print(f"  bitstream    {FOLDER / 'kws' / report['bitstream']}")
     print(f"  cycles       {report['cycles']:,} (measured in RTL; estimated {report['cycles_estimated']:,})")
