@@ -70,5 +70,5 @@ def test_constants_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"constant 0 is int8\[5\], not int8\[1, 1, 1, 4\]"):
         PortableProgram(artifact)
     (artifact.path / CONSTANTS_FILE).write_bytes(b"PK")
-    with pytest.raises(ArtifactError, match=r"constants.npz: cannot be read"):
+    with pytest.raises(ArtifactError, match=r"constants.npz: not a .npy or .npz array file"):
         PortableProgram(artifact)
