@@ -516,7 +516,8 @@ def test_random_fault_sequences_lose_and_falsify_nothing(network):
         stats = session.stats()
         print(f"{stats}; longest request {longest:.2f} s; faults {hits}")
         assert stats.requests == stats.on_device + stats.fallbacks == sequences + 1
-        assert stats.on_device > sequences / 2 and stats.fallbacks > 100
+        # Each write to a memory is followed by a look at STATUS: more frames for faults to meet than before that.
+        assert stats.on_device > 0.45 * sequences and stats.fallbacks > 100
         assert stats.device_failures == len(caught) > 100
         assert all(isinstance(w.message, DeviceWarning) for w in caught)
         assert min(hits.values()) > 100

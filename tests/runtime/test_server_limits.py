@@ -590,10 +590,10 @@ def test_session_tells_whether_its_device_is_up(artifact):
     class Failing(ModelDevice):
         broken = False
 
-        def run_region(self, region, inputs):
+        def run_region(self, region, inputs, **options):
             if self.broken:
                 raise DeviceError("gone")
-            return super().run_region(region, inputs)
+            return super().run_region(region, inputs, **options)
 
     device = Failing()
     with InferenceSession(artifact, device) as session:
