@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 # The folders that are installed as nnloom.*; mypy does not see them through an editable installation.
 PACKAGES := arch boards cli compiler hw runtime sim
 
-.PHONY: help venv demo test fuzz test-extras lint lock sbom benchmarks models docs clean
+.PHONY: help venv demo test test-slow fuzz test-extras lint lock sbom benchmarks models docs clean
 
 help:
 	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
-	@echo "make test        the test suite"
+	@echo "make test        the test suite, without its longest runs"
+	@echo "make test-slow   the longest runs: more random networks, resets at every cycle of more engines, ..."
 	@echo "make fuzz        random networks against LiteRT, for MINUTES=30, from SEED=0"
 	@echo "make test-extras each extra alone: a wheel in an environment of its own, on a terminal"
 	@echo "make lint        style and types"
@@ -52,7 +53,10 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) --native-share 0.3
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -n 2 -m 'not slow' $(PYTEST_ARGUMENTS)
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGUMENTS)
 
 test-extras: $(READY)
 	$(BIN)/python -m pytest tests/cli/test_installed.py $(PYTEST_ARGUMENTS)

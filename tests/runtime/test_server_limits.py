@@ -589,6 +589,7 @@ def test_session_tells_whether_its_device_is_up(artifact):
 
     class Failing(ModelDevice):
         broken = False
+        simulated = False  # as a board: the CPU answers for it
 
         def run_region(self, region, inputs, **options):
             if self.broken:
