@@ -113,6 +113,11 @@ def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], out
     return [float(input_scale) * float(scale) / float(output_scale) for scale in weight_scales]
 
 
+def _folded_bias(weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int) -> NDArray[np.int64]:
+    """Bias less what the operand's zero point adds to each output; weights [outputs, ...]."""
+    return bias.astype(np.int64) - zero_point * weights.reshape(len(weights), -1).astype(np.int64).sum(1)
+
+
 def accumulator_range(
     weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -121,16 +126,14 @@ def accumulator_range(
     weights: [outputs, ...]; zero_point: the operand's.
     """
     w = weights.reshape(len(weights), -1).astype(np.int64)
-    folded = bias.astype(np.int64) - zero_point * w.sum(1)
+    folded = _folded_bias(weights, bias, zero_point)
     return np.minimum(w * -128, w * 127).sum(1) + folded, np.maximum(w * -128, w * 127).sum(1) + folded
 
 
 def accumulators_fit(weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int) -> bool:
     """Whether no input makes an accumulator exceed 32 bits, nor its start, the folded bias, does."""
     low, high = accumulator_range(weights, bias, zero_point)
-    w = weights.reshape(len(weights), -1).astype(np.int64)
-    folded = bias.astype(np.int64) - zero_point * w.sum(1)
-    ends = np.concatenate([low, high, folded])
+    ends = np.concatenate([low, high, _folded_bias(weights, bias, zero_point)])
     return bool((ends < 1 << 31).all() and (ends >= -(1 << 31)).all())
 
 
@@ -311,8 +314,7 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
 
 def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
     """(bias folded with the input zero point, multipliers, shifts), int64 per channel; weights [channels, ...]."""
-    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(1)
-    bias = layer.bias.astype(np.int64) - layer.inputs[0].zero_point * sums
+    bias = _folded_bias(weights, layer.bias, layer.inputs[0].zero_point)
     pairs = np.array(_multipliers(layer), np.int64).reshape(-1, 2)
     return bias, pairs[:, 0], pairs[:, 1]
 
