@@ -47,8 +47,6 @@ _DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, Over
 """What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
 
 _STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
-_ACTIVATIONS = ("int8", "uint8", "int16")
-_PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 
 MAX_SIZE = 1 << 31
 """Elements of a tensor beyond which a file is taken for damaged."""
@@ -60,7 +58,7 @@ def read_tflite(path: str | Path) -> Graph:
     Raises
     ------
     ModelError
-        If the file is missing, no TFLite model, damaged, not quantized, or has dynamic shapes.
+        If the file is missing, no TFLite model, damaged, or has dynamic shapes.
     UnsupportedOperatorError
         If it has state, control flow or custom operators; the message names all of them.
     ToolMissingError
@@ -132,9 +130,7 @@ class _Reader:
         )
         nodes = tuple(self._node(op, kind, values) for op, kind in zip(operators, kinds, strict=True))
         self._check_order(nodes, values, inputs, outputs)
-        graph = Graph(self._path.stem, self._sha256, values, nodes, inputs, outputs)
-        self._check_quantized(graph)
-        return graph
+        return Graph(self._path.stem, self._sha256, values, nodes, inputs, outputs)
 
     def _kind(self, op: Any) -> str:
         """Name of an operator; the code is the larger of both fields (schema: `OperatorCode`)."""
@@ -273,16 +269,6 @@ class _Reader:
         missing = next((i for i in outputs if i not in made), None)
         if missing is not None:
             raise ModelError(f"{self._path}: output {values[missing].name!r} is made by nothing")
-
-    def _check_quantized(self, graph: Graph) -> None:
-        """Refuse float networks: nothing of them could run on the accelerator, nor exactly."""
-        outputs = [(n, graph.values[i].type.dtype) for n in graph.nodes if n.kind != "QUANTIZE" for i in n.outputs]
-        if any(dtype in _ACTIVATIONS for _, dtype in outputs):
-            return
-        product = next((f" ({n.kind} is {dtype})" for n, dtype in outputs if n.kind in _PRODUCTS), "")
-        raise ModelError(
-            f"{self._path}: no quantized operator to accelerate{product}; quantize the model to int8 first"
-        )
 
 
 def _builtin_code(entry: Any) -> int:

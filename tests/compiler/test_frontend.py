@@ -7,6 +7,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from nnloom import boards
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ModelError, NnloomError, UnsupportedOperatorError
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.partition import partition
@@ -118,6 +119,7 @@ def test_damaged_bytes_never_crash(tmp_path, capfd, seed):
 
 
 def test_float_model(tmp_path):
+    """Nothing of it is for the accelerator."""
     m = ModelWriter()
     x = m.input((1, 4, 4, 3), dtype="FLOAT32")
     weights = m.tensor((2, 1, 1, 3), dtype="FLOAT32", data=np.ones((2, 1, 1, 3), np.float32))
@@ -125,14 +127,10 @@ def test_float_model(tmp_path):
     options = schema.Conv2DOptionsT()
     options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = 1
     output = m.operator("CONV_2D", [x, weights, bias], m.tensor((1, 4, 4, 2), dtype="FLOAT32"), options)
-    refused(tmp_path / "m.tflite", m.finish(output), "no quantized operator.*CONV_2D is float32")
-
-
-def test_no_quantized_operator(tmp_path):
-    m = ModelWriter()
-    refused(
-        tmp_path / "m.tflite", m.finish(m.quantize(m.input((1, 4), dtype="FLOAT32"), 0.1, 0)), "no quantized operator"
-    )
+    (tmp_path / "m.tflite").write_bytes(m.finish(output))
+    partitioned = partition(read_model(tmp_path / "m.tflite"), AcceleratorConfig())
+    assert not partitioned.graphs
+    assert [op.reason for op in partitioned.cpu_operators] == ["the operand is float32, not int8"]
 
 
 @pytest.mark.parametrize("name", ["VAR_HANDLE", "READ_VARIABLE"])
