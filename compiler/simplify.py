@@ -1,4 +1,4 @@
-"""Passes that make the graph smaller without changing a bit: constants are folded, dead nodes dropped.
+"""Passes that make the graph smaller without changing a bit: constants and data movement folded, dead nodes dropped.
 
 Exporters compute the shape of a RESHAPE at run time (SHAPE, STRIDED_SLICE, PACK) even where every dimension is fixed.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.reference import evaluate
 
+from .folding import fold
 from .ir import Graph, Node, Value
 
 __all__ = ["simplify"]
@@ -21,7 +22,7 @@ _SHAPE_OPERANDS = {"RESHAPE": 1, "SQUEEZE": 1, "EXPAND_DIMS": 1}
 
 
 def simplify(graph: Graph) -> Graph:
-    """Fold constants, drop operands and nodes that nothing depends on."""
+    """Fold constants and data movement, drop operands and nodes that nothing depends on."""
     values = list(graph.values)
     nodes = []
     for node in graph.nodes:
@@ -32,7 +33,8 @@ def simplify(graph: Graph) -> Graph:
         else:
             for index, value in zip(node.outputs, folded, strict=True):
                 values[index] = value
-    return graph.replace_nodes(_needed(graph.outputs, nodes), values)
+    folded_graph = fold(graph.replace_nodes(nodes, values))
+    return folded_graph.replace_nodes(_needed(graph.outputs, list(folded_graph.nodes)))
 
 
 def _without_shape_operands(node: Node) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,17 @@ class ModelWriter:
         target = self.tensor((len(shape),), dtype="INT32", data=np.array(shape, np.int32))
         q = self.tensors[x].quantization
         return self.operator("RESHAPE", [x, target], self.tensor(shape, scale=q.scale, zero_point=q.zeroPoint), options)
+
+    def pad(self, x: int, widths: Sequence[tuple[int, int]], value: int | None = None) -> int:
+        """PAD, or PADV2 with a value."""
+        q = self.tensors[x].quantization
+        shape = tuple(n + before + after for n, (before, after) in zip(self.shape(x), widths, strict=True))
+        output = self.tensor(shape, scale=q.scale, zero_point=q.zeroPoint)
+        operands = [x, self.tensor((len(widths), 2), dtype="INT32", data=np.array(widths, np.int32))]
+        if value is None:
+            return self.operator("PAD", operands, output, schema.PadOptionsT())
+        operands.append(self.tensor((), scale=q.scale, zero_point=q.zeroPoint, data=np.array(value, np.int8)))
+        return self.operator("PADV2", operands, output, schema.PadV2OptionsT())
 
     def softmax(self, x: int) -> int:
         options = schema.SoftmaxOptionsT()

@@ -1,0 +1,28 @@
+"""A network of a test against LiteRT's reference kernels: golden model and the runtime without TVM, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from nnloom.compiler.frontend import read_model
+from nnloom.compiler.partition import Partitioned, partition
+from tests.fuzz.check import CONFIGS, Checker
+from tests.fuzz.generate import Built
+from tests.tflite_models import ModelWriter
+
+Build = Callable[[ModelWriter], list[int]]
+
+
+def exact(
+    folder: Path, build: Build, seed: int = 0, *, config: str = "2x16x9", native: bool = False, inputs: int = 3
+) -> Partitioned:
+    """Compile a network, compare it with LiteRT, and return how it was partitioned.
+
+    native: with CPU code, too, which takes seconds.
+    """
+    m = ModelWriter(seed)
+    data = m.finish(*build(m))
+    verdict = Checker(folder).check(Built(data, data, ()), configs=[config], native=native, seed=seed, inputs=inputs)
+    assert verdict.kind == "equal", verdict
+    return partition(read_model(folder / "network.tflite"), CONFIGS[config])
