@@ -22,7 +22,9 @@ __all__ = [
     "LayerGraph",
     "MaxPool2D",
     "Padding",
+    "Requantization",
     "Tensor",
+    "WindowSum",
 ]
 
 
@@ -44,9 +46,13 @@ class Tensor:
         return self.rows * self.columns * self.channels
 
 
+Requantization = tuple[tuple[int, int], ...]
+"""Multiplier and right shift of each output channel"""
+
+
 @dataclass(frozen=True)
 class Padding:
-    """Rows and columns of padding at each edge."""
+    """Rows and columns of padding at each edge; less than 0 where that many are left out instead."""
 
     top: int = 0
     left: int = 0
@@ -83,6 +89,8 @@ class Conv2D(Layer):
     padding: Padding = Padding()
     double_rounding: bool = True
     """of the requantization"""
+    requantization: Requantization | None = None
+    """instead of the scales'"""
 
     @property
     def macs(self) -> int:
@@ -100,6 +108,8 @@ class DepthwiseConv2D(Layer):
     bias: NDArray[np.int32] = field(repr=False)
     strides: tuple[int, int] = (1, 1)
     padding: Padding = Padding()
+    requantization: Requantization | None = None
+    """instead of the scales'"""
     double_rounding: ClassVar[bool] = True
 
     @property
@@ -139,6 +149,18 @@ class MaxPool2D(Layer):
     window: tuple[int, int]
     strides: tuple[int, int]
     padding: Padding = Padding()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSum(Layer):
+    """`weight` times the sum of a window's values less the zero point, requantized (TFLite MEAN, SUM); no padding."""
+
+    window: tuple[int, int]
+    strides: tuple[int, int]
+    weight: int
+    """int8"""
+    multiplier: int
+    shift: int
 
 
 @dataclass(frozen=True, kw_only=True)

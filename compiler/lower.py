@@ -38,6 +38,7 @@ from .graph import (
     LayerGraph,
     MaxPool2D,
     Tensor,
+    WindowSum,
 )
 from .overlap import start_delays
 from .padding_columns import keep_padding_columns
@@ -188,7 +189,7 @@ def _kernel_rows(layer: Layer) -> int:
             return layer.weights.shape[0]
         case FullyConnected():
             return layer.inputs[0].rows
-        case AveragePool2D() | MaxPool2D():
+        case AveragePool2D() | MaxPool2D() | WindowSum():
             return layer.window[0]
     return 1
 
@@ -221,6 +222,9 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                     average_pool_multiplier(rows * columns)
             except ValueError as error:
                 return str(error)
+        case WindowSum():
+            if 255 * 128 * layer.window[0] * layer.window[1] >= 1 << 31:
+                return "accumulators that may exceed 32 bits"
         case MaxPool2D():
             if not config.max_pool:
                 return "the configuration has no maximum unit (max_pool=False)"
@@ -321,6 +325,8 @@ def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weight
 
 def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> list[tuple[int, int]]:
     """Multiplier and shift of each channel; ValueError for a factor that the engine cannot do exactly."""
+    if not isinstance(layer, FullyConnected) and layer.requantization is not None:
+        return list(layer.requantization)
     factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
     limits = layer.act_min - layer.output.zero_point, layer.act_max - layer.output.zero_point
     low, high = accumulator_range(_by_output(layer), layer.bias, layer.inputs[0].zero_point)
@@ -556,10 +562,12 @@ def _newest_column(config: AcceleratorConfig, rows: list[int]) -> NDArray[np.int
     return _pad_to(taps.reshape(1, 1, -1), config.taps, axis=2)
 
 
-def _shared_words(config: AcceleratorConfig, sets: list[tuple[int, int]], rows: list[int]) -> NDArray[np.uint8]:
-    """Parameter sets (multiplier, shift; bias 0) and one weight word, the same for every lane and group."""
+def _shared_words(
+    config: AcceleratorConfig, sets: list[tuple[int, int]], rows: list[int], *, bias: int = 0
+) -> NDArray[np.uint8]:
+    """Parameter sets (multiplier, shift) and one weight word, the same for every lane and group."""
     one = np.ones(config.lanes, np.int64)
-    parameters = [encode_parameters(config, 0 * one, multiplier * one, shift * one) for multiplier, shift in sets]
+    parameters = [encode_parameters(config, bias * one, multiplier * one, shift * one) for multiplier, shift in sets]
     taps = np.repeat(_newest_column(config, rows), config.lanes, axis=0)
     return np.concatenate([*parameters, taps.reshape(1, config.weight_word_bytes).view(np.uint8)])
 
@@ -582,6 +590,31 @@ def _lower_average_pool(
         q_step_g=config.lanes,
     )
     return LoweredLayer(layer, descriptor, _shared_words(config, [(multiplier, shift)], [1] * config.window_rows))
+
+
+def _lower_window_sum(config: AcceleratorConfig, layer: WindowSum, sources: list[TensorLocation], out: TensorLocation):
+    count = layer.window[0] * layer.window[1]
+    bias = -layer.inputs[0].zero_point * layer.weight * count
+    ends = bias + layer.weight * count * np.array([-128, 127])
+    limit = 1 << (NARROW_BITS - 1)
+
+    def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
+        y = requantize(acc, layer.multiplier, layer.shift, double_rounding=True) + layer.output.zero_point
+        return np.clip(y, layer.act_min, layer.act_max)
+
+    narrow = np.array_equal(output(ends), output(np.clip(ends, -limit, limit - 1)))
+    descriptor = Descriptor(
+        kind=Kind.WINDOW,
+        narrow=int(narrow),
+        interval=_interval(config, narrow),
+        weights_advance=0,
+        **_input_fields(sources[0]),
+        **_output_fields(config, layer, out),
+        **_window_geometry(sources[0], out, layer.window, layer.strides, (0, 0), config.window_rows),
+        q_step_g=config.lanes,
+    )
+    rows = [layer.weight] * config.window_rows
+    return LoweredLayer(layer, descriptor, _shared_words(config, [(layer.multiplier, layer.shift)], rows, bias=bias))
 
 
 def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[TensorLocation], out: TensorLocation):
@@ -632,6 +665,7 @@ _LOWERINGS: dict[type[Layer], Callable] = {
     FullyConnected: _lower_fully_connected,
     AveragePool2D: _lower_average_pool,
     MaxPool2D: _lower_max_pool,
+    WindowSum: _lower_window_sum,
     Add: _lower_add,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,10 +18,13 @@ from nnloom.compiler.graph import (
     MaxPool2D,
     Padding,
     Tensor,
+    WindowSum,
 )
 from tests import exact
 
 KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "dense", "average", "maximum", "add")
+EVERY_KIND = (*KINDS, "sum", "rescaled")
+"""With those that only rewritten operators use"""
 
 
 def tensor(rng: np.random.Generator, name: str, rows: int, columns: int, channels: int) -> Tensor:
@@ -75,16 +80,20 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
         j = tensor(rng, f"{name}_in2", i.rows, i.columns, i.channels)
         return Add(**{**common, "inputs": (i, j)}, output=out(i.rows, i.columns, i.channels))
     strides = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
-    if kind in ("average", "maximum"):
+    if kind in ("average", "maximum", "sum"):
         window = (int(rng.integers(1, i.rows + 1)), int(rng.integers(1, i.columns + 1)))
-        if kind == "average":
+        if kind != "maximum":
             o = out(
                 extent(i.rows, window[0], strides[0], 0, 0),
                 extent(i.columns, window[1], strides[1], 0, 0),
                 i.channels,
-                i,
+                i if kind == "average" else None,
             )
-            return AveragePool2D(**common, output=o, window=window, strides=strides)
+            geometry = dict(output=o, window=window, strides=strides)
+            if kind == "average":
+                return AveragePool2D(**common, **geometry)
+            factor = dict(multiplier=int(rng.integers(1, 1 << 31)), shift=int(rng.integers(0, 9)))
+            return WindowSum(**common, **geometry, weight=int(rng.integers(-128, 128)), **factor)
         # At most window - 1 of padding, so that every window holds a value.
         pad = Padding(
             *(min(p, w - 1) for p, w in zip((pad.top, pad.left, pad.bottom, pad.right), window * 2, strict=True))
@@ -96,7 +105,8 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
             i,
         )
         return MaxPool2D(**common, output=o, window=window, strides=strides, padding=pad)
-    limit = {"conv": 4, "conv_narrow_rows": 6, "depthwise": 3, "depthwise_large": 7}[kind]
+    explicit: dict[str, tuple[tuple[int, int], ...]] = {}
+    limit = {"conv": 4, "conv_narrow_rows": 6, "depthwise": 3, "depthwise_large": 7, "rescaled": 3}[kind]
     kernel = (
         int(rng.integers(1, min(limit, i.rows + pad.top + pad.bottom) + 1)),
         int(rng.integers(1, min(limit, i.columns + pad.left + pad.right) + 1)),
@@ -104,10 +114,13 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
     rows = extent(i.rows, kernel[0], strides[0], pad.top, pad.bottom)
     columns = extent(i.columns, kernel[1], strides[1], pad.left, pad.right)
     depth = kernel[0] * kernel[1]
-    if kind.startswith("depthwise"):
+    if kind.startswith(("depthwise", "rescaled")):
         o = out(rows, columns, i.channels)
         weights = _weights(rng, (*kernel, i.channels), i.channels, depth, o, i)
-        return DepthwiseConv2D(**common, output=o, strides=strides, padding=pad, **weights)
+        if kind == "rescaled":
+            pairs = zip(rng.integers(0, 1 << 31, i.channels), rng.integers(0, 20, i.channels), strict=True)
+            explicit = dict(requantization=tuple((int(m), int(s)) for m, s in pairs))
+        return DepthwiseConv2D(**common, output=o, strides=strides, padding=pad, **weights, **explicit)
     o = out(rows, columns, int(rng.integers(1, 40)))
     weights = _weights(rng, (o.channels, *kernel, i.channels), o.channels, depth * i.channels, o, i)
     return Conv2D(**common, output=o, strides=strides, padding=pad, **weights)
@@ -151,7 +164,7 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
     pad = getattr(layer, "padding", Padding())
     fill = -128 if isinstance(layer, MaxPool2D) else i.zero_point
     x = np.pad(x, ((pad.top, pad.bottom), (pad.left, pad.right), (0, 0)), constant_values=fill)
-    if isinstance(layer, AveragePool2D | MaxPool2D):
+    if isinstance(layer, AveragePool2D | MaxPool2D | WindowSum):
         kernel = layer.window
     elif isinstance(layer, DepthwiseConv2D):
         kernel = layer.weights.shape[:2]
@@ -166,6 +179,8 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
                 result[row, column] = window.max((0, 1))
             elif isinstance(layer, AveragePool2D):
                 result[row, column] = [exact.average(channel) for channel in window.reshape(-1, o.channels).T.tolist()]
+            elif isinstance(layer, WindowSum):
+                result[row, column] = layer.weight * (window - i.zero_point).sum((0, 1))
             elif isinstance(layer, DepthwiseConv2D):
                 result[row, column] = ((window - i.zero_point) * layer.weights).sum((0, 1)) + layer.bias
             else:
@@ -174,7 +189,20 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
                 )
     if isinstance(layer, AveragePool2D | MaxPool2D):
         return result
+    if isinstance(layer, WindowSum):
+        return _requantize(result, [(layer.multiplier, layer.shift)] * o.channels) + o.zero_point
+    if layer.requantization is not None:
+        return _requantize(result, layer.requantization) + o.zero_point
     return _rescale(result, layer, exact.rescale)
+
+
+def _requantize(acc: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+    """[..., channels] by multiplier and shift of each channel."""
+    rows = [
+        [exact.divide_by_pot(exact.high_mul(exact.wrap(a), m), s) for a, (m, s) in zip(row, pairs, strict=True)]
+        for row in acc.reshape(-1, len(pairs)).tolist()
+    ]
+    return np.array(rows, np.int64).reshape(acc.shape)
 
 
 def _rescale(acc: NDArray[np.int64], layer, function) -> NDArray[np.int64]:

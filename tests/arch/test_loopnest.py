@@ -8,7 +8,7 @@ import pytest
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.loopnest import issue_cycles, timed_steps
 from nnloom.compiler.graph import LayerGraph
-from tests.graphs import KINDS, random_layer, tensor
+from tests.graphs import EVERY_KIND, random_layer, tensor
 from tests.harness import compile_region
 
 COMPACT = AcceleratorConfig(
@@ -24,7 +24,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_cycles_are_those_of_the_steps(name, kind):
     config = CONFIGS[name]
     if (kind == "add" and not config.elementwise_add) or (kind == "maximum" and not config.max_pool):

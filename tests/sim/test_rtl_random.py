@@ -16,7 +16,7 @@ from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel, WriteTrace
 from nnloom.sim.rtl import RtlWrites
-from tests.graphs import KINDS, random_graph
+from tests.graphs import EVERY_KIND, random_graph
 from tests.harness import compile_region, random_inputs
 
 CONFIGS = {
@@ -55,7 +55,7 @@ CONFIGS = {
 def chains(config: AcceleratorConfig, count: int):
     """Regions that fit: first each kind alone, then chains of four."""
     missing = {"add": not config.elementwise_add, "maximum": not config.max_pool}
-    kinds = [kind for kind in KINDS if not missing.get(kind)]
+    kinds = [kind for kind in EVERY_KIND if not missing.get(kind)]
     seed = 0
     while count:
         rng = np.random.default_rng([seed, config.lanes, config.taps])
