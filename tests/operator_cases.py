@@ -395,7 +395,9 @@ def _weights(
     zero = 0 if symmetric or not draw.chance(0.2) else draw.integer(-5, 5)
     t = TensorType(tuple(shape), dtype, Quantization(scales, (zero,) * count, axis if count > 1 else 0))
     value = draw.values(t)
-    return Operand(t, np.maximum(value, -127) if dtype == "int8" and draw.chance(0.7) else value)
+    # LiteRT's vector code for hybrid products is wrong at -128, which no converter writes
+    narrow = dtype == "int8" and (draw.chance(0.7) or symmetric)
+    return Operand(t, np.maximum(value, -127) if narrow else value)
 
 
 def _bias(draw: Draw, channels: int, x: Operand, weights: Operand, *, always: bool = False) -> Operand | None:
@@ -426,8 +428,11 @@ def _product_output(draw: Draw, shape: Sequence[int], x: Operand, weights: Opera
     return draw.type(shape, dtype, scale=max(typical * factor, 1e-30))
 
 
-def _product_types(draw: Draw) -> tuple[str, str]:
+def _product_types(draw: Draw, *, hybrid: bool = True) -> tuple[str, str]:
+    """Types of activations and weights; float32 with int8 are hybrid products."""
     dtype = draw.dtype("int8", "int8", "uint8", "int16", "float32")
+    if hybrid and dtype == "float32" and draw.chance(0.5):
+        return dtype, "int8"
     return dtype, {"uint8": "uint8", "float32": "float32"}.get(dtype, "int8")
 
 
@@ -458,7 +463,7 @@ def _conv_2d(draw: Draw) -> Spec:
     else:
         weights = _weights(
             draw, (channels, *kernel, depth), channels, 0, weight_type,
-            per_channel=weight_type != "uint8" and draw.chance(0.7), symmetric=False,
+            per_channel=weight_type != "uint8" and draw.chance(0.7), symmetric=dtype == "float32",
         )  # fmt: skip
     terms = depth * kernel[0] * kernel[1]
     out = _product_output(draw, (1, 1, 1, channels), x, weights, terms)
@@ -481,7 +486,8 @@ def _depthwise_conv_2d(draw: Draw) -> Spec:
     else:
         weights = _weights(
             draw, (1, *kernel, channels), channels, 3, weight_type,
-            per_channel=weight_type != "uint8" and draw.chance(0.7), symmetric=False,
+            per_channel=dtype == "float32" or (weight_type != "uint8" and draw.chance(0.7)),
+            symmetric=dtype == "float32",
         )  # fmt: skip
     terms = kernel[0] * kernel[1]
     out = _product_output(draw, (1, 1, 1, channels), x, weights, terms)
@@ -493,7 +499,7 @@ def _depthwise_conv_2d(draw: Draw) -> Spec:
 
 
 def _transpose_conv(draw: Draw) -> Spec:
-    dtype, weight_type = _product_types(draw)
+    dtype, weight_type = _product_types(draw, hybrid=False)
     kernel = (draw.integer(1, 5), draw.integer(1, 5))
     channels = draw.integer(1, 6)
     x = draw.operand(draw.image(), dtype)
@@ -540,10 +546,12 @@ def _fully_connected(draw: Draw) -> Spec:
     else:
         weights = _weights(
             draw, (channels, depth), channels, 0, weight_type,
-            per_channel=weight_type != "uint8" and draw.chance(0.4), symmetric=False,
+            per_channel=weight_type != "uint8" and draw.chance(0.4), symmetric=dtype == "float32",
         )  # fmt: skip
     bias = _bias(draw, channels, x, weights)
     options = {"keep_num_dims": keep, "fused_activation_function": draw.activation(), **_bias_type(bias)}
+    if dtype == "float32" and weight_type == "int8":
+        options["asymmetric_quantize_inputs"] = draw.chance(0.5)
     out = _product_output(draw, (1, channels), x, weights, depth)
     return Spec("FULLY_CONNECTED", [x, weights, bias], [out], options)
 

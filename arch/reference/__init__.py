@@ -26,6 +26,7 @@ from . import (
     resize,
     softmax,
 )
+from .hybrid import is_hybrid
 
 __all__ = ["REFERENCES", "STATES", "Reference", "evaluate", "evaluate_step", "is_exact"]
 
@@ -219,6 +220,9 @@ def is_exact(op: Operation) -> str | None:
         return "float32 functions are correctly rounded, those of LiteRT's C library are not always"
     if op.kind == "SUM" and op.outputs[0].dtype in ("int8", "int16"):
         return "LiteRT 2.3's reference kernel reads int8 and int16 as uint8; its other kernels do not"
+    weights = op.inputs[1] if op.kind == "DEPTHWISE_CONV_2D" else None
+    if weights and is_hybrid(op, 0, 1) and weights.quantization and weights.quantization.is_per_tensor:
+        return "LiteRT reads a scale for each channel, also where the weights have a single one"
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..numerics import multiply_by_factor, multiply_by_factor_int64, rounded_product, split_factor, wrap_int32
 from ..operation import Operation
 from .elementwise import activate_plain
+from .hybrid import integers, is_hybrid, rescale
 from .support import activate, operand, parameters, refuse, require_types, to_int32, type_name
 
 __all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
@@ -20,7 +21,7 @@ __all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "t
 
 def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Convolution of [n, rows, columns, c] with weights [k, rows, columns, c / groups]."""
-    x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
+    x, weights, finish = _product(op, inputs, 0, 1, 2)
     depth, channels = weights.shape[3], weights.shape[0]
     groups = x.shape[3] // depth
     _, rows, columns, _ = op.outputs[0].shape
@@ -30,23 +31,23 @@ def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray
         for g in range(groups):
             of_group = slice(g * share, (g + 1) * share)
             _accumulate(acc[..., of_group], patch[..., g * depth : (g + 1) * depth], weights[of_group, r, c])
-    return [_finish(op, acc, bias)]
+    return [finish(acc)]
 
 
 def depthwise_conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Convolution of each channel with `multiplier` kernels: weights [1, rows, columns, c * multiplier]."""
-    x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
+    x, weights, finish = _product(op, inputs, 0, 1, 2)
     _, rows, columns, channels = op.outputs[0].shape
     multiplier = channels // x.shape[3]
     acc = np.zeros((x.shape[0], rows, columns, channels), x.dtype)
     for r, c, patch in _patches(op, x, weights.shape[1:3], (rows, columns)):
         acc += np.repeat(patch, multiplier, axis=3) * weights[0, r, c]
-    return [_finish(op, acc, bias)]
+    return [finish(acc)]
 
 
 def transpose_conv(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Each element times its kernel [k, rows, columns, c], added up at stride distance. Operand 0 is the shape."""
-    x, weights, bias = _product_operands(op, inputs, 2, 1, 3)
+    x, weights, finish = _product(op, inputs, 2, 1, 3)
     n, rows, columns, channels = op.outputs[0].shape
     stride_r, stride_c = op.options["strides"]
     top, left, _, _ = op.options["padding"]
@@ -59,24 +60,17 @@ def transpose_conv(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[
     for r in reversed(range(kernel_r)):
         for c in reversed(range(kernel_c)):
             _accumulate(full[:, r : r + reach_r + 1 : stride_r, c : c + reach_c + 1 : stride_c], x, weights[:, r, c])
-    return [_finish(op, full[:, top : top + rows, left : left + columns], bias)]
+    return [finish(full[:, top : top + rows, left : left + columns])]
 
 
 def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Product with weights [k, c] of the operand as rows of c."""
     if op.options.get("weights_format", "DEFAULT") != "DEFAULT":
         refuse(op, f"weights format {op.options['weights_format']}")
-    x, weights, bias = _product_operands(op, inputs, 0, 1, 2)
-    x = x.reshape(-1, weights.shape[-1])
+    x, weights, finish = _product(op, inputs, 0, 1, 2)
     acc = np.zeros((x.shape[0], weights.shape[0]), x.dtype)
     _accumulate(acc, x, weights)
-    acc = acc.reshape(op.outputs[0].shape)
-    if x.dtype == np.float32:
-        return [_finish(op, acc, bias)]
-    # float64 arithmetic where the others use integers
-    total = _total(op, acc, bias)
-    scaled = to_int32(rounded_product(total, _factors(op, 0, 1)))
-    return [activate(op, scaled, op.outputs[0])]
+    return [finish(acc).reshape(op.outputs[0].shape)]
 
 
 def batch_matmul(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -111,30 +105,50 @@ def _accumulate(acc: NDArray, x: NDArray, weights: NDArray) -> None:
         acc += x[..., d, None] * weights[:, d]
 
 
-def _product_operands(
+def _product(
     op: Operation, inputs: Sequence[NDArray | None], activation: int, weight: int, bias: int
-) -> tuple[NDArray, NDArray, NDArray | None]:
-    """Activations and weights less their zero points as float64 (float32 as it is), and the bias."""
+) -> tuple[NDArray, NDArray, Callable[[NDArray], NDArray]]:
+    """Activations and weights less their zero points as float64 (float32 as it is), and what makes outputs of sums.
+
+    FULLY_CONNECTED has its activations as rows.
+    """
     dtype = require_types(op, activation, "int8", "uint8", "int16", "float32")
+    hybrid = op.kind != "TRANSPOSE_CONV" and is_hybrid(op, activation, weight)
     allowed = {"int8": ("int8", "int4"), "uint8": ("uint8",), "int16": ("int8", "int4"), "float32": ("float32",)}
-    require_types(op, weight, *allowed[dtype])
+    require_types(op, weight, *(("int8", "int4") if hybrid else allowed[dtype]))
     if op.outputs[0].dtype != dtype:
         refuse(op, f"{dtype} to {op.outputs[0].dtype}")
     x, weights = operand(op, inputs, activation), operand(op, inputs, weight)
+    if op.kind == "FULLY_CONNECTED":
+        x = x.reshape(-1, weights.shape[-1])
     bias_value = inputs[bias] if bias < len(inputs) else None
+    if hybrid:
+        values, scales = integers(op, x)
+        return (
+            values,
+            weights.astype(np.float64),
+            lambda acc: activate_plain(op, rescale(op, acc, scales, bias_value)),
+        )
     if dtype == "float32":
-        return x, weights, bias_value
+        return x, weights, lambda acc: activate_plain(op, acc if bias_value is None else acc + bias_value)
     if bias_value is not None and bias_value.dtype != (np.int64 if _is_wide(op) else np.int32):
         refuse(op, f"{type_name(op.inputs[bias])} bias with {dtype} activations")
     offset = parameters(op, op.inputs[activation]).zero_point
-    weight_offset = 0
-    if dtype == "uint8" or op.kind == "FULLY_CONNECTED":
-        t = op.inputs[weight]
-        if t is not None and t.quantization is not None and t.quantization.is_per_tensor:
-            weight_offset = t.quantization.zero_point
-        elif dtype == "uint8":
-            parameters(op, t)
-    return x.astype(np.float64) - offset, weights.astype(np.float64) - weight_offset, bias_value
+    return (
+        x.astype(np.float64) - offset,
+        weights.astype(np.float64) - _weight_offset(op, dtype, weight),
+        lambda acc: _requantize(op, acc, bias_value),
+    )
+
+
+def _weight_offset(op: Operation, dtype: str, weight: int) -> int:
+    """Zero point of the weights, where the kernel has one."""
+    t = op.inputs[weight]
+    if dtype != "uint8" and op.kind != "FULLY_CONNECTED":
+        return 0
+    if t is not None and t.quantization is not None and t.quantization.is_per_tensor:
+        return t.quantization.zero_point
+    return parameters(op, t).zero_point if dtype == "uint8" else 0
 
 
 def _patches(op: Operation, x: NDArray, window: tuple[int, ...], out: tuple[int, int]):
@@ -178,11 +192,12 @@ def _is_wide(op: Operation) -> bool:
     return op.outputs[0].dtype == "int16" and op.options.get("quantized_bias_type") != "INT32"
 
 
-def _finish(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray:
-    """Bias, requantization and activation of sums of products."""
-    if acc.dtype == np.float32:
-        return activate_plain(op, acc if bias is None else acc + bias)
+def _requantize(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray:
+    """Bias, requantization and activation of integer sums of products."""
     total = _total(op, acc, bias)
+    if op.kind == "FULLY_CONNECTED":
+        # float64 arithmetic where the others use integers
+        return activate(op, to_int32(rounded_product(total, _factors(op, 0, 1))), op.outputs[0])
     data, weight = (2, 1) if op.kind == "TRANSPOSE_CONV" else (0, 1)
     multipliers, exponents = np.array([split_factor(f) for f in _factors(op, data, weight)]).T
     scaled = (multiply_by_factor_int64 if _is_wide(op) else multiply_by_factor)(total, multipliers, exponents)
