@@ -162,6 +162,10 @@ class HostStep:
     """what is computed instead (`nnloom.arch.reference.evaluate`)"""
 
 
+GIVEN = -1
+"""Operand of a step within a region: what the caller gives"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostPlan:
     """The network as steps around the regions.
@@ -173,27 +177,36 @@ class HostPlan:
     outputs: tuple[int, ...] = ()
     constants: int = 0
     """how many arrays `constants.npz` holds, by their number from 0 on"""
+    inside: tuple[HostStep, ...] = ()
+    """Operators of regions for which the CPU's library, running the whole network, has no code of its own. Operands
+    are constants by number, or `GIVEN`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        steps = [
-            {"inputs": list(s.inputs), "region": s.region, "operation": s.operation and s.operation.to_dict()}
-            for s in self.steps
-        ]
-        return {"steps": steps, "outputs": list(self.outputs), "constants": self.constants}
+        steps, inside = (
+            [
+                {"inputs": list(s.inputs), "region": s.region, "operation": s.operation and s.operation.to_dict()}
+                for s in group
+            ]
+            for group in (self.steps, self.inside)
+        )
+        return {"steps": steps, "outputs": list(self.outputs), "constants": self.constants, "inside": inside}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HostPlan:
         """Inverse of `to_dict`; KeyError, TypeError or AttributeError for another form. Values are not checked."""
-        steps = tuple(
-            HostStep(
-                inputs=tuple(v["inputs"]),
-                region=v["region"],
-                operation=None if v["operation"] is None else Operation.from_dict(v["operation"]),
+        steps, inside = (
+            tuple(
+                HostStep(
+                    inputs=tuple(v["inputs"]),
+                    region=v["region"],
+                    operation=None if v["operation"] is None else Operation.from_dict(v["operation"]),
+                )
+                for v in values[group]
             )
-            for v in values["steps"]
+            for group in ("steps", "inside")
         )
-        return cls(steps=steps, outputs=tuple(values["outputs"]), constants=values["constants"])
+        return cls(steps=steps, outputs=tuple(values["outputs"]), constants=values["constants"], inside=inside)
 
 
 @dataclass(frozen=True, kw_only=True)

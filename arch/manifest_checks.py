@@ -159,11 +159,24 @@ def check_host_plan(manifest: Manifest) -> None:
         else:
             operands = [None if i is None else (values[i] or ((), "constant")) for i in step.inputs]
             values += _check_operation(what, step.operation, operands)
+    for index, step in enumerate(plan.inside):
+        _check_inside(f"host step {index} within a region", step, len(manifest.inputs), plan.constants)
     _expect(all(0 <= i < len(values) for i in plan.outputs), "host plan: an output that is not made")
     made = [values[i] for i in plan.outputs]
     wanted = [(info.shape, info.dtype) for info in manifest.outputs]
     matches = len(made) == len(wanted) and all(m is None or m == w for m, w in zip(made, wanted, strict=True))
     _expect(matches, "host plan: its outputs are not those of the network")
+
+
+def _check_inside(what: str, step: HostStep, first: int, constants: int) -> None:
+    """An operator that a region runs: operands are given, or constants, of which the first has the number `first`."""
+    op = step.operation
+    if op is None or step.region != -1 or len(op.inputs) != len(step.inputs):
+        raise SchemaError(f"{what}: it must be an operator with {0 if op is None else len(op.inputs)} operands")
+    known = [i for i in step.inputs if i not in (None, -1)]
+    _expect(all(first <= i < first + constants for i in known), f"{what}: an operand that is no constant")
+    given = [None if t is None else (t.shape, t.dtype) for t in op.inputs]
+    _check_operation(what, op, [None if i is None else g for i, g in zip(step.inputs, given, strict=True)])
 
 
 def _check_call(what: str, manifest: Manifest, step: HostStep, operands: Sequence[_Held | None]) -> list[_Held]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.reference import evaluate, is_exact
 
-from .cpu.build import runs_in_library
+from .cpu.coverage import runs_in_library
 from .ir import Graph, Node
 from .partition import Partitioned
 
@@ -19,11 +19,11 @@ Inexact = dict[str, str]
 
 
 def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> Inexact:
-    """Try every operator outside of the accelerator.
+    """Try every operator outside of the accelerator, and ask of all whether they are exact.
 
     Returns
     -------
-    Operators that are float code, with the reason.
+    Operators that are not, with the reason: float code, and what LiteRT's reference kernel gets wrong itself.
 
     Raises
     ------
@@ -37,6 +37,7 @@ def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> In
         reason = None if runs_in_library(graph, node) else _try(graph, node)
         if reason:
             refused[f"{node.kind} {node.name!r}"] = reason
+    for node in graph.nodes:
         why = is_exact(node.operation)
         if why:
             inexact[node.name] = why

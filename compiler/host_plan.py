@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import HostPlan, HostStep
+from nnloom.arch.artifact import GIVEN, HostPlan, HostStep
 
+from .cpu.coverage import runs_in_library
 from .ir import Graph, Node
 from .partition import Partitioned
 
@@ -17,7 +18,8 @@ __all__ = ["PlannedHost", "plan_host"]
 
 @dataclass(frozen=True)
 class PlannedHost:
-    """The plan, its constants in the order of their numbers, and the step of each node on the CPU."""
+    """The plan, its constants in the order of their numbers, and the step of each node that the library calls back
+    for: those on the CPU, then those of regions."""
 
     plan: HostPlan
     constants: tuple[NDArray, ...]
@@ -29,9 +31,10 @@ def plan_host(partitioned: Partitioned) -> PlannedHost:
     graph = partitioned.graph
     numbers = {value: i for i, value in enumerate(graph.inputs)}
     count = len(graph.inputs)
-    on_cpu = [node for stage in partitioned.stages for node in stage.nodes]
+    on_cpu = dict.fromkeys(node for stage in partitioned.stages for node in stage.nodes)
+    inside = [node for node in graph.nodes if node not in on_cpu and not runs_in_library(graph, node)]
     constants: list[NDArray] = []
-    for value in _constants(graph, on_cpu):
+    for value in _constants(graph, (*on_cpu, *inside)):
         numbers[value] = count + len(constants)
         data = graph.values[value].data
         assert data is not None
@@ -57,8 +60,19 @@ def plan_host(partitioned: Partitioned) -> PlannedHost:
             steps.append(HostStep(inputs=tuple(numbers[i] for i in stage.region.inputs), region=regions))
             regions += 1
             number_outputs(stage.region.outputs)
-    plan = HostPlan(steps=tuple(steps), outputs=tuple(numbers[i] for i in graph.outputs), constants=len(constants))
+    of_node |= {node: len(steps) + i for i, node in enumerate(inside)}
+    plan = HostPlan(
+        steps=tuple(steps),
+        outputs=tuple(numbers[i] for i in graph.outputs),
+        constants=len(constants),
+        inside=tuple(HostStep(inputs=_within(graph, node, numbers), operation=node.operation) for node in inside),
+    )
     return PlannedHost(plan, tuple(constants), of_node)
+
+
+def _within(graph: Graph, node: Node, numbers: Mapping[int, int]) -> tuple[int | None, ...]:
+    """Operands of a node in a region: constants by number."""
+    return tuple(None if i is None else GIVEN if graph.constant(i) is None else numbers[i] for i in node.inputs)
 
 
 def _constants(graph: Graph, nodes: Iterable[Node]) -> list[int]:

@@ -9,6 +9,7 @@ fewest regions, since each node runs as early as its operands allow.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
@@ -116,11 +117,12 @@ class _Region:
             shape=item.type.shape,
         )
 
-    def accept(self, node: Node, layer: Layer) -> None:
-        """Take a layer in, with the inputs that were offered to it."""
+    def accept(self, node: Node, layers: Sequence[Layer]) -> None:
+        """Take a node's layers in, with the inputs that were offered to them. Tensors have the names of values."""
         self.inputs |= self.offered
-        self.layers.append(layer)
-        self.made[node.outputs[0]] = layer.output
+        self.layers += layers
+        by_name = {layer.output.name: layer.output for layer in layers}
+        self.made |= {value: by_name[self.graph.values[value].name] for value in node.outputs}
 
     def view(self, node: Node) -> None:
         """Give what a layer makes another shape."""
@@ -196,14 +198,16 @@ class _Assignment:
             assert entry.layer
             region = self.regions.get(stage) or _Region(self.graph, self._only_flat)
             region.offered = {}
-            layer = entry.layer(self.graph, node, region)
-            reason = unsupported_reason(layer, self.config)
-            if reason:
-                raise Refusal(reason)
+            made = entry.layer(self.graph, node, region)
+            layers = (made,) if isinstance(made, Layer) else tuple(made)
+            for layer in layers:
+                reason = unsupported_reason(layer, self.config)
+                if reason:
+                    raise Refusal(reason)
             self.regions[stage] = region
-            region.accept(node, layer)
-        self.stage[node.outputs[0]] = stage
-        self.accelerated.add(node.outputs[0])
+            region.accept(node, layers)
+        self.stage.update(dict.fromkeys(node.outputs, stage))
+        self.accelerated.update(node.outputs)
 
 
 def partition(graph: Graph, config: AcceleratorConfig) -> Partitioned:

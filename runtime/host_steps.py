@@ -32,6 +32,7 @@ class HostSteps:
         self.plan = plan
         self.constants = list(constants)
         self._first_constant = inputs
+        self._all = (*plan.steps, *plan.inside)
 
     @classmethod
     def load(cls, artifact: Artifact) -> HostSteps:
@@ -62,8 +63,8 @@ class HostSteps:
 
     @property
     def outputs(self) -> dict[int, int]:
-        """Number of outputs of each step that is an operator, by its index."""
-        return {i: len(s.operation.outputs) for i, s in enumerate(self.plan.steps) if s.operation}
+        """Number of outputs of each step that is an operator, by its index; those within regions come last."""
+        return {i: len(s.operation.outputs) for i, s in enumerate(self._all) if s.operation}
 
     def evaluate(self, index: int, operands: Sequence[NDArray]) -> list[NDArray]:
         """Compute a step.
@@ -71,11 +72,11 @@ class HostSteps:
         Parameters
         ----------
         index
-            Its number in the plan; not that of a region.
+            Its number in the plan, those within regions behind the others; not that of a region.
         operands
             Its operands without constants, in order.
         """
-        step = self.plan.steps[index]
+        step = self._all[index]
         assert step.operation is not None
         given = iter(operands)
         values = [
@@ -102,7 +103,7 @@ class HostSteps:
 
 def _check_constants(plan: HostPlan, first: int, constants: Sequence[NDArray]) -> None:
     """Constants have the shapes and dtypes that the steps state; ValueError if not."""
-    for step in plan.steps:
+    for step in (*plan.steps, *plan.inside):
         for number, stated in zip(step.inputs, step.operation.inputs if step.operation else (), strict=False):
             index = -1 if number is None else number - first
             if stated is None or not 0 <= index < len(constants):

@@ -12,7 +12,18 @@ from ..numerics import multiply_by_factor, multiply_by_factor_int64, split_facto
 from ..operation import Operation
 from .support import check_axis, operand, parameters, require_types, saturate
 
-__all__ = ["arg_max", "arg_min", "mean", "reduce_all", "reduce_any", "reduce_max", "reduce_min", "reduce_prod", "sum_"]
+__all__ = [
+    "arg_max",
+    "arg_min",
+    "mean",
+    "reduce_all",
+    "reduce_any",
+    "reduce_max",
+    "reduce_min",
+    "reduce_prod",
+    "reduction_factor",
+    "sum_",
+]
 
 
 def mean(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -50,14 +61,18 @@ def in_order(function: np.ufunc, x: NDArray, axes: tuple[int, ...]) -> NDArray:
     return np.asarray(total)
 
 
+def reduction_factor(scale_in: float, scale_out: float, count: int) -> tuple[int, int]:
+    """Multiplier and exponent (`multiply_by_factor`) that make of a sum, less its zero points, the mean of `count`
+    values on the output's scale; the sum itself for a count of 1."""
+    multiplier, exponent = split_factor(scale_in / scale_out)
+    shift = min(count.bit_length() - 1, 32, 31 + exponent)
+    return (multiplier << shift) // count, exponent - shift
+
+
 def _rescaled(op: Operation, total: NDArray, count: int, *, divide: bool) -> NDArray:
     """Sums of `count` quantized values, or their means, in the output's quantization."""
     q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
-    multiplier, exponent = split_factor(q_in.scale / q_out.scale)
-    if divide:
-        shift = min(count.bit_length() - 1, 32, 31 + exponent)
-        multiplier = (multiplier << shift) // count
-        exponent -= shift
+    multiplier, exponent = reduction_factor(q_in.scale, q_out.scale, count if divide else 1)
     values = wrap_int32(wrap_int32(total) - q_in.zero_point * count)
     return saturate(
         wrap_int32(multiply_by_factor(values, multiplier, exponent) + q_out.zero_point), op.outputs[0].dtype

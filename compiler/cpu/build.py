@@ -16,9 +16,9 @@ from nnloom.arch.cpu_target import CpuTarget
 from nnloom.arch.errors import BuildError
 from nnloom.arch.interrupts import pass_interrupts
 
-from ..host_plan import PlannedHost
-from ..ir import Graph, Node
+from ..ir import Node
 from ..partition import Partitioned, Region
+from .coverage import VIEWS
 from .emitters import emit_generic
 from .kernels import Kernel, kernel_of
 from .library import export_library
@@ -29,20 +29,11 @@ from .tables import table_of
 if TYPE_CHECKING:
     import tvm
 
-__all__ = ["build_cpu", "runs_in_library"]
+    from ..host_plan import PlannedHost
+
+__all__ = ["build_cpu"]
 
 CPU_FUNCTION = "main_cpu"
-_VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-
-
-def runs_in_library(graph: Graph, node: Node) -> bool:
-    """Whether a node is compiled into the library; else the library calls the reference for it."""
-    return (
-        node.kind in _VIEWS
-        or read_kernel_op(graph, node) is not None
-        or softmax_of(node.operation) is not None
-        or table_of(graph, node) is not None
-    )
 
 
 class _Emitter:
@@ -126,7 +117,7 @@ class _Emitter:
 
         graph = self._graph
         shape = node.operation.outputs[0].shape
-        if node.kind in _VIEWS:
+        if node.kind in VIEWS:
             assert node.inputs[0] is not None
             reshaped = relax.op.reshape(self._value(node.inputs[0], values), shape)
             values[node.outputs[0]] = self._builder.emit(reshaped)

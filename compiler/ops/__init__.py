@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import add, convolution, fully_connected, pooling, view
+from . import add, convolution, fully_connected, pooling, reduce, view
 from .operator import LayoutConflict, Operands, Operator, Refusal
 
 __all__ = ["OPERATORS", "LayoutConflict", "Operands", "Operator", "Refusal"]
@@ -22,6 +22,8 @@ OPERATORS: Mapping[str, Operator] = {
     "EXPAND_DIMS": view.VIEW,
     "FULLY_CONNECTED": fully_connected.FULLY_CONNECTED,
     "MAX_POOL_2D": pooling.MAX_POOL_2D,
+    "MEAN": reduce.MEAN,
     "RESHAPE": view.VIEW,
     "SQUEEZE": view.VIEW,
+    "SUM": reduce.SUM,
 }

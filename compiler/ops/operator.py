@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,8 +60,9 @@ class Operands(Protocol):
 class Operator:
     """How an operator runs on the accelerator."""
 
-    layer: Callable[[Graph, Node, Operands], Layer] | None = None
-    """Makes the layer of a node, or raises `Refusal`; None: it has none."""
+    layer: Callable[[Graph, Node, Operands], Layer | Sequence[Layer]] | None = None
+    """Makes the layer of a node, or several in order, or raises `Refusal`; None: it has none. The tensor of an output
+    has its name."""
     view: Callable[[Graph, Node], None] | None = None
     """The output is the input under another shape; raises `Refusal` if it is not in this case."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import struct
@@ -9,9 +10,12 @@ import struct
 import numpy as np
 import pytest
 
-from nnloom.arch.artifact import Artifact, Manifest, TensorLocation
+from nnloom.arch.artifact import GIVEN, Artifact, HostStep, Manifest, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError
+from nnloom.arch.manifest_checks import check_host_plan
+from nnloom.arch.operation import Operation, Quantization, TensorType
+from nnloom.arch.schema import SchemaError
 from tests.artifacts import make_artifact
 from tests.graphs import random_graph
 
@@ -123,3 +127,33 @@ def test_missing_and_longer_files_are_found(folder, name):
     (path / name).unlink()
     with pytest.raises(ArtifactError, match=name):
         Artifact.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(inputs=(GIVEN, 0)), "an operand that is no constant"),
+        (dict(inputs=(GIVEN, 2)), "an operand that is no constant"),
+        (dict(inputs=(GIVEN,)), "an operator with 2 operands"),
+        (dict(region=0), "an operator with 2 operands"),
+        (dict(operation=None), "an operator with 0 operands"),
+        (dict(), None),
+    ],
+)
+def test_operators_within_regions_are_checked(tmp_path, change, message):
+    """The library calls back for them, so they must be what they seem: an operator of constants and what is given."""
+    make_artifact(tmp_path, random_graph(np.random.default_rng(3), ["conv"]))
+    manifest = Artifact.load(tmp_path).manifest
+    source = TensorType((1, 2, 2, 3), "int8", Quantization.per_tensor(0.5, 3))
+    out = dataclasses.replace(source, shape=(1, 3))
+    mean = Operation("MEAN", (source, TensorType((2,), "int32")), (out,), {"keep_dims": False})
+    inside = HostStep(**{**dict(inputs=(GIVEN, 1), operation=mean), **change})
+    # The one constant takes a number, and so moves the region's output by one.
+    host = dataclasses.replace(manifest.host, constants=1, inside=(inside,), outputs=(2,))
+    changed = dataclasses.replace(manifest, host=host)
+    if message is None:
+        check_host_plan(changed)
+        assert Manifest.from_dict(json.loads(json.dumps(changed.to_dict()))).host == host
+        return
+    with pytest.raises(SchemaError, match=message):
+        check_host_plan(changed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+from nnloom.compiler import compile as compile_model
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.partition import Partitioned, partition
 from tests.fuzz.check import CONFIGS, Checker
@@ -26,3 +29,13 @@ def exact(
     verdict = Checker(folder).check(Built(data, data, ()), configs=[config], native=native, seed=seed, inputs=inputs)
     assert verdict.kind == "equal", verdict
     return partition(read_model(folder / "network.tflite"), CONFIGS[config])
+
+
+def compile_without_code(model: Path, output: Path, config: str) -> dict[str, Any]:
+    """Compile for a configuration of `tests.fuzz.check` without the CPU's library, which takes the time."""
+
+    def no_code(*arguments: object) -> None:
+        next(path for path in arguments if isinstance(path, Path)).write_bytes(b"none")
+
+    with patch("nnloom.compiler.cpu.build_cpu", no_code):
+        return compile_model(model, output=output, config=CONFIGS[config]).report

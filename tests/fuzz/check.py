@@ -153,7 +153,7 @@ def test_inputs(details: Sequence[dict], rng: np.random.Generator, count: int) -
         return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
 
     kinds = ["random", *rng.permutation(["low", "high", "zero", "near"]), *["random"] * count]
-    return [[one(detail, str(how)) for detail in details] for how in kinds[:count]]
+    return [[np.asarray(one(detail, str(how))) for detail in details] for how in kinds[:count]]
 
 
 test_inputs.__test__ = False  # type: ignore[attr-defined]

@@ -1,0 +1,50 @@
+"""Every operator of the table alone in a file, on the accelerator, against LiteRT: odd shapes, extreme quantization."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from nnloom.arch.reference import evaluate
+from nnloom.compiler.ops import OPERATORS
+from nnloom.runtime import InferenceSession
+from tests.compiler.litert import compile_without_code
+from tests.fuzz.check import Checker
+from tests.fuzz.generate import Built
+from tests.one_operator import read
+from tests.operator_cases import cases
+
+COUNT = 30
+LEAST = {"ADD": 1}
+"""of them at least on the accelerator, if not 4"""
+CONFIGS = ("2x16x9", "8x5 with larger memories", "2x16x9 with row triples")
+
+
+@pytest.mark.parametrize("kind", [kind for kind, e in OPERATORS.items() if e.layer and kind != "SUM"])
+def test_alone(tmp_path, kind):
+    seen: Counter[str] = Counter()
+    for number, case in enumerate(cases(13, COUNT, [kind])):
+        verdict = Checker(tmp_path).check(
+            Built(case.model, case.model, ()), configs=[CONFIGS[number % len(CONFIGS)]], native=False, seed=number
+        )
+        assert verdict.kind != "fault", (case.name, verdict)
+        seen["accelerated" if verdict.accelerated else verdict.kind] += 1
+    assert seen["accelerated"] >= LEAST.get(kind, 4), seen
+
+
+def test_sum_alone(tmp_path):
+    """LiteRT's reference kernel reads int8 as uint8: the definition is ours, which uint8 proves."""
+    accelerated = 0
+    for number, case in enumerate(cases(13, COUNT, ["SUM"])):
+        (tmp_path / "model.tflite").write_bytes(case.model)
+        report = compile_without_code(tmp_path / "model.tflite", tmp_path / "artifact", CONFIGS[number % len(CONFIGS)])
+        accelerated += any(layer["target"] == "accelerator" for layer in report["layers"])
+        assert report["exact"] == (read(case.model)[0].outputs[0].dtype not in ("int8", "int16"))
+        with InferenceSession(tmp_path / "artifact", "cpu", native=False) as session:
+            (got,) = session.run(None, dict(zip((i.name for i in session.get_inputs()), case.inputs, strict=True)))
+        operation, operands = read(case.model)
+        (want,) = evaluate(operation, [*case.inputs, *(v for v in operands if v is not None)])
+        np.testing.assert_array_equal(got, want, err_msg=case.name)
+    assert accelerated >= 4
