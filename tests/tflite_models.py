@@ -18,7 +18,11 @@ _ACTIVATION = {
     "relu_n1_to_1": schema.ActivationFunctionType.RELU_N1_TO_1,
 }
 
-_VERSION = {schema.BuiltinOperator.RESHAPE: 1, schema.BuiltinOperator.FULLY_CONNECTED: 4}
+_VERSION = {
+    schema.BuiltinOperator.RESHAPE: 1,
+    schema.BuiltinOperator.DENSIFY: 1,
+    schema.BuiltinOperator.FULLY_CONNECTED: 4,
+}
 """Operator versions with int8 kernels; 2 for the others"""
 
 

@@ -51,6 +51,7 @@ REFERENCES: dict[str, Reference] = {
     "CONV_2D": convolution.conv_2d,
     "COS": activations.cos,
     "CUMSUM": data_movement.cumsum,
+    "DENSIFY": data_movement.densify,
     "DEPTHWISE_CONV_2D": convolution.depthwise_conv_2d,
     "DEPTH_TO_SPACE": data_movement.depth_to_space,
     "DEQUANTIZE": quantization.dequantize,

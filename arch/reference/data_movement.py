@@ -16,6 +16,7 @@ __all__ = [
     "broadcast_to",
     "concatenation",
     "cumsum",
+    "densify",
     "depth_to_space",
     "dynamic_update_slice",
     "embedding_lookup",
@@ -250,6 +251,11 @@ def space_to_depth(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[
     n, rows, columns, channels = x.shape
     x = x.reshape(n, rows // b, b, columns // b, b, channels).transpose(0, 1, 3, 2, 4, 5)
     return [x.reshape(op.outputs[0].shape)]
+
+
+def densify(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The operand as it is: sparse constants are dense when they are read."""
+    return [operand(op, inputs, 0)]
 
 
 def depth_to_space(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

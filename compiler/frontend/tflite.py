@@ -23,6 +23,7 @@ from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperator
 from nnloom.arch.operation import Operation, Quantization, TensorType
 
 from ..ir import Graph, Node, Value, checked_data
+from .sparsity import densify
 
 __all__ = ["read_tflite"]
 
@@ -198,9 +199,14 @@ class _Reader:
         value_type = TensorType(shape, dtype, self._quantization(tensor, name, dtype, shape, constant=constant))
         if not constant:
             return Value(name, value_type)
-        if tensor.Sparsity() is not None:
-            raise ModelError(f"{self._path}: tensor {name!r} is sparse; convert the model with dense weights")
-        return Value(name, value_type, checked_data(_decode(buffer.DataAsNumpy(), dtype, shape), value_type))
+        sparsity = tensor.Sparsity()
+        if sparsity is None:
+            data = _decode(buffer.DataAsNumpy(), dtype, shape)
+        else:
+            if dtype == "int4":
+                raise ModelError(f"{self._path}: tensor {name!r} is sparse int4; convert the model with dense weights")
+            data = densify(_decode(buffer.DataAsNumpy(), dtype, ()), shape, sparsity)
+        return Value(name, value_type, checked_data(data, value_type))
 
     def _quantization(
         self, tensor: Any, name: str, dtype: str, shape: tuple[int, ...], *, constant: bool
