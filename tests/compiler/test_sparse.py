@@ -83,5 +83,5 @@ def test_the_values_are_those_of_litert(tmp_path, block, kind):
 def test_missing_values_are_refused(tmp_path):
     path = tmp_path / "m.tflite"
     path.write_bytes(model(pattern((1, 4)), (1, 4), "Int32", lost=3))
-    with pytest.raises(ModelError, match="damaged TFLite file .sparse tensor with"):
+    with pytest.raises(ModelError, match=r"damaged TFLite file .sparse tensor with"):
         read_model(path)
