@@ -110,7 +110,8 @@ class DepthwiseConv2D(Layer):
     padding: Padding = Padding()
     requantization: Requantization | None = None
     """instead of the scales'"""
-    double_rounding: ClassVar[bool] = True
+    double_rounding: bool = True
+    """of the requantization"""
 
     @property
     def macs(self) -> int:

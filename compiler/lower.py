@@ -543,6 +543,7 @@ def _lower_depthwise(
     fields = _output_fields(config, layer, out)
     descriptor = Descriptor(
         kind=Kind.WINDOW,
+        double_rounding=int(layer.double_rounding),
         narrow=int(parameters.narrow),
         interval=_interval(config, parameters.narrow),
         **_input_fields(source),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +108,7 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
             i,
         )
         return MaxPool2D(**common, output=o, window=window, strides=strides, padding=pad)
-    explicit: dict[str, tuple[tuple[int, int], ...]] = {}
+    explicit: dict[str, Any] = {}
     limit = {"conv": 4, "conv_narrow_rows": 6, "depthwise": 3, "depthwise_large": 7, "rescaled": 3}[kind]
     kernel = (
         int(rng.integers(1, min(limit, i.rows + pad.top + pad.bottom) + 1)),
@@ -119,7 +122,9 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
         weights = _weights(rng, (*kernel, i.channels), i.channels, depth, o, i)
         if kind == "rescaled":
             pairs = zip(rng.integers(0, 1 << 31, i.channels), rng.integers(0, 20, i.channels), strict=True)
-            explicit = dict(requantization=tuple((int(m), int(s)) for m, s in pairs))
+            explicit = dict(
+                requantization=tuple((int(m), int(s)) for m, s in pairs), double_rounding=bool(rng.integers(2))
+            )
         return DepthwiseConv2D(**common, output=o, strides=strides, padding=pad, **weights, **explicit)
     o = out(rows, columns, int(rng.integers(1, 40)))
     weights = _weights(rng, (o.channels, *kernel, i.channels), o.channels, depth * i.channels, o, i)
@@ -192,14 +197,22 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
     if isinstance(layer, WindowSum):
         return _requantize(result, [(layer.multiplier, layer.shift)] * o.channels) + o.zero_point
     if layer.requantization is not None:
-        return _requantize(result, layer.requantization) + o.zero_point
+        return _requantize(result, layer.requantization, double_rounding=layer.double_rounding) + o.zero_point
     return _rescale(result, layer, exact.rescale)
 
 
-def _requantize(acc: NDArray[np.int64], pairs: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+def _requantize(
+    acc: NDArray[np.int64], pairs: Sequence[tuple[int, int]], *, double_rounding: bool = True
+) -> NDArray[np.int64]:
     """[..., channels] by multiplier and shift of each channel."""
+
+    def one(a: int, multiplier: int, shift: int) -> int:
+        if double_rounding:
+            return exact.divide_by_pot(exact.high_mul(a, multiplier), shift)
+        return math.floor(Fraction(a * multiplier, 1 << (31 + shift)) + Fraction(1, 2))
+
     rows = [
-        [exact.divide_by_pot(exact.high_mul(exact.wrap(a), m), s) for a, (m, s) in zip(row, pairs, strict=True)]
+        [one(exact.wrap(a), m, s) for a, (m, s) in zip(row, pairs, strict=True)]
         for row in acc.reshape(-1, len(pairs)).tolist()
     ]
     return np.array(rows, np.int64).reshape(acc.shape)

@@ -22,6 +22,8 @@ _VERSION = {
     schema.BuiltinOperator.RESHAPE: 1,
     schema.BuiltinOperator.DENSIFY: 1,
     schema.BuiltinOperator.FULLY_CONNECTED: 4,
+    schema.BuiltinOperator.RELU_N1_TO_1: 1,
+    schema.BuiltinOperator.RELU_0_TO_1: 1,
 }
 """Operator versions with int8 kernels; 2 for the others"""
 
@@ -197,6 +199,29 @@ class ModelWriter:
         scale = 1.3 * max(self.scale(a), self.scale(b))
         output = self.tensor(shape, scale=scale, zero_point=int(self.rng.integers(-128, 128)))
         return self.operator("ADD", [a, b], output, options)
+
+    def binary(
+        self, name: str, a: int, b: int, scale: float, *, zero_point: int | None = None, activation: str | None = None
+    ) -> int:
+        """An operator on two tensors."""
+        table = {"MAXIMUM": "MaximumMinimum", "MINIMUM": "MaximumMinimum"}.get(name, name.capitalize())
+        options = getattr(schema, f"{table}OptionsT")()
+        if hasattr(options, "fusedActivationFunction"):
+            options.fusedActivationFunction = _ACTIVATION[activation]
+        shape = np.broadcast_shapes(self.shape(a), self.shape(b))
+        point = int(self.rng.integers(-128, 128)) if zero_point is None else zero_point
+        return self.operator(name, [a, b], self.tensor(shape, scale=scale, zero_point=point), options)
+
+    def constant(self, shape: tuple[int, ...], scale: float, zero_point: int | None = None) -> int:
+        """A random int8 constant."""
+        point = int(self.rng.integers(-128, 128)) if zero_point is None else zero_point
+        values = self.rng.integers(-128, 128, shape, np.int8)
+        return self.tensor(shape, scale=scale, zero_point=point, data=values)
+
+    def unary(self, name: str, x: int, scale: float, zero_point: int | None = None) -> int:
+        """An operator on one tensor, without options."""
+        point = int(self.rng.integers(-128, 128)) if zero_point is None else zero_point
+        return self.operator(name, [x], self.tensor(self.shape(x), scale=scale, zero_point=point))
 
     def reshape(self, x: int, shape: tuple[int, ...]) -> int:
         options = schema.ReshapeOptionsT()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import add, convolution, fully_connected, pooling, reduce, view
+from . import add, convolution, fully_connected, pointwise, pooling, reduce, view
 from .operator import LayoutConflict, Operands, Operator, Refusal
 
 __all__ = ["OPERATORS", "LayoutConflict", "Operands", "Operator", "Refusal"]
@@ -23,6 +23,15 @@ OPERATORS: Mapping[str, Operator] = {
     "FULLY_CONNECTED": fully_connected.FULLY_CONNECTED,
     "MAX_POOL_2D": pooling.MAX_POOL_2D,
     "MEAN": reduce.MEAN,
+    "MAXIMUM": pointwise.MAXIMUM,
+    "MINIMUM": pointwise.MINIMUM,
+    "MUL": pointwise.MUL,
+    "QUANTIZE": pointwise.RESCALING,
+    "RELU": pointwise.RESCALING,
+    "RELU6": pointwise.RESCALING,
+    "RELU_0_TO_1": pointwise.RESCALING,
+    "RELU_N1_TO_1": pointwise.RESCALING,
+    "SUB": pointwise.SUB,
     "RESHAPE": view.VIEW,
     "SQUEEZE": view.VIEW,
     "SUM": reduce.SUM,

@@ -1,21 +1,24 @@
-"""ADD on the accelerator: two tensors of as many values, in one layout."""
+"""ADD on the accelerator: two tensors of as many values, in one layout, or a tensor and a constant by channel."""
 
 from __future__ import annotations
 
 from ..graph import Add, Layer
 from ..ir import Graph, Node
 from .operator import Operands, Operator, Refusal, common, int8_type, natural_layout
+from .pointwise import affine_layer, ratio
 
 __all__ = ["ADD"]
 
 
 def _add(graph: Graph, node: Node, operands: Operands) -> Layer:
     out, _ = int8_type(node.operation.outputs[0], "the output")
+    if any(graph.constant(index) is not None for index in node.inputs):
+        return affine_layer(graph, node, operands, ratio)
     indices = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
         source, _ = int8_type(value_type, "an operand")
-        if index is None or graph.constant(index) is not None:
-            raise Refusal("constant operand")
+        if index is None:
+            raise Refusal("an operand is left out")
         if source.elements != out.elements:
             raise Refusal("addition with broadcasting")
         indices.append(index)

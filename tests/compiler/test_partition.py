@@ -105,8 +105,7 @@ REFUSED = {
     "pools": ("average_pool_2d", "average pool with padding"),
     "depth_multiplier": ("depthwise_conv_2d", "depth multiplier 2"),
     "broadcast_add": ("add", "broadcasting"),
-    "constant_first_operand": ("add", "constant operand"),
-    "constant_second_operand": ("add", "constant operand"),
+    "constant_second_operand": ("add", "one value, or one for each channel"),
     "factors_above_one": ("fully_connected", "factor must be below 1"),
 }
 

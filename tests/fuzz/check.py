@@ -283,7 +283,7 @@ class Checker:
                 for value, before in zip(given_arrays, case, strict=True):
                     if value.tobytes() != before.tobytes():
                         raise _Fault(f"{device}: an input array was changed")
-                    value.view(np.uint8)[...] = 0x55  # what the caller does with its arrays changes nothing
+                    value.reshape(-1).view(np.uint8)[...] = 0x55  # what the caller does with its arrays changes nothing
                 kept.append([outputs[info.name] for info in results])
                 _compare(device, len(kept) - 1, kept[-1], answers[len(kept) - 1])
             for i, (values, want) in enumerate(zip(kept, answers, strict=True)):
