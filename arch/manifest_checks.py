@@ -30,7 +30,7 @@ DTYPES = frozenset({"bool", "int8", "uint8", "int16", "int32", "int64", "float16
 LARGEST_OPTION = float(1 << 32)
 """Magnitude of a number among an operator's options at most."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_KIND = re.compile(r"[A-Z0-9_]{1,60}")
+_KIND = re.compile(r"[A-Za-z0-9_]{1,60}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +30,25 @@ class LiteRtReference:
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
             raise ToolMissingError("LiteRT is not installed; pip install ai-edge-litert") from error
-        try:
-            self._interpreter = Interpreter(
+
+        def interpreter(kernels: Any) -> Any:
+            return Interpreter(
                 model_path=str(path),
-                experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+                experimental_op_resolver_type=kernels,
                 experimental_preserve_all_tensors=True,
                 num_threads=1,
             )
-            self._interpreter.allocate_tensors()
+
+        try:
+            try:
+                self._interpreter = interpreter(OpResolverType.BUILTIN_REF)
+                self._interpreter.allocate_tensors()
+            except (RuntimeError, ValueError) as error:
+                if "unresolved custom op" not in str(error):
+                    raise
+                # Those that LiteRT has are not among its reference kernels.
+                self._interpreter = interpreter(OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+                self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{path}: LiteRT refuses it ({line[:160]})") from error

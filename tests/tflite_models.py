@@ -21,6 +21,7 @@ _ACTIVATION = {
 _VERSION = {
     schema.BuiltinOperator.RESHAPE: 1,
     schema.BuiltinOperator.DENSIFY: 1,
+    schema.BuiltinOperator.CUSTOM: 1,
     schema.BuiltinOperator.FULLY_CONNECTED: 4,
     schema.BuiltinOperator.RELU_N1_TO_1: 1,
     schema.BuiltinOperator.RELU_0_TO_1: 1,
@@ -36,7 +37,7 @@ class ModelWriter:
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
         self.inputs: list[int] = []
-        self._codes: list[int] = []
+        self._codes: list[int | str] = []
         empty = schema.BufferT()
         empty.data = None
         self._buffers = [empty]
@@ -92,6 +93,16 @@ class ModelWriter:
             op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         self.operators.append(op)
         return output
+
+    def custom(self, name: str, inputs: list[int], outputs: list[int], options: bytes) -> None:
+        """A custom operator; `options` in FlexBuffers' form."""
+        if name not in self._codes:
+            self._codes.append(name)
+        op = schema.OperatorT()
+        op.opcodeIndex = self._codes.index(name)
+        op.inputs, op.outputs = np.array(inputs, np.int32), np.array(outputs, np.int32)
+        op.customOptions = np.frombuffer(options, np.uint8)
+        self.operators.append(op)
 
     def shape(self, index: int) -> tuple[int, ...]:
         return tuple(int(v) for v in self.tensors[index].shape)
@@ -269,6 +280,8 @@ class ModelWriter:
         model.operatorCodes = []
         for code in self._codes:
             entry = schema.OperatorCodeT()
+            if isinstance(code, str):
+                entry.customCode, code = code, schema.BuiltinOperator.CUSTOM
             entry.builtinCode, entry.deprecatedBuiltinCode, entry.version = code, min(code, 127), _VERSION.get(code, 2)
             model.operatorCodes.append(entry)
         builder = flatbuffers.Builder(1024)

@@ -26,6 +26,7 @@ from . import (
     resize,
     softmax,
 )
+from .detection import DETECTION_POSTPROCESS, detection_postprocess
 from .hybrid import is_hybrid
 
 __all__ = ["REFERENCES", "STATES", "Reference", "evaluate", "evaluate_step", "is_exact"]
@@ -143,6 +144,7 @@ REFERENCES: dict[str, Reference] = {
     "SUM": reduce.sum_,
     "SVDF": recurrent.svdf,
     "TANH": activations.tanh,
+    DETECTION_POSTPROCESS: detection_postprocess,
     "TILE": data_movement.tile,
     "TOPK_V2": data_movement.topk_v2,
     "TRANSPOSE": data_movement.transpose,
@@ -221,6 +223,8 @@ def is_exact(op: Operation) -> str | None:
         return "float32 functions are correctly rounded, those of LiteRT's C library are not always"
     if op.kind == "SUM" and op.outputs[0].dtype in ("int8", "int16"):
         return "LiteRT 2.3's reference kernel reads int8 and int16 as uint8; its other kernels do not"
+    if op.kind == DETECTION_POSTPROCESS:
+        return "the order of equal scores is LiteRT's by chance; places without a detection are zeros here"
     weights = op.inputs[1] if op.kind == "DEPTHWISE_CONV_2D" else None
     if weights and is_hybrid(op, 0, 1) and weights.quantization and weights.quantization.is_per_tensor:
         return "LiteRT reads a scale for each channel, also where the weights have a single one"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperatorError
 from nnloom.arch.operation import Operation, Quantization, TensorType
+from nnloom.arch.reference.detection import DETECTION_POSTPROCESS, output_shapes
 
 from ..ir import Graph, Node, Value, checked_data
 from .sparsity import densify
@@ -125,8 +126,11 @@ class _Reader:
             used |= dict.fromkeys(self._indices(op.OutputsLength(), op.Outputs))
         made = [i for op in operators for i in self._indices(op.OutputsLength(), op.Outputs)]
         names = self._unique_names(inputs, outputs, made)
+        shapes = self._shapes_left_open(operators, kinds)
         values = tuple(
-            self._value(i, names[i], edge=i in edges) if i in used else Value(names[i], TensorType((), "float32"))
+            self._value(i, names[i], edge=i in edges, shape=shapes.get(i))
+            if i in used
+            else Value(names[i], TensorType((), "float32"))
             for i in range(self._graph.TensorsLength())
         )
         nodes = tuple(self._node(op, kind, values) for op, kind in zip(operators, kinds, strict=True))
@@ -139,7 +143,8 @@ class _Reader:
         code = max(_builtin_code(entry), entry.DeprecatedBuiltinCode())
         kind = _names("BuiltinOperator").get(code, f"unknown operator {code}")
         if kind == "CUSTOM":
-            return f"CUSTOM {(entry.CustomCode() or b'').decode()!r}"
+            name = (entry.CustomCode() or b"").decode()
+            return name if name == DETECTION_POSTPROCESS else f"CUSTOM {name!r}"
         return kind
 
     def _refuse(self, kinds: Sequence[str]) -> None:
@@ -180,15 +185,27 @@ class _Reader:
             names[index] = name
         return names
 
-    def _value(self, index: int, name: str, *, edge: bool) -> Value:
+    def _shapes_left_open(self, operators: Sequence[Any], kinds: Sequence[str]) -> dict[int, tuple[int, ...]]:
+        """Shapes of tensors that their operator states and the file does not."""
+        shapes: dict[int, tuple[int, ...]] = {}
+        for op, kind in zip(operators, kinds, strict=True):
+            if kind == DETECTION_POSTPROCESS:
+                outputs = self._indices(op.OutputsLength(), op.Outputs)
+                shapes |= zip(outputs, output_shapes(_custom_options(op)), strict=True)
+        return shapes
+
+    def _value(self, index: int, name: str, *, edge: bool, shape: tuple[int, ...] | None = None) -> Value:
+        """A tensor; `shape` instead of the file's, if given."""
         tensor = self._graph.Tensors(index)
         kind = _names("TensorType").get(tensor.Type(), str(tensor.Type()))
         if kind not in _DTYPES:
             raise ModelError(f"{self._path}: tensor {name!r} is {kind.lower()}, which nnloom does not know")
         dtype = _DTYPES[kind]
-        shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
-        # The first dimension is the batch: exporters leave it open, and it is what the shape says here.
-        signature = [int(tensor.ShapeSignature(i)) for i in range(1, tensor.ShapeSignatureLength())]
+        signature: list[int] = []
+        if shape is None:
+            shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
+            # The first dimension is the batch: exporters leave it open, and it is what the shape says here.
+            signature = [int(tensor.ShapeSignature(i)) for i in range(1, tensor.ShapeSignatureLength())]
         if any(v < 1 for v in shape) or (edge and any(v < 1 for v in signature)):
             what = "input or output" if edge else "tensor"
             raise ModelError(f"{self._path}: {what} {name!r} has a dynamic shape; export it with a fixed one")
@@ -245,7 +262,7 @@ class _Reader:
         outputs = tuple(int(op.Outputs(i)) for i in range(op.OutputsLength()))
         types = tuple(None if i is None else values[i].type for i in inputs)
         results = tuple(values[i].type for i in outputs)
-        options = _read_options(op)
+        options = _custom_options(op) if kind == DETECTION_POSTPROCESS else _read_options(op)
         if "fused_activation_function" in options:
             options["activation"] = options.pop("fused_activation_function")
         normalise = _NORMALISERS.get(kind)
@@ -295,6 +312,16 @@ def _decode(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArr
         return np.frombuffer(raw.tobytes(), np.dtype(dtype).newbyteorder("<")).astype(dtype)
     halves = np.stack([raw & 15, raw >> 4], -1).reshape(-1)[: math.prod(shape)]
     return (((halves ^ 8).astype(np.int16)) - 8).astype(np.int8)
+
+
+def _custom_options(op: Any) -> dict[str, Any]:
+    """Options of a custom operator: a map in FlexBuffers' form."""
+    from flatbuffers import flexbuffers
+
+    values = flexbuffers.Loads(bytes(op.CustomOptionsAsNumpy())) if op.CustomOptionsLength() else {}
+    if not isinstance(values, dict):
+        raise ValueError("options of a custom operator that are no map")
+    return {str(key): value for key, value in values.items()}
 
 
 def _read_options(op: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from tests.tflite_models import ModelWriter
 
 
 def test_every_reference_has_cases() -> None:
-    # DENSIFY reads constants in a form of their own: tests/compiler/test_sparse.py
-    assert set(REFERENCES) == {*GENERATORS, "DENSIFY"}
+    # Files of a form of their own: tests/compiler/test_sparse.py, test_detection.py
+    assert set(REFERENCES) == {*GENERATORS, "DENSIFY", "TFLite_Detection_PostProcess"}
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
