@@ -1,7 +1,11 @@
 """A pass that folds data movement into the operators that read it: the same bits, fewer nodes.
 
-PAD (and PADV2) with the value that stands for zero becomes padding of the convolutions and maximum pools behind it.
-What else reads the padded tensor keeps the node that makes it.
+- PAD (and PADV2) with the value that stands for zero becomes padding of the convolutions and maximum pools behind it.
+- SPACE_TO_BATCH_ND, a convolution and BATCH_TO_SPACE_ND are a dilated convolution.
+- RELU, RELU6 and RELU_N1_TO_1 without a scale of their own become the activation of the operator before, if nothing
+  else reads what that makes.
+
+What else reads a tensor in between keeps the node that makes it.
 """
 
 from __future__ import annotations
@@ -100,7 +104,88 @@ def _with_padding(node: Node, pad: Node, edges: tuple[int, int, int, int], windo
     return dataclasses.replace(node, operation=operation, inputs=(pad.inputs[0], *node.inputs[1:]))
 
 
+_ACTIVATED = (
+    "ADD",
+    "AVERAGE_POOL_2D",
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "MAX_POOL_2D",
+    "MUL",
+    "SUB",
+)
+_LARGEST_LIMIT = 1 << 20
+"""Quantized limits of activations beyond are not the same everywhere (int32 overflows in LiteRT)."""
+
+
+def _activation_after(graph: Graph, node: Node, producers: Producers) -> Node | None:
+    """RELU, RELU6 or RELU_N1_TO_1 behind an operator that has a fused activation."""
+    value = node.inputs[0]
+    assert value is not None
+    before = producers.get(value)
+    out = node.operation.outputs[0]
+    if before is None or before.kind not in _ACTIVATED or before.operation.options.get("activation") != "NONE":
+        return None
+    if before.operation.outputs[0].quantization != out.quantization or out.dtype not in ("int8", "uint8"):
+        return None
+    if out.quantization is None or not out.quantization.is_per_tensor or 6 / out.quantization.scale > _LARGEST_LIMIT:
+        return None
+    if value in graph.outputs or sum(value in other.inputs for other in graph.nodes) > 1:
+        return None
+    options = before.operation.options | {"activation": node.kind}
+    operation = dataclasses.replace(before.operation, outputs=node.operation.outputs, options=options)
+    return Node(node.name, operation, before.inputs, node.outputs)
+
+
+def _blocks(graph: Graph, node: Node | None, kind: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Block and (before of rows, before of columns) that a space to batch pads, or its inverse crops; None if another
+    node, or not of images."""
+    if node is None or node.kind != kind:
+        return None
+    block, edges = graph.constant(node.inputs[1]), graph.constant(node.inputs[2])
+    source, out = node.operation.inputs[0], node.operation.outputs[0]
+    if block is None or edges is None or source is None or len(source.shape) != 4 or block.size != 2:
+        return None
+    if source.quantization != out.quantization or source.dtype not in ("int8", "uint8"):
+        return None
+    (rows, columns), ((top, _), (left, _)) = block.tolist(), edges.tolist()
+    return (rows, columns), (top, left)
+
+
+def _dilated_by_batches(graph: Graph, node: Node, producers: Producers) -> Node | None:
+    """BATCH_TO_SPACE_ND of a convolution of SPACE_TO_BATCH_ND: one with dilation."""
+    assert node.inputs[0] is not None
+    conv = producers.get(node.inputs[0])
+    if conv is None or conv.kind not in ("CONV_2D", "DEPTHWISE_CONV_2D") or conv.inputs[0] is None:
+        return None
+    options = conv.operation.options
+    before = producers.get(conv.inputs[0])
+    spread, joined = _blocks(graph, before, "SPACE_TO_BATCH_ND"), _blocks(graph, node, "BATCH_TO_SPACE_ND")
+    if before is None or spread is None or joined is None or spread[0] != joined[0] or options["strides"] != (1, 1):
+        return None
+    source = before.operation.inputs[0]
+    out = node.operation.outputs[0]
+    if source is None or source.shape[0] != 1 or out.shape[0] != 1:
+        return None
+    block = spread[0]
+    first = [
+        more + own * b - cut
+        for more, own, b, cut in zip(spread[1], options["padding"][:2], block, joined[1], strict=True)
+    ]
+    if min(first) < 0:
+        return None  # parts of the first results are cut off
+    dilation = tuple(d * b for d, b in zip(options["dilation"], block, strict=True))
+    weights = conv.operation.inputs[1]
+    assert weights
+    options = options | {"dilation": dilation, "padding": (*first, 0, 0)}
+    operation = dataclasses.replace(conv.operation, outputs=node.operation.outputs, options=options)
+    whole = Node(node.name, operation, conv.inputs, node.outputs)
+    return _with_padding(whole, before, (0, 0, 0, 0), weights.shape[1:3])
+
+
 _Rule = Callable[[Graph, Node, Producers], Node | None]
 _RULES: tuple[tuple[tuple[str, ...], _Rule], ...] = (
+    (("RELU", "RELU6", "RELU_N1_TO_1"), _activation_after),
+    (("BATCH_TO_SPACE_ND",), _dilated_by_batches),
     (("CONV_2D", "DEPTHWISE_CONV_2D", "MAX_POOL_2D"), _pad_before_window),
 )

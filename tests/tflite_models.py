@@ -24,6 +24,7 @@ _VERSION = {
     schema.BuiltinOperator.CUSTOM: 1,
     schema.BuiltinOperator.FULLY_CONNECTED: 4,
     schema.BuiltinOperator.RELU_N1_TO_1: 1,
+    schema.BuiltinOperator.TRANSPOSE_CONV: 3,
     schema.BuiltinOperator.RELU_0_TO_1: 1,
 }
 """Operator versions with int8 kernels; 2 for the others"""
@@ -150,12 +151,13 @@ class ModelWriter:
         padding: str = "SAME",
         activation: str | None = "relu",
         dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
     ) -> int:
         options = self._window(schema.Conv2DOptionsT(), strides, padding, activation)
         options.dilationHFactor, options.dilationWFactor = dilation
-        depth = self.shape(x)[3]
+        depth = self.shape(x)[3] // groups
         shape = (channels, *kernel, depth)
-        out = (1, *self._spatial(x, kernel, options), channels)
+        out = (self.shape(x)[0], *self._spatial(x, kernel, options), channels)
         weights, bias, output = self._product(x, shape, 0, math.prod(shape[1:]), out)
         return self.operator("CONV_2D", [x, weights, bias], output, options)
 
@@ -167,14 +169,28 @@ class ModelWriter:
         padding: str = "SAME",
         activation: str | None = "relu",
         multiplier: int = 1,
+        dilation: tuple[int, int] = (1, 1),
     ) -> int:
         options = self._window(schema.DepthwiseConv2DOptionsT(), strides, padding, activation)
         options.depthMultiplier = multiplier
-        options.dilationHFactor = options.dilationWFactor = 1
+        options.dilationHFactor, options.dilationWFactor = dilation
         channels = self.shape(x)[3] * multiplier
-        out = (1, *self._spatial(x, kernel, options), channels)
+        out = (self.shape(x)[0], *self._spatial(x, kernel, options), channels)
         weights, bias, output = self._product(x, (1, *kernel, channels), 3, math.prod(kernel), out)
         return self.operator("DEPTHWISE_CONV_2D", [x, weights, bias], output, options)
+
+    def transpose_conv(
+        self, x: int, channels: int, kernel: tuple[int, int], strides: tuple[int, int], padding: str = "SAME"
+    ) -> int:
+        options = schema.TransposeConvOptionsT()
+        options.strideH, options.strideW = strides
+        options.padding = _PADDING[padding]
+        reach = [0, 0] if padding == "SAME" else [k - s for k, s in zip(kernel, strides, strict=True)]
+        sizes = [n * s + r for n, s, r in zip(self.shape(x)[1:3], strides, reach, strict=True)]
+        shape = (channels, *kernel, self.shape(x)[3])
+        weights, bias, output = self._product(x, shape, 0, math.prod(shape[1:]), (1, *sizes, channels))
+        target = self.tensor((4,), dtype="INT32", data=np.array([1, *sizes, channels], np.int32))
+        return self.operator("TRANSPOSE_CONV", [target, weights, x, bias], output, options)
 
     def dense(self, x: int, outputs: int, activation: str | None = None) -> int:
         options = schema.FullyConnectedOptionsT()
@@ -251,6 +267,21 @@ class ModelWriter:
             return self.operator("PAD", operands, output, schema.PadOptionsT())
         operands.append(self.tensor((), scale=q.scale, zero_point=q.zeroPoint, data=np.array(value, np.int8)))
         return self.operator("PADV2", operands, output, schema.PadV2OptionsT())
+
+    def space_to_batch(self, x: int, block: tuple[int, int], pads: Sequence[tuple[int, int]]) -> int:
+        n, rows, columns, channels = self.shape(x)
+        sizes = [(v + sum(p)) // b for v, p, b in zip((rows, columns), pads, block, strict=True)]
+        return self._batches("SPACE_TO_BATCH_ND", x, (n * math.prod(block), *sizes, channels), block, pads)
+
+    def batch_to_space(self, x: int, block: tuple[int, int], crops: Sequence[tuple[int, int]]) -> int:
+        n, rows, columns, channels = self.shape(x)
+        sizes = [v * b - sum(c) for v, c, b in zip((rows, columns), crops, block, strict=True)]
+        return self._batches("BATCH_TO_SPACE_ND", x, (n // math.prod(block), *sizes, channels), block, crops)
+
+    def _batches(self, name: str, x: int, shape: tuple[int, ...], block: tuple[int, int], edges: Any) -> int:
+        q = self.tensors[x].quantization
+        operands = [self.tensor(np.shape(v), dtype="INT32", data=np.array(v, np.int32)) for v in (block, edges)]
+        return self.operator(name, [x, *operands], self.tensor(shape, scale=q.scale, zero_point=q.zeroPoint))
 
     def softmax(self, x: int) -> int:
         options = schema.SoftmaxOptionsT()

@@ -35,4 +35,5 @@ OPERATORS: Mapping[str, Operator] = {
     "RESHAPE": view.VIEW,
     "SQUEEZE": view.VIEW,
     "SUM": reduce.SUM,
+    "TRANSPOSE_CONV": convolution.TRANSPOSE_CONV,
 }

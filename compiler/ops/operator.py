@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,7 +16,18 @@ from nnloom.arch.operation import Quantization, TensorType
 from ..graph import Layer, Tensor
 from ..ir import Graph, Node
 
-__all__ = ["LayoutConflict", "Operands", "Operator", "Refusal", "bias_of", "common", "int8_type", "weights_of"]
+__all__ = [
+    "LayoutConflict",
+    "Operands",
+    "Operator",
+    "Refusal",
+    "bias_of",
+    "common",
+    "inner_tensor",
+    "int8_type",
+    "natural_layout",
+    "weights_of",
+]
 
 Layout = tuple[int, int, int]
 """rows, columns, channels"""
@@ -136,17 +148,27 @@ def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.int8], N
     return data, np.broadcast_to(np.array(q.scales, np.float64), (weights_type.shape[axis],))
 
 
-def bias_of(graph: Graph, node: Node, outputs: int) -> NDArray[np.int32]:
-    """The bias, zeros if there is none.
+def inner_tensor(graph: Graph, node: Node, like: Tensor, what: str, **changes: Any) -> Tensor:
+    """A tensor between the layers of one node: as another one, with a name of its own and what `changes` says."""
+    taken = {value.name for value in graph.values}
+    name = f"{node.name} ({what})"
+    while name in taken:
+        name += "'"
+    tensor = dataclasses.replace(like, name=name, shape=(), **changes)
+    return dataclasses.replace(tensor, shape=(1, tensor.rows, tensor.columns, tensor.channels))
+
+
+def bias_of(graph: Graph, node: Node, outputs: int, index: int = 2) -> NDArray[np.int32]:
+    """The bias, operand `index`; zeros if there is none.
 
     Raises
     ------
     Refusal
         If it is not constant int32 for each output.
     """
-    if len(node.inputs) < 3 or node.inputs[2] is None:
+    if len(node.inputs) <= index or node.inputs[index] is None:
         return np.zeros(outputs, np.int32)
-    data = graph.constant(node.inputs[2])
+    data = graph.constant(node.inputs[index])
     if data is None:
         raise Refusal("the bias is not constant")
     if data.dtype != np.int32 or data.size != outputs:

@@ -15,7 +15,7 @@ from tests.tflite_models import ModelWriter
 
 def dilated_in_the_middle(m: ModelWriter) -> list[int]:
     a = m.conv(m.input((1, 9, 7, 5)), 8)
-    c = m.add(a, m.conv(a, 8, dilation=(2, 2)), "relu6")
+    c = m.add(a, m.conv(a, 8, dilation=(4, 4)), "relu6")
     return [m.softmax(m.dense(m.depthwise(c, strides=(2, 2)), 6))]
 
 
@@ -72,7 +72,7 @@ def flattened_tensor_is_an_output(m: ModelWriter) -> list[int]:
 
 
 def flattened_on_the_cpu(m: ModelWriter) -> list[int]:
-    f = m.reshape(m.conv(m.input((1, 3, 4, 5)), 5, dilation=(2, 2)), (1, 60))
+    f = m.reshape(m.conv(m.input((1, 3, 4, 5)), 5, dilation=(4, 4)), (1, 60))
     return [m.softmax(f), m.dense(f, 7)]
 
 

@@ -17,7 +17,7 @@ from tests.one_operator import read
 from tests.operator_cases import cases
 
 COUNT = 30
-LEAST = {"ADD": 1, "MAXIMUM": 0, "MINIMUM": 0, "MUL": 3, "QUANTIZE": 1, "SUB": 3}
+LEAST = {"ADD": 1, "MAXIMUM": 0, "MINIMUM": 0, "MUL": 3, "QUANTIZE": 1, "SUB": 3, "TRANSPOSE_CONV": 1}
 """of them at least on the accelerator, if not 4; tests of their own have more of these"""
 CONFIGS = ("2x16x9", "8x5 with larger memories", "2x16x9 with row triples")
 

@@ -103,3 +103,47 @@ def test_padding_with_the_zero_point_by_value(tmp_path):
 
     (graph,) = exact(tmp_path, build).graphs
     assert len(graph.layers) == 2
+
+
+@pytest.mark.parametrize("activation", ["RELU", "RELU6", "RELU_N1_TO_1"])
+def test_activation_behind_an_operator(tmp_path, activation):
+    def build(m: ModelWriter) -> list[int]:
+        x = image(m)
+        others = [m.depthwise(x, activation=None), m.pool(x, "AVERAGE", (2, 2), (1, 1))]
+        made = [m.conv(x, 4, activation=None), *others, m.add(x, x), m.dense(x, 3)]
+        return [m.unary(activation, v, m.scale(v), int(m.tensors[v].quantization.zeroPoint[0])) for v in made]
+
+    for seed in range(2):
+        partitioned = exact(tmp_path, build, seed)
+        assert [len(graph.layers) for graph in partitioned.graphs] == [6]
+        assert not any(node.kind == activation for node in partitioned.graph.nodes)
+
+
+def test_activations_that_stay(tmp_path):
+    """Another scale; another reader; an activation there is already."""
+    m = ModelWriter()
+    x = image(m)
+    a, b, c = m.conv(x, 4, activation=None), m.conv(x, 4, activation=None), m.conv(x, 4, activation="relu6")
+    results = [m.unary("RELU", a, 0.3, 0), m.unary("RELU", b, m.scale(b), m.tensors[b].quantization.zeroPoint[0])]
+    results += [m.unary("RELU", c, m.scale(c), m.tensors[c].quantization.zeroPoint[0]), m.softmax(b)]
+    assert kinds(m, tmp_path, *results).count("RELU") == 3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dilation_by_batches(tmp_path, seed):
+    """SPACE_TO_BATCH_ND, a convolution of each part, BATCH_TO_SPACE_ND."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = image(m)
+        _, rows, columns, _ = m.shape(x)
+        block = [(2, 2), (1, 3), (3, 1)][seed % 3]
+        before = [int(v) for v in m.rng.integers(0, 3, 2)]
+        pads = [(p, -(n + p) % b + b) for n, p, b in zip((rows, columns), before, block, strict=True)]
+        crops = [(int(m.rng.integers(0, p + 1)), int(m.rng.integers(0, 2))) for p in before]
+        y = m.space_to_batch(x, block, pads)
+        y = m.conv(y, 5, (2, 3), padding="SAME") if seed % 2 else m.depthwise(y, (2, 1), padding="SAME")
+        return [m.conv(m.batch_to_space(y, block, crops), 3, (1, 1))]
+
+    partitioned = exact(tmp_path, build, seed, native=seed == 0)
+    assert [node.kind for node in partitioned.graph.nodes].count("SPACE_TO_BATCH_ND") == 0
+    assert [len(graph.layers) for graph in partitioned.graphs] == [3]

@@ -101,9 +101,8 @@ def test_fully_connected_keeps_the_tensor_of_its_producer(tmp_path):
 
 
 REFUSED = {
-    "dilated_in_the_middle": ("conv_2d", "dilation (2, 2)"),
+    "dilated_in_the_middle": ("conv_2d", "dilation (4, 4)"),
     "pools": ("average_pool_2d", "average pool with padding"),
-    "depth_multiplier": ("depthwise_conv_2d", "depth multiplier 2"),
     "broadcast_add": ("add", "broadcasting"),
     "constant_second_operand": ("add", "one value, or one for each channel"),
     "factors_above_one": ("fully_connected", "factor must be below 1"),
@@ -150,9 +149,10 @@ def test_configuration_decides(tmp_path, flag, kind, build):
 
 
 def test_nothing_for_the_accelerator(tmp_path):
-    _, partitioned = split(tmp_path, lambda m: [m.conv(m.input((1, 8, 8, 3)), 4, dilation=(2, 2))])
+    _, partitioned = split(tmp_path, lambda m: [m.conv(m.input((1, 8, 8, 3)), 4, dilation=(8, 8))])
     assert not partitioned.graphs
-    assert [(item.op, item.reason) for item in partitioned.cpu_operators] == [("conv_2d", "dilation (2, 2)")]
+    (item,) = partitioned.cpu_operators
+    assert item.op == "conv_2d" and "dilation (8, 8)" in item.reason
 
 
 def test_flattening_alone_is_no_region(tmp_path):
