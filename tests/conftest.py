@@ -6,12 +6,19 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorInfo
 from nnloom.compiler import zoo
+
+# A loaded machine is no fault of the code.
+hypothesis.settings.register_profile(
+    "nnloom", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("nnloom")
 
 NETWORKS = tuple(entry.name for entry in zoo.list_models())
 
