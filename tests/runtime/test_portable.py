@@ -61,13 +61,13 @@ def test_constants_that_do_not_fit_are_named(tmp_path):
     m = ModelWriter()
     source = m.conv(m.input((1, 4, 4, 3)), 4)
     path = tmp_path / "model.tflite"
-    constant = m.tensor((1, 1, 1, 4), scale=0.1, zero_point=3, data=np.arange(4, dtype=np.int8))
+    constant = m.constant((1, 4, 1, 4), 0.1)
     path.write_bytes(m.finish(m.add(source, constant)))
     artifact = Artifact.load(compile_model(path, output=tmp_path / "artifact").path)
     assert artifact.manifest.host.constants == 1
     PortableProgram(artifact)
     np.savez(artifact.path / CONSTANTS_FILE, **{"0": np.zeros(5, np.int8)})
-    with pytest.raises(ArtifactError, match=r"constant 0 is int8\[5\], not int8\[1, 1, 1, 4\]"):
+    with pytest.raises(ArtifactError, match=r"constant 0 is int8\[5\], not int8\[1, 4, 1, 4\]"):
         PortableProgram(artifact)
     (artifact.path / CONSTANTS_FILE).write_bytes(b"PK")
     with pytest.raises(ArtifactError, match=r"constants.npz: not a .npy or .npz array file"):
