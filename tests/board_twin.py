@@ -51,7 +51,7 @@ class TwinBoard:
         self.config_hash = config.hash
         self.starts = 0
         self.hang = False
-        self.resets = self.ignored = self.start_sequence = 0
+        self.resets = self.ignored = self.start_sequence = self.looks = 0
         self.program = np.zeros(config.program_words, np.uint32)
         self.weights = np.zeros(config.weight_words * weight_stride(config), np.uint8)
         self.activations = np.zeros(config.activation_bytes, np.uint8)
@@ -179,6 +179,7 @@ class TwinBoard:
             memory = self._memory(address)
             assert memory is not None
             return int.from_bytes(memory[address & 0x0FFF_FFFC :][:4].tobytes(), "little")
+        self.looks += address == Register.STATUS
         if address == Register.STATUS and self.polls:
             self.polls -= 1
             if not self.polls:
@@ -202,6 +203,9 @@ class VirtualTime:
 
     def __call__(self) -> float:
         return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 @dataclass
@@ -341,4 +345,4 @@ def twin_device(config: AcceleratorConfig) -> tuple[Line, SerialDevice]:
     """A driver with a board behind a line."""
     clock = VirtualTime()
     line = Line(TwinBoard(config), clock)
-    return line, SerialDevice(SerialLink(line.open, clock=clock))
+    return line, SerialDevice(SerialLink(line.open, clock=clock, sleep=clock.sleep))

@@ -236,14 +236,17 @@ class HostBusDevice(Device):
     def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
         config = self._loaded_config()
         check_image(config, program)
-        addresses = HostAddress.PROGRAM + 4 * np.arange(len(program))
-        self.write_memory(addresses.astype(np.uint32), program.astype(np.uint32))
         columns = weight_word_columns(config)
-        words = np.zeros((len(weights), 4 * columns), np.uint8)
-        words[:, : config.weight_word_bytes] = weights
-        index, column = np.mgrid[: len(words), :columns]
-        addresses = HostAddress.WEIGHTS + index * weight_stride(config) + 4 * column
-        self.write_memory(addresses.reshape(-1).astype(np.uint32), words.reshape(-1).view("<u4").astype(np.uint32))
+        padded = np.zeros((len(weights), 4 * columns), np.uint8)
+        padded[:, : config.weight_word_bytes] = weights
+        index, column = np.mgrid[: len(weights), :columns]
+        addresses = (
+            HostAddress.PROGRAM + 4 * np.arange(len(program)),
+            (HostAddress.WEIGHTS + index * weight_stride(config) + 4 * column).reshape(-1),
+        )
+        words = (program, padded.reshape(-1).view("<u4"))
+        # Together: the status is looked at once behind them.
+        self.write_memory(np.concatenate(addresses).astype(np.uint32), np.concatenate(words).astype(np.uint32))
 
     def write_memory(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
         """As `write_words`, for memories: makes sure that they took the words.

@@ -56,7 +56,7 @@ LIMIT_FRAMES = 60
 """Longest time for a region on the board, loading it again included, in times of the silence above: 18 s, besides the
 time on the line."""
 RESTARTS = 3
-"""How often an inference is begun again because the board was reset."""
+"""How often an inference is begun because the board was reset, or its port failed."""
 POLL_SECONDS = 0.02
 """Longest wait of one read from the port."""
 FT2232H = 0x6010
@@ -85,6 +85,10 @@ class SessionLost(DeviceError):
     """The board no longer knows the driver's session: it was reset, and its memories hold nothing that counts."""
 
 
+class PortLost(DeviceError):
+    """The port failed while it was open: the cable was pulled, or the adapter was away for a moment."""
+
+
 class SerialLink:
     """Requests over a byte stream, each executed exactly once by the board.
 
@@ -99,6 +103,8 @@ class SerialLink:
         long may pass from `begin` on, besides the time of the bytes.
     clock
         Seconds, ascending.
+    sleep
+        Lets seconds of this clock pass.
     """
 
     def __init__(
@@ -108,7 +114,9 @@ class SerialLink:
         baud: int = DEFAULT_BAUD,
         frame_seconds: float = FRAME_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._sleep = sleep
         self._open_stream = open_stream
         self._byte_seconds = 10 / baud
         self._frame_seconds = frame_seconds
@@ -162,14 +170,7 @@ class SerialLink:
             If the port fails, or nothing answers, or with another version of the protocol.
         """
         self._session = None
-        if self._stream is None:
-            stream = self._open_stream()
-            self._stream = stream
-            if self._opened:
-                self.stats = replace(self.stats, reconnects=self.stats.reconnects + 1)
-            self._opened = True
-            self._splitter = FrameSplitter()
-            self._responses.clear()
+        self._open()
         session = 1 + secrets.randbelow(0xFFFF)
         self._sequence = secrets.randbelow(SEQUENCES)
         self._done = None
@@ -191,6 +192,32 @@ class SerialLink:
         self._session = session
         self._max_words = min(hello.max_words, LARGEST_WORDS)
         return hello
+
+    def _open(self) -> None:
+        """Open the port, unless it is open."""
+        if self._stream is not None:
+            return
+        self._stream = self._open_stream()
+        if self._opened:
+            self.stats = replace(self.stats, reconnects=self.stats.reconnects + 1)
+        self._opened = True
+        self._splitter = FrameSplitter()
+        self._responses.clear()
+
+    def reopen(self) -> bool:
+        """Whether a port that failed can be opened again within the silence after which a request is sent again.
+
+        An adapter that a disturbance takes off the bus is back after a moment; a pulled cable is not.
+        """
+        until = self.clock() + self._frame_seconds
+        while True:
+            try:
+                self._open()
+                return True
+            except DeviceError:
+                if self.clock() >= until:
+                    return False
+                self._sleep(POLL_SECONDS)
 
     def exchange(self, requests: Sequence[Request]) -> list[Response]:
         """Have requests executed in order; returns the responses (WRITE may get that of a later request).
@@ -356,14 +383,14 @@ class SerialLink:
         except (OSError, TerminalError) as error:
             raise self._port_failure(error) from error
 
-    def _port_failure(self, error: BaseException) -> DeviceError:
+    def _port_failure(self, error: BaseException) -> PortLost:
         stream, self._stream, self._session = self._stream, None, None
         try:
             if stream is not None:
                 stream.close()
         except (OSError, TerminalError) as second:
-            return DeviceError(f"serial port: {error}, then {second}; check the cable")
-        return DeviceError(f"serial port: {error}; check the cable")
+            return PortLost(f"serial port: {error}, then {second}; check the cable")
+        return PortLost(f"serial port: {error}; check the cable")
 
 
 class SerialDevice(HostBusDevice):
@@ -418,18 +445,23 @@ class SerialDevice(HostBusDevice):
         return self._again(attempt)
 
     def _again(self, action: Callable[[], T]) -> T:
-        """Repeat what a reset of the board interrupts."""
+        """Repeat what a reset of the board interrupts, or a port that is away for a moment."""
         for _ in range(RESTARTS):
             try:
                 return action()
             except SessionLost:
                 self._link.disconnect()
                 self._link.stats = replace(self._link.stats, resets=self._link.stats.resets + 1)
+            except PortLost:
+                if not self._link.reopen():
+                    raise
             except DeviceError:
                 # The next attempt starts from nothing.
                 self._link.disconnect()
                 raise
-        raise DeviceError(f"device was reset {RESTARTS} times during one request; check its supply")
+        raise DeviceError(
+            f"device was reset or out of reach {RESTARTS} times during one request; check its supply and the cable"
+        )
 
     def _prepare(self) -> None:
         """Have a session and a loaded board."""

@@ -80,7 +80,7 @@ def test_a_board_that_is_gone_and_comes_back(network, cpu):
         assert (stats.requests, stats.on_device, stats.fallbacks, stats.device_failures) == (7, 2, 5, 4)
         assert stats.device.reconnects == 1
         # Once it has answered, the wait is a second again.
-        line.arm(Fault("unplug", True, 100, seconds=0.1))
+        line.arm(Fault("unplug", True, 100, seconds=1.0))
         with pytest.warns(DeviceWarning) as caught:
             session.run(values[5])
         assert caught[0].message.retry_seconds == 1.0
