@@ -1,7 +1,8 @@
 """The artifact directory: what `nnloom compile` writes and every device reads.
 
 Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words), `weights.bin` (weight memory words),
-`constants.npz` (constants of the operators outside of the accelerator, if there are any), `cpu.so` (operators and whole
+`constants.npz` (constants of the operators outside of the accelerator, if there are any), `states.npz` (what the
+network's states begin with, if it has any, by their number from 0 on), `cpu.so` (operators and whole
 network for the CPU, if compiled), `model.tflite` (the model, for comparison with LiteRT), `report.json`.
 """
 
@@ -37,20 +38,21 @@ __all__ = [
 ]
 
 FORMAT = "nnloom-artifact"
-VERSION = 5
+VERSION = 6
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 CPU_FILE = "cpu.so"
 CONSTANTS_FILE = "constants.npz"
+STATES_FILE = "states.npz"
 MODEL_FILE = "model.tflite"
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
-OPTIONAL_FILES = (CONSTANTS_FILE, CPU_FILE, MODEL_FILE)
+OPTIONAL_FILES = (CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorInfo:
-    """A network input or output as the user sees it. `scale` 0 means not quantized."""
+    """A network input, output or state as the user sees it. `scale` 0 means not quantized."""
 
     name: str
     shape: tuple[int, ...]
@@ -170,11 +172,14 @@ GIVEN = -1
 class HostPlan:
     """The network as steps around the regions.
 
-    Values are numbered: the network's inputs, then the constants, then the outputs of each step in order.
+    Values are numbered: the network's inputs, its states as the run begins, the constants, then the outputs of each
+    step in order.
     """
 
     steps: tuple[HostStep, ...] = ()
     outputs: tuple[int, ...] = ()
+    states: tuple[int, ...] = ()
+    """what each state is after the run"""
     constants: int = 0
     """how many arrays `constants.npz` holds, by their number from 0 on"""
     inside: tuple[HostStep, ...] = ()
@@ -190,7 +195,13 @@ class HostPlan:
             ]
             for group in (self.steps, self.inside)
         )
-        return {"steps": steps, "outputs": list(self.outputs), "constants": self.constants, "inside": inside}
+        return {
+            "steps": steps,
+            "outputs": list(self.outputs),
+            "states": list(self.states),
+            "constants": self.constants,
+            "inside": inside,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HostPlan:
@@ -206,7 +217,13 @@ class HostPlan:
             )
             for group in ("steps", "inside")
         )
-        return cls(steps=steps, outputs=tuple(values["outputs"]), constants=values["constants"], inside=inside)
+        return cls(
+            steps=steps,
+            outputs=tuple(values["outputs"]),
+            states=tuple(values["states"]),
+            constants=values["constants"],
+            inside=inside,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +240,8 @@ class Manifest:
     outputs: tuple[TensorInfo, ...]
     regions: tuple[Region, ...]
     host: HostPlan
+    states: tuple[TensorInfo, ...] = ()
+    """what lasts from run to run; `states.npz` holds what it begins with"""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the artifact"""
 
@@ -280,6 +299,7 @@ class Manifest:
                     for v in values["regions"]
                 ),
                 host=HostPlan.from_dict(values["host"]),
+                states=tuple(info(v) for v in values["states"]),
                 files=dict(values["files"]),
             )
             check_value(manifest, cls)

@@ -50,7 +50,7 @@ def check_files(files: Mapping[str, str], needed: Sequence[str]) -> None:
 
 def check_interface(manifest: Manifest) -> None:
     """Inputs and outputs: shapes, dtypes, quantization, names."""
-    for kind, infos in (("input", manifest.inputs), ("output", manifest.outputs)):
+    for kind, infos in (("input", manifest.inputs), ("output", manifest.outputs), ("state", manifest.states)):
         names = [info.name for info in infos]
         _expect(len(set(names)) == len(names), f"{kind}s: several share a name")
         for info in infos:
@@ -146,7 +146,8 @@ def check_host_plan(manifest: Manifest) -> None:
     """Steps around the regions: each operand is there before, of the shape and dtype that the step states."""
     plan: HostPlan = manifest.host
     _expect(0 <= plan.constants <= 1 << 20, f"host plan: {plan.constants} constants")
-    values: list[_Held | None] = [(info.shape, info.dtype) for info in manifest.inputs]
+    sources = (*manifest.inputs, *manifest.states)
+    values: list[_Held | None] = [(info.shape, info.dtype) for info in sources]
     values += [None] * plan.constants
     for index, step in enumerate(plan.steps):
         what = f"host step {index}"
@@ -160,12 +161,13 @@ def check_host_plan(manifest: Manifest) -> None:
             operands = [None if i is None else (values[i] or ((), "constant")) for i in step.inputs]
             values += _check_operation(what, step.operation, operands)
     for index, step in enumerate(plan.inside):
-        _check_inside(f"host step {index} within a region", step, len(manifest.inputs), plan.constants)
-    _expect(all(0 <= i < len(values) for i in plan.outputs), "host plan: an output that is not made")
-    made = [values[i] for i in plan.outputs]
-    wanted = [(info.shape, info.dtype) for info in manifest.outputs]
-    matches = len(made) == len(wanted) and all(m is None or m == w for m, w in zip(made, wanted, strict=True))
-    _expect(matches, "host plan: its outputs are not those of the network")
+        _check_inside(f"host step {index} within a region", step, len(sources), plan.constants)
+    for kind, numbers, infos in (("output", plan.outputs, manifest.outputs), ("state", plan.states, manifest.states)):
+        _expect(all(0 <= i < len(values) for i in numbers), f"host plan: {kind}s that are not made")
+        made = [values[i] for i in numbers]
+        wanted = [(info.shape, info.dtype) for info in infos]
+        matches = len(made) == len(wanted) and all(m is None or m == w for m, w in zip(made, wanted, strict=True))
+        _expect(matches, f"host plan: its {kind}s are not those of the network")
 
 
 def _check_inside(what: str, step: HostStep, first: int, constants: int) -> None:
@@ -208,13 +210,16 @@ def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None])
     return [(tensor.shape, tensor.dtype) for tensor in op.outputs]
 
 
-def _check_option(what: str, value: Any) -> None:
-    """JSON values of an operator's options: numbers of a size that options have."""
-    for item in value if isinstance(value, tuple) else (value,):
-        _expect(isinstance(item, bool | int | float | str), f"{what}: {str(item)[:40]!r} is no option")
-        if isinstance(item, int | float):
-            # A NaN compares as false.
-            _expect(abs(item) <= LARGEST_OPTION, f"{what}: {item:g} is beyond all bounds")
+def _check_option(what: str, value: Any, depth: int = 2) -> None:
+    """JSON values of an operator's options: numbers of a size that options have, texts, sequences of these."""
+    if isinstance(value, tuple) and depth:
+        for item in value:
+            _check_option(what, item, depth - 1)
+        return
+    _expect(isinstance(value, bool | int | float | str), f"{what}: {str(value)[:40]!r} is no option")
+    if isinstance(value, int | float):
+        # A NaN compares as false.
+        _expect(abs(value) <= LARGEST_OPTION, f"{what}: {value:g} is beyond all bounds")
 
 
 def _check_scales(what: str, tensor: TensorType) -> None:

@@ -9,6 +9,8 @@ Beside them, or instead:
   right), resolved from the shapes;
 - all with a fused activation: `activation` ("NONE", "RELU", "RELU6", "RELU_N1_TO_1", ...).
 
+An operator with states (`nnloom.arch.reference.STATES`) has their new values as its last outputs.
+
 Operands are those of the file, in its order, None where an optional one is left out; shapes, axes and paddings that
 TFLite passes as tensors are operands here too.
 """

@@ -17,7 +17,7 @@ from .errors import ArtifactError
 from .files import write_atomically
 from .schema import Count, SchemaError, check_value
 
-__all__ = ["LayerReport", "MemoryReport", "Report", "ReportValues", "write_report"]
+__all__ = ["LayerReport", "MemoryReport", "Report", "ReportValues", "StateReport", "write_report"]
 
 REPORT_VERSION = 1
 
@@ -46,6 +46,14 @@ class LayerReport(_Layer, total=False):
     utilisation: float
     weight_bytes: Count
     waits: _Waits
+
+
+class StateReport(TypedDict):
+    """What lasts from run to run."""
+
+    name: str
+    shape: list[Count]
+    dtype: str
 
 
 class _Tensor(TypedDict):
@@ -86,6 +94,7 @@ class _Values(TypedDict):
     config_source: str
     config_reason: str
     resources_estimated: dict[str, Count] | None
+    states: list[StateReport]
     layers: list[LayerReport]
     macs: Count
     mac_units: Count

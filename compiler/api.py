@@ -16,6 +16,7 @@ from nnloom.arch.artifact import (
     CPU_FILE,
     MODEL_FILE,
     REPORT_FILE,
+    STATES_FILE,
     Manifest,
     file_sha256,
     write_artifact,
@@ -129,12 +130,15 @@ def compile(
         outputs=graph.output_infos(),
         regions=tuple(r.region for r in emitted.regions),
         host=host.plan,
+        states=graph.state_infos(),
     )
     with write_output(output) as folder:
         say("compiling the CPU code")
         build_cpu(partitioned, host, folder / CPU_FILE, cpu_target)
         if host.constants:
             np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
+        if graph.states:
+            np.savez(folder / STATES_FILE, **{str(i): state.initial for i, state in enumerate(graph.states)})  # type: ignore[arg-type]
         shutil.copyfile(model, folder / MODEL_FILE)
         write_report(folder / REPORT_FILE, report)
         write_artifact(folder, manifest, emitted.program, emitted.weights)

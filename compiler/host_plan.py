@@ -29,8 +29,8 @@ class PlannedHost:
 def plan_host(partitioned: Partitioned) -> PlannedHost:
     """The partitioned network as a list of steps."""
     graph = partitioned.graph
-    numbers = {value: i for i, value in enumerate(graph.inputs)}
-    count = len(graph.inputs)
+    numbers = {value: i for i, value in enumerate(graph.sources)}
+    count = len(graph.sources)
     on_cpu = dict.fromkeys(node for stage in partitioned.stages for node in stage.nodes)
     inside = [node for node in graph.nodes if node not in on_cpu and not runs_in_library(graph, node)]
     constants: list[NDArray] = []
@@ -64,6 +64,7 @@ def plan_host(partitioned: Partitioned) -> PlannedHost:
     plan = HostPlan(
         steps=tuple(steps),
         outputs=tuple(numbers[i] for i in graph.outputs),
+        states=tuple(numbers[state.written] for state in graph.states),
         constants=len(constants),
         inside=tuple(HostStep(inputs=_within(graph, node, numbers), operation=node.operation) for node in inside),
     )
@@ -76,6 +77,6 @@ def _within(graph: Graph, node: Node, numbers: Mapping[int, int]) -> tuple[int |
 
 
 def _constants(graph: Graph, nodes: Iterable[Node]) -> list[int]:
-    """Constants that nodes read, or that are outputs of the network."""
+    """Constants that nodes read, or with which a run ends."""
     read = [i for node in nodes for i in node.inputs if i is not None]
-    return list(dict.fromkeys(i for i in (*read, *graph.outputs) if graph.values[i].data is not None))
+    return list(dict.fromkeys(i for i in (*read, *graph.results) if graph.values[i].data is not None))

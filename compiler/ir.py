@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.operation import Operation, TensorType
 
-__all__ = ["Graph", "Node", "Value"]
+__all__ = ["Graph", "Node", "State", "Value"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,22 @@ class Node:
 
 
 @dataclass(frozen=True, eq=False)
+class State:
+    """What lasts from run to run: a resource variable, or a variable tensor.
+
+    Reads and writes are no nodes: who reads a state reads the value that holds it at that moment.
+    """
+
+    name: str
+    read: int
+    """the value that holds it as a run begins; nothing makes it"""
+    written: int
+    """the value that holds it as the run ends"""
+    initial: NDArray = field(repr=False)
+    """what it holds before the first run"""
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """A network. Nodes are in an order in which they can run."""
 
@@ -55,6 +71,17 @@ class Graph:
     nodes: tuple[Node, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    states: tuple[State, ...] = ()
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """What a run begins with: inputs, then states."""
+        return (*self.inputs, *(state.read for state in self.states))
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """What a run ends with: outputs, then the new values of states."""
+        return (*self.outputs, *(state.written for state in self.states))
 
     def constant(self, index: int | None) -> NDArray | None:
         """The data of a constant value, None for others and for operands that are left out."""
@@ -94,6 +121,11 @@ class Graph:
             before = self.operands(node) if node and node.kind == "DEQUANTIZE" else ()
             result.append(self._info(index, before))
         return _with_unique_names(result)
+
+    def state_infos(self) -> tuple[TensorInfo, ...]:
+        """The network's states as a user sees them."""
+        infos = (dataclasses.replace(self._info(s.read, ()), name=s.name) for s in self.states)
+        return _with_unique_names(list(infos))
 
     def _info(self, index: int, neighbours: Iterable[int]) -> TensorInfo:
         value = self.values[index]

@@ -162,7 +162,7 @@ class _Assignment:
         readers = self.graph.readers()
         self._views = {n.outputs[0] for n in self.graph.nodes if OPERATORS.get(n.kind) and OPERATORS[n.kind].view}
         self._only_flat = {v for v, nodes in readers.items() if all(n.kind == "FULLY_CONNECTED" for n in nodes)}
-        for value in self.graph.inputs:
+        for value in self.graph.sources:
             self.stage[value] = 0
         for node in self.graph.nodes:
             operands = self.graph.operands(node)
@@ -229,7 +229,7 @@ def _assign(graph: Graph, config: AcceleratorConfig) -> _Assignment:
 def _assemble(assignment: _Assignment) -> Partitioned:
     stages = []
     count = 0
-    for number in range(max(assignment.regions.keys() | assignment.on_cpu.keys()) + 1):
+    for number in range(max(assignment.regions.keys() | assignment.on_cpu.keys(), default=-1) + 1):
         under_construction = assignment.regions.get(number)
         region = None
         if under_construction:
@@ -252,7 +252,7 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
         value = node.outputs[0]
         return value in assignment.accelerated and assignment.stage[value] == number
 
-    wanted = set(graph.outputs)
+    wanted = set(graph.results)
     wanted.update(v for node in graph.nodes if not is_here(node) for v in graph.operands(node))
     outputs = tuple(value for value in region.made if value in wanted)
     layers = LayerGraph(

@@ -93,6 +93,10 @@ def make_report(
         "config_source": choice.source,
         "config_reason": choice.reason,
         "resources_estimated": choice.resources,
+        "states": [
+            {"name": info.name, "shape": list(info.shape), "dtype": info.dtype}
+            for info in partitioned.graph.state_infos()
+        ],
         "layers": layers,
         "macs": macs,
         "mac_units": config.multipliers,

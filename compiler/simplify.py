@@ -34,7 +34,7 @@ def simplify(graph: Graph) -> Graph:
             for index, value in zip(node.outputs, folded, strict=True):
                 values[index] = value
     folded_graph = fold(graph.replace_nodes(nodes, values))
-    return folded_graph.replace_nodes(_needed(graph.outputs, list(folded_graph.nodes)))
+    return folded_graph.replace_nodes(_needed(graph.results, list(folded_graph.nodes)))
 
 
 def _without_shape_operands(node: Node) -> Node:
@@ -61,8 +61,8 @@ def _fold(node: Node, values: list[Value]) -> list[Value] | None:
     return [dataclasses.replace(values[i], data=data) for i, data in zip(node.outputs, results, strict=True)]
 
 
-def _needed(outputs: tuple[int, ...], nodes: list[Node]) -> list[Node]:
-    wanted = set(outputs)
+def _needed(results: tuple[int, ...], nodes: list[Node]) -> list[Node]:
+    wanted = set(results)
     result = []
     for node in reversed(nodes):
         if wanted.intersection(node.outputs):

@@ -22,16 +22,16 @@ class HostSteps:
     ----------
     plan
         The steps.
-    inputs
-        How many inputs the network has.
+    sources
+        How many values a run begins with: the network's inputs and states.
     constants
         Arrays in the order of their numbers.
     """
 
-    def __init__(self, plan: HostPlan, inputs: int, constants: Sequence[NDArray]) -> None:
+    def __init__(self, plan: HostPlan, sources: int, constants: Sequence[NDArray]) -> None:
         self.plan = plan
         self.constants = list(constants)
-        self._first_constant = inputs
+        self._first_constant = sources
         self._all = (*plan.steps, *plan.inside)
 
     @classmethod
@@ -44,6 +44,7 @@ class HostSteps:
             If the constants cannot be read, or are not as many as the plan says.
         """
         plan = artifact.manifest.host
+        sources = len(artifact.manifest.inputs) + len(artifact.manifest.states)
         constants: list[NDArray] = []
         if plan.constants:
             path = artifact.path / CONSTANTS_FILE
@@ -52,14 +53,14 @@ class HostSteps:
                 if isinstance(arrays, np.ndarray):
                     raise ValueError("a single array")
                 constants = [arrays[str(i)] for i in range(plan.constants)]
-                _check_constants(plan, len(artifact.manifest.inputs), constants)
+                _check_constants(plan, sources, constants)
             except ArrayFileError as error:
                 raise ArtifactError(f"{error}; compile the model again") from error
             except (KeyError, ValueError) as error:
                 raise ArtifactError(
                     f"{path}: not the constants of the plan ({error}); compile the model again"
                 ) from error
-        return cls(plan, len(artifact.manifest.inputs), constants)
+        return cls(plan, sources, constants)
 
     @property
     def outputs(self) -> dict[int, int]:

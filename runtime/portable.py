@@ -39,14 +39,17 @@ class PortableProgram:
     def _in_model(self, index: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
         return self._model.run_region(self._regions[index], operands).outputs
 
-    def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
-        """Run the network: with regions in the golden model, or on `accelerator`."""
+    def run(self, sources: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
+        """Run the network on its inputs and states: with regions in the golden model, or on `accelerator`.
+
+        Returns the outputs and the new states.
+        """
         call = accelerator or self._in_model
         plan = self._steps.plan
-        values = [*inputs, *self._steps.constants]
+        values = [*sources, *self._steps.constants]
         with self._lock:  # the golden model's memory serves one at a time
             for index, step in enumerate(plan.steps):
                 operands = self._steps.operands(index, values)
                 values += self._steps.evaluate(index, operands) if step.operation else call(step.region, operands)
         # Copied: an output may be an input, or a view of it.
-        return [np.array(values[i], order="C") for i in plan.outputs]
+        return [np.array(values[i], order="C") for i in (*plan.outputs, *plan.states)]

@@ -178,10 +178,13 @@ class RelaxProgram:
             np.copyto(array, value)
         return [tensor for _, tensor in self._staged]
 
-    def run(self, inputs: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
-        """Run the network: on the CPU alone, or with regions on `accelerator`. The results are the caller's."""
+    def run(self, sources: Sequence[NDArray], accelerator: Accelerator | None = None) -> list[NDArray]:
+        """Run the network on its inputs and states: on the CPU alone, or with regions on `accelerator`.
+
+        Returns the outputs and the new states, which are the caller's.
+        """
         with self._lock:  # the virtual machine runs one call at a time
-            arguments = self._stage(inputs)
+            arguments = self._stage(sources)
             call = _current.call = _Call(accelerator, self._step)
             try:
                 result = (self._partitioned if accelerator else self._whole)(*arguments)

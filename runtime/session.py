@@ -27,6 +27,7 @@ from .host_steps import HostSteps
 from .inputs import as_arrays, check_inputs, join_batch, split_batch
 from .portable import PortableProgram
 from .relax_vm import RelaxProgram
+from .states import check_states, initial_states
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "PassedOver", "Profile", "Segment", "SessionStats"]
 
@@ -164,6 +165,9 @@ def _open_program(artifact: Artifact, native: bool | None) -> tuple[RelaxProgram
 class InferenceSession:
     """A network ready to run. May be used by several threads: inferences run one after the other.
 
+    The session owns what a network with state keeps from run to run. Each inference advances it once, whatever answers,
+    and only once the whole call of `run` has succeeded: one that raises leaves it as it was.
+
     Parameters
     ----------
     artifact
@@ -219,6 +223,8 @@ class InferenceSession:
         self._program: RelaxProgram | PortableProgram | None
         self._program, self.code_note = _open_program(self._artifact, native)
         self._native = isinstance(self._program, RelaxProgram)
+        self._initial_states = initial_states(self._artifact)
+        self._states = self._initial_states
         self._profiling = profiling
         self._closed = self._released = False
         self._clock = clock
@@ -297,6 +303,32 @@ class InferenceSession:
         """Name, shape, dtype and quantization of each output."""
         return self._artifact.manifest.outputs
 
+    def get_states(self) -> tuple[TensorInfo, ...]:
+        """Name, shape, dtype and quantization of each state; empty if nothing lasts from run to run."""
+        return self._artifact.manifest.states
+
+    def get_state(self) -> dict[str, NDArray]:
+        """What the states hold: copies, by name."""
+        with self._lock:
+            return {info.name: value.copy() for info, value in zip(self.get_states(), self._states, strict=True)}
+
+    def set_state(self, values: Mapping[str, ArrayLike]) -> None:
+        """Have the states hold other values, as of `get_state`: an array for each state, of its shape and dtype.
+
+        Raises
+        ------
+        InputError
+            If a name, shape or dtype is wrong; nothing has changed then.
+        """
+        checked = check_states(self.get_states(), values)
+        with self._lock:
+            self._states = checked
+
+    def reset_state(self) -> None:
+        """Have the states hold what they began with."""
+        with self._lock:
+            self._states = self._initial_states
+
     def stats(self) -> SessionStats:
         """What happened since the session was opened."""
         return SessionStats(
@@ -353,7 +385,8 @@ class InferenceSession:
         ----------
         inputs
             An array for each input, by name, of the input's shape and dtype; or one array if there is one
-            input. A leading dimension of 1 may be left out; one of N runs N inferences and is that of the outputs too.
+            input. A leading dimension of 1 may be left out; one of N runs N inferences, in order, and is that of the
+            outputs too.
             An int8 input also takes floating point values, which are quantized as the model says.
         output_names, input_feed
             ONNX Runtime's form: the names of the outputs that are wanted, None for all, and then the inputs.
@@ -407,23 +440,28 @@ class InferenceSession:
             return self._queue.submit(self._answer, arrays, queued=True)
 
     def _answer(self, arrays: Mapping[str, NDArray], *, queued: bool = False) -> dict[str, NDArray]:
-        """Run every inference of a batch; what was queued before `close` is answered still."""
+        """Run every inference of a batch, then keep the states; what was queued before `close` is answered still."""
         infos = self.get_inputs()
         cases = [check_inputs(infos, case) for case in split_batch(infos, arrays)]
         with self._lock:
             self._check_open(self._released if queued else self._closed)
-            results = [self._check_results(self._run_one(case)) for case in cases]
+            states, results = self._states, []
+            for case in cases:
+                result, states = self._check_results(self._run_one([*case, *states]))
+                results.append(result)
+            self._states = states
         names = [info.name for info in self.get_outputs()]
         if len(results) == 1:
             return dict(zip(names, results[0], strict=True))
         return {name: join_batch(parts) for name, *parts in zip(names, *results, strict=True)}
 
-    def _check_results(self, results: list[NDArray]) -> list[NDArray]:
-        """Code and manifest of an artifact agree, unless somebody has edited one of them."""
+    def _check_results(self, results: list[NDArray]) -> tuple[list[NDArray], list[NDArray]]:
+        """(outputs, states). Code and manifest agree, unless somebody has edited one of them."""
         got = [(value.shape, str(value.dtype)) for value in results]
-        if got != [(info.shape, info.dtype) for info in self.get_outputs()]:
+        if got != [(info.shape, info.dtype) for info in (*self.get_outputs(), *self.get_states())]:
             raise ArtifactError(f"{self._artifact.path}: its code gives other outputs than the manifest says")
-        return results
+        count = len(self.get_outputs())
+        return results[:count], results[count:]
 
     @staticmethod
     def _check_open(closed: bool) -> None:
@@ -435,6 +473,7 @@ class InferenceSession:
         return self._program
 
     def _run_one(self, values: list[NDArray]) -> list[NDArray]:
+        """An inference on inputs and states: outputs and new states."""
         self._requests += 1
         self.last_cycles = None
         device = self._device

@@ -16,6 +16,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from nnloom.arch.operation import Operation, Quantization, TensorType
+from nnloom.arch.reference import STATES
 
 _TYPES = {
     "int4": schema.TensorType.INT4,
@@ -323,7 +324,10 @@ def operator_kind(model: bytes) -> str:
 
 
 def read(model: bytes) -> tuple[Operation, list[NDArray | None]]:
-    """The operator of a file, and its operands; None for those that are inputs or states, and for those left out."""
+    """The operator of a file, and its operands; None for those that are inputs or states, and for those left out.
+
+    The new values of states are the operator's last outputs.
+    """
     graph = schema.ModelT.InitFromPackedBuf(model, 0)
     kind = operator_kind(model)
     buffers, graph = graph.buffers, graph.subgraphs[0]
@@ -334,7 +338,7 @@ def read(model: bytes) -> tuple[Operation, list[NDArray | None]]:
         data = None if i < 0 else buffers[graph.tensors[i].buffer].data
         values.append(None if data is None else _read_value(types[i], np.asarray(data, np.uint8)))
     inputs = tuple(None if i < 0 else types[i] for i in op.inputs)
-    outputs = tuple(types[i] for i in op.outputs)
+    outputs = tuple(types[i] for i in (*op.outputs, *(op.inputs[i] for i in STATES.get(kind, ()))))
     raw = vars(op.builtinOptions or op.builtinOptions2) if (op.builtinOptions or op.builtinOptions2) else {}
     options = _read_options(kind, raw, inputs, outputs)
     if op.intermediates is not None and len(op.intermediates):

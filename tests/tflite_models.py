@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,20 @@ _ACTIVATION = {
     "relu_n1_to_1": schema.ActivationFunctionType.RELU_N1_TO_1,
 }
 
-_VERSION = {
-    schema.BuiltinOperator.RESHAPE: 1,
-    schema.BuiltinOperator.DENSIFY: 1,
-    schema.BuiltinOperator.CUSTOM: 1,
-    schema.BuiltinOperator.FULLY_CONNECTED: 4,
-    schema.BuiltinOperator.RELU_N1_TO_1: 1,
-    schema.BuiltinOperator.TRANSPOSE_CONV: 3,
-    schema.BuiltinOperator.RELU_0_TO_1: 1,
-}
+_VERSION = {schema.BuiltinOperator.FULLY_CONNECTED: 4, schema.BuiltinOperator.TRANSPOSE_CONV: 3} | dict.fromkeys(
+    (
+        schema.BuiltinOperator.RESHAPE,
+        schema.BuiltinOperator.DENSIFY,
+        schema.BuiltinOperator.CUSTOM,
+        schema.BuiltinOperator.RELU_N1_TO_1,
+        schema.BuiltinOperator.RELU_0_TO_1,
+        schema.BuiltinOperator.CALL_ONCE,
+        schema.BuiltinOperator.VAR_HANDLE,
+        schema.BuiltinOperator.READ_VARIABLE,
+        schema.BuiltinOperator.ASSIGN_VARIABLE,
+    ),
+    1,
+)
 """Operator versions with int8 kernels; 2 for the others"""
 
 
@@ -38,6 +43,8 @@ class ModelWriter:
         self.tensors: list[Any] = []
         self.operators: list[Any] = []
         self.inputs: list[int] = []
+        self.subgraphs: list[Any] = []
+        """beside the network itself"""
         self._codes: list[int | str] = []
         empty = schema.BufferT()
         empty.data = None
@@ -82,18 +89,74 @@ class ModelWriter:
         return index
 
     def operator(self, name: str, inputs: list[int], output: int, options: Any = None) -> int:
+        self.operators.append(self._operator(name, inputs, [output], options))
+        return output
+
+    def _operator(self, name: str, inputs: Sequence[int], outputs: Sequence[int], options: Any = None) -> Any:
         code = getattr(schema.BuiltinOperator, name)
         if code not in self._codes:
             self._codes.append(code)
         op = schema.OperatorT()
         op.opcodeIndex = self._codes.index(code)
         op.inputs = np.array(inputs, np.int32)
-        op.outputs = np.array([output], np.int32)
+        op.outputs = np.array(outputs, np.int32)
         if options is not None:
             op.builtinOptions = options
             op.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
-        self.operators.append(op)
-        return output
+        return op
+
+    def variable(self, shape: tuple[int, ...], **type_of_tensor: Any) -> int:
+        """A variable tensor."""
+        index = self.tensor(shape, **type_of_tensor)
+        self.tensors[index].isVariable = True
+        return index
+
+    def handle(self, name: str, container: str = "") -> int:
+        """VAR_HANDLE of a resource variable."""
+        options = schema.VarHandleOptionsT()
+        options.container, options.sharedName = container, name
+        return self.operator("VAR_HANDLE", [], self.tensor((1,), dtype="RESOURCE"), options)
+
+    def read(self, handle: int, shape: tuple[int, ...], **type_of_tensor: Any) -> int:
+        """READ_VARIABLE."""
+        return self.operator("READ_VARIABLE", [handle], self.tensor(shape, **type_of_tensor))
+
+    def assign(self, handle: int, x: int) -> None:
+        """ASSIGN_VARIABLE."""
+        self.operators.append(self._operator("ASSIGN_VARIABLE", [handle, x], []))
+
+    def call_once(self, values: Mapping[str, NDArray], container: str = "") -> None:
+        """CALL_ONCE of a subgraph that assigns constants to resource variables."""
+        outer = self.tensors, self.operators
+        self.tensors, self.operators = [], []
+        for name, value in values.items():
+            dtype = str(value.dtype).upper()
+            quantized = {"scale": 0.05, "zero_point": 0} if dtype == "INT8" else {}
+            constant = self.tensor(value.shape, dtype=dtype, data=value, **quantized)
+            self.assign(self.handle(name, container), constant)
+        graph = schema.SubGraphT()
+        graph.tensors, graph.operators = self.tensors, self.operators
+        graph.inputs = graph.outputs = np.zeros(0, np.int32)
+        self.tensors, self.operators = outer
+        self.subgraphs.append(graph)
+        options = schema.CallOnceOptionsT()
+        options.initSubgraphIndex = len(self.subgraphs)
+        self.operators.append(self._operator("CALL_ONCE", [], [], options))
+
+    def concatenate(self, axis: int, *operands: int) -> int:
+        options = schema.ConcatenationOptionsT()
+        options.axis = axis
+        shape = list(self.shape(operands[0]))
+        shape[axis] = sum(self.shape(x)[axis] for x in operands)
+        q = self.tensors[operands[0]].quantization
+        output = self.tensor(tuple(shape), scale=q.scale, zero_point=q.zeroPoint)
+        return self.operator("CONCATENATION", list(operands), output, options)
+
+    def slice(self, x: int, begin: Sequence[int], size: Sequence[int]) -> int:
+        q = self.tensors[x].quantization
+        operands = [self.tensor((len(v),), dtype="INT32", data=np.array(v, np.int32)) for v in (begin, size)]
+        output = self.tensor(tuple(size), scale=q.scale, zero_point=q.zeroPoint)
+        return self.operator("SLICE", [x, *operands], output, schema.SliceOptionsT())
 
     def custom(self, name: str, inputs: list[int], outputs: list[int], options: bytes) -> None:
         """A custom operator; `options` in FlexBuffers' form."""
@@ -307,7 +370,7 @@ class ModelWriter:
         model = schema.ModelT()
         model.version = 3
         model.buffers = self._buffers
-        model.subgraphs = [graph]
+        model.subgraphs = [graph, *self.subgraphs]
         model.operatorCodes = []
         for code in self._codes:
             entry = schema.OperatorCodeT()

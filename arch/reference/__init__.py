@@ -28,8 +28,9 @@ from . import (
 )
 from .detection import DETECTION_POSTPROCESS, detection_postprocess
 from .hybrid import is_hybrid
+from .recurrent import initial_state
 
-__all__ = ["REFERENCES", "STATES", "Reference", "evaluate", "evaluate_step", "is_exact"]
+__all__ = ["REFERENCES", "STATES", "Reference", "evaluate", "initial_state", "is_exact"]
 
 Reference = Callable[[Operation, Sequence[NDArray | None]], Sequence[NDArray]]
 """The operator and its operands, as NumPy arrays of the shapes and types that it states -> its outputs."""
@@ -155,7 +156,7 @@ REFERENCES: dict[str, Reference] = {
 }
 
 STATES: dict[str, tuple[int, ...]] = {"SVDF": (4,), "UNIDIRECTIONAL_SEQUENCE_LSTM": (18, 19)}
-"""Which operands of an operator are states that last from call to call"""
+"""Which operands of an operator are states that last from run to run; their new values are its last outputs"""
 
 
 def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, ...]:
@@ -180,26 +181,14 @@ def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, 
         If the operator is not defined for these values (division by 0, an index beyond the operand), for which
         LiteRT fails, too.
     """
-    return evaluate_step(op, inputs)[0]
-
-
-def evaluate_step(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[tuple[NDArray, ...], tuple[NDArray, ...]]:
-    """As `evaluate`, and the new values of the operands that `STATES` lists, for the next call.
-
-    A state of None is a fresh one (`recurrent.initial_state`), which is also what `evaluate` makes of it.
-    """
     reference = REFERENCES.get(op.kind)
     if reference is None:
         raise UnsupportedOperatorError(f"{op.kind}: no reference implementation")
     results = reference(op, inputs)
-    count = len(op.outputs)
-    types = [*op.outputs, *(op.inputs[i] for i in STATES.get(op.kind, ()))]
-    values = tuple(
+    return tuple(
         np.array(value, dtype=_numpy_type(t.dtype)).reshape(t.shape)
-        for value, t in zip(results, types, strict=True)
-        if t is not None
+        for value, t in zip(results, op.outputs, strict=True)
     )
-    return values[:count], values[count:]
 
 
 _FLOAT_FUNCTIONS = {

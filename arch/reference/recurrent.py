@@ -1,7 +1,6 @@
-"""Operators with a state that lasts from call to call: SVDF and UNIDIRECTIONAL_SEQUENCE_LSTM.
+"""Operators with a state that lasts from run to run: SVDF and UNIDIRECTIONAL_SEQUENCE_LSTM.
 
-Their results are the output and then the new states, in the order of the operands. A state operand of None is a fresh
-one.
+Their results are the output and then the new states, in the order of the operands.
 """
 
 from __future__ import annotations
@@ -21,16 +20,9 @@ __all__ = ["initial_state", "svdf", "unidirectional_sequence_lstm"]
 
 
 def initial_state(t: TensorType) -> NDArray:
-    """What a state holds before the first call: 0, for int8 its zero point."""
-    value = t.quantization.zero_point if t.dtype == "int8" and t.quantization else 0
-    return np.full(t.shape, value, t.dtype)
-
-
-def _state(op: Operation, inputs: Sequence[NDArray | None], index: int) -> NDArray:
-    t, value = op.inputs[index], inputs[index]
-    if t is None:
-        refuse(op, f"no operand {index}")
-    return initial_state(t) if value is None else value
+    """What a variable tensor holds before the first run: 0, for int8 its zero point, as LiteRT resets it."""
+    zero_point = t.quantization.zero_point if t.quantization and t.quantization.is_per_tensor else 0
+    return np.full(t.shape, zero_point if t.dtype == "int8" else 0, "int8" if t.dtype == "int4" else t.dtype)
 
 
 def svdf(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -44,7 +36,7 @@ def svdf(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     require_types(op, 2, "int16")
     require_types(op, 4, "int16")
     x, features, times = (operand(op, inputs, i) for i in range(3))
-    bias, state = inputs[3], _state(op, inputs, 4)
+    bias, state = inputs[3], operand(op, inputs, 4)
     q_x, q_features, q_times, q_state, q_out = (
         parameters(op, t) for t in (op.inputs[0], op.inputs[1], op.inputs[2], op.inputs[4], op.outputs[0])
     )
@@ -143,7 +135,9 @@ class _Lstm:
                     _product(recurrent, q_r.scale, q_h.zero_point, q_h.scale, _GATE_SCALE, None),
                 )
             )
-        hidden_scale, self.hidden_zero_point = op.options["intermediates"][4]
+        hidden_scale, self.hidden_zero_point = (*op.options.get("intermediates", ()), *[(0.0, 0)] * 5)[4]
+        if not hidden_scale > 0:
+            refuse(op, "no scale for what its hidden state is made from")
         # the square of 2**-15: what the product of two gates is in
         hidden_factor = np.float32(2.0**-15 / float(np.float32(hidden_scale)) * 2.0**-15)
         self.hidden_factor = split_factor(float(hidden_factor))
@@ -171,8 +165,8 @@ class _Lstm:
         op = self.op
         x = operand(op, self.inputs, 0)
         steps = x if op.options.get("time_major") else x.swapaxes(0, 1)
-        hidden = _state(op, self.inputs, _OUTPUT_STATE).astype(np.int64)
-        cell = _state(op, self.inputs, _CELL_STATE).astype(np.int64)
+        hidden = operand(op, self.inputs, _OUTPUT_STATE).astype(np.int64)
+        cell = operand(op, self.inputs, _CELL_STATE).astype(np.int64)
         results = []
         for step in steps:
             hidden, cell = self._step(step, hidden, cell)

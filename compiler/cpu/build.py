@@ -67,7 +67,7 @@ class _Emitter:
         from tvm import relax
 
         graph = self._graph
-        parameters = {i: relax.Var(f"input_{i}", self._type(i)) for i in graph.inputs}
+        parameters = {i: relax.Var(f"input_{i}", self._type(i)) for i in graph.sources}
         values: dict[int, Any] = dict(parameters)
         with self._builder.function(name, list(parameters.values())):
             with self._builder.dataflow():
@@ -76,7 +76,7 @@ class _Emitter:
                         self._node(step, values)
                     else:
                         self._region(*step, values)
-                outputs = [self._builder.emit_output(self._value(i, values)) for i in graph.outputs]
+                outputs = [self._builder.emit_output(self._value(i, values)) for i in graph.results]
             self._builder.emit_func_output(outputs)
 
     def _type(self, value: int) -> Any:

@@ -2,16 +2,21 @@
 
 What the file says is kept as it is: tensors by index, quantization per tensor or per channel, operands in the file's
 order. Options become those of `nnloom.arch.operation`: paddings are resolved from the shapes, as LiteRT does it.
+
+State leaves no nodes behind: READ_VARIABLE and ASSIGN_VARIABLE, and operators that change a variable tensor, say which
+value holds a state at which moment (`_States`); CALL_ONCE's subgraph is computed here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import math
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.errors import ModelError, ToolMissingError, UnsupportedOperatorError
+from nnloom.arch.errors import InputError, ModelError, ToolMissingError, UnsupportedOperatorError
 from nnloom.arch.operation import Operation, Quantization, TensorType
+from nnloom.arch.reference import STATES, evaluate, initial_state
 from nnloom.arch.reference.detection import DETECTION_POSTPROCESS, output_shapes
 
-from ..ir import Graph, Node, Value, checked_data
+from ..ir import Graph, Node, State, Value, checked_data
 from .sparsity import densify
 
 __all__ = ["read_tflite"]
@@ -48,7 +54,9 @@ _QUANTIZED = ("int4", "int8", "uint8", "int16", "int32", "int64")
 _DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, KeyError)
 """What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
 
-_STATE = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+_VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+_CONTROL = ("IF", "WHILE", "CALL")
+_NO_ROUTE = ("unknown", "CUSTOM", "STABLEHLO", "HASHTABLE")
 
 MAX_SIZE = 1 << 31
 """Elements of a tensor beyond which a file is taken for damaged."""
@@ -62,7 +70,7 @@ def read_tflite(path: str | Path) -> Graph:
     ModelError
         If the file is missing, no TFLite model, damaged, or has dynamic shapes.
     UnsupportedOperatorError
-        If it has state, control flow or custom operators; the message names all of them.
+        If it has control flow or custom operators; the message names all of them.
     ToolMissingError
         If the package with TFLite's schema is not installed.
     """
@@ -99,26 +107,55 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+_Variable = tuple[str, str] | int
+"""A resource variable by container and name, the same in all subgraphs; or a variable tensor by index"""
+
+
+@dataclass
+class _States:
+    """What the variables hold as the operators run, one after the other."""
+
+    holds: dict[_Variable, int] = field(default_factory=dict)
+    """the value that holds each variable now; those that are missing have not been read or written yet"""
+    first: dict[_Variable, int] = field(default_factory=dict)
+    """the value that holds each variable as a run begins, where that is read"""
+    initial: dict[_Variable, NDArray] = field(default_factory=dict)
+    """before the first run"""
+    handles: dict[int, tuple[str, str]] = field(default_factory=dict)
+    """the variable of each tensor that is a handle"""
+    renamed: dict[int, int] = field(default_factory=dict)
+    """values to be read instead of the tensors that the file names"""
+
+
 class _Reader:
-    def __init__(self, model: Any, path: Path, sha256: str) -> None:
+    """Reads a subgraph: the first, or one that CALL_ONCE names."""
+
+    def __init__(self, model: Any, path: Path, sha256: str, subgraph: int = 0) -> None:
         self._model, self._path, self._sha256 = model, path, sha256
-        if model.SubgraphsLength() != 1:
-            raise ModelError(
-                f"{path}: {model.SubgraphsLength()} subgraphs (control flow or variables); "
-                "only models with one are supported"
-            )
-        self._graph = model.Subgraphs(0)
-        if self._graph.OperatorsLength() == 0:
+        self._subgraph = subgraph
+        if not 0 <= subgraph < model.SubgraphsLength():
+            raise ModelError(f"{path}: damaged TFLite file (there is no subgraph {subgraph})")
+        self._graph = model.Subgraphs(subgraph)
+        if subgraph == 0 and self._graph.OperatorsLength() == 0:
             raise ModelError(f"{path}: the model has no operators")
-        if self._graph.OutputsLength() == 0:
+        if subgraph == 0 and self._graph.OutputsLength() == 0:
             raise ModelError(f"{path}: the model has no outputs")
+        self._states = _States()
+        self._values: list[Value] = []
+        self._nodes: list[Node] = []
+        self._made: set[int] = set()
+        """values that are there by now"""
 
     def graph(self) -> Graph:
         operators = [self._graph.Operators(i) for i in range(self._graph.OperatorsLength())]
         kinds = [self._kind(op) for op in operators]
-        self._refuse(kinds)
+        if self._subgraph == 0:
+            self._refuse(
+                [*kinds, *(k for op, kind in zip(operators, kinds, strict=True) for k in self._once(op, kind))]
+            )
         inputs = tuple(int(self._graph.Inputs(i)) for i in range(self._graph.InputsLength()))
         outputs = tuple(int(self._graph.Outputs(i)) for i in range(self._graph.OutputsLength()))
+        handles = {i for op, kind in zip(operators, kinds, strict=True) for i in self._handles(op, kind)}
         edges = dict.fromkeys((*inputs, *outputs))
         used = dict.fromkeys(edges)
         for op in operators:
@@ -127,15 +164,167 @@ class _Reader:
         made = [i for op in operators for i in self._indices(op.OutputsLength(), op.Outputs)]
         names = self._unique_names(inputs, outputs, made)
         shapes = self._shapes_left_open(operators, kinds)
-        values = tuple(
+        self._values = [
             self._value(i, names[i], edge=i in edges, shape=shapes.get(i))
-            if i in used
+            if i in used and i not in handles
             else Value(names[i], TensorType((), "float32"))
             for i in range(self._graph.TensorsLength())
-        )
-        nodes = tuple(self._node(op, kind, values) for op, kind in zip(operators, kinds, strict=True))
-        self._check_order(nodes, values, inputs, outputs)
-        return Graph(self._path.stem, self._sha256, values, nodes, inputs, outputs)
+        ]
+        self._begin(inputs, used)
+        for op, kind in zip(operators, kinds, strict=True):
+            if kind in _VARIABLES:
+                self._variable(op, kind, outputs)
+            else:
+                self._add(self._node(op, kind))
+        states = self._ended()
+        outputs = tuple(self._now(i) for i in outputs)
+        missing = next((i for i in outputs if i not in self._made), None)
+        if missing is not None:
+            raise ModelError(f"{self._path}: output {self._values[missing].name!r} is made by nothing")
+        return Graph(self._path.stem, self._sha256, tuple(self._values), tuple(self._nodes), inputs, outputs, states)
+
+    def _begin(self, inputs: Sequence[int], used: Iterable[int]) -> None:
+        """What is there as a run begins: inputs, constants, and variable tensors."""
+        self._made = set(inputs) | {i for i, value in enumerate(self._values) if value.data is not None}
+        for index in used:
+            if not self._graph.Tensors(index).IsVariable():
+                continue
+            value = self._values[index]
+            if index in self._made:
+                what = "an input" if index in inputs else "a constant"
+                raise ModelError(f"{self._path}: {value.name!r} is {what} and a variable tensor, too; convert it again")
+            self._made.add(index)
+            self._states.holds[index] = self._states.first[index] = index
+            self._states.initial[index] = initial_state(value.type)
+
+    def _ended(self) -> tuple[State, ...]:
+        """The states, with the values that hold them as a run ends."""
+        states = self._states
+        result = []
+        for variable, first in states.first.items():
+            value = self._values[first]
+            initial = states.initial[variable]
+            name = value.name if isinstance(variable, int) else "/".join(part for part in variable if part)
+            written = self._as(states.holds[variable], value, f"variable {name!r} is assigned")
+            dtype = "int8" if value.type.dtype == "int4" else value.type.dtype
+            if initial.size != value.type.elements or initial.dtype != dtype:
+                raise ModelError(
+                    f"{self._path}: variable {name!r} begins as {initial.dtype}{list(initial.shape)}, and is read as "
+                    f"{dtype}{list(value.type.shape)}"
+                )
+            result.append(State(name, first, written, np.ascontiguousarray(initial).reshape(value.type.shape)))
+        return tuple(result)
+
+    def _as(self, index: int, wanted: Value, what: str) -> int:
+        """A value with the shape of another, by a reshape if need be; what is quantized otherwise keeps its bits."""
+        value = self._values[index]
+        if value.type.shape == wanted.type.shape and value.type.dtype == wanted.type.dtype:
+            return index
+        if value.type.dtype != wanted.type.dtype or value.type.elements != wanted.type.elements:
+            raise ModelError(
+                f"{self._path}: {what} as {value.type.dtype}{list(value.type.shape)}, and read as "
+                f"{wanted.type.dtype}{list(wanted.type.shape)}"
+            )
+        return self._reshape(index, self._another(wanted))
+
+    def _reshape(self, source: int, target: int) -> int:
+        name, types = self._values[target].name, (self._values[source].type, self._values[target].type)
+        self._add(Node(name, Operation("RESHAPE", types[:1], types[1:]), (source,), (target,)))
+        return target
+
+    def _another(self, value: Value) -> int:
+        """A new value like another."""
+        names = {v.name for v in self._values}
+        number = next(n for n in itertools.count(1) if f"{value.name}:{n}" not in names)
+        self._values.append(Value(f"{value.name}:{number}", value.type))
+        return len(self._values) - 1
+
+    def _now(self, index: int) -> int:
+        """The value that a tensor of the file stands for by now."""
+        return self._states.holds.get(index, self._states.renamed.get(index, index))
+
+    def _handles(self, op: Any, kind: str) -> tuple[int, ...]:
+        """Tensors that are handles of variables."""
+        match kind:
+            case "VAR_HANDLE":
+                return self._indices(op.OutputsLength(), op.Outputs)
+            case "READ_VARIABLE" | "ASSIGN_VARIABLE":
+                return self._indices(op.InputsLength(), op.Inputs)[:1]
+        return ()
+
+    def _once(self, op: Any, kind: str) -> tuple[str, ...]:
+        """Kinds of the operators that a CALL_ONCE calls."""
+        if kind != "CALL_ONCE":
+            return ()
+        graph = self._init(op)._graph
+        return tuple(self._kind(graph.Operators(i)) for i in range(graph.OperatorsLength()))
+
+    def _init(self, op: Any) -> _Reader:
+        return _Reader(self._model, self._path, self._sha256, int(_read_options(op)["init_subgraph_index"]))
+
+    def _variable(self, op: Any, kind: str, outputs: Sequence[int]) -> None:
+        """CALL_ONCE, VAR_HANDLE, READ_VARIABLE, ASSIGN_VARIABLE."""
+        states = self._states
+        if kind == "CALL_ONCE":
+            initial = self._init(op).initial()
+            late = next((v[1] for v in initial if v in states.holds), None)
+            if late is not None or self._subgraph:
+                raise ModelError(
+                    f"{self._path}: CALL_ONCE "
+                    + (f"after variable {late!r} is used" if late is not None else "within the subgraph of another")
+                    + "; only variables that it sets before they are used are supported"
+                )
+            states.initial.update(initial.items())
+            return
+        operands = self._indices(op.InputsLength(), op.Inputs)
+        if kind == "VAR_HANDLE":
+            options = _read_options(op)
+            states.handles[int(op.Outputs(0))] = (options.get("container") or "", options.get("shared_name") or "")
+            return
+        variable = states.handles.get(operands[0])
+        if variable is None:
+            raise ModelError(f"{self._path}: {kind} of a tensor that no VAR_HANDLE makes")
+        if kind == "ASSIGN_VARIABLE":
+            source = self._now(operands[1])
+            self._check_made(kind, variable[1], (source,))
+            states.holds[variable] = source
+            return
+        target = int(op.Outputs(0))
+        wanted = self._values[target]
+        if target in self._made or target in states.renamed:
+            raise ModelError(f"{self._path}: {wanted.name!r} is made twice")
+        held = states.holds.get(variable)
+        if held is None:
+            if variable not in states.initial:
+                raise ModelError(
+                    f"{self._path}: variable {variable[1]!r} is read before anything sets it; "
+                    "export the model with the subgraph that initializes its variables"
+                )
+            self._made.add(target)
+            states.holds[variable] = states.first[variable] = target
+        elif self._values[held].type == wanted.type and target not in outputs:
+            states.renamed[target] = held
+        else:
+            self._as(held, wanted, f"variable {variable[1]!r} is assigned")
+            self._reshape(held, target)
+
+    def initial(self) -> dict[tuple[str, str], NDArray]:
+        """What the subgraph of a CALL_ONCE assigns to variables."""
+        graph = self.graph()
+        if graph.inputs or graph.outputs or graph.states:
+            raise ModelError(f"{self._path}: the subgraph of CALL_ONCE has inputs, outputs or variable tensors")
+        data = {i: value.data for i, value in enumerate(graph.values) if value.data is not None}
+        for node in graph.nodes:
+            try:
+                results = evaluate(node.operation, [None if i is None else data[i] for i in node.inputs])
+            except (InputError, UnsupportedOperatorError) as error:
+                raise UnsupportedOperatorError(
+                    f"{self._path}: {node.kind} {node.name!r}, which initializes variables, cannot be computed "
+                    f"({error})"
+                ) from error
+            data |= zip(node.outputs, results, strict=True)
+        # Without states, all of them are resource variables.
+        return {v: data[index] for v, index in self._states.holds.items() if not isinstance(v, int)}
 
     def _kind(self, op: Any) -> str:
         """Name of an operator; the code is the larger of both fields (schema: `OperatorCode`)."""
@@ -149,16 +338,14 @@ class _Reader:
 
     def _refuse(self, kinds: Sequence[str]) -> None:
         """Refuse, all at once, what no part of nnloom can run."""
-        custom = sorted({kind for kind in kinds if kind.startswith(("unknown", "CUSTOM", "STABLEHLO"))})
-        state = sorted({kind for kind in kinds if kind in _STATE})
-        tensors = (self._graph.Tensors(i) for i in range(self._graph.TensorsLength()))
-        if any(tensor.IsVariable() for tensor in tensors):
-            state.append("variable tensors")
         causes = []
-        if custom:
-            causes.append(f"operators that nnloom has no route for: {', '.join(custom)}")
-        if state:
-            causes.append(f"state between inferences ({', '.join(state)}) is not supported")
+        for what, names in (
+            ("operators that nnloom has no route for: ", _NO_ROUTE),
+            ("control flow is not supported: ", _CONTROL),
+        ):
+            found = sorted({k for k in kinds if (k in names if names is _CONTROL else k.startswith(names))})
+            if found:
+                causes.append(f"{what}{', '.join(found)}")
         if causes:
             raise UnsupportedOperatorError(f"{self._path}: {'; '.join(causes)}; leave them out of the model")
 
@@ -257,41 +444,64 @@ class _Reader:
                 )
         return Quantization(scales, zero_points, axis)
 
-    def _node(self, op: Any, kind: str, values: Sequence[Value]) -> Node:
-        inputs = tuple(index if index >= 0 else None for index in (int(op.Inputs(i)) for i in range(op.InputsLength())))
+    def _node(self, op: Any, kind: str) -> Node:
+        """An operator; with those that `STATES` lists, the new values of states are outputs, too."""
+        tensors = [int(op.Inputs(i)) for i in range(op.InputsLength())]
+        inputs = tuple(self._now(index) if index >= 0 else None for index in tensors)
         outputs = tuple(int(op.Outputs(i)) for i in range(op.OutputsLength()))
-        types = tuple(None if i is None else values[i].type for i in inputs)
-        results = tuple(values[i].type for i in outputs)
+        types = tuple(None if i is None else self._values[i].type for i in inputs)
+        results = tuple(self._values[i].type for i in outputs)
         options = _custom_options(op) if kind == DETECTION_POSTPROCESS else _read_options(op)
         if "fused_activation_function" in options:
             options["activation"] = options.pop("fused_activation_function")
+        if op.IntermediatesLength():
+            options["intermediates"] = tuple(
+                map(self._scale, self._indices(op.IntermediatesLength(), op.Intermediates))
+            )
         normalise = _NORMALISERS.get(kind)
-        name = values[outputs[0]].name if outputs else kind
+        name = self._values[outputs[0]].name if outputs else kind
         if normalise:
             try:
                 options = normalise(options, types, results)
             except _Refusal as error:
                 raise ModelError(f"{self._path}: {kind} {name!r}: {error}") from error
+        written = [tensors[i] for i in STATES.get(kind, ()) if i < len(tensors)]
+        stray = next((i for i in written if i not in self._states.holds), None)
+        if stray is not None:
+            what = "left out" if stray < 0 else f"{self._values[stray].name!r}, which is no variable tensor"
+            raise ModelError(f"{self._path}: {kind} {name!r}: its state is {what}")
+        self._check_made(kind, name, inputs)
+        outputs = tuple(self._version(i) for i in (*outputs, *written))
+        results += tuple(self._values[i].type for i in outputs[len(results) :])
+        name = self._values[outputs[0]].name if outputs else kind
         return Node(name, Operation(kind, types, results, options), inputs, outputs)
 
-    def _check_order(
-        self, nodes: Sequence[Node], values: Sequence[Value], inputs: Sequence[int], outputs: Sequence[int]
-    ) -> None:
-        """Every operand is made before it is read, once."""
-        made = set(inputs) | {i for i, value in enumerate(values) if value.data is not None}
-        for node in nodes:
-            missing = next((i for i in node.inputs if i is not None and i not in made), None)
-            if missing is not None:
-                raise ModelError(
-                    f"{self._path}: {node.kind} {node.name!r} reads {values[missing].name!r}, which nothing makes"
-                )
-            again = next((i for i in node.outputs if i in made), None)
-            if again is not None:
-                raise ModelError(f"{self._path}: {values[again].name!r} is made twice")
-            made.update(node.outputs)
-        missing = next((i for i in outputs if i not in made), None)
+    def _version(self, index: int) -> int:
+        """The value for a tensor that an operator writes: a new one if it is a variable."""
+        if index in self._states.holds:
+            self._states.holds[index] = self._another(self._values[index])
+        return self._now(index)
+
+    def _scale(self, index: int) -> tuple[float, int]:
+        """Scale and zero point of an intermediate tensor; a scale of 0 where it has none."""
+        q = self._graph.Tensors(index).Quantization()
+        if q is None or q.ScaleLength() != 1:
+            return 0.0, 0
+        return float(np.float32(q.Scale(0))), int(q.ZeroPoint(0)) if q.ZeroPointLength() else 0
+
+    def _check_made(self, kind: str, name: str, inputs: Sequence[int | None]) -> None:
+        """Every operand is made before it is read."""
+        missing = next((i for i in inputs if i is not None and i not in self._made), None)
         if missing is not None:
-            raise ModelError(f"{self._path}: output {values[missing].name!r} is made by nothing")
+            raise ModelError(f"{self._path}: {kind} {name!r} reads {self._values[missing].name!r}, which nothing makes")
+
+    def _add(self, node: Node) -> None:
+        """Append a node; what it makes is made once."""
+        again = next((i for i in node.outputs if i in self._made or i in self._states.renamed), None)
+        if again is not None:
+            raise ModelError(f"{self._path}: {self._values[again].name!r} is made twice")
+        self._made.update(node.outputs)
+        self._nodes.append(node)
 
 
 def _builtin_code(entry: Any) -> int:
@@ -377,7 +587,9 @@ def _fields(kind: type) -> dict[str, Callable[[Any], Any]]:
 
         return read
 
-    names = [n for n in vars(kind) if not n.startswith(("_", "GetRootAs", "Init")) and "BufferHasIdentifier" not in n]
+    names = [
+        n for n in vars(kind) if not n.startswith(("_", "GetRootAs")) and n != "Init" and "BufferHasIdentifier" not in n
+    ]
     vectors = {n.removesuffix("Length") for n in names if n.endswith("Length")}
     parts = {f"{v}{suffix}" for v in vectors for suffix in ("Length", "AsNumpy", "IsNone")}
     return {n: vector(n) if n in vectors else scalar(n) for n in names if n not in parts}

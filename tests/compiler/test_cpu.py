@@ -33,7 +33,7 @@ def build(path: Path, folder: Path, target: CpuTarget = HOST) -> tuple[Partition
     partitioned = partition(read_model(path), CONFIG)
     host = plan_host(partitioned)
     build_cpu(partitioned, host, folder / "cpu.so", target)
-    steps = HostSteps(host.plan, len(partitioned.graph.inputs), host.constants)
+    steps = HostSteps(host.plan, len(partitioned.graph.sources), host.constants)
     outputs = [len(graph.outputs) for graph in partitioned.graphs]
     program = RelaxProgram(folder / "cpu.so", outputs, target.name, steps=steps.outputs, step=steps.evaluate)
     return partitioned, program
