@@ -28,6 +28,7 @@ import numpy as np
 
 from .check import CONFIGS, RTL_CONFIGS, Judge, Refused, Verdict, test_inputs
 from .draw import Recipe
+from .faults import FAULTS
 from .generate import Built, build, generate
 from .profiles import PROFILES, get_profile
 from .shrink import shrink_file, shrink_recipe, signature
@@ -105,7 +106,7 @@ def choose(profile: str, seed: int, *, rtl_share: float = 0.0, native_share: flo
 
 def main() -> int:
     arguments = _arguments()
-    worker_options = {"fresh": arguments.fresh_folders, "quiet": not arguments.noise}
+    worker_options = {"fresh": arguments.fresh_folders, "quiet": not arguments.noise, "fault": arguments.fault}
     with Worker(**worker_options) as worker:
         if arguments.again:
             return _again(arguments, worker)
@@ -169,6 +170,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--fresh-folders", action="store_true", help="an artifact directory of its own for each network"
     )
+    parser.add_argument("--fault", choices=list(FAULTS), help="with a fault of tests.fuzz.faults, which is to be found")
     parser.add_argument("--noise", action="store_true", help="text on stderr is no fault")
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from nnloom.arch.errors import ModelError
 from nnloom.compiler import api
 
+from .__main__ import choose
 from .check import Checker, Judge, Refused, Verdict, test_inputs
 from .draw import Recipe
+from .faults import FAULTS, TABLE, put_back
 from .generate import Built, build, generate
 from .network import schema
 from .operators import STEPS
@@ -184,6 +187,22 @@ def test_the_checker_sees_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.setattr(api, "compile", dump)
     verdict = checker.check(built, configs=["16x9"])
     assert verdict.kind == "fault" and "R.Tensor" in verdict.reason
+
+
+@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if not fault.native])
+def test_faults_of_the_past_are_found(tmp_path, name):
+    """By the seed of the table, or, when the compiler has moved that operator to the accelerator, by another one."""
+    fault, known = FAULTS[name], json.loads(TABLE.read_text())[name]["seed"]
+    with put_back(name):
+        for seed in (known, *range(150)):
+            _, built = generate(seed, fault.profile)
+            how = choose(fault.profile, seed, native_share=0.0)
+            if Checker(tmp_path / "with").check(built, **how).kind == "fault":
+                break
+        else:
+            pytest.fail("not found")
+    verdict = Checker(tmp_path / "without").check(built, **how)
+    assert verdict.kind == "equal", verdict
 
 
 def test_a_profile_can_be_directed():

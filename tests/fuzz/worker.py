@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .check import Checker, Verdict
+from .faults import put_back
 from .generate import Built
 
 __all__ = ["Worker"]
@@ -23,8 +24,8 @@ _NETWORKS = 300
 """After so many the process is replaced: compilers hold on to memory."""
 
 
-def _serve(connection: Connection, options: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory(prefix="nnloom-fuzz-") as folder:
+def _serve(connection: Connection, fault: str | None, options: dict[str, Any]) -> None:
+    with put_back(fault), tempfile.TemporaryDirectory(prefix="nnloom-fuzz-") as folder:
         checker = Checker(Path(folder) / "work", stage=lambda text: connection.send(text), **options)
         while True:
             try:
@@ -37,9 +38,13 @@ def _serve(connection: Connection, options: dict[str, Any]) -> None:
 
 
 class Worker:
-    """A process that checks networks, replaced when it dies. Use as a context manager; options: of `Checker`."""
+    """A process that checks networks, replaced when it dies. Use as a context manager; options: of `Checker`.
 
-    def __init__(self, *, start: str = "spawn", **options: Any) -> None:
+    `fault` names one of `tests.fuzz.faults`, which the process has.
+    """
+
+    def __init__(self, *, start: str = "spawn", fault: str | None = None, **options: Any) -> None:
+        self._fault = fault
         self._start_method = start
         self._options = options
         self._process: Any = None
@@ -60,7 +65,7 @@ class Worker:
         if self._connection is None:
             context = multiprocessing.get_context(self._start_method)
             self._connection, other = context.Pipe()
-            self._process = context.Process(target=_serve, args=(other, self._options), daemon=True)
+            self._process = context.Process(target=_serve, args=(other, self._fault, self._options), daemon=True)
             self._process.start()
             other.close()
             self._left = _NETWORKS
