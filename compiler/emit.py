@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
 
+from .copies import without_copies
 from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program
 from .memory import MemoryPlan, plan_memory
@@ -67,7 +69,8 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
     CapacityError
         If activations, or the weights of one channel group, exceed the configuration's memories.
     """
-    plans = [plan_memory(config, graph) for graph in graphs]
+    planned = [_planned(config, graph) for graph in graphs]
+    graphs, plans = [graph for graph, _ in planned], [plan for _, plan in planned]
     lowered = [lower_layers(config, graph, plan.locations) for graph, plan in zip(graphs, plans, strict=True)]
     descriptors = sum(len(layers) for layers in lowered)
     whole = _emit(config, graphs, plans, lowered, parts=False) if _may_fit(config, lowered) else None
@@ -78,6 +81,15 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
     ):
         return whole
     return _emit(config, graphs, plans, lowered, parts=True)
+
+
+def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:
+    """A region without copies if that fits the memory, else with them: tensors that are parts of others live longer."""
+    without = without_copies(graph)
+    try:
+        return without, plan_memory(config, without)
+    except CapacityError:
+        return graph, plan_memory(config, graph)
 
 
 def _may_fit(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> bool:

@@ -6,6 +6,7 @@ a vector is 1 x 1 x channels. Scales are Python floats that hold the model's flo
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -40,10 +41,37 @@ class Tensor:
     zero_point: int
     shape: tuple[int, ...] = ()
     """shape in the network, e.g. (1, 25, 5, 64) or (1, 640); same number of elements"""
+    whole: tuple[int, int, int] | None = None
+    """rows, columns and channels of the tensor with this name, if this is a part of it"""
+    origin: tuple[int, int, int] = (0, 0, 0)
+    """row, column and channel of the whole at which the part begins"""
 
     @property
     def elements(self) -> int:
         return self.rows * self.columns * self.channels
+
+    @property
+    def entire(self) -> Tensor:
+        """The tensor that has the memory: the whole of a part."""
+        if self.whole is None:
+            return self
+        rows, columns, channels = self.whole
+        return dataclasses.replace(
+            self, rows=rows, columns=columns, channels=channels, shape=(), whole=None, origin=(0, 0, 0)
+        )
+
+    def part(self, origin: tuple[int, int, int], size: tuple[int, int, int], shape: tuple[int, ...] = ()) -> Tensor:
+        """Some rows, columns and channels of the tensor, from `origin` on: in its memory, under its name."""
+        row, column, channel = (a + b for a, b in zip(self.origin, origin, strict=True))
+        return dataclasses.replace(
+            self,
+            rows=size[0],
+            columns=size[1],
+            channels=size[2],
+            shape=shape or (1, *size),
+            whole=self.whole or (self.rows, self.columns, self.channels),
+            origin=(row, column, channel),
+        )
 
 
 Requantization = tuple[tuple[int, int], ...]

@@ -7,7 +7,7 @@ out in the order in which that nest reads them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,7 @@ __all__ = [
     "accumulators_fit",
     "add_operands",
     "channel_multipliers",
+    "located",
     "lower",
     "lower_layer",
     "lower_layers",
@@ -198,6 +199,9 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
     """Why this configuration cannot run the layer, or None if it can."""
     if not isinstance(layer, Conv2D | FullyConnected) and not config.depthwise:
         return "the configuration has no window operand (depthwise=False)"
+    for tensor in (*layer.inputs, layer.output):
+        if reason := _misplaced(config, tensor):
+            return reason
     if _kernel_rows(layer) > LAST_KERNEL_ROW:
         return f"kernel of more than {LAST_KERNEL_ROW} rows"
     match layer:
@@ -234,6 +238,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
             if not config.elementwise_add:
                 return "the configuration has no addend queue (elementwise_add=False)"
             a, b = layer.inputs
+            if any(t.whole for t in (a, b, layer.output)):
+                return "addition of parts of tensors"
             if (a.rows, a.columns, a.channels) != (b.rows, b.columns, b.channels):
                 return "addition with broadcasting"
             try:
@@ -263,6 +269,28 @@ def tensor_shape(config: AcceleratorConfig, tensor: Tensor, *, packed: bool, nam
         zero_point=int(tensor.zero_point),
         layer=name,
     )
+
+
+def located(config: AcceleratorConfig, locations: Mapping[str, TensorLocation], tensor: Tensor) -> TensorLocation:
+    """Where a tensor, or a part of one, lies in activation memory."""
+    location = locations[tensor.name]
+    if tensor.whole is None:
+        return location
+    row, column, channel = tensor.origin
+    base = location.base + row // config.row_banks * location.row_stride
+    base += (column * location.pixel_stride + channel) // config.granule
+    size = dict(rows=tensor.rows, columns=tensor.columns, channels=tensor.channels)
+    return dataclasses.replace(location, **size, base=base, shape=tensor.shape)
+
+
+def _misplaced(config: AcceleratorConfig, tensor: Tensor) -> str | None:
+    """Why an address cannot stand for the beginning of a part."""
+    row, _, channel = tensor.origin
+    if row % config.row_banks:
+        return f"a part from row {row} on; parts begin at multiples of {config.row_banks} rows"
+    if channel % config.granule:
+        return f"a part from channel {channel} on; parts begin at multiples of {config.granule} channels"
+    return None
 
 
 def _pad_to(values: NDArray, count: int, axis: int = 0) -> NDArray:
@@ -358,11 +386,11 @@ def _group_words(config: AcceleratorConfig, parameters: _Channels, steps: NDArra
 def _output_fields(config: AcceleratorConfig, layer: Layer, out: TensorLocation) -> dict[str, int]:
     """Descriptor fields that every layer with channel groups has in common."""
     groups = -(-out.channels // config.lanes)
-    granules = out.pixel_stride // config.granule
+    granules = -(-out.channels // config.granule)
     return dict(
         out_base=out.base,
         out_row_stride=out.row_stride,
-        out_step_ox=granules,
+        out_step_ox=out.pixel_stride // config.granule,
         out_step_g=2,
         n_oy=out.rows,
         n_g=groups,
@@ -373,11 +401,13 @@ def _output_fields(config: AcceleratorConfig, layer: Layer, out: TensorLocation)
     )
 
 
-def _input_fields(source: TensorLocation) -> dict[str, int]:
+def _input_fields(config: AcceleratorConfig, source: TensorLocation) -> dict[str, int]:
+    # Of some channels of a tensor, the last pixel ends with them.
+    pixel = min(source.pixel_stride, -(-source.channels // config.granule) * config.granule)
     return dict(
         in_base=source.base,
         in_rows=source.rows,
-        in_row_bytes=source.columns * source.pixel_stride,
+        in_row_bytes=(source.columns - 1) * source.pixel_stride + pixel,
         in_row_stride=source.row_stride,
     )
 
@@ -451,7 +481,7 @@ def _lower_dense(
         double_rounding=int(layer.double_rounding),
         narrow=int(parameters.narrow),
         interval=interval * (2 if pixel_pair else 1),
-        **_input_fields(source),
+        **_input_fields(config, source),
         **fields,
         n_ox=out.columns,
         n_ky=row_steps,
@@ -546,7 +576,7 @@ def _lower_depthwise(
         double_rounding=int(layer.double_rounding),
         narrow=int(parameters.narrow),
         interval=_interval(config, parameters.narrow),
-        **_input_fields(source),
+        **_input_fields(config, source),
         **fields,
         **geometry,
         q_step_g=config.lanes,
@@ -585,7 +615,7 @@ def _lower_average_pool(
         narrow=int(narrow),
         interval=_interval(config, narrow),
         weights_advance=0,
-        **_input_fields(sources[0]),
+        **_input_fields(config, sources[0]),
         **{**_output_fields(config, layer, out), "out_zero_point": 0},
         **_window_geometry(sources[0], out, layer.window, layer.strides, (0, 0), config.window_rows),
         q_step_g=config.lanes,
@@ -609,7 +639,7 @@ def _lower_window_sum(config: AcceleratorConfig, layer: WindowSum, sources: list
         narrow=int(narrow),
         interval=_interval(config, narrow),
         weights_advance=0,
-        **_input_fields(sources[0]),
+        **_input_fields(config, sources[0]),
         **_output_fields(config, layer, out),
         **_window_geometry(sources[0], out, layer.window, layer.strides, (0, 0), config.window_rows),
         q_step_g=config.lanes,
@@ -626,7 +656,7 @@ def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[T
         narrow=1,
         interval=_interval(config, True),
         weights_advance=0,
-        **_input_fields(sources[0]),
+        **_input_fields(config, sources[0]),
         **{**_output_fields(config, layer, out), "out_zero_point": 0},
         **_window_geometry(sources[0], out, layer.window, layer.strides, (-layer.padding.top, -layer.padding.left), 1),
         q_step_g=config.lanes,
@@ -643,7 +673,7 @@ def _lower_add(config: AcceleratorConfig, layer: Add, sources: list[TensorLocati
         kind=Kind.ADD,
         interval=_interval(config, False),
         weights_advance=0,
-        **{**_input_fields(sources[y]), "in2_base": sources[x].base},
+        **{**_input_fields(config, sources[y]), "in2_base": sources[x].base},
         **{**_output_fields(config, layer, out), "n_g": 1, "out_step_ox": 2, "out_step_g": 0, "half_last": 0},
         n_ox=-(-row_words // ADD_BATCH),
         n_ky=2,
@@ -698,8 +728,8 @@ def lower_layers(
     """Lower a region whose tensors are placed at `locations` (by name); for `place_program`."""
     result: list[LoweredLayer] = []
     for layer in graph.layers:
-        sources = [locations[tensor.name] for tensor in layer.inputs]
-        lowered = lower_layer(config, layer, sources, locations[layer.output.name])
+        sources = [located(config, locations, tensor) for tensor in layer.inputs]
+        lowered = lower_layer(config, layer, sources, located(config, locations, layer.output))
         try:
             # Without `weight_base`: what fits the weight memory has an address that fits the field.
             check_descriptor(config, lowered.descriptor)

@@ -81,13 +81,16 @@ def lifetimes(config: AcceleratorConfig, graph: LayerGraph) -> tuple[dict[str, T
     for tensor in graph.inputs:
         readers = [layer for layer in graph.layers if any(t.name == tensor.name for t in layer.inputs)]
         packed = all(isinstance(layer, Conv2D | FullyConnected) for layer in readers)
-        locations[tensor.name] = tensor_shape(config, tensor, packed=packed)
+        locations[tensor.name] = tensor_shape(config, tensor.entire, packed=packed)
         first[tensor.name] = last[tensor.name] = -1
     for index, layer in enumerate(graph.layers):
         for tensor in layer.inputs:
             last[tensor.name] = index
-        locations[layer.output.name] = tensor_shape(config, layer.output, packed=False, name=layer.name)
-        first[layer.output.name] = last[layer.output.name] = index
+        # Several layers may write parts of one tensor.
+        if layer.output.name not in locations:
+            locations[layer.output.name] = tensor_shape(config, layer.output.entire, packed=False, name=layer.name)
+            first[layer.output.name] = index
+        last[layer.output.name] = index
     for tensor in graph.outputs:
         last[tensor.name] = len(graph.layers)
     lives = [Lifetime(name, locations[name].granules(config), first[name], last[name]) for name in locations]

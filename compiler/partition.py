@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
 
+from .copies import copy_layer
 from .graph import Layer, LayerGraph, Tensor
 from .ir import Graph, Node
 from .lower import unsupported_reason
-from .ops import OPERATORS, LayoutConflict, Refusal
+from .ops import OPERATORS, LayoutConflict, Made, Refusal
 from .ops.operator import Layout, natural_layout
 
 __all__ = ["CpuOperator", "Partitioned", "Region", "Stage", "partition"]
@@ -70,6 +71,7 @@ class _Region:
     """A region under construction; the `Operands` of its layers."""
 
     graph: Graph
+    config: AcceleratorConfig
     only_flat: set[int]
     """values that only fully connected layers read"""
     inputs: dict[int, Tensor] = field(default_factory=dict)
@@ -117,12 +119,11 @@ class _Region:
             shape=item.type.shape,
         )
 
-    def accept(self, node: Node, layers: Sequence[Layer]) -> None:
-        """Take a node's layers in, with the inputs that were offered to them. Tensors have the names of values."""
+    def accept(self, node: Node, made: Made) -> None:
+        """Take a node's layers in, with the inputs that were offered to them."""
         self.inputs |= self.offered
-        self.layers += layers
-        by_name = {layer.output.name: layer.output for layer in layers}
-        self.made |= {value: by_name[self.graph.values[value].name] for value in node.outputs}
+        self.layers += made.layers
+        self.made |= dict(zip(node.outputs, made.outputs, strict=True))
 
     def view(self, node: Node) -> None:
         """Give what a layer makes another shape."""
@@ -196,18 +197,26 @@ class _Assignment:
             self.regions[stage].view(node)
         else:
             assert entry.layer
-            region = self.regions.get(stage) or _Region(self.graph, self._only_flat)
+            region = self.regions.get(stage) or _Region(self.graph, self.config, self._only_flat)
             region.offered = {}
-            made = entry.layer(self.graph, node, region)
-            layers = (made,) if isinstance(made, Layer) else tuple(made)
-            for layer in layers:
+            if entry.moves and not self.accelerated.intersection(operands):
+                raise Refusal("data movement between CPU operators")
+            made = _made(entry.layer(self.graph, node, region))
+            for layer in made.layers:
                 reason = unsupported_reason(layer, self.config)
                 if reason:
                     raise Refusal(reason)
             self.regions[stage] = region
-            region.accept(node, layers)
+            region.accept(node, made)
         self.stage.update(dict.fromkeys(node.outputs, stage))
         self.accelerated.update(node.outputs)
+
+
+def _made(what: Layer | Sequence[Layer] | Made) -> Made:
+    if isinstance(what, Made):
+        return what
+    layers = (what,) if isinstance(what, Layer) else tuple(what)
+    return Made(layers, (layers[-1].output,))
 
 
 def partition(graph: Graph, config: AcceleratorConfig) -> Partitioned:
@@ -255,10 +264,21 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
     wanted = set(graph.results)
     wanted.update(v for node in graph.nodes if not is_here(node) for v in graph.operands(node))
     outputs = tuple(value for value in region.made if value in wanted)
+    tensors, copies = [], []
+    for value in outputs:
+        tensor = region.made[value]
+        if tensor.whole:
+            # The host reads whole tensors.
+            part, tensor = (
+                tensor,
+                dataclasses.replace(tensor, name=graph.values[value].name, whole=None, origin=(0, 0, 0)),
+            )
+            copies.append(copy_layer(tensor.name, part, tensor))
+        tensors.append(tensor)
     layers = LayerGraph(
         name=name,
         inputs=tuple(region.inputs.values()),
-        outputs=tuple(region.made[value] for value in outputs),
-        layers=tuple(region.layers),
+        outputs=tuple(tensors),
+        layers=(*region.layers, *copies),
     )
     return Region(layers, tuple(region.inputs), outputs)

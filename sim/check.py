@@ -36,11 +36,16 @@ class OwnershipChecker:
         self._region = region
         self._owner = np.full((config.row_banks, config.bank_granules), _NOBODY, np.int64)
         self._names = [location.name for location in region.inputs]
+        self._written: dict[str, int] = {}
+        """owner by name"""
         self._executed = 0
         for index, location in enumerate(region.inputs):
-            for bank in range(config.row_banks):
-                count = location.bank_bytes(config, bank) // config.granule
-                self._owner[bank, location.base : location.base + count] = index
+            self._reserve(location, index)
+
+    def _reserve(self, location: TensorLocation, owner: int) -> None:
+        for bank in range(self._config.row_banks):
+            count = location.bank_bytes(self._config, bank) // self._config.granule
+            self._owner[bank, location.base : location.base + count] = owner
 
     def before(self, descriptor: Descriptor) -> None:
         """Check what a descriptor is going to read.
@@ -59,18 +64,21 @@ class OwnershipChecker:
     def after(self, trace: WriteTrace) -> None:
         """Take note of the writes of a descriptor: they belong to the next tensor of the region.
 
-        Several descriptors in a row may write channels of one tensor.
+        Several descriptors may write parts of one tensor: it is that tensor's memory from the first of them on.
         """
         index = self._executed
         self._executed += 1
         tensors = self._region.tensors
         name = tensors[index].name if index < len(tensors) else f"layer {index}"
-        if index == 0 or name != self._names[-1]:
+        if name not in self._written:
+            self._written[name] = len(self._names)
             self._names.append(name)
+            if sum(location.name == name for location in tensors) > 1:
+                self._reserve(tensors[index], self._written[name])
         for part in range(2):
             chosen = (trace.enable >> part & 1).astype(bool)
             granule = (trace.granule[chosen] + part) % self._config.bank_granules
-            self._owner[trace.bank[chosen], granule] = len(self._names) - 1
+            self._owner[trace.bank[chosen], granule] = self._written[name]
 
     def finish(self) -> None:
         """Check that the region's outputs are still whole.

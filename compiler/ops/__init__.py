@@ -9,31 +9,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import add, convolution, fully_connected, pointwise, pooling, reduce, view
-from .operator import LayoutConflict, Operands, Operator, Refusal
+from . import add, convolution, fully_connected, movement, pointwise, pooling, reduce, view
+from .operator import LayoutConflict, Made, Operands, Operator, Refusal
 
-__all__ = ["OPERATORS", "LayoutConflict", "Operands", "Operator", "Refusal"]
+__all__ = ["OPERATORS", "LayoutConflict", "Made", "Operands", "Operator", "Refusal"]
 
 OPERATORS: Mapping[str, Operator] = {
     "ADD": add.ADD,
     "AVERAGE_POOL_2D": pooling.AVERAGE_POOL_2D,
+    "CONCATENATION": movement.CONCATENATION,
     "CONV_2D": convolution.CONV_2D,
     "DEPTHWISE_CONV_2D": convolution.DEPTHWISE_CONV_2D,
     "EXPAND_DIMS": view.VIEW,
     "FULLY_CONNECTED": fully_connected.FULLY_CONNECTED,
+    "GATHER": movement.CUT,
+    "MAXIMUM": pointwise.MAXIMUM,
     "MAX_POOL_2D": pooling.MAX_POOL_2D,
     "MEAN": reduce.MEAN,
-    "MAXIMUM": pointwise.MAXIMUM,
     "MINIMUM": pointwise.MINIMUM,
     "MUL": pointwise.MUL,
+    "PAD": movement.PAD,
+    "PADV2": movement.PAD,
     "QUANTIZE": pointwise.RESCALING,
     "RELU": pointwise.RESCALING,
     "RELU6": pointwise.RESCALING,
     "RELU_0_TO_1": pointwise.RESCALING,
     "RELU_N1_TO_1": pointwise.RESCALING,
-    "SUB": pointwise.SUB,
     "RESHAPE": view.VIEW,
+    "SLICE": movement.CUT,
+    "SPLIT": movement.CUT,
+    "SPLIT_V": movement.CUT,
     "SQUEEZE": view.VIEW,
+    "STRIDED_SLICE": movement.CUT,
+    "SUB": pointwise.SUB,
     "SUM": reduce.SUM,
     "TRANSPOSE_CONV": convolution.TRANSPOSE_CONV,
+    "UNPACK": movement.CUT,
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..copies import copy_layer
 from ..graph import Add, Layer
 from ..ir import Graph, Node
-from .operator import Operands, Operator, Refusal, common, int8_type, natural_layout
+from .operator import Operands, Operator, Refusal, common, inner_tensor, int8_type, natural_layout
 from .pointwise import affine_layer, ratio
 
 __all__ = ["ADD"]
 
 
-def _add(graph: Graph, node: Node, operands: Operands) -> Layer:
+def _add(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[Layer]:
     out, _ = int8_type(node.operation.outputs[0], "the output")
     if any(graph.constant(index) is not None for index in node.inputs):
         return affine_layer(graph, node, operands, ratio)
@@ -24,8 +27,16 @@ def _add(graph: Graph, node: Node, operands: Operands) -> Layer:
         indices.append(index)
     # Where a value is in memory already, the other one and the sum take its layout.
     layout = next((known for known in map(operands.layout, indices) if known), natural_layout(out.shape))
-    inputs = tuple(operands.tensor(index, layout) for index in indices)
-    return Add(**common(graph, node, inputs, layout))
+    copies: list[Layer] = []
+    inputs = []
+    for number, index in enumerate(indices):
+        tensor = operands.tensor(index, layout)
+        if tensor.whole:
+            # Rows are read as they lie, without gaps for other channels.
+            part, tensor = tensor, inner_tensor(graph, node, tensor, f"operand {number}", whole=None, origin=(0, 0, 0))
+            copies.append(copy_layer(tensor.name, part, tensor))
+        inputs.append(tensor)
+    return (*copies, Add(**common(graph, node, tuple(inputs), layout)))
 
 
 ADD = Operator(layer=_add)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.numerics import activation_range
 from nnloom.arch.operation import Quantization, TensorType
 
@@ -18,6 +19,7 @@ from ..ir import Graph, Node
 
 __all__ = [
     "LayoutConflict",
+    "Made",
     "Operands",
     "Operator",
     "Refusal",
@@ -26,6 +28,7 @@ __all__ = [
     "inner_tensor",
     "int8_type",
     "natural_layout",
+    "output_tensor",
     "weights_of",
 ]
 
@@ -48,6 +51,8 @@ class LayoutConflict(Refusal):
 class Operands(Protocol):
     """The tensors of a region under construction."""
 
+    config: AcceleratorConfig
+
     def layout(self, value: int) -> Layout | None:
         """How a value lies in activation memory; None if that is still open."""
 
@@ -69,12 +74,22 @@ class Operands(Protocol):
 
 
 @dataclass(frozen=True)
+class Made:
+    """What an operator becomes: layers in order, and the tensors of its outputs, which may be parts of others."""
+
+    layers: tuple[Layer, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Operator:
     """How an operator runs on the accelerator."""
 
-    layer: Callable[[Graph, Node, Operands], Layer | Sequence[Layer]] | None = None
-    """Makes the layer of a node, or several in order, or raises `Refusal`; None: it has none. The tensor of an output
-    has its name."""
+    layer: Callable[[Graph, Node, Operands], Layer | Sequence[Layer] | Made] | None = None
+    """Makes the layer of a node, or several of which the last makes its output, or raises `Refusal`; None: it has
+    none."""
+    moves: bool = False
+    """It only moves values: on the accelerator if they are there already."""
     view: Callable[[Graph, Node], None] | None = None
     """The output is the input under another shape; raises `Refusal` if it is not in this case."""
 
@@ -107,13 +122,20 @@ def natural_layout(shape: tuple[int, ...]) -> Layout:
 
 def common(graph: Graph, node: Node, inputs: tuple[Tensor, ...], layout: Layout) -> dict[str, Any]:
     """Fields that every layer has: name, inputs, output in `layout`, and the range of its activation."""
-    out, q = int8_type(node.operation.outputs[0], "the output")
+    _, q = int8_type(node.operation.outputs[0], "the output")
     try:
         act_min, act_max = activation_range(node.operation.options.get("activation", "NONE"), q.scale, q.zero_point)
     except ValueError as error:
         raise Refusal(str(error)) from error
+    output = output_tensor(graph, node, layout)
+    return dict(name=node.name, inputs=inputs, output=output, act_min=act_min, act_max=act_max)
+
+
+def output_tensor(graph: Graph, node: Node, layout: Layout) -> Tensor:
+    """The tensor of a node's first output."""
+    out, q = int8_type(node.operation.outputs[0], "the output")
     rows, columns, channels = layout
-    output = Tensor(
+    return Tensor(
         name=node.name,
         rows=rows,
         columns=columns,
@@ -122,7 +144,6 @@ def common(graph: Graph, node: Node, inputs: tuple[Tensor, ...], layout: Layout)
         zero_point=q.zero_point,
         shape=out.shape,
     )
-    return dict(name=node.name, inputs=inputs, output=output, act_min=act_min, act_max=act_max)
 
 
 def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:

@@ -1,0 +1,128 @@
+"""Layers that copy: tensors to other places, in other order, and how to do without them.
+
+What an operator moves (CONCATENATION, say) is first a copy. A copy of a tensor that a layer of the same region makes is
+left out: that layer writes to the copy's place, and who reads the tensor reads there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnloom.arch.numerics import IDENTITY_MULTIPLIER
+
+from .graph import Add, Conv2D, DepthwiseConv2D, Layer, LayerGraph, Padding, Tensor
+
+__all__ = ["copy_layer", "is_copy", "selection_layer", "without_copies"]
+
+NO_PADDING = Padding()
+
+
+def copy_layer(
+    name: str, source: Tensor, output: Tensor, strides: tuple[int, int] = (1, 1), padding: Padding = NO_PADDING
+) -> DepthwiseConv2D:
+    """Every channel of the rows and columns that strides and padding choose; padding is the zero point."""
+    return DepthwiseConv2D(
+        name=name,
+        inputs=(source,),
+        output=output,
+        weights=np.ones((1, 1, source.channels), np.int8),
+        strides=strides,
+        padding=padding,
+        **_unchanged(source.channels),
+    )
+
+
+def selection_layer(
+    name: str,
+    source: Tensor,
+    output: Tensor,
+    channels: np.ndarray,
+    strides: tuple[int, int] = (1, 1),
+    padding: Padding = NO_PADDING,
+) -> Conv2D:
+    """As `copy_layer`, of the channels in the order given; -1 for one that is the zero point."""
+    weights = (channels[:, None] == np.arange(source.channels)).astype(np.int8)
+    return Conv2D(
+        name=name,
+        inputs=(source,),
+        output=output,
+        weights=weights[:, None, None],
+        strides=strides,
+        padding=padding,
+        **_unchanged(len(channels)),
+    )
+
+
+def _unchanged(channels: int) -> dict:
+    return dict(
+        weight_scales=np.ones(channels),
+        bias=np.zeros(channels, np.int32),
+        requantization=((IDENTITY_MULTIPLIER, 0),) * channels,
+    )
+
+
+def is_copy(layer: Layer) -> bool:
+    """Whether a layer's output is its input, value for value."""
+    if not isinstance(layer, DepthwiseConv2D) or layer.requantization is None:
+        return False
+    (source,), output = layer.inputs, layer.output
+    same_size = (source.rows, source.columns, source.channels) == (output.rows, output.columns, output.channels)
+    return (
+        same_size
+        and source.zero_point == output.zero_point
+        and layer.weights.shape[:2] == (1, 1)
+        and bool((layer.weights == 1).all() and (layer.bias == 0).all())
+        and set(layer.requantization) == {(IDENTITY_MULTIPLIER, 0)}
+        and (layer.strides, layer.padding) == ((1, 1), NO_PADDING)
+        and (layer.act_min, layer.act_max) == (-128, 127)
+    )
+
+
+def without_copies(graph: LayerGraph) -> LayerGraph:
+    """The region without the copies into a part of a tensor for which its layers can write there themselves.
+
+    The names of the tensors that are copied go.
+    """
+    kept = {t.name for t in (*graph.inputs, *graph.outputs)}
+    layers = list(graph.layers)
+    index = 0
+    while index < len(layers):
+        copy = layers[index]
+        if _can_go(copy, layers, kept):
+            source, place = copy.inputs[0], copy.output
+            layers = [_moved(layer, source.name, place) for layer in layers if layer is not copy]
+        else:
+            index += 1
+    return dataclasses.replace(graph, layers=tuple(layers))
+
+
+def _can_go(copy: Layer, layers: Sequence[Layer], kept: set[str]) -> bool:
+    """Whether the layers that make a copied tensor can write to the copy's place."""
+    if not is_copy(copy) or not copy.output.whole:
+        return False
+    source = copy.inputs[0]
+    if source.whole or source.name in kept:
+        return False
+    users = [
+        layer
+        for layer in layers
+        if layer is not copy and any(t.name == source.name for t in (*layer.inputs, layer.output))
+    ]
+    makes = any(layer.output.name == source.name for layer in users)
+    return makes and not any(isinstance(user, Add) for user in users)
+
+
+def _moved(layer: Layer, name: str, place: Tensor) -> Layer:
+    """The layer with a tensor, and parts of it, at another place."""
+
+    def at_place(tensor: Tensor) -> Tensor:
+        if tensor.name != name:
+            return tensor
+        size = tensor.rows, tensor.columns, tensor.channels
+        part = place.part(tensor.origin, size, tensor.shape)
+        return dataclasses.replace(part, scale=tensor.scale, zero_point=tensor.zero_point)
+
+    return dataclasses.replace(layer, inputs=tuple(map(at_place, layer.inputs)), output=at_place(layer.output))

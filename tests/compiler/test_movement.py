@@ -1,0 +1,218 @@
+"""Data movement on the accelerator: parts of tensors where they lie, and copies; against LiteRT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+
+from nnloom.compiler.copies import is_copy, without_copies
+from nnloom.compiler.emit import emit
+from tests.compiler.litert import exact
+from tests.fuzz.check import CONFIGS
+from tests.tflite_models import ModelWriter
+
+SCALE, POINT = 0.05, 3
+
+
+def conv(m: ModelWriter, x: int, channels: int, **options) -> int:
+    """With one quantization for all, as operands of a concatenation have."""
+    y = m.conv(x, channels, activation=None, **options)
+    q = m.tensors[y].quantization
+    q.scale, q.zeroPoint = np.array([SCALE], np.float32), np.array([POINT], np.int64)
+    m.tensors[y - 2].quantization.scale *= np.float32(0.3)
+    m.tensors[y - 1].quantization.scale *= np.float32(0.3)
+    return y
+
+
+def moved(m: ModelWriter, name: str, inputs: list[int], shapes: list[tuple[int, ...]], **options) -> list[int]:
+    table = "".join(word.capitalize() for word in name.split("_"))
+    values = getattr(schema, f"{table}OptionsT", schema.SplitOptionsT)()
+    for key, value in options.items():
+        setattr(values, key, value)
+    outputs = [m.tensor(shape, scale=SCALE, zero_point=POINT) for shape in shapes]
+    m.operator(name, inputs, outputs[0], values)
+    m.operators[-1].outputs = np.array(outputs, np.int32)
+    return outputs
+
+
+def concatenation(m: ModelWriter, inputs: list[int], axis: int) -> int:
+    shape = list(m.shape(inputs[0]))
+    shape[axis] = sum(m.shape(x)[axis] for x in inputs)
+    return moved(m, "CONCATENATION", inputs, [tuple(shape)], axis=axis)[0]
+
+
+def integers(m: ModelWriter, *values: int) -> int:
+    return m.tensor((len(values),), dtype="INT32", data=np.array(values, np.int32))
+
+
+def split(m: ModelWriter, x: int, count: int, axis: int = 3) -> list[int]:
+    shape = list(m.shape(x))
+    shape[axis] //= count
+    where = m.tensor((), dtype="INT32", data=np.array(axis, np.int32))
+    return moved(m, "SPLIT", [where, x], [tuple(shape)] * count, numSplits=count)
+
+
+def sliced(m: ModelWriter, x: int, begin: tuple[int, ...], end: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    shape = tuple(-(-(e - b) // s) for b, e, s in zip(begin, end, strides, strict=True))
+    operands = [x, *(integers(m, *v) for v in (begin, end, strides))]
+    return moved(m, "STRIDED_SLICE", operands, [shape])[0]
+
+
+def copies(partitioned, config: str = "2x16x9") -> list[int]:
+    """Copies in each region, as it is emitted."""
+    regions = emit(CONFIGS[config], partitioned.graphs).regions
+    return [sum(map(is_copy, region.graph.layers)) for region in regions]
+
+
+@pytest.mark.parametrize("config", ["2x16x9", "8x5 with larger memories"])
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_concatenation_is_where_its_layers_write(tmp_path, axis, config):
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 8, 6, 3))
+        a, b, c = conv(m, x, 8), conv(m, x, 8, kernel=(1, 1)), conv(m, x, 8)
+        y = concatenation(m, [a, m.depthwise(b) if axis == 9 else b, c], axis)
+        return [m.conv(y, 5), m.depthwise(y), m.pool(y, "MAX", (2, 2), (2, 2)), m.conv(b, 3)]
+
+    partitioned = exact(tmp_path, build, axis, config=config)
+    assert not partitioned.cpu_operators
+    assert copies(partitioned, config) == [0]
+    assert sum(map(is_copy, partitioned.graphs[0].layers)) == 3
+
+
+def test_dense_blocks(tmp_path):
+    """Each layer reads all before it: one tensor grows."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 6, 5, 3)), 16)
+        for _ in range(3):
+            x = concatenation(m, [x, conv(m, x, 8)], 3)
+        return [m.dense(x, 4)]
+
+    partitioned = exact(tmp_path, build)
+    assert copies(partitioned) == [0]
+    (region,) = emit(CONFIGS["2x16x9"], partitioned.graphs).regions
+    written = {layer.output.name for layer in region.graph.layers}
+    assert len(written) == 2
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_split_is_read_where_it_lies(tmp_path, native):
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 6, 5, 3)), 24)
+        a, b, c = split(m, x, 3)
+        return [m.conv(a, 5), m.depthwise(b), m.pool(c, "AVERAGE", (2, 2), (1, 1)), m.dense(b, 3)]
+
+    partitioned = exact(tmp_path, build, native=native)
+    assert not partitioned.cpu_operators
+    assert [len(graph.layers) for graph in partitioned.graphs] == [5]
+
+
+def test_parts_that_leave_the_accelerator_or_are_added(tmp_path):
+    """The host reads whole tensors, and an addition too: copies."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 6, 5, 3)), 16)
+        a, b = split(m, x, 2)
+        return [a, m.add(a, b), m.softmax(b)]
+
+    partitioned = exact(tmp_path, build)
+    assert copies(partitioned) == [4]
+
+
+def test_shuffling_units(tmp_path):
+    """Split, work on a half, put together: the halves stay where they are or are written to their place."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 8, 8, 3)), 32)
+        for _ in range(2):
+            a, b = split(m, x, 2)
+            x = concatenation(m, [a, conv(m, m.depthwise(b), 16, kernel=(1, 1))], 3)
+        return [m.dense(m.pool(x, "AVERAGE", (8, 8), (1, 1)), 4)]
+
+    partitioned = exact(tmp_path, build)
+    assert not partitioned.cpu_operators
+    assert copies(partitioned) == [2]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "strides", "copied"),
+    [
+        ((0, 4, 1, 8), (1, 8, 4, 24), (1, 1, 1, 1), 0),
+        ((0, 1, 1, 0), (1, 8, 5, 24), (1, 1, 1, 1), 1),
+        ((0, 0, 1, 8), (1, 8, 5, 16), (1, 3, 2, 1), 1),
+        ((0, 0, 0, 3), (1, 8, 6, 20), (1, 1, 1, 1), 1),
+        ((0, 2, 1, 1), (1, 7, 6, 24), (1, 2, 2, 3), 1),
+    ],
+)
+def test_slices(tmp_path, begin, end, strides, copied):
+    """A part if it begins at a granule of a bank; else a copy, by a convolution where channels are out of place."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 8, 6, 3)), 24)
+        return [m.conv(sliced(m, x, begin, end, strides), 4), m.pool(x, "MAX", (2, 2), (2, 2))]
+
+    partitioned = exact(tmp_path, build)
+    assert not partitioned.cpu_operators
+    assert [len(graph.layers) for graph in partitioned.graphs] == [3 + copied]
+
+
+@pytest.mark.parametrize(
+    "widths", [[(0, 0), (1, 2), (3, 0), (0, 0)], [(0, 0), (0, 0), (0, 0), (3, 5)], [(0, 0), (1, 1), (2, 0), (8, 0)]]
+)
+def test_padding_that_no_consumer_takes(tmp_path, widths):
+    def build(m: ModelWriter) -> list[int]:
+        x = m.pad(conv(m, m.input((1, 6, 5, 3)), 8), widths)
+        return [m.pool(x, "AVERAGE", (2, 2), (1, 1))]
+
+    partitioned = exact(tmp_path, build)
+    assert not partitioned.cpu_operators
+    assert [len(graph.layers) for graph in partitioned.graphs] == [3]
+
+
+def test_gathered_channels_and_a_step_in_time(tmp_path):
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 6, 5, 3)), 10)
+        (channels,) = moved(m, "GATHER", [x, integers(m, 7, 0, 2, 9)], [(1, 6, 5, 4)], axis=3)
+        rows = moved(m, "UNPACK", [x], [(1, 5, 10)] * 6, num=6, axis=1)
+        return [m.conv(channels, 3), m.dense(rows[4], 3), m.dense(rows[5], 3)]
+
+    partitioned = exact(tmp_path, build)
+    assert not partitioned.cpu_operators
+    assert len(partitioned.graphs) == 1
+
+
+REASONS = {
+    "from channel 5 on": lambda m, x: concatenation(m, [conv(m, x, 5), conv(m, x, 3)], 3),
+    "from row 6 on": lambda m, x: concatenation(m, [conv(m, x, 4), conv(m, x, 4)], 1),
+    "between CPU operators": lambda m, x: concatenation(m, [x, x], 3),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_stays_on_the_cpu(tmp_path, reason):
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 6, 5, 3))
+        m.tensors[x].quantization.scale = np.array([SCALE], np.float32)
+        m.tensors[x].quantization.zeroPoint = np.array([POINT], np.int64)
+        return [m.conv(REASONS[reason](m, x), 4)]
+
+    (item,) = exact(tmp_path, build).cpu_operators
+    assert item.op == "concatenation" and reason in item.reason
+
+
+def test_copies_stay_where_nobody_can_write_to_their_place(tmp_path):
+    """Of an input, of a sum (whose rows have no gaps), and of what the host reads."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 6, 5, 8))
+        m.tensors[x].quantization.scale = np.array([SCALE], np.float32)
+        m.tensors[x].quantization.zeroPoint = np.array([POINT], np.int64)
+        a, b = conv(m, x, 8), conv(m, x, 8)
+        total = m.binary("ADD", a, b, SCALE, zero_point=POINT)
+        return [m.conv(concatenation(m, [x, total, b], 3), 4), b]
+
+    partitioned = exact(tmp_path, build)
+    assert copies(partitioned) == [3]
+    (graph,) = partitioned.graphs
+    assert without_copies(graph) == graph
