@@ -572,6 +572,9 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     titles = ["layer", "operator", "runs on", "macs", "cycles est.", "measured"]
     console.table([*titles, *(f"wait: {cause}" for cause in causes), "utilisation"], rows)
     memory = report["memory"]
+    if report["states"]:
+        console.say("\nstate from run to run:")
+        console.table(["state", "shape", "type"], [[s["name"][-60:], s["shape"], s["dtype"]] for s in report["states"]])
     console.say()
     console.say(
         f"total: {report['macs']:,} macs, {report['cycles']:,} cycles "

@@ -156,7 +156,8 @@ def build_parser() -> argparse.ArgumentParser:
         p.add_argument(
             "--input",
             metavar="FILE",
-            help="input as .npy (several stacked along the first axis); of several tensors, .npz with their names",
+            help="input as .npy (several stacked along the first axis: consecutive frames, if the network has state); "
+            "of several tensors, .npz with their names",
         )
         p.add_argument("--output", metavar="FILE", help="where to write the output (.npy, or .npz for several)")
         _add_native(p)

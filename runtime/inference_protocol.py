@@ -39,6 +39,8 @@ DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"FP64": "
 HEADER_LENGTH = "inference-header-content-length"
 LONGEST_ECHO = 80
 """Characters of a client's text that an error message repeats."""
+SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
+"""Parameters of Triton's sequence extension"""
 PIECE = 1 << 15
 """Numbers that are written as JSON in one go: other threads run in between."""
 
@@ -106,6 +108,11 @@ def _parameters(thing: dict[str, Any], where: str, known: Mapping[str, type]) ->
         return {}
     _expect(isinstance(parameters, dict), f"{where}: parameters must be an object")
     for key, value in parameters.items():
+        _expect(
+            key not in SEQUENCES,
+            f"{where}: parameter {_shown(key)} is not supported: a request holds a whole sequence, its inferences "
+            "stacked, and begins with the state that the network begins with",
+        )
         _expect(
             key in known, f"{where}: parameter {_shown(key)} is not supported (supported: {', '.join(known) or 'none'})"
         )

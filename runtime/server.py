@@ -69,6 +69,7 @@ class _Runner:
         infos = self._session.get_inputs()
         cases = split_batch(infos, as_arrays(infos, request.arrays))
         results: list[dict[str, NDArray]] = []
+        self._session.reset_state()  # a request is a whole sequence: what others sent does not show
         for case in cases:
             if dropped.is_set():
                 raise Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "dropped")

@@ -62,6 +62,7 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         "config_source": "given",
         "config_reason": "a test's",
         "resources_estimated": None,
+        "states": [],
         "layers": layers,
         "macs": graph.macs,
         "mac_units": config.multipliers,
