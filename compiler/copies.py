@@ -112,7 +112,16 @@ def _can_go(copy: Layer, layers: Sequence[Layer], kept: set[str]) -> bool:
         if layer is not copy and any(t.name == source.name for t in (*layer.inputs, layer.output))
     ]
     makes = any(layer.output.name == source.name for layer in users)
-    return makes and not any(isinstance(user, Add) for user in users)
+    # What is written over must be written before.
+    covered = any(layer is not copy and _overlap(layer.output, copy.output) for layer in layers)
+    return makes and not covered and not any(isinstance(user, Add) for user in users)
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two parts of one tensor have elements in common."""
+    sizes = zip((a.rows, a.columns, a.channels), (b.rows, b.columns, b.channels), strict=True)
+    edges = zip(a.origin, b.origin, sizes, strict=True)
+    return a.name == b.name and all(p < q + n and q < p + m for p, q, (m, n) in edges)
 
 
 def _moved(layer: Layer, name: str, place: Tensor) -> Layer:

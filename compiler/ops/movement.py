@@ -157,7 +157,11 @@ def _taken(
 
 
 def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
-    """A copy into each part of the output."""
+    """A copy into each part of the output.
+
+    Layers write from a multiple of the row banks on. What follows at another row begins earlier, with rows of padding,
+    and is written before what belongs there: so the last part comes first.
+    """
     output = output_tensor(graph, node, natural_layout(node.operation.outputs[0].shape))
     _, q_out = int8_type(node.operation.outputs[0], "the output")
     if node.operation.options.get("activation", "NONE") != "NONE":
@@ -176,10 +180,11 @@ def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
         row = 1, source_type.elements // source_type.shape[-1], source_type.shape[-1]
         source = operands.tensor(index, natural_layout(source_type.shape) if image else row)
         size[axis] = (source.rows, source.columns, source.channels)[axis]
-        place = output.part((origin[0], origin[1], origin[2]), (size[0], size[1], size[2]))
-        layers.append(copy_layer(node.name, source, place))
+        early = origin[0] % operands.config.row_banks
+        place = output.part((origin[0] - early, origin[1], origin[2]), (size[0] + early, size[1], size[2]))
+        layers.append(copy_layer(node.name, source, place, padding=Padding(top=early)))
         origin[axis] += size[axis]
-    return Made(tuple(layers), (output,))
+    return Made(tuple(reversed(layers)), (output,))
 
 
 def _axis(node: Node) -> int:

@@ -80,6 +80,22 @@ def test_concatenation_is_where_its_layers_write(tmp_path, axis, config):
     assert sum(map(is_copy, partitioned.graphs[0].layers)) == 3
 
 
+@pytest.mark.parametrize("config", ["2x16x9", "8x5 with larger memories"])
+def test_rows_at_any_place(tmp_path, config):
+    """A part that does not begin at a bank's row is written before the one whose rows it touches."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 8, 6, 3))
+        parts = [conv(m, x, 10, kernel=(k, 1), padding="VALID") for k in (3, 8, 2, 1)]
+        y = concatenation(m, parts, 1)
+        return [m.conv(y, 5), m.depthwise(parts[1]), m.dense(m.pool(y, "AVERAGE", (5, 2), (3, 2)), 3)]
+
+    partitioned = exact(tmp_path, build, config=config)
+    assert not partitioned.cpu_operators
+    # 6, 1, 7 and 8 rows: the second and the third begin at rows 6 and 7, over rows of the first; the last at row 14.
+    assert len(partitioned.graphs) == 1 and copies(partitioned, config) == [1]
+
+
 def test_dense_blocks(tmp_path):
     """Each layer reads all before it: one tensor grows."""
 
@@ -184,7 +200,6 @@ def test_gathered_channels_and_a_step_in_time(tmp_path):
 
 REASONS = {
     "from channel 5 on": lambda m, x: concatenation(m, [conv(m, x, 5), conv(m, x, 3)], 3),
-    "from row 6 on": lambda m, x: concatenation(m, [conv(m, x, 4), conv(m, x, 4)], 1),
     "between CPU operators": lambda m, x: concatenation(m, [x, x], 3),
 }
 
