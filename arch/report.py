@@ -28,6 +28,17 @@ class _Waits(TypedDict):
     requantization: Count
 
 
+class _Larger(TypedDict):
+    """What would take more of a network that was cut: a board with its own configuration or a searched one."""
+
+    board: str
+    config: dict[str, int | bool]
+    config_source: str
+    engine_share: float
+    link_bytes_per_inference: Count
+    cut: bool
+
+
 class _Layer(TypedDict):
     name: str
     op: str
@@ -65,9 +76,7 @@ class _Tensor(TypedDict):
     last_layer: int
 
 
-class MemoryReport(TypedDict):
-    """What the network takes of the engine's memories."""
-
+class _Memory(TypedDict):
     weights_bytes: Count
     weights_available: Count
     program_bytes: Count
@@ -78,6 +87,13 @@ class MemoryReport(TypedDict):
     activations_available: Count
     planner: list[str]
     tensors: list[_Tensor]
+
+
+class MemoryReport(_Memory, total=False):
+    """What the network takes of the engine's memories."""
+
+    parts_because: list[str]
+    """the memories that make parts necessary"""
 
 
 class _Resource(TypedDict):
@@ -108,6 +124,11 @@ class _Values(TypedDict):
 class ReportValues(_Values, total=False):
     """The values of a report: those of compilation, then those that a build adds. Others may be there, too."""
 
+    cpu_macs: Count
+    engine_share: float
+    cut: bool
+    link_bytes_per_inference: Count
+    would_take_more: _Larger | None
     bitstream: str | None
     project: str
     clock_mhz: float

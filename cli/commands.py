@@ -26,6 +26,7 @@ from nnloom.arch.serving import ServerLimits
 from .console import Console
 
 if TYPE_CHECKING:
+    from nnloom.compiler.explore import Exploration
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.devices.base import Device
     from nnloom.sim.litert import LiteRtReference
@@ -93,7 +94,9 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     if len(on_cpu) == len(report["layers"]):
         console.say("  nothing runs on the accelerator: the CPU computes all of it, with the same bits")
     if report["memory"]["parts"]:
-        console.say(f"  too large for the memories: {_parts(report)}")
+        console.say(f"  {_parts(report)}")
+    for line in _sizes(report):
+        console.say(f"  {line}")
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
     for layer in on_cpu:
@@ -113,7 +116,35 @@ def _parts(report: dict[str, Any]) -> str:
     memory = report["memory"]
     text = f"{memory['parts']} parts are loaded for each inference, {memory['bytes_loaded_per_inference']:,} bytes"
     baud = boards.get(report["board"]).baud
-    return text + (f", {10 * memory['bytes_loaded_per_inference'] / baud:.1f} s at {baud:,} baud" if baud else "")
+    text += f", {10 * memory['bytes_loaded_per_inference'] / baud:.1f} s at {baud:,} baud" if baud else ""
+    return text + "".join(f"; {cause}" for cause in memory.get("parts_because", ()))
+
+
+def _sizes(report: dict[str, Any]) -> list[str]:
+    """How much of the network is on the engine, how often control goes there, and what would take more."""
+    if not report.get("cpu_macs") and not report.get("cut"):
+        return []
+    regions = len({layer["region"] for layer in report["layers"] if layer["target"] == "accelerator"})
+    lines = [
+        f"{100 * report['engine_share']:.1f} % of the MACs on the engine, in {regions} "
+        f"{'region' if regions == 1 else 'regions'}; {report['link_bytes_per_inference']:,} bytes to and from it for "
+        f"each inference"
+    ]
+    if report["cut"]:
+        more = report["would_take_more"]
+        lines.append(_more(more, report["board"]) if more else "too large for the memory of every board")
+    return lines
+
+
+def _more(more: dict[str, Any], board: str) -> str:
+    where = f"{more['board']} with activation_bytes={more['config']['activation_bytes']}"
+    if more["config_source"] == "board":
+        where = more["board"] if more["board"] != board else f"the default configuration of {board}"
+    how = " (--config auto)" if more["config_source"] == "auto" else ""
+    return (
+        f"{where}{how} would take {100 * more['engine_share']:.1f} % of the MACs, "
+        f"{'cut as well' if more['cut'] else 'uncut'}, and {more['link_bytes_per_inference']:,} bytes"
+    )
 
 
 def _shape(config: dict[str, Any]) -> str:
@@ -143,6 +174,7 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console.phase("plotting")
         plot_exploration(found, Path(options.plot))
     titles = ["pixels x lanes x taps", "requant units", "weights KiB", "activations KiB", "cycles", "latency us"]
+    titles += ["MACs on it"] if found.is_cut else []
     rows = [
         [
             f"{c.config.pixels} x {c.config.lanes} x {c.config.taps}",
@@ -151,11 +183,15 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             c.config.activation_bytes // 1024,
             c.cycles,
             c.latency_us,
+            *([f"{100 * c.engine_share:.1f} %"] if found.is_cut else []),
             *c.resources.to_dict().values(),
         ]
-        for c in found.front
+        for c in (found.candidates if found.is_cut else found.front)
     ]
     console.table([*titles, *found.best.resources.to_dict()], rows)
+    if found.is_cut:
+        console.say(f"'nnloom compile --config auto' uses {found.reason()}")
+        return _exploration(found)
     uses = "the board's default, which is as fast as the first" if found.chosen is found.default else "the first"
     console.say(
         f"{len(found.front)} of {len(found.candidates)} configurations that fit are on the Pareto front; "
@@ -163,6 +199,10 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     if options.plot:
         console.say(options.plot)
+    return _exploration(found)
+
+
+def _exploration(found: Exploration) -> dict[str, Any]:
     return {
         "model": found.model,
         "board": found.board.name,
@@ -171,6 +211,7 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         "best": found.best.to_dict(),
         "chosen": found.chosen.to_dict(),
         "reason": found.reason(),
+        "cut": found.is_cut,
         "front": [c.to_dict() for c in found.front],
         "candidates": [c.to_dict() for c in found.candidates],
     }
@@ -585,6 +626,8 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         console.say(f"{what}: {memory[f'{what}_bytes']:,} of {memory[f'{what}_available']:,} bytes")
     if memory["parts"]:
         console.say(_parts(report))
+    for line in _sizes(report):
+        console.say(line)
     console.say(f"activations: peak {memory['activations_peak_bytes']:,} of {memory['activations_available']:,} bytes")
     console.table(
         ["tensor", "granule", "granules per bank", "live in layers"],

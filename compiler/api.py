@@ -84,11 +84,11 @@ def compile(
     from nnloom import boards
 
     from .cpu import build_cpu
-    from .emit import emit
     from .exactness import check_cpu_operators
+    from .fit import fit
     from .frontend import read_model
     from .host_plan import plan_host
-    from .partition import partition
+    from .larger import find_larger
     from .report import ConfigChoice, make_report
 
     require("compiler", "tvm", "tflite")
@@ -99,27 +99,30 @@ def compile(
     check_output(output)
     say("reading the model")
     graph = read_model(model)
-    say("partitioning")
+    found = None
     if config == "auto":
-        from .explore import EVERYTHING, explore_graphs
+        from .explore import explore_graph
 
-    partitioned = partition(graph, EVERYTHING if config == "auto" else config or target.config)
-    if config == "auto" and partitioned.graphs:
-        found = explore_graphs(partitioned.graphs, model=graph.name, board=target, progress=progress, advance=advance)
+        found = explore_graph(graph, board=target, progress=progress, advance=advance)
+    if found:
         config = found.chosen.config
         resources = found.chosen.resources.to_dict()
         choice = ConfigChoice(source="auto", reason=found.reason(), resources=resources)
+    elif config is None or config == "auto":
+        choice = ConfigChoice(source="board", reason=f"the default of {target.name}")
+        config = target.config
     else:
-        if config is None or config == "auto":
-            choice = ConfigChoice(source="board", reason=f"the default of {target.name}")
-            config = target.config
-        else:
-            choice = ConfigChoice(source="given", reason="given by the user")
+        choice = ConfigChoice(source="given", reason="given by the user")
+    say("partitioning, scheduling and planning memory")
+    fitted = fit(graph, config)
+    partitioned, emitted = fitted.partitioned, fitted.emitted
     inexact = check_cpu_operators(partitioned, strict=strict)
-    say("scheduling and planning memory")
-    emitted = emit(config, partitioned.graphs)
+    larger = None
+    if fitted.is_cut:
+        say("looking for what would take more of the network")
+        larger = find_larger(graph, fitted, config, target)
     host = plan_host(partitioned)
-    report = make_report(partitioned, emitted, config, target.name, choice, inexact)
+    report = make_report(fitted, config, target.name, choice, inexact, larger)
     manifest = Manifest(
         model=graph.name,
         model_sha256=graph.sha256,

@@ -1,14 +1,16 @@
-"""Cycles, predicted from descriptors alone."""
+"""Cycles, predicted from descriptors alone; multiplications of operators."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, Descriptor
 from nnloom.arch.loopnest import START_CYCLES, descriptor_cycles, finish_cycles, issue_cycles
+from nnloom.arch.operation import Operation
 
-__all__ = ["layer_cycles", "program_cycles"]
+__all__ = ["layer_cycles", "operation_macs", "program_cycles"]
 
 FETCH_CYCLES = DESCRIPTOR_WORDS // PROGRAM_COLUMNS + 1
 """From taking a descriptor to being able to take the next one, if the layer is shorter."""
@@ -37,3 +39,21 @@ def layer_cycles(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
 def program_cycles(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -> int:
     """Cycles from the start command to the done flag; of several programs, their sum."""
     return sum(layer_cycles(config, descriptors))
+
+
+def operation_macs(operation: Operation) -> int:
+    """Multiply-accumulates of an operator as the literature counts them: of convolutions and matrix products."""
+    out = operation.outputs[0].elements
+    shapes = [t.shape if t else () for t in operation.inputs]
+    match operation.kind:
+        case "CONV_2D":
+            return out * math.prod(shapes[1][1:])
+        case "DEPTHWISE_CONV_2D":
+            return out * math.prod(shapes[1][1:3])
+        case "FULLY_CONNECTED":
+            return out * shapes[1][-1]
+        case "TRANSPOSE_CONV":
+            return math.prod(shapes[2]) * math.prod(shapes[1][:3])
+        case "BATCH_MATMUL":
+            return out * shapes[0][-2 if operation.options.get("adj_x") else -1]
+    return 0

@@ -46,6 +46,8 @@ class Emitted:
     regions: tuple[EmittedRegion, ...]
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
+    overflows: tuple[str, ...] = ()
+    """the memories that make parts necessary, with bytes needed and available"""
 
     @property
     def parts(self) -> int:
@@ -72,15 +74,8 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
     planned = [_planned(config, graph) for graph in graphs]
     graphs, plans = [graph for graph, _ in planned], [plan for _, plan in planned]
     lowered = [lower_layers(config, graph, plan.locations) for graph, plan in zip(graphs, plans, strict=True)]
-    descriptors = sum(len(layers) for layers in lowered)
-    whole = _emit(config, graphs, plans, lowered, parts=False) if _may_fit(config, lowered) else None
-    if (
-        whole is not None
-        and len(whole.weights) <= config.weight_words
-        and descriptors * DESCRIPTOR_WORDS <= config.program_words
-    ):
-        return whole
-    return _emit(config, graphs, plans, lowered, parts=True)
+    overflows = _overflows(config, lowered)
+    return dataclasses.replace(_emit(config, graphs, plans, lowered, parts=bool(overflows)), overflows=overflows)
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:
@@ -92,10 +87,22 @@ def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, 
         return graph, plan_memory(config, graph)
 
 
-def _may_fit(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> bool:
-    """False if even shared weights exceed the memory."""
-    distinct = {layer.weights.tobytes(): len(layer.weights) for layers in lowered for layer in layers}
-    return sum(distinct.values()) <= config.weight_words
+def _overflows(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> tuple[str, ...]:
+    """The memories that do not hold all regions at once."""
+    # Layers of a region share equal weights: see `place_program`.
+    distinct = [{layer.weights.tobytes(): len(layer.weights) for layer in layers} for layers in lowered]
+    weights = sum(sum(sizes.values()) for sizes in distinct)
+    layers = sum(map(len, lowered))
+    result = []
+    if weights > config.weight_words:
+        size = config.weight_word_bytes
+        result.append(f"weight memory: {weights * size:,} bytes needed, {config.weight_words * size:,} available")
+    if layers * DESCRIPTOR_WORDS > config.program_words:
+        result.append(
+            f"program memory: {4 * DESCRIPTOR_WORDS * layers:,} bytes needed for {layers} layers, "
+            f"{4 * config.program_words:,} available"
+        )
+    return tuple(result)
 
 
 def _emit(

@@ -37,9 +37,23 @@ from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multi
 
 from .cost import program_cycles
 from .emit import emit
+from .fit import fit
 from .graph import Add, Conv2D, FullyConnected, LayerGraph, MaxPool2D
+from .ir import Graph
+from .larger import with_more_memory
+from .partition import partition
 
-__all__ = ["Candidate", "Evaluation", "Exploration", "evaluate", "explore", "explore_graphs", "pareto_front", "shapes"]
+__all__ = [
+    "Candidate",
+    "Evaluation",
+    "Exploration",
+    "evaluate",
+    "explore",
+    "explore_graph",
+    "explore_graphs",
+    "pareto_front",
+    "shapes",
+]
 
 EVERYTHING = AcceleratorConfig()
 """A configuration with every feature: what it can run, some candidate can run."""
@@ -78,6 +92,8 @@ class Candidate:
     cycles: int
     latency_us: float
     """cycles at the board's clock"""
+    engine_share: float = 1.0
+    """share of the network's multiply-accumulates that fit it: less than 1 where no configuration holds all"""
 
     @property
     def costs(self) -> tuple[float, ...]:
@@ -93,6 +109,7 @@ class Candidate:
             "resources": self.resources.to_dict(),
             "cycles": self.cycles,
             "latency_us": self.latency_us,
+            "engine_share": round(self.engine_share, 4),
         }
 
 
@@ -110,6 +127,9 @@ class Exploration:
     """the candidates that no other is at least as good as in latency, LUT4, DSP and block RAM; by latency"""
     default: Candidate | None = None
     """the board's own configuration with this network, if its memories hold it"""
+    is_cut: bool = False
+    """no configuration holds the whole network: the candidates run it cut or in parts (`nnloom.compiler.fit`), and the
+    front is the one that takes most of it"""
 
     @property
     def best(self) -> Candidate:
@@ -128,6 +148,12 @@ class Exploration:
 
     def reason(self) -> str:
         """Why `chosen` is chosen, in one line."""
+        if self.is_cut:
+            return (
+                f"none of {self.shapes} configurations holds all of {self.model} on {self.board.name}; of "
+                f"{len(self.candidates)} activation memories this one takes the most, "
+                f"{100 * self.chosen.engine_share:.1f} % of the MACs"
+            )
         if self.chosen is self.default:
             return (
                 f"the default of {self.board.name} ({self.default.latency_us:,} us at "
@@ -366,6 +392,47 @@ def explore_graphs(
     return Exploration(model, board, len(space), candidates, pareto_front(candidates), _default(board, graphs))
 
 
+def explore_graph(
+    graph: Graph,
+    *,
+    board: Board,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[str], None] | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> Exploration | None:
+    """As `explore`, from a network that has been read; None if nothing of it runs on any accelerator."""
+    graphs = partition(graph, EVERYTHING).graphs
+    if not graphs:
+        return None
+    try:
+        return explore_graphs(
+            graphs,
+            model=graph.name,
+            board=board,
+            scheduler=scheduler,
+            workers=workers,
+            progress=progress,
+            advance=advance,
+        )
+    except CapacityError:
+        return _explore_cut(graph, board, len(list(shapes(graphs))))
+
+
+def _explore_cut(graph: Graph, board: Board, shapes: int) -> Exploration:
+    """What to do with a network that no configuration holds: how much activation memory takes the most of it."""
+    candidates = []
+    ranks = []
+    for config in (board.config, *with_more_memory(board)):
+        fitted = fit(graph, config)
+        cycles = sum(program_cycles(config, region.descriptors) for region in fitted.emitted.regions)
+        candidates.append(dataclasses.replace(_candidate(board, config, cycles), engine_share=fitted.engine_share))
+        ranks.append((*fitted.rank, -cycles))
+    best = candidates[ranks.index(max(ranks))]
+    default = candidates[0] if best is candidates[0] else None
+    return Exploration(graph.name, board, shapes, tuple(candidates), (best,), default, is_cut=True)
+
+
 def explore(
     model: str | Path,
     *,
@@ -399,13 +466,11 @@ def explore(
     Raises
     ------
     NnloomError
-        `ModelError`, `UnsupportedOperatorError`, `ConfigError`, `CapacityError` or `ToolMissingError`, each with a
-        message of one line.
+        `ModelError`, `UnsupportedOperatorError`, `ConfigError` or `ToolMissingError`, each with a message of one line.
     """
     from nnloom import boards
 
     from .frontend import read_model
-    from .partition import partition
 
     say = progress or (lambda _: None)
     target = boards.get(board)
@@ -413,16 +478,7 @@ def explore(
         _check_scheduler(scheduler)
     say("reading the model")
     graph = read_model(model)
-    say("partitioning")
-    graphs = partition(graph, EVERYTHING).graphs
-    if not graphs:
+    found = explore_graph(graph, board=target, scheduler=scheduler, workers=workers, progress=progress, advance=advance)
+    if found is None:
         raise ModelError(f"{graph.name}: nothing of it runs on the accelerator; nnloom inspect tells why")
-    return explore_graphs(
-        graphs,
-        model=graph.name,
-        board=target,
-        scheduler=scheduler,
-        workers=workers,
-        progress=progress,
-        advance=advance,
-    )
+    return found

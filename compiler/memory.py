@@ -29,6 +29,7 @@ __all__ = [
     "Placement",
     "breadth_bound",
     "check_plan",
+    "fits_memory",
     "lifetimes",
     "place_tensors",
     "placements",
@@ -180,15 +181,15 @@ def _greedy(problem: _Problem, order: list[int]) -> tuple[list[int], int]:
     return min((problem.place(order, smallest_gap=rule) for rule in (False, True)), key=lambda plan: plan[1])
 
 
-def _search(problem: _Problem, order: list[int], bound: int) -> tuple[list[int], int]:
+def _search(problem: _Problem, order: list[int], enough: int) -> tuple[list[int], int]:
     """Exchange a tensor that ends highest with one placed earlier; keep the order if the plan grows no longer.
 
-    Stops at `bound` granules. The same problem always gives the same plan.
+    Stops at `enough` granules. The same problem always gives the same plan.
     """
     random = Random(1)
     offsets, total = best = problem.place(order)
     for _ in range(SEARCH_PLACEMENTS // max(len(order), 1)):
-        if best[1] <= bound:
+        if best[1] <= enough:
             break
         highest = random.choice([i for i in order if offsets[i] + problem.sizes[i] == total])
         position = order.index(highest)
@@ -204,8 +205,8 @@ def _search(problem: _Problem, order: list[int], bound: int) -> tuple[list[int],
     return best
 
 
-def placements(lives: Sequence[Lifetime]) -> Iterator[Placement]:
-    """A plan by each strategy; the search begins with the best order of the others."""
+def placements(lives: Sequence[Lifetime], enough: int = 0) -> Iterator[Placement]:
+    """A plan by each strategy; the search begins with the best order of the others and ends at `enough` granules."""
     problem = _Problem(lives)
     orders = {name: order(problem) for name, order in ORDERS.items()}
     totals: dict[str, int] = {}
@@ -217,7 +218,7 @@ def placements(lives: Sequence[Lifetime]) -> Iterator[Placement]:
         offsets, totals[name] = _greedy(problem, order)
         yield placement(name, offsets, totals[name])
     bound = max(map(problem.breadth, problem.live), default=0)
-    yield placement(SEARCH, *_search(problem, orders[min(totals, key=totals.__getitem__)], bound))
+    yield placement(SEARCH, *_search(problem, orders[min(totals, key=totals.__getitem__)], max(bound, enough)))
 
 
 def place_tensors(lives: Sequence[Lifetime]) -> Placement:
@@ -234,6 +235,13 @@ def place_tensors(lives: Sequence[Lifetime]) -> Placement:
             break
     assert best is not None
     return best
+
+
+def fits_memory(config: AcceleratorConfig, graph: LayerGraph) -> bool:
+    """Whether `plan_memory` finds a plan; cheaper, since any that fits will do."""
+    _, lives = lifetimes(config, graph)
+    available = config.bank_granules
+    return breadth_bound(lives) <= available and any(p.granules <= available for p in placements(lives, available))
 
 
 def plan_memory(config: AcceleratorConfig, graph: LayerGraph) -> MemoryPlan:

@@ -9,7 +9,7 @@ fewest regions, since each node runs as early as its operands allow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
@@ -21,7 +21,17 @@ from .lower import unsupported_reason
 from .ops import OPERATORS, LayoutConflict, Made, Refusal
 from .ops.operator import Layout, natural_layout
 
-__all__ = ["CpuOperator", "Partitioned", "Region", "Stage", "partition"]
+__all__ = ["CpuOperator", "Cuts", "Partitioned", "Region", "Stage", "partition"]
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What the sizes of the memories ask of a partition (`fit`). Nodes are named by the first value that they make."""
+
+    on_cpu: Mapping[int, str] = field(default_factory=dict)
+    """why each of these stays on the CPU"""
+    after: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """nodes that begin a region, and of each the last ones of regions before: those end there"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Region:
     """values, in the order of `layers.inputs`"""
     outputs: tuple[int, ...]
     """values, in the order of `layers.outputs`"""
+    makers: tuple[int, ...]
+    """of each layer, the first value that its node makes"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class Partitioned:
     graph: Graph
     stages: tuple[Stage, ...]
     cpu_operators: tuple[CpuOperator, ...]
+    cuts: Cuts = field(default_factory=Cuts)
 
     @property
     def graphs(self) -> tuple[LayerGraph, ...]:
@@ -78,6 +91,8 @@ class _Region:
     made: dict[int, Tensor] = field(default_factory=dict)
     """by layers, or as another shape of what a layer makes"""
     layers: list[Layer] = field(default_factory=list)
+    makers: list[int] = field(default_factory=list)
+    """of each layer, the first value that its node makes"""
     offered: dict[int, Tensor] = field(default_factory=dict)
     """inputs of the layer that is being made"""
 
@@ -123,6 +138,7 @@ class _Region:
         """Take a node's layers in, with the inputs that were offered to them."""
         self.inputs |= self.offered
         self.layers += made.layers
+        self.makers += [node.outputs[0]] * len(made.layers)
         self.made |= dict(zip(node.outputs, made.outputs, strict=True))
 
     def view(self, node: Node) -> None:
@@ -149,6 +165,9 @@ class _Assignment:
     config: AcceleratorConfig
     kept_apart: dict[int, str]
     """by the value that they make"""
+    cuts: Cuts
+    ended: set[int] = field(default_factory=set)
+    """stages whose regions take no more layers"""
     regions: dict[int, _Region] = field(default_factory=dict)
     """by stage"""
     on_cpu: dict[int, list[Node]] = field(default_factory=dict)
@@ -197,6 +216,11 @@ class _Assignment:
             self.regions[stage].view(node)
         else:
             assert entry.layer
+            if node.outputs[0] in self.cuts.on_cpu:
+                raise Refusal(self.cuts.on_cpu[node.outputs[0]])
+            self.ended.update(self.stage[last] for last in self.cuts.after.get(node.outputs[0], ()))
+            while stage in self.ended:
+                stage += 1
             region = self.regions.get(stage) or _Region(self.graph, self.config, self._only_flat)
             region.offered = {}
             if entry.moves and not self.accelerated.intersection(operands):
@@ -219,15 +243,18 @@ def _made(what: Layer | Sequence[Layer] | Made) -> Made:
     return Made(layers, (layers[-1].output,))
 
 
-def partition(graph: Graph, config: AcceleratorConfig) -> Partitioned:
-    """Split a network between accelerator and CPU; a network of other operators has no region."""
-    return _assemble(_assign(graph, config))
+def partition(graph: Graph, config: AcceleratorConfig, cuts: Cuts | None = None) -> Partitioned:
+    """Split a network between accelerator and CPU; a network of other operators has no region.
+
+    Sizes of memories do not matter here, but for `cuts`.
+    """
+    return _assemble(_assign(graph, config, cuts or Cuts()))
 
 
-def _assign(graph: Graph, config: AcceleratorConfig) -> _Assignment:
+def _assign(graph: Graph, config: AcceleratorConfig, cuts: Cuts) -> _Assignment:
     kept_apart: dict[int, str] = {}
     while True:
-        assignment = _Assignment(graph, config, kept_apart)
+        assignment = _Assignment(graph, config, kept_apart, cuts)
         try:
             assignment.run()
             return assignment
@@ -251,7 +278,7 @@ def _assemble(assignment: _Assignment) -> Partitioned:
         for node in stage.nodes
         if node.outputs[0] not in assignment._views or node.outputs[0] in assignment.kept_apart
     )
-    return Partitioned(assignment.graph, tuple(stages), operators)
+    return Partitioned(assignment.graph, tuple(stages), operators, assignment.cuts)
 
 
 def _region(assignment: _Assignment, region: _Region, number: int, name: str) -> Region:
@@ -264,7 +291,8 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
     wanted = set(graph.results)
     wanted.update(v for node in graph.nodes if not is_here(node) for v in graph.operands(node))
     outputs = tuple(value for value in region.made if value in wanted)
-    tensors, copies = [], []
+    tensors, copies, makers = [], [], list(region.makers)
+    producers = graph.producers()
     for value in outputs:
         tensor = region.made[value]
         if tensor.whole:
@@ -274,6 +302,7 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
                 dataclasses.replace(tensor, name=graph.values[value].name, whole=None, origin=(0, 0, 0)),
             )
             copies.append(copy_layer(tensor.name, part, tensor))
+            makers.append(producers[value].outputs[0])
         tensors.append(tensor)
     layers = LayerGraph(
         name=name,
@@ -281,4 +310,4 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
         outputs=tuple(tensors),
         layers=(*region.layers, *copies),
     )
-    return Region(layers, tuple(region.inputs), outputs)
+    return Region(layers, tuple(region.inputs), outputs, tuple(makers))

@@ -13,7 +13,19 @@ from nnloom.arch.isa import DESCRIPTOR_WORDS
 
 from .lower import LoweredLayer
 
-__all__ = ["cut"]
+__all__ = ["cut", "group_too_large"]
+
+
+def group_too_large(config: AcceleratorConfig, layer: LoweredLayer) -> str | None:
+    """Why the weights of a single channel group exceed the weight memory, or None if they do not."""
+    size = len(layer.weights) // layer.groups
+    if size <= config.weight_words:
+        return None
+    bytes_ = config.weight_word_bytes
+    return (
+        f"the weights of {config.lanes} output channels need {size * bytes_:,} bytes of weight memory, the "
+        f"configuration has {config.weight_words * bytes_:,}"
+    )
 
 
 def cut(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> list[list[LoweredLayer]]:
@@ -31,12 +43,9 @@ def cut(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> list[list[
     for layer in layers:
         first = 0
         size = len(layer.weights) // layer.groups
-        if size > config.weight_words:
-            bytes_ = config.weight_word_bytes
-            raise CapacityError(
-                f"{layer.layer.name}: the weights of {config.lanes} output channels need {size * bytes_} bytes, the "
-                f"configuration has {config.weight_words * bytes_}; use a board with more memory"
-            )
+        reason = group_too_large(config, layer)
+        if reason:
+            raise CapacityError(f"{layer.layer.name}: {reason}; run this layer on the CPU")
         while first < layer.groups:
             count = min(layer.groups - first, free // size)
             if not count or len(parts[-1]) == config.program_words // DESCRIPTOR_WORDS:

@@ -7,10 +7,10 @@ from typing import Any
 
 from nnloom.arch.config import AcceleratorConfig
 
-from .cost import layer_cycles
-from .emit import Emitted
+from .cost import layer_cycles, operation_macs
 from .exactness import Inexact
-from .partition import Partitioned
+from .fit import Fitted
+from .larger import Larger
 
 __all__ = ["ConfigChoice", "make_report"]
 
@@ -37,19 +37,22 @@ class ConfigChoice:
 
 
 def make_report(
-    partitioned: Partitioned,
-    emitted: Emitted,
+    fitted: Fitted,
     config: AcceleratorConfig,
     board: str,
     choice: ConfigChoice,
     inexact: Inexact,
+    larger: Larger | None = None,
 ) -> dict[str, Any]:
     """The report after compilation; simulation and build add what they measure.
 
     Cycles are estimates of the cost model until `cycles_measured` is set. `utilisation` is
-    macs / cycles / mac_units; macs counts convolutions and matrix products only. `exact` says whether every bit is that
+    macs / cycles / mac_units; macs counts convolutions and matrix products of the accelerator only, `cpu_macs` those of
+    the CPU, and `engine_share` is the accelerator's share of both. `would_take_more` names a board and configuration
+    with memory for more of a network that had to be cut. `exact` says whether every bit is that
     of the reference kernels; `inexact` names the operators that are float code.
     """
+    partitioned, emitted = fitted.partitioned, fitted.emitted
     layers: list[dict[str, Any]] = []
     total = 0
     for emitted_region in emitted.regions:
@@ -70,19 +73,20 @@ def make_report(
                     "weight_bytes": int(item.weights.size),
                 }
             )
+    macs = sum(layer["macs"] for layer in layers)
+    cpu_macs = {node.name: operation_macs(node.operation) for stage in partitioned.stages for node in stage.nodes}
     layers += [
         {
             "name": op.name,
             "op": op.op,
             "target": "cpu",
             "reason": op.reason,
-            "macs": 0,
+            "macs": cpu_macs[op.name],
             "exact": op.name not in inexact,
             "inexact_reason": inexact.get(op.name),
         }
         for op in partitioned.cpu_operators
     ]
-    macs = sum(layer["macs"] for layer in layers)
     return {
         "model": partitioned.graph.name,
         "model_sha256": partitioned.graph.sha256,
@@ -99,6 +103,11 @@ def make_report(
         ],
         "layers": layers,
         "macs": macs,
+        "cpu_macs": fitted.cpu_macs,
+        "engine_share": round(fitted.engine_share, 4),
+        "cut": fitted.is_cut,
+        "link_bytes_per_inference": fitted.link_bytes,
+        "would_take_more": _larger(larger) if larger else None,
         "mac_units": config.multipliers,
         "cycles": total,
         "cycles_estimated": total,
@@ -110,6 +119,7 @@ def make_report(
             "program_bytes": 4 * len(emitted.program),
             "program_available": 4 * config.program_words,
             "parts": emitted.parts,
+            "parts_because": list(emitted.overflows),
             "bytes_loaded_per_inference": int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0,
             "activations_peak_bytes": max((r.plan.peak_bytes(config) for r in emitted.regions), default=0),
             "activations_available": config.activation_bytes,
@@ -127,4 +137,15 @@ def make_report(
                 for life in r.plan.lifetimes
             ],
         },
+    }
+
+
+def _larger(larger: Larger) -> dict[str, Any]:
+    return {
+        "board": larger.board,
+        "config": larger.config.to_dict(),
+        "config_source": "auto" if larger.is_searched else "board",
+        "engine_share": round(larger.fitted.engine_share, 4),
+        "link_bytes_per_inference": larger.fitted.link_bytes,
+        "cut": larger.fitted.is_cut,
     }

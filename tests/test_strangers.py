@@ -1,11 +1,10 @@
-"""Networks of others: each compiles and is exact against LiteRT, or is refused in a line that says why."""
+"""Networks of others: each compiles and is exact against LiteRT."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from nnloom.arch.errors import NnloomError
 from nnloom.compiler import compile as compile_model
 from nnloom.runtime import InferenceSession
 from nnloom.sim.litert import LiteRtReference
@@ -15,19 +14,16 @@ from tests.strangers import networks
 
 pytestmark = pytest.mark.model
 
-REFUSED = {
-    "fingerprint_signature_generator": "activations need",
-    "image_example1": "activations need",
-    "rock_paper_scissors": "activations need",
-}
 EXACT = {
     "alexa": 20,
     "anomaly_detection": 10,
     "audio_example1": 6,
     "autoencoder_example": 6,
+    "fingerprint_signature_generator": 3,
     "hey_jarvis": 20,
     "hey_mycroft": 21,
     "image_classification": 14,
+    "image_example1": 5,
     "keyword_spotting": 11,
     "keyword_spotting_alexa": 54,
     "keyword_spotting_mobilenetv2": 66,
@@ -35,11 +31,12 @@ EXACT = {
     "keyword_spotting_pacman_v3": 89,
     "keyword_spotting_with_transfer_learning": 66,
     "okay_nabu": 29,
+    "rock_paper_scissors": 6,
     "tflite_micro_magic_wand": 6,
     "tflite_micro_speech": 2,
     "visual_wake_words": 29,
 }
-"""Layers on the accelerator"""
+"""Layers on the accelerator. Not in that number: what is too large for the board."""
 FLOAT = (
     "autoencoder_example.float32",
     "image_example1.float32",
@@ -52,14 +49,7 @@ FLOAT = (
 
 
 def test_every_network_is_listed():
-    assert sorted(networks()) == sorted([*REFUSED, *EXACT, *FLOAT])
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused(name, tmp_path):
-    with pytest.raises(NnloomError, match=REFUSED[name]) as raised:
-        compile_model(networks()[name], output=tmp_path / "artifact")
-    assert "\n" not in str(raised.value)
+    assert sorted(networks()) == sorted([*EXACT, *FLOAT])
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import nnloom
+from nnloom.boards import get
 from nnloom.cli import main
 
 
@@ -67,7 +68,7 @@ def test_a_network_in_parts_says_what_it_costs(tmp_path, model_path, monkeypatch
     assert loaded == sum(Path("ad", name).stat().st_size for name in ("weights.bin", "program.bin"))
     assert memory["parts"] * memory["weights_available"] >= memory["weights_bytes"] > 6 * memory["weights_available"]
     cost = f"{memory['parts']} parts are loaded for each inference, {loaded:,} bytes, {loaded / 1e5:.1f} s at 1,000,000"
-    assert f"too large for the memories: {cost}" in said
+    assert cost in said and "; weight memory: 2" in said and "program memory" not in said
     assert main(["inspect", "ad"]) == 0
     assert cost in capfd.readouterr().out
     np.save("x.npy", np.random.default_rng(3).normal(0, 5, (2, 5, 128, 1)).astype(np.float32))
@@ -75,6 +76,27 @@ def test_a_network_in_parts_says_what_it_costs(tmp_path, model_path, monkeypatch
     assert outputs[0] == outputs[1]
     whole = _json(capfd, "compile", model, "-o", "whole")["memory"]
     assert whole["parts"] == whole["bytes_loaded_per_inference"] == 0
+
+
+@pytest.mark.model
+def test_a_network_that_does_not_fit_says_what_runs_where(tmp_path, model_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    config = {**get("ulx3s-85f").config.to_dict(), "activation_bytes": 8192}
+    Path("small.json").write_text(json.dumps(config))
+    assert main(["compile", str(model_path("keyword_spotting")), "--config", "small.json", "-o", "kws"]) == 0
+    said = capfd.readouterr().out
+    report = _json(capfd, "inspect", "kws")
+    on_cpu = [layer["name"] for layer in report["layers"] if "bytes of activation memory" in layer.get("reason", "")]
+    assert on_cpu and 0 < report["engine_share"] < 1 and report["cpu_macs"] + report["macs"] == 2_656_768
+    share = f"{100 * report['engine_share']:.1f} % of the MACs on the engine, in "
+    more = "the default configuration of ulx3s-85f would take 100.0 % of the MACs, uncut, and 512 bytes"
+    assert main(["inspect", "kws"]) == 0
+    for text in (said, capfd.readouterr().out):
+        assert share in text and more in text and f"{report['link_bytes_per_inference']:,} bytes to and from" in text
+    assert all(f"on the CPU: {name} (its tensors need " in said for name in on_cpu)
+    np.save("x.npy", np.random.default_rng(3).normal(0, 50, (2, 50, 10, 1)).astype(np.float32))
+    outputs = [_json(capfd, "run", "kws", "--input", "x.npy", "--device", d)["outputs"] for d in ("cpu", "model")]
+    assert outputs[0] == outputs[1]
 
 
 @pytest.mark.model

@@ -37,9 +37,6 @@ def stage(tmp_path_factory, artifacts, model_path):
     def config(name, **values):
         (folder / name).write_text(json.dumps(AcceleratorConfig().to_dict() | values))
 
-    shutil.copy(model_path("anomaly_detection"), folder / "ad.tflite")
-    config("small-weights.json", weight_words=64)
-    config("small-activations.json", activation_bytes=2048)
     config("odd.json", lanes=17)
     config("text.json", lanes="sixteen")
     config("unknown.json", colour="red")
@@ -106,11 +103,6 @@ COMPILE = {
     "model without operators": ("nothing.tflite", "no operators"),
     "two subgraphs": ("two.tflite", "2 subgraphs"),
     "unknown board": ("kws.tflite --board ulx3s-85", "unknown board 'ulx3s-85'; did you mean ulx3s-85f"),
-    "too many weights of one channel group": (
-        "ad.tflite --config small-weights.json",
-        "output channels need 10512 bytes, the configuration has 9216; use a board with more memory",
-    ),
-    "too large activations": ("kws.tflite --config small-activations.json", "activation"),
     "impossible configuration": ("kws.tflite --config odd.json", "lanes must be a power of two"),
     "text in the configuration": ("kws.tflite --config text.json", "lanes must be int"),
     "unknown configuration key": ("kws.tflite --config unknown.json", "unknown key 'colour'"),

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import CapacityError, NnloomError
+from nnloom.arch.errors import NnloomError
 from nnloom.boards import get
 from nnloom.runtime import InferenceSession
 
@@ -233,8 +233,6 @@ class Checker:
                 reason = _message(error, file)
                 if reason.startswith("!"):
                     return Verdict("fault", f"compile for {name}: {reason[1:]}")
-                if isinstance(error, CapacityError):
-                    reason = "CapacityError: " + reason
                 refused.append(reason)
                 continue
             except _Fault as error:

@@ -71,11 +71,25 @@ def test_what_fits_is_one_program():
     emitted = emit(SMALL, [graph])
     assert not emitted.parts and len(emitted.regions[0].layers) == len(graph.layers)
     assert sum(d.last for d in emitted.regions[0].descriptors) == 1
+    assert emitted.overflows == ()
+
+
+def test_the_memories_that_make_parts_necessary_are_named():
+    graph = random_graph(np.random.default_rng(4), ["conv", "depthwise", "conv"])
+    weights = len(emit(SMALL, [graph]).weights)
+    few = emit(replace(SMALL, weight_words=weights - 1), [graph])
+    short = emit(replace(SMALL, program_words=32), [graph])
+    both = emit(replace(SMALL, weight_words=weights - 1, program_words=32), [graph])
+    assert few.overflows == (f"weight memory: {40 * weights:,} bytes needed, {40 * (weights - 1):,} available",)
+    assert short.overflows == ("program memory: 192 bytes needed for 3 layers, 128 available",)
+    assert both.overflows == few.overflows + short.overflows
+    assert few.parts == short.parts == 2 and emit(replace(SMALL, weight_words=weights), [graph]).parts == 0
 
 
 def test_a_group_that_is_too_large_is_refused():
     graph = random_graph(np.random.default_rng(3), ["conv", "dense"])
-    with pytest.raises(CapacityError, match=r"weights of 8 output channels need \d+ bytes, the configuration has 2560"):
+    message = r"weights of 8 output channels need [\d,]+ bytes of weight memory, the configuration has 2,560"
+    with pytest.raises(CapacityError, match=message):
         for seed in range(100):
             graph = random_graph(np.random.default_rng(seed), ["dense"])
             emit(replace(SMALL, weight_words=64), [graph])

@@ -1,0 +1,78 @@
+"""What would take more of a network that does not fit: other boards, or the board's engine with more memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ConfigError
+from nnloom.boards import all_boards
+from nnloom.boards.board import Board
+from nnloom.boards.resources import estimate, fits, lut_multipliers
+
+from .fit import Fitted, fit
+from .ir import Graph
+
+__all__ = ["Larger", "find_larger", "with_more_memory"]
+
+
+@dataclass(frozen=True)
+class Larger:
+    """A board, and a configuration of it, that takes more of a network."""
+
+    board: str
+    config: AcceleratorConfig
+    fitted: Fitted
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether it is not the board's own configuration, but one that `--config auto` makes."""
+        return all(self.config != board.config for board in all_boards() if board.name == self.board)
+
+
+def with_more_memory(board: Board) -> Iterator[AcceleratorConfig]:
+    """The board's own configuration with a larger activation memory, as far as the resource model knows it to fit."""
+    config = board.config
+    while True:
+        try:
+            config = dataclasses.replace(config, activation_bytes=2 * config.activation_bytes)
+            config = dataclasses.replace(
+                config, field_bits=max(config.field_bits, (config.bank_granules - 1).bit_length())
+            )
+            if not fits(board, estimate(config, lut_multipliers(board, config))):
+                return
+        except ConfigError:
+            return
+        yield config
+
+
+def find_larger(graph: Graph, fitted: Fitted, config: AcceleratorConfig, board: Board) -> Larger | None:
+    """The first that takes all of it, of the board and the others by size; else the one that takes most; or None."""
+    best, most = None, fitted
+    for name, other in _candidates(board):
+        if other == config or not _has_more(other, config):
+            continue
+        found = fit(graph, other)
+        if found.rank > most.rank:
+            best, most = Larger(name, other, found), found
+            if not found.is_cut:
+                break
+    return best
+
+
+def _candidates(board: Board) -> Iterator[tuple[str, AcceleratorConfig]]:
+    yield board.name, board.config
+    for config in with_more_memory(board):
+        yield board.name, config
+    others = [other for other in all_boards() if other.name != board.name]
+    for other in sorted(others, key=lambda b: (b.config.activation_bytes, b.config.multipliers)):
+        yield other.name, other.config
+
+
+def _has_more(config: AcceleratorConfig, than: AcceleratorConfig) -> bool:
+    def memories(c: AcceleratorConfig) -> tuple[int, ...]:
+        return c.activation_bytes, c.weight_words * c.taps, 1 << c.field_bits
+
+    return any(a > b for a, b in zip(memories(config), memories(than), strict=True))
