@@ -39,20 +39,22 @@ def selection_layer(
     name: str,
     source: Tensor,
     output: Tensor,
-    channels: np.ndarray,
+    chosen: np.ndarray,
     strides: tuple[int, int] = (1, 1),
     padding: Padding = NO_PADDING,
+    window: tuple[int, int] = (1, 1),
 ) -> Conv2D:
-    """As `copy_layer`, of the channels in the order given; -1 for one that is the zero point."""
-    weights = (channels[:, None] == np.arange(source.channels)).astype(np.int8)
+    """As `copy_layer`, of the values of a window, row by row, in the order given; -1 for one that is the zero point."""
+    values = window[0] * window[1] * source.channels
+    weights = (chosen[:, None] == np.arange(values)).astype(np.int8)
     return Conv2D(
         name=name,
         inputs=(source,),
         output=output,
-        weights=weights[:, None, None],
+        weights=weights.reshape(len(chosen), *window, source.channels),
         strides=strides,
         padding=padding,
-        **_unchanged(len(channels)),
+        **_unchanged(len(chosen)),
     )
 
 

@@ -187,6 +187,8 @@ class Spec:
     outputs: Sequence[TensorType]
     options: Mapping[str, Any] = field(default_factory=dict)
     intermediates: Sequence[TensorType] = ()
+    version: int | None = None
+    """of the operator, if it is neither 2 nor in `_VERSIONS`"""
 
 
 def constant(value: Any, dtype: str = "int32", quantization: Quantization | None = None) -> Operand:
@@ -282,7 +284,7 @@ def write(spec: Spec) -> bytes:
     code = schema.OperatorCodeT()
     code.builtinCode = getattr(schema.BuiltinOperator, spec.kind)
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-    code.version = _VERSIONS.get(spec.kind, 2)
+    code.version = spec.version or _VERSIONS.get(spec.kind, 2)
     model = schema.ModelT()
     model.version, model.buffers, model.subgraphs, model.operatorCodes = 3, buffers, [graph], [code]
     builder = flatbuffers.Builder(1024)

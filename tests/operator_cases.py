@@ -896,6 +896,14 @@ def _tile(draw: Draw) -> Spec:
     return Spec("TILE", [x, constant([draw.integer(1, 3) for _ in x.type.shape])], [_like(draw, x)])
 
 
+def _dilate(draw: Draw) -> Spec:
+    x = draw.operand(draw.shape(), draw.dtype("int8", "uint8", "int16", "int32", "int64", "float32"))
+    steps = [draw.integer(1, 3) for _ in x.type.shape]
+    between = constant(draw.values(TensorType((), x.type.dtype)), x.type.dtype, x.type.quantization)
+    shape = tuple((n - 1) * step + 1 for n, step in zip(x.type.shape, steps, strict=True))
+    return Spec("DILATE", [x, constant(steps), between], [_like(draw, x, shape)], version=1)
+
+
 def _broadcast_to(draw: Draw) -> Spec:
     out = draw.shape()
     shape = tuple(n if draw.chance(0.6) else 1 for n in out)[draw.integer(0, len(out) - 1) :]
@@ -1107,6 +1115,7 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "DEPTHWISE_CONV_2D": (_depthwise_conv_2d,),
     "DEPTH_TO_SPACE": (_depth_to_space,),
     "DEQUANTIZE": (_dequantize,),
+    "DILATE": (_dilate,),
     "DIV": (_div,),
     "DYNAMIC_UPDATE_SLICE": (_dynamic_update_slice,),
     "ELU": (_unary("ELU", "int8", "float32"),),

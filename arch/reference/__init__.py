@@ -57,6 +57,7 @@ REFERENCES: dict[str, Reference] = {
     "DEPTHWISE_CONV_2D": convolution.depthwise_conv_2d,
     "DEPTH_TO_SPACE": data_movement.depth_to_space,
     "DEQUANTIZE": quantization.dequantize,
+    "DILATE": data_movement.dilate,
     "DIV": elementwise.div,
     "DYNAMIC_UPDATE_SLICE": data_movement.dynamic_update_slice,
     "ELU": activations.elu,

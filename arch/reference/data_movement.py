@@ -18,6 +18,7 @@ __all__ = [
     "cumsum",
     "densify",
     "depth_to_space",
+    "dilate",
     "dynamic_update_slice",
     "embedding_lookup",
     "expand_dims",
@@ -293,6 +294,17 @@ def zeros_like(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
 def tile(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """The operand repeated along each axis."""
     return [np.tile(operand(op, inputs, 0), _integers(op, inputs, 1))]
+
+
+def dilate(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """The operand's elements at distances of operand 1 along each axis, with the value of operand 2 in between."""
+    x, steps = operand(op, inputs, 0), _integers(op, inputs, 1)
+    if min(steps, default=1) < 1:
+        refuse(op, f"distances {steps}")
+    shape = [(n - 1) * step + 1 for n, step in zip(x.shape, steps, strict=True)]
+    result = np.full(shape, operand(op, inputs, 2).reshape(()), x.dtype)
+    result[tuple(slice(None, None, step) for step in steps)] = x
+    return [result]
 
 
 def broadcast_to(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import add, convolution, fully_connected, movement, pointwise, pooling, reduce, view
+from . import add, convolution, fully_connected, movement, pointwise, pooling, reduce, space_to_depth, view
 from .operator import LayoutConflict, Made, Operands, Operator, Refusal
 
 __all__ = ["OPERATORS", "LayoutConflict", "Made", "Operands", "Operator", "Refusal"]
@@ -37,6 +37,7 @@ OPERATORS: Mapping[str, Operator] = {
     "RELU_N1_TO_1": pointwise.RESCALING,
     "RESHAPE": view.VIEW,
     "SLICE": movement.CUT,
+    "SPACE_TO_DEPTH": space_to_depth.SPACE_TO_DEPTH,
     "SPLIT": movement.CUT,
     "SPLIT_V": movement.CUT,
     "SQUEEZE": view.VIEW,

@@ -198,6 +198,18 @@ def test_gathered_channels_and_a_step_in_time(tmp_path):
     assert len(partitioned.graphs) == 1
 
 
+@pytest.mark.parametrize(("block", "channels"), [(2, 5), (3, 2)])
+def test_space_to_depth(tmp_path, block, channels):
+    def build(m: ModelWriter) -> list[int]:
+        x = conv(m, m.input((1, 6, 12, 3)), channels)
+        shape = (1, 6 // block, 12 // block, channels * block * block)
+        return [m.conv(moved(m, "SPACE_TO_DEPTH", [x], [shape], blockSize=block)[0], 4)]
+
+    partitioned = exact(tmp_path, build, config="8x5 with larger memories")
+    assert not partitioned.cpu_operators
+    assert [len(graph.layers) for graph in partitioned.graphs] == [3]
+
+
 REASONS = {
     "from channel 5 on": lambda m, x: concatenation(m, [conv(m, x, 5), conv(m, x, 3)], 3),
     "between CPU operators": lambda m, x: concatenation(m, [x, x], 3),
