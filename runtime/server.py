@@ -424,8 +424,6 @@ def serve(
         listener.listen()
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host}:{port} ({error}); choose another --host or --port") from error
-    shown = f"[{host}]" if ":" in host else host
-    ready(f"http://{shown}:{listener.getsockname()[1]}")
     config = uvicorn.Config(
         application,
         http=connection_class(limits, lambda reason: server.connections.labels(reason).inc()),
@@ -441,7 +439,11 @@ def serve(
         ended = time.monotonic()
         server.end()
 
-    # uvicorn raises the signal again once it has shut down.
-    with contextlib.suppress(KeyboardInterrupt), _sigterm_as_interrupt():
-        LimitedServer(config, ending).run(sockets=[listener])
+    shown = f"[{host}]" if ":" in host else host
+    web = LimitedServer(config, ending)
+    # Signals are uvicorn's before the announcement, which is when others begin to send them. It raises them again once
+    # it has shut down.
+    with listener, contextlib.suppress(KeyboardInterrupt), _sigterm_as_interrupt(), web.capture_signals():
+        ready(f"http://{shown}:{listener.getsockname()[1]}")
+        web.run(sockets=[listener])
     return server.runner.close(ended + limits.grace_seconds - time.monotonic())

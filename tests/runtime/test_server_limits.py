@@ -21,6 +21,7 @@ from nnloom.arch.errors import ConfigError
 from nnloom.arch.serving import ServerLimits
 from nnloom.compiler import compile
 from nnloom.runtime import InferenceSession
+from nnloom.runtime.server import serve
 from tests.tflite_models import ModelWriter
 
 MAIN = "import sys; from nnloom.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -481,6 +482,21 @@ def test_half_a_request_does_not_keep_it(artifact, tmp_path, which):
         assert time.monotonic() - begin < 5
         assert served.process.returncode == 0 and json.loads(output)["stats"]["requests"] == 1
         assert first.recv(100) == b"" and b" 503 " in second.recv(10_000)
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.filterwarnings("error")
+def test_a_signal_right_after_the_announcement_ends_it_in_order(session, which):
+    addresses = []
+
+    def ready(address):
+        addresses.append(address)
+        signal.raise_signal(which)
+
+    assert serve(session, "net", host="127.0.0.1", port=0, ready=ready)
+    port = int(addresses[0].rpartition(":")[2])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
 
 
 def test_an_endless_inference_does_not_keep_it(artifact, tmp_path):
