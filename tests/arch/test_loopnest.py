@@ -8,13 +8,11 @@ import pytest
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.loopnest import issue_cycles, timed_steps
 from nnloom.compiler.graph import LayerGraph
+from tests.engines import compact
 from tests.graphs import EVERY_KIND, random_layer, tensor
 from tests.harness import compile_region
 
-COMPACT = AcceleratorConfig(
-    lanes=4, taps=3, requant_units=1, weight_words=16384, max_pool=False, elementwise_add=False, overlap=False,
-    field_bits=14, layer_counters=False, compact=True,
-)  # fmt: skip
+COMPACT = compact(weight_words=16384, field_bits=14)
 CONFIGS = {
     "16x9": AcceleratorConfig(),
     "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),

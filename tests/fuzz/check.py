@@ -23,15 +23,13 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.boards import get
 from nnloom.runtime import InferenceSession
+from tests.engines import compact, without_overlap
 
 from .generate import Built
 
 __all__ = ["CONFIGS", "RTL_CONFIGS", "Checker", "Judge", "Refused", "Verdict", "test_inputs"]
 
 _SMALL = dict(lanes=8, taps=5, requant_units=2)
-_COMPACT = dict(
-    lanes=4, taps=3, requant_units=1, max_pool=False, elementwise_add=False, overlap=False, layer_counters=False
-)
 
 CONFIGS = {
     "16x9": AcceleratorConfig(),
@@ -53,10 +51,8 @@ CONFIGS = {
     "8x3 for convolutions": AcceleratorConfig(
         lanes=8, taps=3, depthwise=False, max_pool=False, elementwise_add=False, requant_units=8
     ),
-    "4x3 without overlap": AcceleratorConfig(
-        lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False, field_bits=14, layer_counters=False
-    ),
-    "compact": AcceleratorConfig(**_COMPACT, weight_words=16384, field_bits=14, compact=True),
+    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14),
+    "compact": compact(weight_words=16384, field_bits=14),
     "iCEBreaker": get("icebreaker").config,
     "Tang Nano 20K": get("tang-nano-20k").config,
 }

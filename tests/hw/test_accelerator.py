@@ -28,24 +28,16 @@ from nnloom.arch.loopnest import Step, issue_cycles, steps
 from nnloom.compiler.graph import Add, LayerGraph
 from nnloom.hw.accelerator import make_accelerator
 from nnloom.hw.technology import GenericTechnology, Technology
+from tests.engines import compact, without_overlap
 from tests.graphs import random_graph, tensor
 from tests.harness import compile_region, random_inputs
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=64)
 
 
-SMALLEST = AcceleratorConfig(
-    lanes=4,
-    taps=3,
-    requant_units=1,
-    activation_bytes=4096,
-    weight_words=1024,
-    program_words=64,
-    overlap=False,
-    field_bits=10,
-    layer_counters=False,
-)
-COMPACT = replace(SMALLEST, max_pool=False, elementwise_add=False, compact=True)
+MEMORIES = dict(activation_bytes=4096, weight_words=1024, program_words=64, field_bits=10)
+SMALLEST = without_overlap(**MEMORIES)
+COMPACT = compact(**MEMORIES)
 ACCESS_ERROR, PROGRAM_ERROR, WATCHDOG_ERROR = (
     Status.ERROR | cause << ERROR_CAUSE_BIT for cause in (ErrorCause.ACCESS, ErrorCause.PROGRAM, ErrorCause.WATCHDOG)
 )

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError
@@ -14,32 +13,11 @@ from nnloom.arch.numerics import requantize, wrap_int32
 from nnloom.hw.compact import CompactActivationMemory, CompactWeightMemory
 from nnloom.hw.compact_requantizer import SerialRequantizer, serial_requant_latency
 from nnloom.hw.technology import GenericTechnology, SinglePortRam
+from tests.engines import compact
+from tests.hw.benches import simulate
 
-CONFIG = AcceleratorConfig(
-    lanes=4,
-    taps=3,
-    requant_units=1,
-    activation_bytes=4096,
-    weight_words=64,
-    program_words=64,
-    max_pool=False,
-    elementwise_add=False,
-    overlap=False,
-    field_bits=10,
-    layer_counters=False,
-    compact=True,
-)
+CONFIG = compact(activation_bytes=4096, weight_words=64, program_words=64, field_bits=10)
 EDGES = np.array([-(2**31), -(2**31) + 1, -(2**30), -1, 0, 1, 2**17 - 1, 2**17, -(2**17) - 1, 2**30, 2**31 - 1])
-
-
-def simulate(dut, *benches, background=()):
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    for bench in benches:
-        sim.add_testbench(bench)
-    for bench in background:
-        sim.add_testbench(bench, background=True)
-    sim.run()
 
 
 @pytest.mark.parametrize("narrow", [0, 1])

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import weight_stride, weight_word_columns
@@ -11,20 +10,13 @@ from nnloom.hw.mac_array import MacArray, mac_latency
 from nnloom.hw.operand import AHEAD, OPERAND_LATENCY, OperandFetch
 from nnloom.hw.technology import RAM_LATENCY, GenericTechnology, Multiplier, Ram
 from nnloom.hw.weight_memory import WEIGHT_LATENCY, WeightMemory
+from tests.hw.benches import simulate
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64)
 WIDE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192)
 TRIPLE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192, row_triples=True)
 PAIR_TRIPLE = AcceleratorConfig(lanes=32, taps=11, activation_bytes=8192, pixels=2, row_triples=True)
 PAIR = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64, pixels=2)
-
-
-def run(dut, *benches):
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    for bench in benches:
-        sim.add_testbench(bench)
-    sim.run()
 
 
 def as_int(values: np.ndarray) -> int:
@@ -58,7 +50,7 @@ def test_multiplier_latency_and_extremes(widths):
             await ctx.tick()
         assert products[3:] == [a * b for a, b in pairs]
 
-    run(dut, bench)
+    simulate(dut, bench)
 
 
 def test_ram_reads_what_was_written_after_its_latency():
@@ -82,7 +74,7 @@ def test_ram_reads_what_was_written_after_its_latency():
             await ctx.tick()
         assert seen[RAM_LATENCY:] == [int(content[a]) for a in addresses]
 
-    run(dut, bench)
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("config", [CONFIG, WIDE, PAIR], ids=["8", "16", "pair"])
@@ -160,7 +152,7 @@ def test_activation_memory_fetches_windows_while_being_written(config):
                 want = image[bank, first : first + config.granule]
                 np.testing.assert_array_equal(as_bytes(ctx.get(dut.host_data), config.granule), want)
 
-    run(dut, bench)
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +238,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                     np.testing.assert_array_equal(got[:, : expected[1]], expected[0])
             await ctx.tick()
 
-    run(dut, bench)
+    simulate(dut, bench)
 
 
 @pytest.mark.parametrize("pixels", [1, 2])
@@ -294,7 +286,7 @@ def test_mac_array_accumulates_and_takes_maxima(taps, registers, pixels):
                     np.testing.assert_array_equal(got, want_maximum)
             await ctx.tick()
 
-    run(dut, bench)
+    simulate(dut, bench)
 
 
 def test_weight_memory_commits_whole_words():
@@ -320,4 +312,4 @@ def test_weight_memory_commits_whole_words():
             await ctx.tick().repeat(WEIGHT_LATENCY)
             np.testing.assert_array_equal(as_bytes(ctx.get(dut.word), config.weight_word_bytes), words[index])
 
-    run(dut, bench)
+    simulate(dut, bench)

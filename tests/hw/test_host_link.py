@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
-from amaranth.sim import Simulator
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,20 +31,11 @@ from nnloom.hw.technology import RAM_LATENCY, GenericTechnology
 from nnloom.hw.uart import UartReceiver, UartTransmitter, baud_divisor
 from tests.artifacts import SMALL
 from tests.board_twin import CLOCK_HZ, TwinBoard
+from tests.hw.benches import simulate
 
 DIVISOR = 6
 SESSION = 0x1234
 CLOCK = 100_000_000
-
-
-def simulate(dut, *benches, background=()):
-    sim = Simulator(dut)
-    sim.add_clock(1e-6)
-    for bench in benches:
-        sim.add_testbench(bench)
-    for bench in background:
-        sim.add_testbench(bench, background=True)
-    sim.run()
 
 
 class LinkHarness:

@@ -25,6 +25,7 @@ from nnloom.arch.loopnest import LEAST_START_DELAY, ParameterLoad, drain_cycles,
 from nnloom.compiler.overlap import _reads
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel
+from tests.engines import compact, without_overlap
 from tests.sim.test_rtl_random import check_writes
 
 CONFIGS = {
@@ -37,31 +38,10 @@ CONFIGS = {
         program_words=120,
         field_bits=12,
     ),
-    "4x3 without overlap": AcceleratorConfig(
-        lanes=4,
-        taps=3,
-        requant_units=2,
-        activation_bytes=4096,
-        weight_words=300,
-        program_words=128,
-        overlap=False,
-        field_bits=10,
-        layer_counters=False,
+    "4x3 without overlap": without_overlap(
+        requant_units=2, activation_bytes=4096, weight_words=300, program_words=128, field_bits=10
     ),
-    "compact": AcceleratorConfig(
-        lanes=4,
-        taps=3,
-        requant_units=1,
-        max_pool=False,
-        elementwise_add=False,
-        activation_bytes=4096,
-        weight_words=256,
-        program_words=80,
-        overlap=False,
-        field_bits=10,
-        layer_counters=False,
-        compact=True,
-    ),
+    "compact": compact(activation_bytes=4096, weight_words=256, program_words=80, field_bits=10),
 }
 PROGRAMS = 170
 MOST_STEPS = 20_000

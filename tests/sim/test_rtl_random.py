@@ -16,6 +16,7 @@ from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel, WriteTrace
 from nnloom.sim.rtl import RtlWrites
+from tests.engines import compact, without_overlap
 from tests.graphs import EVERY_KIND, random_graph
 from tests.harness import compile_region, random_inputs
 
@@ -33,21 +34,8 @@ CONFIGS = {
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
     ),
-    "4x3 without overlap": AcceleratorConfig(
-        lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False, field_bits=14, layer_counters=False
-    ),
-    "compact": AcceleratorConfig(
-        lanes=4,
-        taps=3,
-        requant_units=1,
-        weight_words=16384,
-        max_pool=False,
-        elementwise_add=False,
-        overlap=False,
-        field_bits=14,
-        layer_counters=False,
-        compact=True,
-    ),
+    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14),
+    "compact": compact(weight_words=16384, field_bits=14),
     "4x3 with one requantization unit": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=16384),
 }
 
