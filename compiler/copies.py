@@ -121,9 +121,14 @@ def _can_go(copy: Layer, layers: Sequence[Layer], kept: set[str]) -> bool:
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
     """Whether two parts of one tensor have elements in common."""
-    sizes = zip((a.rows, a.columns, a.channels), (b.rows, b.columns, b.channels), strict=True)
-    edges = zip(a.origin, b.origin, sizes, strict=True)
-    return a.name == b.name and all(p < q + n and q < p + m for p, q, (m, n) in edges)
+    return a.name == b.name and not any(map(set.isdisjoint, map(set, _indices(a)), _indices(b)))
+
+
+def _indices(t: Tensor) -> tuple[range, range, range]:
+    """Rows, columns and channels of the whole that are a part's."""
+    row, column, channel = t.origin
+    columns = range(column, column + t.columns * t.column_step, t.column_step)
+    return range(row, row + t.rows), columns, range(channel, channel + t.channels)
 
 
 def _moved(layer: Layer, name: str, place: Tensor) -> Layer:
@@ -133,7 +138,7 @@ def _moved(layer: Layer, name: str, place: Tensor) -> Layer:
         if tensor.name != name:
             return tensor
         size = tensor.rows, tensor.columns, tensor.channels
-        part = place.part(tensor.origin, size, tensor.shape)
+        part = place.part(tensor.origin, size, tensor.shape, tensor.column_step)
         return dataclasses.replace(part, scale=tensor.scale, zero_point=tensor.zero_point)
 
     return dataclasses.replace(layer, inputs=tuple(map(at_place, layer.inputs)), output=at_place(layer.output))

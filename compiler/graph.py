@@ -45,6 +45,8 @@ class Tensor:
     """rows, columns and channels of the tensor with this name, if this is a part of it"""
     origin: tuple[int, int, int] = (0, 0, 0)
     """row, column and channel of the whole at which the part begins"""
+    column_step: int = 1
+    """columns of the whole from one of the part to the next"""
 
     @property
     def elements(self) -> int:
@@ -57,12 +59,18 @@ class Tensor:
             return self
         rows, columns, channels = self.whole
         return dataclasses.replace(
-            self, rows=rows, columns=columns, channels=channels, shape=(), whole=None, origin=(0, 0, 0)
+            self, rows=rows, columns=columns, channels=channels, shape=(), whole=None, origin=(0, 0, 0), column_step=1
         )
 
-    def part(self, origin: tuple[int, int, int], size: tuple[int, int, int], shape: tuple[int, ...] = ()) -> Tensor:
+    def part(
+        self,
+        origin: tuple[int, int, int],
+        size: tuple[int, int, int],
+        shape: tuple[int, ...] = (),
+        column_step: int = 1,
+    ) -> Tensor:
         """Some rows, columns and channels of the tensor, from `origin` on: in its memory, under its name."""
-        row, column, channel = (a + b for a, b in zip(self.origin, origin, strict=True))
+        row, column, channel = self.origin
         return dataclasses.replace(
             self,
             rows=size[0],
@@ -70,7 +78,8 @@ class Tensor:
             channels=size[2],
             shape=shape or (1, *size),
             whole=self.whole or (self.rows, self.columns, self.channels),
-            origin=(row, column, channel),
+            origin=(row + origin[0], column + origin[1] * self.column_step, channel + origin[2]),
+            column_step=self.column_step * column_step,
         )
 
 

@@ -280,7 +280,8 @@ def located(config: AcceleratorConfig, locations: Mapping[str, TensorLocation], 
     base = location.base + row // config.row_banks * location.row_stride
     base += (column * location.pixel_stride + channel) // config.granule
     size = dict(rows=tensor.rows, columns=tensor.columns, channels=tensor.channels)
-    return dataclasses.replace(location, **size, base=base, shape=tensor.shape)
+    pixel = location.pixel_stride * tensor.column_step
+    return dataclasses.replace(location, **size, base=base, pixel_stride=pixel, shape=tensor.shape)
 
 
 def _misplaced(config: AcceleratorConfig, tensor: Tensor) -> str | None:

@@ -299,7 +299,7 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
             # The host reads whole tensors.
             part, tensor = (
                 tensor,
-                dataclasses.replace(tensor, name=graph.values[value].name, whole=None, origin=(0, 0, 0)),
+                dataclasses.replace(tensor, name=graph.values[value].name, whole=None, origin=(0, 0, 0), column_step=1),
             )
             copies.append(copy_layer(tensor.name, part, tensor))
             makers.append(producers[value].outputs[0])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import add, convolution, fully_connected, movement, pointwise, pooling, reduce, space_to_depth, view
+from . import add, convolution, extremum, fully_connected, movement, pointwise, pooling, reduce, space_to_depth, view
 from .operator import LayoutConflict, Made, Operands, Operator, Refusal
 
 __all__ = ["OPERATORS", "LayoutConflict", "Made", "Operands", "Operator", "Refusal"]
@@ -23,13 +23,15 @@ OPERATORS: Mapping[str, Operator] = {
     "EXPAND_DIMS": view.VIEW,
     "FULLY_CONNECTED": fully_connected.FULLY_CONNECTED,
     "GATHER": movement.CUT,
-    "MAXIMUM": pointwise.MAXIMUM,
+    "LEAKY_RELU": extremum.LEAKY_RELU,
+    "MAXIMUM": extremum.MAXIMUM,
     "MAX_POOL_2D": pooling.MAX_POOL_2D,
     "MEAN": reduce.MEAN,
-    "MINIMUM": pointwise.MINIMUM,
+    "MINIMUM": extremum.MINIMUM,
     "MUL": pointwise.MUL,
     "PAD": movement.PAD,
     "PADV2": movement.PAD,
+    "PRELU": extremum.PRELU,
     "QUANTIZE": pointwise.RESCALING,
     "RELU": pointwise.RESCALING,
     "RELU6": pointwise.RESCALING,

@@ -33,7 +33,7 @@ def _add(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[Layer
         tensor = operands.tensor(index, layout)
         if tensor.whole:
             # Rows are read as they lie, without gaps for other channels.
-            part, tensor = tensor, inner_tensor(graph, node, tensor, f"operand {number}", whole=None, origin=(0, 0, 0))
+            part, tensor = tensor, inner_tensor(graph, node, tensor, f"operand {number}")
             copies.append(copy_layer(tensor.name, part, tensor))
         inputs.append(tensor)
     return (*copies, Add(**common(graph, node, tuple(inputs), layout)))

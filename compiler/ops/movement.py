@@ -138,8 +138,8 @@ def _taken(
     size = len(rows.indices), len(columns.indices), len(channels.indices)
     steps = rows.step or 1, columns.step or 1
     whole_channels = channels.step == 1 and not (source.origin[2] + channels.start) % config.granule
-    if whole_channels and steps == (1, 1) and not (source.origin[0] + rows.start) % config.row_banks:
-        return source.part((rows.start, columns.start, channels.start), size, shape), ()
+    if whole_channels and steps[0] == 1 and not (source.origin[0] + rows.start) % config.row_banks:
+        return source.part((rows.start, columns.start, channels.start), size, shape, steps[1]), ()
     output = Tensor(
         name=name,
         rows=size[0],

@@ -175,7 +175,8 @@ def inner_tensor(graph: Graph, node: Node, like: Tensor, what: str, **changes: A
     name = f"{node.name} ({what})"
     while name in taken:
         name += "'"
-    tensor = dataclasses.replace(like, name=name, shape=(), **changes)
+    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1)
+    tensor = dataclasses.replace(like, name=name, **{**alone, **changes})
     return dataclasses.replace(tensor, shape=(1, tensor.rows, tensor.columns, tensor.channels))
 
 

@@ -19,11 +19,22 @@ from nnloom.arch.operation import Quantization, TensorType
 from nnloom.arch.reference import evaluate
 
 from ..affine import VALUES, Affine, fit, products
-from ..graph import DepthwiseConv2D, Layer
+from ..graph import DepthwiseConv2D, Layer, Tensor
 from ..ir import Graph, Node
-from .operator import Operands, Operator, Refusal, common, int8_type, natural_layout
+from .operator import Operands, Operator, Refusal, int8_type, natural_layout, output_tensor
 
-__all__ = ["MAXIMUM", "MINIMUM", "MUL", "RESCALING", "SUB", "affine_layer", "ratio"]
+__all__ = [
+    "MUL",
+    "RESCALING",
+    "SUB",
+    "Constant",
+    "Hint",
+    "affine_layer",
+    "function_of",
+    "operand_of",
+    "ratio",
+    "straight_layer",
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ Hints = Callable[[Quantization, Quantization, Constant | None], list[Hint]]
 """(quantization of the value, of the output, the constant if there is one) -> a hint, or one for each channel"""
 
 
-def _function(graph: Graph, node: Node) -> tuple[int, NDArray[np.int64], Constant | None]:
+def function_of(graph: Graph, node: Node) -> tuple[int, NDArray[np.int64], Constant | None]:
     """The operand, outputs [256, channels or 1] for each of its values, and the constant.
 
     Raises
@@ -103,28 +114,49 @@ def affine_layer(graph: Graph, node: Node, operands: Operands, hints: Hints) -> 
     Refusal
         If it is none, or nothing gives its bits.
     """
-    index, answers, constant = _function(graph, node)
-    source, q_in = int8_type(graph.values[index].type, "the operand")
+    index, answers, constant = function_of(graph, node)
+    _, q_in = int8_type(graph.values[index].type, "the operand")
     _, q_out = int8_type(node.operation.outputs[0], "the output")
+    source = operand_of(graph, operands, index, answers.shape[1])
+    output = output_tensor(graph, node, (source.rows, source.columns, source.channels))
+    return straight_layer(node.name, source, output, answers, hints(q_in, q_out, constant))
+
+
+def operand_of(graph: Graph, operands: Operands, index: int, channels: int) -> Tensor:
+    """An operand in any layout, if it is the same for all channels, else in one with these channels."""
+    layout = operands.layout(index)
+    if layout is None or channels not in (1, layout[2]):
+        layout = natural_layout(graph.values[index].type.shape)
+    return operands.tensor(index, layout)
+
+
+def straight_layer(
+    name: str, source: Tensor, output: Tensor, answers: NDArray[np.int64], hints: list[Hint]
+) -> DepthwiseConv2D:
+    """The layer that gives `answers` [256, channels or 1] for the values of a tensor.
+
+    Raises
+    ------
+    Refusal
+        If no parameters do.
+    """
     limits = int(answers.min()), int(answers.max())
-    about = hints(q_in, q_out, constant)
     for double_rounding in (True, False):
-        fits = _fits(answers, about, q_out.zero_point, limits, double_rounding=double_rounding)
+        fits = _fits(answers, hints, output.zero_point, limits, double_rounding=double_rounding)
         if fits:
             break
     else:
         raise Refusal("no weight and multiplier give its bits")
-    layout = operands.layout(index) or natural_layout(source.shape)
-    if len(fits) > 1 and layout[2] != len(fits):
-        layout = natural_layout(source.shape)
-    inputs = (operands.tensor(index, layout),)
-    fits = fits * layout[2] if len(fits) == 1 else fits
-    fields = common(graph, node, inputs, layout) | dict(act_min=limits[0], act_max=limits[1])
+    fits = fits * source.channels if len(fits) == 1 else fits
     return DepthwiseConv2D(
-        **fields,
+        name=name,
+        inputs=(source,),
+        output=output,
+        act_min=limits[0],
+        act_max=limits[1],
         weights=np.array([[[p.weight for p in fits]]], np.int8),
         weight_scales=np.ones(len(fits)),
-        bias=np.array([p.bias + p.weight * q_in.zero_point for p in fits], np.int32),
+        bias=np.array([p.bias + p.weight * source.zero_point for p in fits], np.int32),
         requantization=tuple((p.multiplier, p.shift) for p in fits),
         double_rounding=double_rounding,
     )
@@ -173,4 +205,3 @@ RESCALING = _operator(ratio)
 """QUANTIZE, the RELU family"""
 SUB = _operator(_difference)
 MUL = _operator(_product)
-MAXIMUM = MINIMUM = _operator(ratio)
