@@ -23,6 +23,7 @@ _VERSION = {schema.BuiltinOperator.FULLY_CONNECTED: 4, schema.BuiltinOperator.TR
         schema.BuiltinOperator.RESHAPE,
         schema.BuiltinOperator.DENSIFY,
         schema.BuiltinOperator.CUSTOM,
+        schema.BuiltinOperator.PRELU,
         schema.BuiltinOperator.RELU_N1_TO_1,
         schema.BuiltinOperator.RELU_0_TO_1,
         schema.BuiltinOperator.CALL_ONCE,
