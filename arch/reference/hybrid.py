@@ -45,7 +45,7 @@ def _asymmetric(x: NDArray[np.float32], low: NDArray, high: NDArray) -> tuple[ND
         point = np.clip(round_half_away(np.where(nearer_low, from_low, from_high)), -128, 127)
     point = np.where(empty, 0.0, point)
     inverse = np.float32(1) / scales
-    values = round_half_away(point.astype(np.float32) + x * inverse)
+    values = point + round_half_away(x * inverse)
     values = np.where(empty, np.float32(0), np.clip(values, -128, 127))
     return values.astype(np.float64), scales, point
 

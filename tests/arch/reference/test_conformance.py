@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from nnloom.arch.operation import Quantization, TensorType
 from nnloom.arch.reference import REFERENCES, evaluate
 from tests.conformance import check
-from tests.one_operator import interpret, read
+from tests.one_operator import Operand, Spec, interpret, read, write
 from tests.operator_cases import GENERATORS, cases
 from tests.tflite_models import ModelWriter
 
@@ -36,6 +37,23 @@ def test_sum_of_int8_is_within_one_of_the_kernels_that_read_int8() -> None:
         assert np.abs(got.astype(int) - want).max() <= 1
         compared += 1
     assert compared > 5
+
+
+@pytest.mark.parametrize("low", [-64.0, -63.5, -10.0, 0.0])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_hybrid_products_round_ties_of_activations(asymmetric: bool, low: float) -> None:
+    high = low + 127.5 if asymmetric else 63.5  # the scale is 1/2
+    x = np.arange(low, high + 0.25, 0.25, dtype=np.float32)[None]
+    weights = np.random.default_rng(0).integers(-127, 128, (40, x.size), np.int8)
+    q = Quantization.per_tensor(0.5, 0)
+    spec = Spec(
+        "FULLY_CONNECTED",
+        [Operand(TensorType(x.shape, "float32")), Operand(TensorType(weights.shape, "int8", q), weights)],
+        [TensorType((1, 40), "float32")],
+        {"asymmetric_quantize_inputs": asymmetric},
+    )
+    op, _ = read(write(spec))
+    np.testing.assert_array_equal(evaluate(op, [x, weights])[0], interpret(write(spec), [x])[0])
 
 
 @pytest.mark.parametrize("alpha", [-0.5, -0.25, -1.5, -0.3, 0.5])
