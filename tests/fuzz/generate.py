@@ -10,6 +10,7 @@ from .draw import Draw, Recipe, Step
 from .network import Inapplicable, Network, Value, Writing, schema
 from .operators import STEPS, draw_scale, draw_zero_point
 from .profiles import Profile, get_profile
+from .states import STATE_STEPS
 
 __all__ = ["Built", "build", "generate"]
 
@@ -92,7 +93,7 @@ def _try(net: Network, kind: str, draw: Draw, p: Profile) -> bool:
     state = [len(part) for part in net.parts()]
     used = set(net.used)
     try:
-        STEPS[kind](net, draw, p)
+        (STEPS | STATE_STEPS)[kind](net, draw, p)
     except Inapplicable:
         for part, count in zip(net.parts(), state, strict=True):
             del part[count:]

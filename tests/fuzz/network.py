@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from tests.tflite_models import ModelWriter
 
 __all__ = ["Inapplicable", "Network", "Value", "Writing", "pack", "schema"]
 
-_VERSION_1 = frozenset({"RESHAPE", "HARD_SWISH", "EXPAND_DIMS", "RELU_N1_TO_1", "SQUEEZE", "PRELU", "DEPTH_TO_SPACE"})
+_INITIALIZERS = ("VAR_HANDLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+_VERSION_1 = frozenset(
+    {
+        *("RESHAPE", "HARD_SWISH", "EXPAND_DIMS", "RELU_N1_TO_1", "SQUEEZE", "PRELU", "DEPTH_TO_SPACE"),
+        *(*_INITIALIZERS, "READ_VARIABLE"),
+    }
+)
 """Operators whose int8 kernels have version 1; 2 serves for the others."""
 
 
@@ -70,6 +76,8 @@ class Network(ModelWriter):
         """quantized_dimension that the file gives a bias, and which LiteRT refuses; older files have it"""
         self.without_bias: list[int] = []
         """convolutions whose bias of zeros is for LiteRT alone, which insists on one"""
+        self.variables: list[tuple[str, NDArray[np.int8]]] = []
+        """resource variables, and what they begin with"""
         self.products: list[tuple[Value, list[int], Any, str, Value]] = []
         """operand, constants, options, kind, result: for others that share the constants"""
 
@@ -84,6 +92,7 @@ class Network(ModelWriter):
             self._buffers,
             self._codes,
             self.without_bias,
+            self.variables,
         ]
 
     def value(
@@ -160,9 +169,41 @@ class Network(ModelWriter):
         graph = schema.SubGraphT()
         graph.tensors, graph.operators = self.tensors, self.operators
         graph.inputs, graph.outputs = np.array(self.inputs, np.int32), np.array(outputs, np.int32)
+        subgraphs = [graph]
+        if self.variables:
+            first = len(entries)
+            for kind in _INITIALIZERS:
+                entry = schema.OperatorCodeT()
+                code = getattr(schema.BuiltinOperator, kind)
+                entry.version, entry.builtinCode, entry.deprecatedBuiltinCode = 1, code, min(code, 127)
+                entries.append(entry)
+            initial, once = self._initializer(first)
+            subgraphs.append(initial)
+            graph.operators = [once, *self.operators]
         model = schema.ModelT()
-        model.version, model.buffers, model.subgraphs, model.operatorCodes = 3, self._buffers, [graph], entries
+        model.version, model.buffers, model.subgraphs, model.operatorCodes = 3, self._buffers, subgraphs, entries
         return model
+
+    def _initializer(self, code: int) -> tuple[Any, Any]:
+        """(subgraph that gives the variables what they begin with, the operator that calls it).
+
+        code: index of the first of `_INITIALIZERS` in the table of operators.
+        """
+        other = ModelWriter()
+        other._buffers = self._buffers = list(self._buffers)
+        for name, value in self.variables:
+            other.assign(other.handle(name), other.tensor(value.shape, scale=0.1, zero_point=0, data=value))
+        for op in other.operators:
+            op.opcodeIndex += code
+        graph = schema.SubGraphT()
+        graph.tensors, graph.operators = other.tensors, other.operators
+        graph.inputs = graph.outputs = np.zeros(0, np.int32)
+        once = schema.OperatorT()
+        once.opcodeIndex = code + _INITIALIZERS.index("CALL_ONCE")
+        once.inputs = once.outputs = np.zeros(0, np.int32)
+        once.builtinOptions, once.builtinOptionsType = schema.CallOnceOptionsT(), schema.BuiltinOptions.CallOnceOptions
+        once.builtinOptions.initSubgraphIndex = 1
+        return graph, once
 
 
 def pack(model: Any) -> bytes:

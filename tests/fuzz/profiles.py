@@ -95,6 +95,9 @@ _BEYOND = {
 }
 """Operators that nnloom need not know: right, or refused well."""
 
+_STATES = {"window": 4, "delay": 3, "running_sum": 2, "svdf": 2}
+"""Operators that remember, in steps of `tests.fuzz.states`."""
+
 PROFILES = {
     p.name: p
     for p in (
@@ -166,6 +169,33 @@ PROFILES = {
             odd=0.0,
             max_elements=8192,
         ),
+        # Networks that remember from run to run, and what stands between their states.
+        Profile(
+            name="states",
+            steps=(2, 8),
+            kinds=_STATES
+            | {
+                "conv": 4,
+                "depthwise": 3,
+                "dense": 3,
+                "add": 1,
+                "mul": 0.5,
+                "relu": 0.5,
+                "requantize": 0.5,
+                "softmax": 0.5,
+                "flatten": 1,
+                "reshape": 1,
+                "strided_slice": 1,
+                "split": 0.5,
+                "max_pool": 0.5,
+            },
+            sides=(1, 2, 3, 5, 8),
+            channels=(4, 1, 3, 8, 9, 16),
+            kernels=(1, 3, 3, 5),
+            strides=(1, 1, 1, 2),
+            ranks=(4, 4, 2, 3),
+            odd=0.1,
+        ),
     )
 }
 
@@ -188,7 +218,7 @@ def get_profile(name: str) -> Profile:
         what, _, value = change.partition("=")
         match what:
             case "steps":
-                known = _COMMON | _BEYOND
+                known = _COMMON | _BEYOND | _STATES
                 unknown = set(value.split(",")) - set(known)
                 if unknown:
                     raise ValueError(f"no step {unknown.pop()!r} ({', '.join(known)})")

@@ -20,6 +20,7 @@ from .network import schema
 from .operators import STEPS
 from .profiles import PROFILES
 from .shrink import shrink_file, shrink_recipe, signature
+from .states import STATE_STEPS
 from .worker import Worker
 
 WANTED = (
@@ -73,6 +74,7 @@ def test_litert_takes_most_networks():
 def test_every_step_applies_somewhere():
     steps = {step.kind for seed in range(1000) for step in generate(seed, "wide")[0].steps}
     assert steps == set(STEPS)
+    assert {step.kind for seed in range(50) for step in generate(seed, "states")[0].steps} >= set(STATE_STEPS)
 
 
 @pytest.mark.parametrize("operator", ["MUL", "DEPTHWISE_CONV_2D", "STRIDED_SLICE"])
