@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.loopnest import issue_cycles, timed_steps
+from nnloom.arch.loopnest import issue_cycles, parameter_hold, result_stage, timed_steps, write_stage
 from nnloom.compiler.graph import LayerGraph
-from tests.engines import compact
+from tests.engines import compact, without_overlap
 from tests.graphs import EVERY_KIND, random_layer, tensor
 from tests.harness import compile_region
 
@@ -42,3 +42,24 @@ def test_cycles_are_those_of_the_steps(name, kind):
                 assert issue_cycles(COMPACT, d) == last_compact + COMPACT.taps + 1
             assert issue_cycles(config, d) == last + tail
     assert kind != "depthwise" or name != "16x9" or slides
+
+
+@pytest.mark.parametrize(
+    ("config", "accumulated", "written", "slowest", "hold"),
+    [
+        # 10 to the operands, 4 through a multiplier and the accumulator, 3 levels of 9 products: 5 pairs, 2 sums, 1.
+        # 15 more to the write, and with an interval of 4 its last pixel 3 later; the slowest interval is 2.
+        (AcceleratorConfig(), 17, 35, 33, 0),
+        # Two pixels, a register behind each multiplier: the slowest interval is 4.
+        (AcceleratorConfig(pixels=2, product_registers=True), 18, 36, 36, 0),
+        # 2 levels of 3 products; 4 results for each of 1 unit, so the slowest interval is 8. Parameters are used until
+        # 10 cycles after the last interval: 6 from the operands to the sum, 4 in the requantizer.
+        (without_overlap(), 16, 34, 38, 10),
+        (COMPACT, 16, 27, 27, 0),
+    ],
+    ids=["16x9", "2x16x9 with product registers", "without overlap", "compact"],
+)
+def test_stages_by_hand(config, accumulated, written, slowest, hold):
+    assert result_stage(config) == accumulated
+    assert (write_stage(config, 4), write_stage(config)) == (written, slowest)
+    assert parameter_hold(config) == hold

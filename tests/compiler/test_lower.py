@@ -12,7 +12,7 @@ from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import needed_field_bits
 from nnloom.arch.legality import check_image
 from nnloom.compiler.graph import Conv2D, FullyConnected, LayerGraph, Padding
-from nnloom.compiler.lower import unsupported_reason
+from nnloom.compiler.lower import channel_multipliers, unsupported_reason
 from nnloom.sim.golden import GoldenModel
 from tests.graphs import evaluate, random_layer, tensor
 from tests.harness import compile_region, random_inputs
@@ -112,3 +112,10 @@ def test_rows_behind_the_padding_need_a_bit_of_their_own():
     compiled = compile_region(config, graph)
     assert needed_field_bits(compiled.descriptors[0]) == 11
     check_image(config, compiled.program)
+
+
+@pytest.mark.parametrize("ends", [(-(1 << 31), (1 << 31) - 1), (-(1 << 40), 1 << 40)])
+def test_a_multiplier_needs_to_be_right_for_accumulators_of_32_bits_alone(ends):
+    """The only multiplier near this factor is wrong from 2**31 on, where no accumulator is."""
+    factor = 2.4894243111384544e-08
+    assert channel_multipliers([factor], ends, (-128, 127), double_rounding=False) == [(1793819264, 25)]

@@ -18,6 +18,8 @@ from nnloom.compiler.memory import (
     ORDERS,
     SEARCH,
     Lifetime,
+    _by_breadth,
+    _Problem,
     breadth_bound,
     check_plan,
     lifetimes,
@@ -180,3 +182,10 @@ def test_the_search_finds_plans_without_a_gap_where_every_order_fails():
         assert 200 <= plan.granules <= 204, seed
         searched += plan.strategy == SEARCH
     assert searched >= 5
+
+
+def test_the_order_by_breadth_is_the_widest_moment_first_and_in_it_the_largest_tensor():
+    sizes_and_times = [(3, 0, 1), (5, 1, 1), (2, 1, 2), (9, 2, 3), (4, 3, 3)]
+    problem = _Problem([Lifetime(str(i), *values) for i, values in enumerate(sizes_and_times)])
+    # Moments 0 to 3 hold 3, 10, 11 and 13 granules.
+    assert _by_breadth(problem) == [3, 4, 2, 1, 0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.loopnest import ParameterLoad, issue_cycles, timed_steps, write_stage
-from nnloom.compiler.overlap import _last_steps
+from nnloom.arch.loopnest import LEAST_START_DELAY, ParameterLoad, issue_cycles, timed_steps, write_stage
+from nnloom.compiler.overlap import _last_steps, start_delays
 from tests.sim.test_rtl_random import chains
 
 MEMORIES = dict(activation_bytes=1 << 20, weight_words=1 << 16)
@@ -36,3 +36,10 @@ def test_last_steps_are_those_of_the_whole_nest(lanes, taps, units, pixels):
             assert _seen(last, end - latency) == _seen(whole, end - latency)
             shorter += len(last) < len(whole)
     assert shorter
+
+
+def test_the_first_layer_of_a_program_does_not_wait_and_others_do():
+    config = AcceleratorConfig(**MEMORIES)
+    for _, _, compiled in chains(config, 12):
+        first, *others = start_delays(config, compiled.descriptors)
+        assert first == 0 and all(delay >= LEAST_START_DELAY for delay in others)
