@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.loopnest import issue_cycles, parameter_hold, result_stage, timed_steps, write_stage
+from nnloom.arch.isa import last_addresses
+from nnloom.arch.loopnest import Step, issue_cycles, parameter_hold, result_stage, timed_steps, write_stage
 from nnloom.compiler.graph import LayerGraph
 from tests.engines import compact, without_overlap
 from tests.graphs import EVERY_KIND, random_layer, tensor
@@ -33,7 +34,11 @@ def test_cycles_are_those_of_the_steps(name, kind):
         layer = random_layer(rng, kind, tensor(rng, "x", 6, 5, 7))
         graph = LayerGraph("region", layer.inputs, (layer.output,), (layer,))
         for d in compile_region(config, graph).descriptors:
-            *_, (last, step) = timed_steps(config, d)
+            timeline = list(timed_steps(config, d))
+            last, step = timeline[-1]
+            # What the last step reads, and the limit of what any reads.
+            reads = [(s.row, s.kernel_row, s.q) for _, s in timeline if isinstance(s, Step)]
+            assert last_addresses(d) == reads[-1] == tuple(max(values) for values in zip(*reads, strict=True))
             # The last step of the compact engine takes a cycle for each tap, and one to clear the accumulators.
             tail = config.taps + bool(step.first or d.slide) if config.compact else 1
             slides += d.slide
