@@ -5,7 +5,8 @@
     python -m tests.mutate --survivors            the mutations of the table that no test noticed
 
 Each runs in a scratch copy of the tree, which is made once for all. A seed always means the same mutation of the same
-sources; the table keeps the text of the line, because lines move.
+sources; the table keeps their commit and the text of the line, because lines move. A test that takes far longer than
+without the mutation is ended, and has noticed it (`tests.time_limits`).
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_name("mutations.json")
-CPU_SECONDS = 200
+LONGEST_SECONDS = 600
+"""Processor time of a mutation's tests, if one cannot be interrupted when its own time is over (tests.time_limits).
+Either way the mutation counts as noticed: it does not end, or it ends far too late."""
 MEMORY_BYTES = 16 << 30
-
-"""Processor time of a mutation's tests; beyond, it counts as noticed: it does not end, or it ends too late."""
 
 COVERED_BY: dict[str, tuple[str, ...]] = {
     # Numerics and coding.
     "arch/numerics.py": ("tests/arch/test_numerics.py", "tests/arch/reference/test_fixed_point.py"),
-    "arch/isa.py": ("tests/arch/test_isa.py",),
+    "arch/isa.py": ("tests/arch/test_isa.py", "tests/arch/test_loopnest.py"),
     "arch/link.py": ("tests/arch/test_link.py",),
     "arch/loopnest.py": ("tests/arch/test_loopnest.py", "tests/sim/test_golden.py", "tests/hw/test_sequencer.py"),
     # Lowering.
@@ -141,6 +142,8 @@ class Result:
     by: str = ""
     """the test that noticed it, or why none can"""
     seconds: float = 0.0
+    commit: str = ""
+    """of the sources"""
 
 
 class _Finder:
@@ -288,7 +291,12 @@ class Scratch:
     """A copy of the tree in which `nnloom` is the copy's."""
 
     def __init__(self) -> None:
-        self._checked: set[tuple[str, ...]] = set()
+        self._seconds: dict[tuple[str, ...], Path] = {}
+        """how long each test takes as the tree is"""
+        revision = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, check=True, text=True
+        )
+        self.commit = revision.stdout.strip()
         self.path = Path(tempfile.mkdtemp(prefix="nnloom-mutate-"))
         names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
         for name in names.decode().split("\0"):
@@ -308,23 +316,30 @@ class Scratch:
 
     @property
     def _environment(self) -> dict[str, str]:
-        variables = {"PYTHONPATH": str(self.path), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        variables = {
+            "PYTHONPATH": str(self.path),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "400",
+        }
         return {**os.environ, **variables}
 
     def check(self, tests: tuple[str, ...]) -> None:
         """End the program if tests fail as the tree is: they would kill every mutation."""
-        if tests in self._checked:
+        if tests in self._seconds:
             return
-        passed, by = self.run(tests)
+        seconds = self.path / f"seconds-{len(self._seconds)}.json"
+        passed, by = self.run(tests, seconds)
         if not passed:
             sys.exit(f"{by} fails without a mutation; mend it first")
-        self._checked.add(tests)
+        self._seconds[tests] = seconds
 
-    def run(self, tests: tuple[str, ...]) -> tuple[bool, str]:
+    def run(self, tests: tuple[str, ...], seconds: Path | None = None) -> tuple[bool, str]:
         """(whether all pass, the first that does not, or what happened)."""
         present = [t for t in tests if (self.path / t.split("::")[0]).exists()]
         # The wall clock is no measure on a busy machine: the processor time is limited.
-        limit = f"import resource, sys; resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))"
+        limit = "import resource, sys"
+        limit += f"; resource.setrlimit(resource.RLIMIT_CPU, ({LONGEST_SECONDS}, {LONGEST_SECONDS}))"
         # A loop without an end may also fill the memory.
         limit += f"; resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))"
         code = f"{limit}; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
@@ -336,6 +351,8 @@ class Scratch:
             "no:cacheprovider",
             "-p",
             "no:xdist",
+            "-p",
+            "tests.time_limits",
             "--hypothesis-seed=0",
             "-W",
             "ignore",
@@ -343,14 +360,14 @@ class Scratch:
         with subprocess.Popen(
             [sys.executable, "-c", code, *options, *present],
             cwd=self.path,
-            env=self._environment,
+            env={**self._environment, "NNLOOM_TEST_SECONDS": str(seconds or self._seconds[tests])},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         ) as process:
             try:
-                output, _ = process.communicate(timeout=10 * CPU_SECONDS)
+                output, _ = process.communicate(timeout=10 * LONGEST_SECONDS)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 return False, "time"
@@ -360,7 +377,8 @@ class Scratch:
             return False, "time"
         for line in output.splitlines():
             if line.startswith(("FAILED ", "ERROR ")):
-                return False, line.split(" - ")[0].split(" ", 1)[1]
+                test, _, reason = line.split(" ", 1)[1].partition(" - ")
+                return False, f"{test} (time)" if "s of the processor" in reason else test
         return False, "collection"
 
     def close(self) -> None:
@@ -430,6 +448,7 @@ def main() -> int:
                 seed=seed, file=mutation.file, line=mutation.line, kind=mutation.kind,
                 before=shown(data, mutation, False), after=shown(data, mutation, True),
                 outcome="survived" if passed else "killed", by=by, seconds=round(time.monotonic() - begin, 1),
+                commit=scratch.commit,
             )  # fmt: skip
             survived += passed
             write_table(list(results.values()))
