@@ -130,7 +130,7 @@ def _activation_after(graph: Graph, node: Node, producers: Producers) -> Node | 
         return None
     if out.quantization is None or not out.quantization.is_per_tensor or 6 / out.quantization.scale > _LARGEST_LIMIT:
         return None
-    if value in graph.outputs or sum(value in other.inputs for other in graph.nodes) > 1:
+    if value in graph.results or sum(value in other.inputs for other in graph.nodes) > 1:
         return None
     options = before.operation.options | {"activation": node.kind}
     operation = dataclasses.replace(before.operation, outputs=node.operation.outputs, options=options)

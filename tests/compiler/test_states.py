@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
 from nnloom.arch.errors import ModelError, NnloomError, UnsupportedOperatorError
 from nnloom.compiler.frontend import read_model
@@ -84,6 +85,28 @@ def set_anew(m: ModelWriter) -> list[int]:
     return [m.add(value, m.read(handles["bias"], (1, 1, 1, 4), **TYPE))]
 
 
+def activation_after(m: ModelWriter) -> list[int]:
+    """What is kept is what a convolution gives before its activation."""
+    handle = begin(m, v=pixels(m, 1))["v"]
+    x = m.add(input_pixels(m), m.read(handle, (1, 1, 1, 4), **TYPE))
+    y = m.conv(x, 4, (1, 1), activation=None)
+    m.assign(handle, y)
+    q = m.tensors[y].quantization
+    return [m.operator("RELU", [y], m.tensor((1, 1, 1, 4), scale=q.scale, zero_point=q.zeroPoint))]
+
+
+def floats(m: ModelWriter) -> list[int]:
+    """A variable of float32 beside quantized operators, in a container."""
+    m.call_once({"sum": np.array([[[[0.5, -1.0, 2.0, 0.0]]]], np.float32)}, container="group")
+    handle = m.handle("sum", "group")
+    x = m.dequantize(m.conv(input_pixels(m), 4, (1, 1)))
+    total = m.tensor((1, 1, 1, 4), dtype="FLOAT32")
+    options = schema.AddOptionsT()
+    m.operator("ADD", [x, m.read(handle, (1, 1, 1, 4), dtype="FLOAT32")], total, options)
+    m.assign(handle, total)
+    return [m.quantize(total, 0.5, 3)]
+
+
 def variable_tensor(m: ModelWriter) -> list[int]:
     """A variable tensor begins with its zero point; whatever writes it, the next run reads that."""
     state = m.variable((1, 1, 1, 4), scale=0.05, zero_point=3)
@@ -99,6 +122,8 @@ NETWORKS: dict[Callable, tuple[str, ...]] = {
     delay_line: ("a", "b", "c"),
     other_types: ("v",),
     set_anew: ("bias",),
+    activation_after: ("v",),
+    floats: ("group/sum",),
     variable_tensor: ("tensor_0",),
 }
 
@@ -108,6 +133,13 @@ def test_run_after_run(tmp_path, build):
     """In the golden model and in NumPy."""
     partitioned = exact(tmp_path, build, inputs=8)
     assert sorted(state.name for state in partitioned.graph.states) == sorted(NETWORKS[build])
+
+
+def test_what_is_kept_is_computed_once(tmp_path):
+    """Where a state keeps the operand of an activation, that does not become one with the convolution before it."""
+    m = ModelWriter()
+    (tmp_path / "m.tflite").write_bytes(m.finish(*activation_after(m)))
+    assert [node.kind for node in read_model(tmp_path / "m.tflite").nodes] == ["ADD", "CONV_2D", "RELU"]
 
 
 def test_with_the_cpu_code(tmp_path):

@@ -47,11 +47,11 @@ def seal(path: Path, values: dict[str, Any], name: str = "manifest.json") -> Non
     (path / name).write_text(json.dumps(values | {"sha256": digest}))
 
 
-@pytest.fixture(params=["network", "plain"])
+@pytest.fixture(params=["network", "plain", "streaming"])
 def edited(request, tmp_path):
     """(artifact, its manifest, function that seals it)
 
-    The first runs in native code, the second in the portable runtime.
+    The first runs in native code, the others in the portable runtime; the last has state.
     """
     path = Path(shutil.copytree(request.getfixturevalue(request.param), tmp_path / request.param))
     values = json.loads((path / "manifest.json").read_text())

@@ -15,33 +15,8 @@ from nnloom.runtime.server import make_application
 from nnloom.sim.litert import LiteRtReference
 from tests.artifacts import SMALL
 from tests.board_twin import Fault, twin_device
-from tests.tflite_models import ModelWriter
 
 FRAMES = 12
-
-
-@pytest.fixture(scope="module")
-def streaming(tmp_path_factory) -> Path:
-    """Artifact of a streaming network of two regions, with a state before each of them."""
-    from nnloom.compiler import compile as compile_to_artifact
-
-    folder = tmp_path_factory.mktemp("streaming")
-    m = ModelWriter(6)
-    rng = np.random.default_rng(6)
-    m.call_once({name: rng.integers(-128, 128, (1, 2, 1, 8), np.int8) for name in ("first", "second")})
-
-    def window(name: str, x: int) -> int:
-        q = m.tensors[x].quantization
-        kind = {"scale": q.scale, "zero_point": q.zeroPoint}
-        handle = m.handle(name)
-        frames = m.concatenate(1, m.read(handle, (1, 2, 1, 8), **kind), x)
-        m.assign(handle, m.slice(frames, (0, 1, 0, 0), (1, 2, 1, 8)))
-        return frames
-
-    a = m.conv(window("first", m.input((1, 1, 1, 8))), 8, (3, 1), padding="VALID")
-    b = m.dense(m.conv(window("second", m.softmax(a)), 8, (3, 1), padding="VALID"), 5)
-    (folder / "model.tflite").write_bytes(m.finish(b))
-    return compile_to_artifact(folder / "model.tflite", config=SMALL, output=folder / "artifact").path
 
 
 @pytest.fixture(scope="module")
