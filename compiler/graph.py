@@ -203,7 +203,9 @@ class WindowSum(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Layer):
-    """Elementwise sum of two tensors in one layout (TFLite int8 ADD)."""
+    """Elementwise sum of two tensors in one layout (TFLite int8 ADD), or the first less the second (SUB)."""
+
+    subtract: bool = False
 
 
 @dataclass(frozen=True)

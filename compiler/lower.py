@@ -181,6 +181,15 @@ def _add_factors(layer: Add) -> tuple[float, float]:
     return layer.inputs[y].scale / twice, twice / ((1 << ADD_LEFT_SHIFT) * float(layer.output.scale))
 
 
+def _negates(layer: Add) -> bool:
+    """Whether the rescaled negative of every value of the second operand is the negative of the rescaled value."""
+    if add_operands(layer)[1] == 0:
+        return True  # it is operand X, whose factor is 1/2
+    values = np.arange(-255, 256) << ADD_LEFT_SHIFT
+    rescaled = requantize(values, *quantize_multiplier(_add_factors(layer)[0]), double_rounding=True)
+    return np.array_equal(rescaled, -rescaled[::-1])
+
+
 def _kernel_rows(layer: Layer) -> int:
     """Input rows of an output row."""
     match layer:
@@ -247,6 +256,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                     quantize_multiplier(factor)
             except ValueError as error:
                 return str(error)
+            if layer.subtract and not _negates(layer):
+                return "a subtraction that rounds halves of the second operand the other way"
         case _:
             return f"no lowering for {type(layer).__name__}"
     return None
@@ -279,9 +290,15 @@ def located(config: AcceleratorConfig, locations: Mapping[str, TensorLocation], 
     row, column, channel = tensor.origin
     base = location.base + row // config.row_banks * location.row_stride
     base += (column * location.pixel_stride + channel) // config.granule
-    size = dict(rows=tensor.rows, columns=tensor.columns, channels=tensor.channels)
-    pixel = location.pixel_stride * tensor.column_step
-    return dataclasses.replace(location, **size, base=base, pixel_stride=pixel, shape=tensor.shape)
+    return dataclasses.replace(
+        location,
+        rows=tensor.rows,
+        columns=tensor.columns,
+        channels=tensor.channels,
+        base=base,
+        pixel_stride=location.pixel_stride * tensor.column_step,
+        shape=tensor.shape,
+    )
 
 
 def _misplaced(config: AcceleratorConfig, tensor: Tensor) -> str | None:
@@ -600,8 +617,13 @@ def _shared_words(
     """Parameter sets (multiplier, shift) and one weight word, the same for every lane and group."""
     one = np.ones(config.lanes, np.int64)
     parameters = [encode_parameters(config, bias * one, multiplier * one, shift * one) for multiplier, shift in sets]
+    return np.concatenate([*parameters, _every_lane(config, rows)])
+
+
+def _every_lane(config: AcceleratorConfig, rows: list[int]) -> NDArray[np.uint8]:
+    """One weight word with the same taps in every lane, as `_newest_column`."""
     taps = np.repeat(_newest_column(config, rows), config.lanes, axis=0)
-    return np.concatenate([*parameters, taps.reshape(1, config.weight_word_bytes).view(np.uint8)])
+    return taps.reshape(1, config.weight_word_bytes).view(np.uint8)
 
 
 def _lower_average_pool(
@@ -688,7 +710,14 @@ def _lower_add(config: AcceleratorConfig, layer: Add, sources: list[TensorLocati
     )
     # Row 1 of the window reads as padding, the zero point: value minus zero point in one step.
     sets = [quantize_multiplier(y_factor), quantize_multiplier(out_factor)]
-    return LoweredLayer(layer, descriptor, _shared_words(config, sets, [1, -1]))
+    if not layer.subtract:
+        return LoweredLayer(layer, descriptor, _shared_words(config, sets, [1, -1]))
+    # A weight for each word of a batch: those of operand Y, then those of X.
+    signs = [-1 if operand == 1 else 1 for operand in (y, x)]
+    parameters = _shared_words(config, sets, [])[: len(sets) * config.parameter_words]
+    words = [_every_lane(config, [sign, -sign]) for sign in signs for _ in range(ADD_BATCH)]
+    descriptor = dataclasses.replace(descriptor, weights_advance=1)
+    return LoweredLayer(layer, descriptor, np.concatenate([parameters, *words]))
 
 
 _LOWERINGS: dict[type[Layer], Callable] = {

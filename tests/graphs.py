@@ -26,7 +26,7 @@ from nnloom.compiler.graph import (
 from tests import exact
 
 KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "dense", "average", "maximum", "add")
-EVERY_KIND = (*KINDS, "sum", "rescaled")
+EVERY_KIND = (*KINDS, "sum", "rescaled", "subtract")
 """With those that only rewritten operators use"""
 
 
@@ -79,9 +79,13 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
         return FullyConnected(
             **common, output=o, **_weights(rng, (o.channels, i.elements), o.channels, i.elements, o, i)
         )
-    if kind == "add":
+    if kind in ("add", "subtract"):
         j = tensor(rng, f"{name}_in2", i.rows, i.columns, i.channels)
-        return Add(**{**common, "inputs": (i, j)}, output=out(i.rows, i.columns, i.channels))
+        subtract = {}
+        if kind == "subtract":
+            # Halves of what has the smaller scale may be rounded the other way.
+            j, subtract = Tensor(**{**j.__dict__, "scale": 1.5 * i.scale}), dict(subtract=True)
+        return Add(**{**common, "inputs": (i, j)}, output=out(i.rows, i.columns, i.channels), **subtract)
     strides = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
     if kind in ("average", "maximum", "sum"):
         window = (int(rng.integers(1, i.rows + 1)), int(rng.integers(1, i.columns + 1)))
@@ -227,4 +231,6 @@ def _rescale(acc: NDArray[np.int64], layer, function) -> NDArray[np.int64]:
 def _evaluate_add(layer: Add, operands: list[NDArray]) -> NDArray[np.int64]:
     (x, y), out = layer.inputs, layer.output
     scales, points = (x.scale, y.scale), (x.zero_point, y.zero_point)
+    if layer.subtract:
+        operands = [operands[0], 2 * y.zero_point - operands[1]]
     return exact.elementwise(lambda a, b: exact.add(a, b, scales, points, out.scale), *operands) + out.zero_point

@@ -44,7 +44,7 @@ OPERATORS: Mapping[str, Operator] = {
     "SPLIT_V": movement.CUT,
     "SQUEEZE": view.VIEW,
     "STRIDED_SLICE": movement.CUT,
-    "SUB": pointwise.SUB,
+    "SUB": add.SUB,
     "SUM": reduce.SUM,
     "TRANSPOSE_CONV": convolution.TRANSPOSE_CONV,
     "UNPACK": movement.CUT,

@@ -1,4 +1,4 @@
-"""ADD on the accelerator: two tensors of as many values, in one layout, or a tensor and a constant by channel."""
+"""ADD and SUB on the accelerator: two tensors of as many values in one layout, or one and a constant by channel."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from ..copies import copy_layer
 from ..graph import Add, Layer
 from ..ir import Graph, Node
 from .operator import Operands, Operator, Refusal, common, inner_tensor, int8_type, natural_layout
-from .pointwise import affine_layer, ratio
+from .pointwise import affine_layer, difference, ratio
 
-__all__ = ["ADD"]
+__all__ = ["ADD", "SUB"]
 
 
-def _add(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[Layer]:
+def _sum(graph: Graph, node: Node, operands: Operands, *, subtract: bool) -> Layer | Sequence[Layer]:
     out, _ = int8_type(node.operation.outputs[0], "the output")
     if any(graph.constant(index) is not None for index in node.inputs):
-        return affine_layer(graph, node, operands, ratio)
+        return affine_layer(graph, node, operands, difference if subtract else ratio)
     indices = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
         source, _ = int8_type(value_type, "an operand")
         if index is None:
             raise Refusal("an operand is left out")
         if source.elements != out.elements:
-            raise Refusal("addition with broadcasting")
+            raise Refusal(f"{'subtraction' if subtract else 'addition'} with broadcasting")
         indices.append(index)
     # Where a value is in memory already, the other one and the sum take its layout.
     layout = next((known for known in map(operands.layout, indices) if known), natural_layout(out.shape))
@@ -36,7 +36,8 @@ def _add(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[Layer
             part, tensor = tensor, inner_tensor(graph, node, tensor, f"operand {number}")
             copies.append(copy_layer(tensor.name, part, tensor))
         inputs.append(tensor)
-    return (*copies, Add(**common(graph, node, tuple(inputs), layout)))
+    return (*copies, Add(**common(graph, node, tuple(inputs), layout), subtract=subtract))
 
 
-ADD = Operator(layer=_add)
+ADD = Operator(layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=False))
+SUB = Operator(layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=True))

@@ -26,10 +26,10 @@ from .operator import Operands, Operator, Refusal, int8_type, natural_layout, ou
 __all__ = [
     "MUL",
     "RESCALING",
-    "SUB",
     "Constant",
     "Hint",
     "affine_layer",
+    "difference",
     "function_of",
     "operand_of",
     "ratio",
@@ -189,7 +189,8 @@ def ratio(q_in: Quantization, q_out: Quantization, _: Constant | None) -> list[H
     return [(q_in.scale / q_out.scale, ())]
 
 
-def _difference(q_in: Quantization, q_out: Quantization, constant: Constant | None) -> list[Hint]:
+def difference(q_in: Quantization, q_out: Quantization, constant: Constant | None) -> list[Hint]:
+    """Hint for SUB."""
     slope = q_in.scale / q_out.scale
     return [(-slope if constant and constant.first else slope, ())]
 
@@ -203,5 +204,4 @@ def _product(q_in: Quantization, q_out: Quantization, constant: Constant | None)
 
 RESCALING = _operator(ratio)
 """QUANTIZE, the RELU family"""
-SUB = _operator(_difference)
 MUL = _operator(_product)

@@ -107,3 +107,18 @@ def test_constants_of_other_shapes_stay_on_the_cpu(tmp_path):
     reasons = {item.op: item.reason for item in partitioned.cpu_operators}
     assert "one value, or one for each channel" in reasons["sub"]
     assert reasons["maximum"] == "no weight and multiplier give its bits"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_subtraction_of_two_tensors(tmp_path, seed):
+    """The larger scale first, or second; equal ones; a channel count that is no multiple of anything."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 6, 5, 3))
+        a, b = m.conv(x, 21, activation=None), m.conv(x, 21, activation=None)
+        m.tensors[b].quantization.scale = m.tensors[a].quantization.scale * np.float32((1.0, 0.37, 2.9)[seed % 3])
+        y = m.binary("SUB", a, b, m.scale(a) * 1.4, activation=[None, "relu"][seed % 2])
+        return [m.conv(y, 4), m.binary("SUB", y, y, m.scale(y))]
+
+    partitioned = exact(tmp_path, build, seed, config=("2x16x9", "8x5 with larger memories")[seed % 2])
+    assert [len(graph.layers) for graph in partitioned.graphs] == [5]

@@ -42,7 +42,11 @@ CONFIGS = {
 
 def chains(config: AcceleratorConfig, count: int):
     """Regions that fit: first each kind alone, then chains of four."""
-    missing = {"add": not config.elementwise_add, "maximum": not config.max_pool}
+    missing = {
+        "add": not config.elementwise_add,
+        "subtract": not config.elementwise_add,
+        "maximum": not config.max_pool,
+    }
     kinds = [kind for kind in EVERY_KIND if not missing.get(kind)]
     seed = 0
     while count:
