@@ -13,6 +13,9 @@ from nnloom.arch.errors import ModelError, ToolMissingError
 
 __all__ = ["LiteRtReference"]
 
+_NOT_AMONG_THE_REFERENCES = ("unresolved custom op", "Didn't find op for builtin opcode")
+"""Custom operators and newer versions that only LiteRT's usual kernels have."""
+
 
 class LiteRtReference:
     """An interpreter of a TFLite file with BUILTIN_REF kernels that keeps every tensor.
@@ -44,9 +47,8 @@ class LiteRtReference:
                 self._interpreter = interpreter(OpResolverType.BUILTIN_REF)
                 self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
-                if "unresolved custom op" not in str(error):
+                if not any(text in str(error) for text in _NOT_AMONG_THE_REFERENCES):
                     raise
-                # Those that LiteRT has are not among its reference kernels.
                 self._interpreter = interpreter(OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
                 self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:

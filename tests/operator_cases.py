@@ -88,6 +88,8 @@ class Draw:
         if t.dtype == "bool":
             return self.rng.random(t.shape) < 0.5
         if t.dtype == "float32":
+            if self.chance(0.03):  # sums and products beyond float32
+                return self.rng.choice(np.array([-3e38, -1.0, 0.0, 2.0, 3e38], np.float32), t.shape)
             spread = self.pick(0.5, 5, 60)
             return self.rng.normal(0, spread, t.shape).astype(np.float32)
         if t.dtype == "int4":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ __all__ = [
     "split",
     "split_v",
     "squeeze",
+    "strided_index",
     "strided_slice",
     "tile",
     "topk_v2",
@@ -146,8 +148,15 @@ def slice_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]
 def strided_slice(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """NumPy's basic indexing: operands 1 to 3 are begin, end and stride, with bit masks for special entries."""
     x = operand(op, inputs, 0)
-    begins, ends, strides = (_integers(op, inputs, i) for i in (1, 2, 3))
-    masks = {name: op.options[f"{name}_mask"] for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
+    index = strided_index(op.options, x.ndim, *(_integers(op, inputs, i) for i in (1, 2, 3)))
+    return [x[index].reshape(op.outputs[0].shape)]
+
+
+def strided_index(
+    options: Mapping[str, Any], rank: int, begins: Sequence[int], ends: Sequence[int], strides: Sequence[int]
+) -> tuple[slice | int | None, ...]:
+    """NumPy's index for a STRIDED_SLICE of an operand of `rank` dimensions."""
+    masks = {name: options[f"{name}_mask"] for name in ("begin", "end", "ellipsis", "new_axis", "shrink_axis")}
     index: list[slice | int | None] = []
     axis = 0
     for i, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True)):
@@ -155,20 +164,20 @@ def strided_slice(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[N
         if masks["ellipsis"] & bit:
             later = range(i + 1, len(begins))
             rest = sum(not masks["new_axis"] & 1 << j for j in later)
-            index += [slice(None)] * (x.ndim - axis - rest)
-            axis = x.ndim - rest
+            index += [slice(None)] * (rank - axis - rest)
+            axis = rank - rest
         elif masks["new_axis"] & bit:
             index.append(None)
         elif masks["shrink_axis"] & bit:
             index.append(0 if masks["begin"] & bit else begin)
             axis += 1
         else:
-            if op.options.get("offset"):
+            if options.get("offset"):
                 end = begin + end
             low, high = (None if masks[k] & bit else v for k, v in (("begin", begin), ("end", end)))
             index.append(slice(low, high, stride))
             axis += 1
-    return [x[tuple(index)].reshape(op.outputs[0].shape)]
+    return tuple(index)
 
 
 def split(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

@@ -183,7 +183,7 @@ def add_n(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     total = operand(op, inputs, 0)
     for index in range(1, len(inputs)):
         require_types(op, index, dtype)
-        total = total + operand(op, inputs, index)
+        total = activate_plain(op, total + operand(op, inputs, index))
     return [total]
 
 
@@ -291,6 +291,11 @@ def activate_plain(op: Operation, values: NDArray) -> NDArray:
     if activation not in bounds:
         refuse(op, f"fused activation {activation}")
     bound = bounds[activation]
+    if values.dtype == np.float32:
+        # what exceeds the type becomes its largest value, as the kernels clamp to that
+        info = np.finfo(np.float32)
+        least, greatest = bound or (info.min, None)
+        return np.clip(values, np.float32(least), info.max if greatest is None else np.float32(greatest))
     if bound is None:
         return values
     least, greatest = bound

@@ -9,6 +9,7 @@ value holds a state at which moment (`_States`); CALL_ONCE's subgraph is compute
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import itertools
@@ -27,9 +28,10 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import InputError, ModelError, ToolMissingError, UnsupportedOperatorError
 from nnloom.arch.operation import Operation, Quantization, TensorType
 from nnloom.arch.reference import STATES, evaluate, initial_state
-from nnloom.arch.reference.detection import DETECTION_POSTPROCESS, output_shapes
+from nnloom.arch.reference.detection import DETECTION_POSTPROCESS
 
 from ..ir import Graph, Node, State, Value, checked_data
+from .shapes import infer_shapes
 from .sparsity import densify
 
 __all__ = ["read_tflite"]
@@ -58,6 +60,8 @@ _VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
 _CONTROL = ("IF", "WHILE", "CALL")
 _NO_ROUTE = ("unknown", "CUSTOM", "STABLEHLO", "HASHTABLE")
 
+MOST_LEARNT = 1 << 12
+"""Elements of tensors whose values are kept while the file is read"""
 MAX_SIZE = 1 << 31
 """Elements of a tensor beyond which a file is taken for damaged."""
 
@@ -143,6 +147,8 @@ class _Reader:
         self._states = _States()
         self._values: list[Value] = []
         self._nodes: list[Node] = []
+        self._known: dict[int, NDArray] = {}
+        """what small tensors hold that are computed from constants and shapes"""
         self._made: set[int] = set()
         """values that are there by now"""
 
@@ -163,9 +169,8 @@ class _Reader:
             used |= dict.fromkeys(self._indices(op.OutputsLength(), op.Outputs))
         made = [i for op in operators for i in self._indices(op.OutputsLength(), op.Outputs)]
         names = self._unique_names(inputs, outputs, made)
-        shapes = self._shapes_left_open(operators, kinds)
         self._values = [
-            self._value(i, names[i], edge=i in edges, shape=shapes.get(i))
+            self._value(i, names[i], is_input=i in inputs)
             if i in used and i not in handles
             else Value(names[i], TensorType((), "float32"))
             for i in range(self._graph.TensorsLength())
@@ -186,6 +191,8 @@ class _Reader:
     def _begin(self, inputs: Sequence[int], used: Iterable[int]) -> None:
         """What is there as a run begins: inputs, constants, and variable tensors."""
         self._made = set(inputs) | {i for i, value in enumerate(self._values) if value.data is not None}
+        for index in inputs:
+            self._check_scale(index)
         for index in used:
             if not self._graph.Tensors(index).IsVariable():
                 continue
@@ -372,36 +379,22 @@ class _Reader:
             names[index] = name
         return names
 
-    def _shapes_left_open(self, operators: Sequence[Any], kinds: Sequence[str]) -> dict[int, tuple[int, ...]]:
-        """Shapes of tensors that their operator states and the file does not."""
-        shapes: dict[int, tuple[int, ...]] = {}
-        for op, kind in zip(operators, kinds, strict=True):
-            if kind == DETECTION_POSTPROCESS:
-                outputs = self._indices(op.OutputsLength(), op.Outputs)
-                shapes |= zip(outputs, output_shapes(_custom_options(op)), strict=True)
-        return shapes
-
-    def _value(self, index: int, name: str, *, edge: bool, shape: tuple[int, ...] | None = None) -> Value:
-        """A tensor; `shape` instead of the file's, if given."""
+    def _value(self, index: int, name: str, *, is_input: bool) -> Value:
         tensor = self._graph.Tensors(index)
         kind = _names("TensorType").get(tensor.Type(), str(tensor.Type()))
         if kind not in _DTYPES:
             raise ModelError(f"{self._path}: tensor {name!r} is {kind.lower()}, which nnloom does not know")
         dtype = _DTYPES[kind]
-        signature: list[int] = []
-        if shape is None:
-            shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
-            # The first dimension is the batch: exporters leave it open, and it is what the shape says here.
-            signature = [int(tensor.ShapeSignature(i)) for i in range(1, tensor.ShapeSignatureLength())]
-        if any(v < 1 for v in shape) or (edge and any(v < 1 for v in signature)):
-            what = "input or output" if edge else "tensor"
-            raise ModelError(f"{self._path}: {what} {name!r} has a dynamic shape; export it with a fixed one")
+        shape = tuple(int(tensor.Shape(i)) for i in range(tensor.ShapeLength()))
+        # The first dimension is the batch: exporters leave it open, and it is what the shape says here.
+        signature = [int(tensor.ShapeSignature(i)) for i in range(1, tensor.ShapeSignatureLength())]
+        if is_input and any(v < 1 for v in (*shape, *signature)):
+            raise ModelError(f"{self._path}: input {name!r} has a dynamic shape; export it with a fixed one")
         if math.prod(shape) >= MAX_SIZE:
             raise ModelError(f"{self._path}: damaged TFLite file (tensor {name!r} has shape {shape})")
         buffer = self._model.Buffers(tensor.Buffer())
-        constant = buffer is not None and buffer.DataLength() > 0
-        value_type = TensorType(shape, dtype, self._quantization(tensor, name, dtype, shape, constant=constant))
-        if not constant:
+        value_type = TensorType(shape, dtype, self._quantization(tensor, name, dtype, shape))
+        if buffer is None or buffer.DataLength() == 0:
             return Value(name, value_type)
         sparsity = tensor.Sparsity()
         if sparsity is None:
@@ -412,9 +405,7 @@ class _Reader:
             data = densify(_decode(buffer.DataAsNumpy(), dtype, ()), shape, sparsity)
         return Value(name, value_type, checked_data(data, value_type))
 
-    def _quantization(
-        self, tensor: Any, name: str, dtype: str, shape: tuple[int, ...], *, constant: bool
-    ) -> Quantization | None:
+    def _quantization(self, tensor: Any, name: str, dtype: str, shape: tuple[int, ...]) -> Quantization | None:
         q = tensor.Quantization()
         if q is None or q.ScaleLength() == 0 or dtype not in _QUANTIZED:
             return None
@@ -422,13 +413,10 @@ class _Reader:
         zero_points = tuple(int(q.ZeroPoint(i)) for i in range(q.ZeroPointLength())) or (0,) * len(scales)
         if len(zero_points) == 1:
             zero_points *= len(scales)
-        # A channel of zeros may have the scale zero; a tensor that is computed may not.
-        least = 0.0 if constant else math.ulp(0.0)
-        bad = next((s for s in scales if not (math.isfinite(s) and s >= least)), None)
+        # A channel of zeros may have the scale zero; for what is computed see `_check_scale`.
+        bad = next((s for s in scales if not (math.isfinite(s) and s >= 0)), None)
         if bad is not None:
-            raise ModelError(
-                f"{self._path}: tensor {name!r} has the quantization scale {bad:g}; scales must be positive numbers"
-            )
+            raise self._bad_scale(name, bad)
         if dtype in ("int8", "uint8", "int16", "int4"):
             info = np.iinfo("int8" if dtype == "int4" else dtype)
             wrong = next((z for z in zero_points if not info.min <= z <= info.max), None)
@@ -444,14 +432,72 @@ class _Reader:
                 )
         return Quantization(scales, zero_points, axis)
 
+    def _bad_scale(self, name: str, scale: float) -> ModelError:
+        return ModelError(
+            f"{self._path}: tensor {name!r} has the quantization scale {scale:g}; scales must be positive numbers"
+        )
+
+    def _check_scale(self, index: int) -> None:
+        """A tensor that is computed, and no constant after all, has no scale of zero."""
+        q = self._values[index].type.quantization
+        if q and min(q.scales) <= 0 and index not in self._known:
+            raise self._bad_scale(self._values[index].name, min(q.scales))
+
+    def _correct_shapes(
+        self, kind: str, options: dict[str, Any], inputs: Sequence[int | None], outputs: Sequence[int]
+    ) -> None:
+        """Give the outputs of an operator the shapes that follow from its operands, whatever the file says."""
+        types = [None if i is None else self._values[i].type for i in inputs]
+        constants = [None if i is None else self._known.get(i, self._values[i].data) for i in inputs]
+        name = self._values[outputs[0]].name if outputs else kind
+        try:
+            shapes = infer_shapes(kind, types, constants, options, len(outputs))
+        except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:
+            what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise ModelError(f"{self._path}: {kind} {name!r} does not fit its operands ({what})") from error
+        for index, shape in zip(outputs, shapes or (), strict=False):
+            value = self._values[index]
+            if math.prod(shape) >= MAX_SIZE:
+                raise ModelError(f"{self._path}: damaged TFLite file (tensor {value.name!r} has shape {shape})")
+            self._values[index] = dataclasses.replace(value, type=dataclasses.replace(value.type, shape=shape))
+        for value in (self._values[i] for i in outputs):
+            if any(n < 1 for n in value.type.shape):
+                raise ModelError(
+                    f"{self._path}: tensor {value.name!r} has a dynamic shape or no values; export it with a fixed one"
+                )
+
+    def _learn(self, node: Node) -> None:
+        """Keep the values of small tensors that depend on constants and shapes only: shapes are computed from them."""
+        elements = sum(t.elements for t in node.operation.outputs)
+        if node.kind == "SHAPE" and node.inputs[0] is not None:
+            shape = self._values[node.inputs[0]].type.shape
+            self._known[node.outputs[0]] = np.array(shape, node.operation.outputs[0].dtype)
+            return
+        operands = [None if i is None else self._known.get(i, self._values[i].data) for i in node.inputs]
+        left_out = [i is None for i in node.inputs]
+        if elements > MOST_LEARNT or [v is None for v in operands] != left_out or not node.inputs:
+            return
+        try:
+            self._known.update(zip(node.outputs, evaluate(node.operation, operands), strict=True))
+        except (InputError, UnsupportedOperatorError):
+            return
+
     def _node(self, op: Any, kind: str) -> Node:
         """An operator; with those that `STATES` lists, the new values of states are outputs, too."""
         tensors = [int(op.Inputs(i)) for i in range(op.InputsLength())]
         inputs = tuple(self._now(index) if index >= 0 else None for index in tensors)
         outputs = tuple(int(op.Outputs(i)) for i in range(op.OutputsLength()))
+        options = _custom_options(op) if kind == DETECTION_POSTPROCESS else _read_options(op)
+        name = self._values[outputs[0]].name if outputs else kind
+        written = [tensors[i] for i in STATES.get(kind, ()) if i < len(tensors)]
+        stray = next((i for i in written if i not in self._states.holds), None)
+        if stray is not None:
+            what = "left out" if stray < 0 else f"{self._values[stray].name!r}, which is no variable tensor"
+            raise ModelError(f"{self._path}: {kind} {name!r}: its state is {what}")
+        self._check_made(kind, name, inputs)
+        self._correct_shapes(kind, options, inputs, outputs)
         types = tuple(None if i is None else self._values[i].type for i in inputs)
         results = tuple(self._values[i].type for i in outputs)
-        options = _custom_options(op) if kind == DETECTION_POSTPROCESS else _read_options(op)
         if "fused_activation_function" in options:
             options["activation"] = options.pop("fused_activation_function")
         if op.IntermediatesLength():
@@ -459,22 +505,19 @@ class _Reader:
                 map(self._scale, self._indices(op.IntermediatesLength(), op.Intermediates))
             )
         normalise = _NORMALISERS.get(kind)
-        name = self._values[outputs[0]].name if outputs else kind
         if normalise:
             try:
                 options = normalise(options, types, results)
             except _Refusal as error:
                 raise ModelError(f"{self._path}: {kind} {name!r}: {error}") from error
-        written = [tensors[i] for i in STATES.get(kind, ()) if i < len(tensors)]
-        stray = next((i for i in written if i not in self._states.holds), None)
-        if stray is not None:
-            what = "left out" if stray < 0 else f"{self._values[stray].name!r}, which is no variable tensor"
-            raise ModelError(f"{self._path}: {kind} {name!r}: its state is {what}")
-        self._check_made(kind, name, inputs)
         outputs = tuple(self._version(i) for i in (*outputs, *written))
         results += tuple(self._values[i].type for i in outputs[len(results) :])
         name = self._values[outputs[0]].name if outputs else kind
-        return Node(name, Operation(kind, types, results, options), inputs, outputs)
+        node = Node(name, Operation(kind, types, results, options), inputs, outputs)
+        self._learn(node)
+        for index in outputs:
+            self._check_scale(index)
+        return node
 
     def _version(self, index: int) -> int:
         """The value for a tensor that an operator writes: a new one if it is a variable."""

@@ -100,14 +100,24 @@ class Judge:
     def __init__(self, data: bytes) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        try:
-            self._interpreter = Interpreter(
+        def interpreter(kernels: OpResolverType) -> Interpreter:
+            made = Interpreter(
                 model_content=data,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
+                experimental_op_resolver_type=kernels,
                 experimental_preserve_all_tensors=True,
                 num_threads=1,
             )
-            self._interpreter.allocate_tensors()
+            made.allocate_tensors()
+            return made
+
+        try:
+            try:
+                self._interpreter = interpreter(OpResolverType.BUILTIN_REF)
+            except ValueError as error:
+                if "Didn't find op for builtin opcode" not in str(error):
+                    raise
+                # A version that only the usual kernels have.
+                self._interpreter = interpreter(OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
         except (RuntimeError, ValueError) as error:
             raise Refused(str(error)) from error
         self.inputs = self._interpreter.get_input_details()
