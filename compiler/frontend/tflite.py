@@ -452,7 +452,9 @@ class _Reader:
         name = self._values[outputs[0]].name if outputs else kind
         try:
             shapes = infer_shapes(kind, types, constants, options, len(outputs))
-        except (ValueError, IndexError, KeyError, ZeroDivisionError) as error:
+        except KeyError as error:
+            raise ModelError(f"{self._path}: {kind} {name!r} lacks the option {error}") from error
+        except (ValueError, IndexError, ZeroDivisionError) as error:
             what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise ModelError(f"{self._path}: {kind} {name!r} does not fit its operands ({what})") from error
         for index, shape in zip(outputs, shapes or (), strict=False):

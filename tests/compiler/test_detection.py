@@ -98,5 +98,5 @@ def test_options_that_are_missing(tmp_path):
     del settings["max_detections"]
     path = tmp_path / "m.tflite"
     path.write_bytes(model(settings, 0, "FLOAT32"))
-    with pytest.raises(ModelError, match=r"damaged TFLite file .*max_detections"):
+    with pytest.raises(ModelError, match=r"TFLite_Detection_PostProcess .* lacks the option .max_detections"):
         read_model(path)
