@@ -688,17 +688,38 @@ def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[T
     return LoweredLayer(layer, descriptor, _shared_words(config, [(IDENTITY_MULTIPLIER, 0)], [1]))
 
 
+def _add_rows(config: AcceleratorConfig, sources: list[TensorLocation], out: TensorLocation) -> tuple[int, int]:
+    """Rows and bytes of a row with which an addition takes the fewest batches.
+
+    The rows of a bank follow each other, so that a tensor can be seen as one long row in each bank; where a bank has a
+    row less, that row's place is added up as well: its bytes are the tensor's, and nobody reads them.
+    """
+    row_bytes = out.columns * out.pixel_stride
+    if any(s.row_stride != out.row_stride for s in sources):
+        return out.rows, row_bytes
+    bank_bytes = -(-out.rows // config.row_banks) * out.row_stride * config.granule
+
+    def batches(rows: int, size: int) -> int:
+        return rows * -(-size // (ADD_BATCH * config.lanes))
+
+    banks = min(out.rows, config.row_banks)
+    if bank_bytes < 1 << config.field_bits and batches(banks, bank_bytes) < batches(out.rows, row_bytes):
+        return banks, bank_bytes
+    return out.rows, row_bytes
+
+
 def _lower_add(config: AcceleratorConfig, layer: Add, sources: list[TensorLocation], out: TensorLocation):
     x, y = add_operands(layer)
     y_factor, out_factor = _add_factors(layer)
-    row_words = -(-out.columns * out.pixel_stride // config.lanes)
+    rows, row_bytes = _add_rows(config, sources, out)
+    size = {"in_rows": rows, "in_row_bytes": row_bytes, "n_oy": rows}
+    fields = {**_input_fields(config, sources[y]), **_output_fields(config, layer, out), **size}
     descriptor = Descriptor(
         kind=Kind.ADD,
         interval=_interval(config, False),
         weights_advance=0,
-        **{**_input_fields(config, sources[y]), "in2_base": sources[x].base},
-        **{**_output_fields(config, layer, out), "n_g": 1, "out_step_ox": 2, "out_step_g": 0, "half_last": 0},
-        n_ox=-(-row_words // ADD_BATCH),
+        **{**fields, "in2_base": sources[x].base, "n_g": 1, "out_step_ox": 2, "out_step_g": 0, "half_last": 0},
+        n_ox=-(-row_bytes // (ADD_BATCH * config.lanes)),
         n_ky=2,
         n_kx=ADD_BATCH,
         row_step_oy=1,

@@ -28,7 +28,8 @@ class OwnershipChecker:
     """Follows which tensor owns each granule of the activation memory during one region.
 
     A descriptor may read only granules that all belong to one tensor; a tensor that was overwritten while
-    it is still needed is found at the layer that reads it.
+    it is still needed is found at the layer that reads it. Where a bank has a row less than others, that row's place is
+    the tensor's, too, written or not.
     """
 
     def __init__(self, config: AcceleratorConfig, region: Region) -> None:
@@ -43,9 +44,14 @@ class OwnershipChecker:
             self._reserve(location, index)
 
     def _reserve(self, location: TensorLocation, owner: int) -> None:
+        self._owner[:, location.base : location.base + location.granules(self._config)] = owner
+
+    def _reserve_tail(self, location: TensorLocation, owner: int) -> None:
+        """The places of rows that some banks lack."""
+        end = location.base + location.granules(self._config)
         for bank in range(self._config.row_banks):
             count = location.bank_bytes(self._config, bank) // self._config.granule
-            self._owner[bank, location.base : location.base + count] = owner
+            self._owner[bank, location.base + count : end] = owner
 
     def before(self, descriptor: Descriptor) -> None:
         """Check what a descriptor is going to read.
@@ -73,6 +79,8 @@ class OwnershipChecker:
         if name not in self._written:
             self._written[name] = len(self._names)
             self._names.append(name)
+            if index < len(tensors):
+                self._reserve_tail(tensors[index], self._written[name])
             if sum(location.name == name for location in tensors) > 1:
                 self._reserve(tensors[index], self._written[name])
         for part in range(2):

@@ -14,7 +14,7 @@ from nnloom.arch.legality import check_image
 from nnloom.compiler.graph import Conv2D, FullyConnected, LayerGraph, Padding
 from nnloom.compiler.lower import channel_multipliers, unsupported_reason
 from nnloom.sim.golden import GoldenModel
-from tests.graphs import evaluate, random_layer, tensor
+from tests.graphs import evaluate, random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
 
 
@@ -119,3 +119,38 @@ def test_a_multiplier_needs_to_be_right_for_accumulators_of_32_bits_alone(ends):
     """The only multiplier near this factor is wrong from 2**31 on, where no accumulator is."""
     factor = 2.4894243111384544e-08
     assert channel_multipliers([factor], ends, (-128, 127), double_rounding=False) == [(1793819264, 25)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "batches"),
+    [
+        ((59, 1, 32), 4, 8),  # 15 rows of 32 bytes in a bank are 30 words
+        ((32, 32, 16), 32, 64),  # each row is 32 words: nothing to gain
+        ((7, 1, 40), 4, 4),
+        ((3, 5, 40), 3, 3),
+        ((9, 2, 8), 4, 4),
+    ],
+)
+def test_an_addition_sees_the_rows_of_a_bank_as_one(shape, rows, batches):
+    rng = np.random.default_rng(list(shape))
+    a, b, o = (tensor(rng, name, *shape) for name in "xyz")
+    layer = replace(random_graph(rng, ["add"]).layers[0], inputs=(a, b), output=o)
+    graph = LayerGraph("region", (a, b), (o,), (layer,))
+    compiled = compile_region(AcceleratorConfig(), graph)
+    (d,) = compiled.descriptors
+    assert (d.in_rows, d.n_oy, d.n_oy * d.n_ox) == (rows, rows, batches)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
+    inputs = random_inputs(rng, graph)
+    for name, value in inputs.items():
+        model.write_tensor(compiled.plan.locations[name], value)
+    before = model.activations.copy()
+    trace = model.execute(d)
+    place = compiled.plan.locations["z"]
+    written = trace.granule[trace.enable > 0]
+    assert written.min() >= place.base and written.max() < place.base + place.granules(compiled.config)
+    np.testing.assert_array_equal(model.read_tensor(place).reshape(shape), evaluate(graph, inputs)["z"])
+    for name in "xy":
+        source = compiled.plan.locations[name]
+        span = slice(source.base, source.base + source.granules(compiled.config))
+        np.testing.assert_array_equal(model.activations[:, span], before[:, span])
