@@ -1200,7 +1200,7 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "SPARSE_TO_DENSE": (_sparse_to_dense,),
     "SPLIT": (_split,),
     "SPLIT_V": (_split_v,),
-    "SQRT": (_unquantized("SQRT", "float32"),),
+    "SQRT": (_positive("SQRT"),),
     "SQUARE": (_unquantized("SQUARE", "float32"),),
     "SQUARED_DIFFERENCE": (_squared_difference,),
     "SQUEEZE": (_squeeze,),

@@ -272,10 +272,18 @@ def log(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 
 def sqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """Square root."""
-    require_types(op, 0, "float32")
-    with np.errstate(invalid="ignore"):
-        return [np.sqrt(operand(op, inputs, 0))]
+    """Square root; that of int8 is truncated."""
+    dtype = require_types(op, 0, "int8", "float32")
+    x = operand(op, inputs, 0)
+    if dtype == "float32":
+        with np.errstate(invalid="ignore"):
+            return [np.sqrt(x)]
+    q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
+    value = x.astype(np.int64) - q_in.zero_point
+    if value.size and value.min() < 0:
+        refuse_values(op, "a negative value")
+    root = np.sqrt(np.float32(q_in.scale) * value.astype(np.float32)) / np.float32(q_out.scale)
+    return [saturate(np.minimum(root, np.float32(1 << 20)).astype(np.int64) + q_out.zero_point, dtype)]
 
 
 def rsqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
