@@ -272,8 +272,8 @@ def log(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 
 def sqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """Square root; that of int8 is truncated."""
-    dtype = require_types(op, 0, "int8", "float32")
+    """Square root; that of integers is truncated."""
+    dtype = require_types(op, 0, "int8", "int16", "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         with np.errstate(invalid="ignore"):
