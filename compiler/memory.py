@@ -81,7 +81,8 @@ def lifetimes(config: AcceleratorConfig, graph: LayerGraph) -> tuple[dict[str, T
     last: dict[str, int] = {}
     for tensor in graph.inputs:
         readers = [layer for layer in graph.layers if any(t.name == tensor.name for t in layer.inputs)]
-        packed = all(isinstance(layer, Conv2D | FullyConnected) for layer in readers)
+        parts = any(t.whole for layer in readers for t in layer.inputs if t.name == tensor.name)
+        packed = not parts and all(isinstance(layer, Conv2D | FullyConnected) for layer in readers)
         locations[tensor.name] = tensor_shape(config, tensor.entire, packed=packed)
         first[tensor.name] = last[tensor.name] = -1
     for index, layer in enumerate(graph.layers):

@@ -29,6 +29,7 @@ OPERATORS: Mapping[str, Operator] = {
     "MEAN": reduce.MEAN,
     "MINIMUM": extremum.MINIMUM,
     "MUL": pointwise.MUL,
+    "PACK": movement.CONCATENATION,
     "PAD": movement.PAD,
     "PADV2": movement.PAD,
     "PRELU": extremum.PRELU,
@@ -46,6 +47,7 @@ OPERATORS: Mapping[str, Operator] = {
     "STRIDED_SLICE": movement.CUT,
     "SUB": add.SUB,
     "SUM": reduce.SUM,
+    "TRANSPOSE": movement.CUT,
     "TRANSPOSE_CONV": convolution.TRANSPOSE_CONV,
     "UNPACK": movement.CUT,
 }

@@ -98,7 +98,7 @@ def _branch(
     return answers[:, None], [(slope, products(abs(times), multiplier, exponent))]
 
 
-LEAKY_RELU = Operator(layer=_leaky)
-PRELU = Operator(layer=_leaky)
-MAXIMUM = Operator(layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=False))
-MINIMUM = Operator(layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=True))
+LEAKY_RELU = Operator(layer=_leaky, follows=True)
+PRELU = Operator(layer=_leaky, follows=True)
+MAXIMUM = Operator(layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=False), follows=True)
+MINIMUM = Operator(layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=True), follows=True)

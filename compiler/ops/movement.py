@@ -19,7 +19,7 @@ from nnloom.arch.reference import evaluate
 from ..copies import copy_layer, selection_layer
 from ..graph import Layer, Padding, Tensor
 from ..ir import Graph, Node
-from .operator import Made, Operands, Operator, Refusal, int8_type, natural_layout, output_tensor
+from .operator import Made, Operands, Operator, Refusal, inner_tensor, int8_type, natural_layout, output_tensor
 
 __all__ = ["CONCATENATION", "CUT", "PAD"]
 
@@ -115,6 +115,9 @@ def _cut(graph: Graph, node: Node, operands: Operands) -> Made:
         out, q_out = int8_type(graph.values[value].type, "an output")
         if q_in != q_out:
             raise Refusal("data movement that changes the quantization")
+        if np.array_equal(which.reshape(-1), np.arange(source.elements)):
+            outputs.append(dataclasses.replace(source, shape=out.shape))
+            continue
         rows, columns, channels = _ranges(which, source)
         tensor, copies = _taken(operands, source, rows, columns, channels, graph.values[value].name, out.shape)
         layers += copies
@@ -160,31 +163,56 @@ def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
     """A copy into each part of the output.
 
     Layers write from a multiple of the row banks on. What follows at another row begins earlier, with rows of padding,
-    and is written before what belongs there: so the last part comes first.
+    and is written before what belongs there: so the last part comes first. Channels that do not begin with a granule
+    are put together with gaps, and a convolution closes these.
     """
-    output = output_tensor(graph, node, natural_layout(node.operation.outputs[0].shape))
     _, q_out = int8_type(node.operation.outputs[0], "the output")
     if node.operation.options.get("activation", "NONE") != "NONE":
         raise Refusal(f"fused activation {node.operation.options['activation']}")
+    output = output_tensor(graph, node, natural_layout(node.operation.outputs[0].shape))
     axis = _axis(node)
-    size = [output.rows, output.columns, output.channels]
-    origin = [0, 0, 0]
-    layers = []
+    sources = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
         source_type, q = int8_type(value_type, "an operand")
         if index is None or graph.constant(index) is not None:
             raise Refusal("constant operand")
         if q != q_out:
             raise Refusal("operands of several scales")
-        image = len(node.operation.outputs[0].shape) == 4 and node.operation.outputs[0].shape[0] == 1
-        row = 1, source_type.elements // source_type.shape[-1], source_type.shape[-1]
-        source = operands.tensor(index, natural_layout(source_type.shape) if image else row)
-        size[axis] = (source.rows, source.columns, source.channels)[axis]
-        early = origin[0] % operands.config.row_banks
-        place = output.part((origin[0] - early, origin[1], origin[2]), (size[0] + early, size[1], size[2]))
-        layers.append(copy_layer(node.name, source, place, padding=Padding(top=early)))
-        origin[axis] += size[axis]
-    return Made(tuple(reversed(layers)), (output,))
+        size = [output.rows, output.columns, output.channels]
+        size[axis] = 1
+        size[axis] = source_type.elements // int(np.prod(size))
+        sources.append(operands.tensor(index, (size[0], size[1], size[2])))
+    granule = operands.config.granule
+    if axis == 2 and any(source.channels % granule for source in sources[:-1]):
+        return _with_gaps(graph, node, sources, output, granule)
+    return Made(_copies(node.name, sources, output, axis, operands.config.row_banks), (output,))
+
+
+def _copies(name: str, sources: Sequence[Tensor], output: Tensor, axis: int, row_banks: int) -> tuple[Layer, ...]:
+    """Copies of tensors one after the other along an axis of memory, the last one first."""
+    origin = [0, 0, 0]
+    layers: list[Layer] = []
+    for source in sources:
+        early = origin[0] % row_banks
+        place = output.part(
+            (origin[0] - early, origin[1], origin[2]), (source.rows + early, source.columns, source.channels)
+        )
+        layers.append(copy_layer(name, source, place, padding=Padding(top=early)))
+        origin[axis] += (source.rows, source.columns, source.channels)[axis]
+    return tuple(reversed(layers))
+
+
+def _with_gaps(graph: Graph, node: Node, sources: Sequence[Tensor], output: Tensor, granule: int) -> Made:
+    """Channels of tensors, each from a granule on, and a convolution that leaves out what is between them."""
+    begins = np.cumsum([0, *(-(-source.channels // granule) * granule for source in sources)])
+    apart = inner_tensor(graph, node, output, "apart", channels=int(begins[-1]))
+    layers: list[Layer] = []
+    for source, begin in zip(sources, begins[:-1], strict=True):
+        size = source.rows, source.columns, source.channels
+        layers.append(copy_layer(node.name, source, apart.part((0, 0, int(begin)), size)))
+    chosen = np.concatenate([b + np.arange(s.channels) for s, b in zip(sources, begins[:-1], strict=True)])
+    layers.append(selection_layer(node.name, apart, output, chosen))
+    return Made(tuple(layers), (output,))
 
 
 def _axis(node: Node) -> int:
@@ -228,7 +256,7 @@ def _pad(graph: Graph, node: Node, operands: Operands) -> Made:
     return Made((selection_layer(node.name, source, output, channels, padding=padding),), (output,))
 
 
-CONCATENATION = Operator(layer=_concatenation, moves=True)
-CUT = Operator(layer=_cut, moves=True)
-"""SLICE, STRIDED_SLICE, SPLIT, SPLIT_V, UNPACK, GATHER"""
-PAD = Operator(layer=_pad, moves=True)
+CONCATENATION = Operator(layer=_concatenation, follows=True)
+CUT = Operator(layer=_cut, follows=True)
+"""SLICE, STRIDED_SLICE, SPLIT, SPLIT_V, UNPACK, GATHER, and TRANSPOSE where nothing moves"""
+PAD = Operator(layer=_pad, follows=True)

@@ -88,8 +88,8 @@ class Operator:
     layer: Callable[[Graph, Node, Operands], Layer | Sequence[Layer] | Made] | None = None
     """Makes the layer of a node, or several of which the last makes its output, or raises `Refusal`; None: it has
     none."""
-    moves: bool = False
-    """It only moves values: on the accelerator if they are there already."""
+    follows: bool = False
+    """It is so little work that it runs on the accelerator only if an operand is there already."""
     view: Callable[[Graph, Node], None] | None = None
     """The output is the input under another shape; raises `Refusal` if it is not in this case."""
 

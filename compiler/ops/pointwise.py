@@ -181,7 +181,7 @@ def _fits(
 
 
 def _operator(hints: Hints) -> Operator:
-    return Operator(layer=lambda graph, node, operands: affine_layer(graph, node, operands, hints))
+    return Operator(layer=lambda graph, node, operands: affine_layer(graph, node, operands, hints), follows=True)
 
 
 def ratio(q_in: Quantization, q_out: Quantization, _: Constant | None) -> list[Hint]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from nnloom.compiler.copies import is_copy, without_copies
+from nnloom.compiler.copies import is_copy, selection_layer, without_copies
 from nnloom.compiler.emit import emit
+from nnloom.compiler.graph import LayerGraph
+from nnloom.sim.golden import GoldenModel
 from tests.compiler.litert import exact
 from tests.fuzz.check import CONFIGS
+from tests.graphs import tensor
+from tests.harness import compile_region
 from tests.tflite_models import ModelWriter
 
 SCALE, POINT = 0.05, 3
@@ -96,6 +102,35 @@ def test_rows_at_any_place(tmp_path, config):
     assert len(partitioned.graphs) == 1 and copies(partitioned, config) == [1]
 
 
+@pytest.mark.parametrize("config", ["2x16x9", "8x5 with larger memories"])
+def test_channels_at_any_place(tmp_path, config):
+    """A convolution closes the gaps between channels; the layers before write to where the copies would have."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 6, 5, 3))
+        y = concatenation(m, [conv(m, x, 5), conv(m, x, 12), conv(m, x, 3)], 3)
+        z = concatenation(m, [y, m.pad(conv(m, x, 2), [(0, 0), (0, 0), (0, 0), (1, 0)])], 3)
+        return [m.conv(y, 4), m.depthwise(z)]
+
+    partitioned = exact(tmp_path, build, config=config)
+    assert not partitioned.cpu_operators
+    assert copies(partitioned, config) == [0]
+
+
+def test_packed_steps_and_axes_of_one(tmp_path):
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 5, 4, 3))
+        pooled = [m.pool(conv(m, x, 6), "AVERAGE", (5, 4), (1, 1)) for _ in range(3)]
+        rows = [m.reshape(p, (1, 6)) for p in pooled]
+        (packed,) = moved(m, "PACK", rows, [(1, 3, 6)], valuesCount=3, axis=1)
+        (turned,) = moved(m, "TRANSPOSE", [packed, integers(m, 1, 0, 2)], [(3, 1, 6)])
+        return [m.dense(turned, 4)]
+
+    partitioned = exact(tmp_path, build)
+    assert not partitioned.cpu_operators
+    assert len(partitioned.graphs) == 1 and copies(partitioned) == [0]
+
+
 def test_dense_blocks(tmp_path):
     """Each layer reads all before it: one tensor grows."""
 
@@ -122,6 +157,22 @@ def test_split_is_read_where_it_lies(tmp_path, native):
     partitioned = exact(tmp_path, build, native=native)
     assert not partitioned.cpu_operators
     assert [len(graph.layers) for graph in partitioned.graphs] == [5]
+
+
+def test_parts_of_what_the_host_writes():
+    """A region's input that only convolutions read is packed, unless they read parts of it."""
+    source = tensor(np.random.default_rng(1), "x", 5, 4, 10)
+    part = source.part((0, 1, 8), (5, 3, 2))
+    output = tensor(np.random.default_rng(2), "y", 5, 3, 2)
+    layer = selection_layer("y", part, replace(output, zero_point=part.zero_point), np.array([1, 0]))
+    graph = LayerGraph("region", (source,), (layer.output,), (layer,))
+    compiled = compile_region(CONFIGS["2x16x9"], graph)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    values = np.random.default_rng(3).integers(-128, 128, (5, 4, 10), np.int8)
+    model.write_tensor(compiled.plan.locations["x"], values)
+    model.run()
+    got = model.read_tensor(compiled.plan.locations["y"]).reshape(5, 3, 2)
+    np.testing.assert_array_equal(got, values[:, 1:, [9, 8]])
 
 
 def test_parts_that_leave_the_accelerator_or_are_added(tmp_path):
@@ -211,8 +262,8 @@ def test_space_to_depth(tmp_path, block, channels):
 
 
 REASONS = {
-    "from channel 5 on": lambda m, x: concatenation(m, [conv(m, x, 5), conv(m, x, 3)], 3),
-    "between CPU operators": lambda m, x: concatenation(m, [x, x], 3),
+    "lies in memory as 6 x 5 x 4, not 1 x 30 x 4": lambda m, x: concatenation(m, [conv(m, x, 4), conv(m, x, 4)], 0),
+    "no operand of it is on the accelerator": lambda m, x: concatenation(m, [x, x], 3),
 }
 
 
@@ -222,7 +273,7 @@ def test_what_stays_on_the_cpu(tmp_path, reason):
         x = m.input((1, 6, 5, 3))
         m.tensors[x].quantization.scale = np.array([SCALE], np.float32)
         m.tensors[x].quantization.zeroPoint = np.array([POINT], np.int64)
-        return [m.conv(REASONS[reason](m, x), 4)]
+        return [REASONS[reason](m, x)]
 
     (item,) = exact(tmp_path, build).cpu_operators
     assert item.op == "concatenation" and reason in item.reason
