@@ -56,7 +56,7 @@ def placement_of_board(board: Board, rtlil: str) -> dict[str, Any] | None:
     """What benchmarks/boards.py measured of the board's own system, if it was this one."""
     for row in json.loads(BOARDS.read_text())["boards"]:
         if row["name"] == board.name and row["placement"] and row["placement"]["rtlil_sha256"] == rtlil:
-            return {**row["placement"], "seed": row["seed"]}
+            return {"seed": row["seed"], **row["placement"]}
     return None
 
 
