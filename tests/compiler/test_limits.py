@@ -87,6 +87,24 @@ def test_narrow_to_the_last_accumulator(kind, extreme):
     assert got[-1 if extreme > 0 else 0] != got[-2 if extreme > 0 else 1]
 
 
+@pytest.mark.parametrize(("window", "narrow"), [((31, 33), True), ((33, 31), True), ((33, 32), False)])
+@pytest.mark.parametrize("value", [-128, 127])
+def test_narrow_to_the_last_sum_of_an_average_pool(window, narrow, value):
+    """1,023 values sum to 130,944 at most, 1,056 to 135,168: one bit more."""
+    rows, columns = window
+    x = Tensor(name="x", rows=rows, columns=columns, channels=1, scale=1.0, zero_point=0, shape=(1, *window, 1))
+    y = replace(x, name="y", rows=1, columns=1, shape=(1, 1, 1, 1))
+    common = dict(name="layer", inputs=(x,), output=y, act_min=-128, act_max=127)
+    layer = AveragePool2D(**common, window=window, strides=(1, 1))
+    compiled = compile_region(CONFIG, LayerGraph("region", (x,), (y,), (layer,)))
+    (d,) = compiled.descriptors
+    model = GoldenModel(CONFIG, compiled.program, compiled.weights)
+    model.write_tensor(compiled.plan.locations["x"], np.full((rows, columns, 1), value, np.int8))
+    model.run()
+    assert model.read_tensor(compiled.plan.locations["y"]).ravel().tolist() == [value]
+    assert d.narrow == narrow
+
+
 @pytest.mark.parametrize("kind", ["conv", "dense", "depthwise"])
 @pytest.mark.parametrize(
     "bias", [(1 << 31) - 1, (1 << 31) - 60, -(1 << 31), -(1 << 31) + 60, (1 << 31) - 128, -(1 << 31) + 128]
