@@ -109,7 +109,7 @@ def main() -> int:
     try:
         if not artifact.exists():
             compile(network, output=artifact)
-        with InferenceSession(artifact, arguments.device) as session:
+        with InferenceSession(artifact, arguments.device, fallback=False) as session:
             micro = settings["micro"]
             for seconds, mean in moments(samples, session, micro["probability_cutoff"], micro["sliding_window_size"]):
                 print(f"{seconds:.2f} s: {settings['wake_word']} (probability {mean:.3f}, on {session.device})")
