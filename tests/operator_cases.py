@@ -1053,6 +1053,66 @@ def _svdf(draw: Draw) -> Spec:
     return Spec("SVDF", [x, features, times, bias, state], [out], options)
 
 
+def _float_weights(draw: Draw, shape: tuple[int, ...], hybrid: bool) -> Operand:
+    """Weights of float32 activations: float32 or int8."""
+    if hybrid:
+        return _weights(draw, shape, 1, 0, "int8", per_channel=False, symmetric=True)
+    return Operand(TensorType(shape, "float32"), draw.rng.normal(0, 0.5, shape).astype(np.float32))
+
+
+def _float_input(draw: Draw, *shape: int) -> Operand:
+    """An input of usual size: sums beyond float32 depend on their order."""
+    sample = draw.rng.normal(0, draw.scale(0.1, 10), shape).astype(np.float32)
+    return Operand(TensorType(shape, "float32"), sample=sample)
+
+
+def _floats(draw: Draw, *shape: int) -> Operand:
+    return Operand(TensorType(shape, "float32"), draw.rng.normal(0, 0.5, shape).astype(np.float32))
+
+
+def _svdf_float(draw: Draw) -> Spec:
+    n, channels, rank, memory = draw.pick(1, 2), draw.integer(1, 9), draw.integer(1, 3), draw.integer(1, 6)
+    units, hybrid = draw.integer(1, 5), draw.chance(0.5)
+    filters = units * rank
+    x = _float_input(draw, n, channels)
+    state = Operand(TensorType((n, filters * memory), "float32"), variable=True)
+    features, times = (_float_weights(draw, shape, hybrid) for shape in ((filters, channels), (filters, memory)))
+    bias = _floats(draw, units) if draw.chance(0.7) else None
+    options = {"rank": rank, "fused_activation_function": draw.pick("NONE", "RELU")}
+    if hybrid:
+        options["asymmetric_quantize_inputs"] = draw.chance(0.5)
+    return Spec("SVDF", [x, features, times, bias, state], [TensorType((n, units), "float32")], options)
+
+
+def _lstm_float(draw: Draw) -> Spec:
+    n, time, channels, cells = draw.pick(1, 2), draw.integer(1, 5), draw.integer(1, 8), draw.integer(1, 6)
+    projected, hybrid = draw.chance(0.3), draw.chance(0.5)
+    width = draw.integer(1, 5) if projected else cells
+    time_major, coupled, normed = draw.chance(0.3), draw.chance(0.3), draw.chance(0.2)
+    shape = (time, n) if time_major else (n, time)
+    operands: list[Operand | None] = [_float_input(draw, *shape, channels)]
+    for columns in (channels, width):
+        operands += [_float_weights(draw, (cells, columns), hybrid) if g or not coupled else None for g in range(4)]
+    peepholes = draw.chance(0.3)
+    for gate in (0, 1, 3):
+        there = peepholes and (gate or not coupled)
+        operands.append(_float_weights(draw, (cells,), hybrid) if there else None)
+    operands += [_floats(draw, cells) if g or not coupled else None for g in range(4)]
+    operands += [_float_weights(draw, (width, cells), hybrid) if projected else None]
+    operands += [_floats(draw, width) if projected and draw.chance(0.7) else None]
+    operands += [Operand(TensorType((n, size), "float32"), variable=True) for size in (width, cells)]
+    operands += [_floats(draw, cells) if normed and (g or not coupled) else None for g in range(4)]
+    options = {
+        "fused_activation_function": draw.pick("TANH", "TANH", "RELU6"),
+        "time_major": time_major,
+        "cell_clip": draw.pick(0.0, 0.0, 0.5, 10.0),
+        "proj_clip": draw.pick(0.0, 0.0, 0.1),
+    }
+    if hybrid:
+        options["asymmetric_quantize_inputs"] = draw.chance(0.5)
+    return Spec("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, [TensorType((*shape, width), "float32")], options)
+
+
 def _lstm(draw: Draw) -> Spec:
     n, time, channels, cells = draw.pick(1, 2), draw.integer(1, 5), draw.integer(1, 8), draw.integer(1, 6)
     projected = draw.chance(0.3)
@@ -1207,13 +1267,13 @@ GENERATORS: dict[str, Sequence[Generator]] = {
     "STRIDED_SLICE": (_strided_slice,),
     "SUB": (_arithmetic("SUB", *_SUMMABLE), _arithmetic("SUB", *_SUMMABLE), _int16_powers("SUB")),
     "SUM": (_reduction("SUM", *_SUMMABLE, rescales=True),),
-    "SVDF": (_svdf,),
+    "SVDF": (_svdf, _svdf, _svdf_float),
     "TANH": (_fixed_output("TANH", 1 / 128, {"uint8": 128}, "int8", "uint8", "int16", "float32"),),
     "TILE": (_tile,),
     "TOPK_V2": (_topk_v2,),
     "TRANSPOSE": (_transpose,),
     "TRANSPOSE_CONV": (_transpose_conv,),
-    "UNIDIRECTIONAL_SEQUENCE_LSTM": (_lstm,),
+    "UNIDIRECTIONAL_SEQUENCE_LSTM": (_lstm, _lstm, _lstm_float),
     "UNPACK": (_unpack,),
     "ZEROS_LIKE": (_unquantized("ZEROS_LIKE", "int32", "int64", "float32"),),
 }

@@ -31,7 +31,10 @@ def quantize_rows(x: NDArray[np.float32], *, asymmetric: bool) -> tuple[NDArray,
     with np.errstate(divide="ignore", over="ignore"):
         scales = np.where(empty, np.float32(1), reach / np.float32(127))
         inverse = np.where(empty, np.float32(0), np.float32(127) / reach)
-    values = np.clip(round_half_away(x * inverse), -127, 127)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = x * inverse
+    # Of a row so small that the inverse is infinite; the processor's conversion to integers makes the least of it.
+    values = np.clip(round_half_away(np.where(np.isfinite(scaled), scaled, np.float32(-127))), -127, 127)
     return values.astype(np.float64), scales, np.zeros_like(low)
 
 

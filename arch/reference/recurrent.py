@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation, TensorType
-from . import fixed_point
+from . import fixed_point, recurrent_float
 from .support import operand, parameters, power_of_two, refuse, require_types, saturate
 
 __all__ = ["initial_state", "svdf", "unidirectional_sequence_lstm"]
@@ -31,7 +31,8 @@ def svdf(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     Operands: input [n, channels], weights [filters, channels], weights [filters, memory], bias [units], state
     [n, filters * memory].
     """
-    require_types(op, 0, "int8")
+    if require_types(op, 0, "int8", "float32") == "float32":
+        return recurrent_float.svdf(op, inputs)
     require_types(op, 1, "int8")
     require_types(op, 2, "int16")
     require_types(op, 4, "int16")
@@ -93,7 +94,8 @@ def unidirectional_sequence_lstm(op: Operation, inputs: Sequence[NDArray | None]
     Options: `time_major`, `cell_clip`, `proj_clip`, and `intermediates`: scale and zero point of each of the
     operator's intermediate tensors, of which the fifth is what the hidden state is quantized with.
     """
-    require_types(op, 0, "int8")
+    if require_types(op, 0, "int8", "float32") == "float32":
+        return recurrent_float.lstm(op, inputs)
     require_types(op, 2, "int8")
     require_types(op, _CELL_STATE, "int16")
     for first, what in ((_PEEPHOLES, "peephole weights"), (_NORMS, "layer normalization")):
