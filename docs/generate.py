@@ -236,10 +236,15 @@ def protocol_page() -> str:
                 ],
                 [
                     "NO_SESSION: the board was reset, or another driver has opened a session",
-                    f"HELLO, load again, begin the region anew; at most {serial.RESTARTS} times, then `DeviceError`",
+                    f"HELLO, load again, begin the region anew; at most {serial.RESTARTS} times, failures of the port "
+                    "included, then `DeviceError`",
                 ],
                 ["another configuration, instruction set or protocol in the answer to HELLO", "`DeviceError`"],
-                ["the port fails", "`DeviceError`; the next request opens it again"],
+                [
+                    "the port fails",
+                    "it is opened again for as long as the silence above, then the region begins anew; else "
+                    "`DeviceError`, and the next request tries again",
+                ],
                 ["the program does not end within 10 s", "RESET, then `DeviceError`"],
                 [
                     f"a region takes longer than {serial.LIMIT_FRAMES * serial.FRAME_SECONDS:g} s "
