@@ -210,6 +210,16 @@ def test_a_board_that_runs_the_program_of_another_driver(artifact):
     check(device, artifact, 3)
 
 
+def test_a_board_that_a_reset_does_not_end_is_left_alone(artifact, monkeypatch):
+    """Nothing is written to it: another driver's program goes on with its own memories."""
+    line, device = twin_device(SMALL)
+    line.board.run_for(polls=1_000_000)
+    monkeypatch.setattr(device, "reset", lambda: None)
+    with pytest.raises(DeviceError, match="runs a program that this driver has not started"):
+        device.load(artifact)
+    assert line.board.ignored == 0
+
+
 def test_a_board_that_becomes_busy_between_two_inferences(artifact):
     """Its memories did not take the inputs: no answer, rather than a wrong one."""
     (region,) = artifact.manifest.regions
