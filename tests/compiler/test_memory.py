@@ -18,6 +18,7 @@ from nnloom.compiler.memory import (
     ORDERS,
     SEARCH,
     Lifetime,
+    Placement,
     _by_breadth,
     _Problem,
     breadth_bound,
@@ -189,3 +190,14 @@ def test_the_order_by_breadth_is_the_widest_moment_first_and_in_it_the_largest_t
     problem = _Problem([Lifetime(str(i), *values) for i, values in enumerate(sizes_and_times)])
     # Moments 0 to 3 hold 3, 10, 11 and 13 granules.
     assert _by_breadth(problem) == [3, 4, 2, 1, 0]
+
+
+def test_every_plan_passes_the_independent_checker_before_it_is_used(monkeypatch):
+    """A planner that puts all tensors into one place has no say."""
+    monkeypatch.setattr(
+        "nnloom.compiler.memory.place_tensors",
+        lambda lives: Placement({life.name: 0 for life in lives}, max(life.granules for life in lives), "wrong"),
+    )
+    graph = next(graphs(1))
+    with pytest.raises(CapacityError, match="overlaps"):
+        plan_memory(CONFIG, graph)
