@@ -671,12 +671,35 @@ def boards(options: argparse.Namespace, console: Console) -> list[dict[str, Any]
 
 
 def zoo_list(options: argparse.Namespace, console: Console) -> list[dict[str, str]]:
-    """nnloom zoo list"""
-    from nnloom.compiler.zoo import list_models
+    """nnloom zoo, nnloom zoo list"""
+    from nnloom.compiler.zoo import KINDS, list_models
 
-    entries = list_models()
-    console.table(["model", "what it is", "licence"], [[e.name, e.description, e.licence] for e in entries])
-    return [{"name": e.name, "description": e.description, "licence": e.licence, "sha256": e.sha256} for e in entries]
+    if options.kind not in (None, *KINDS):
+        raise ConfigError(f"no kind {options.kind!r} in the zoo (kinds: {', '.join(KINDS)})")
+    entries = [
+        entry
+        for entry in list_models()
+        if options.kind in (None, entry.kind)
+        and options.package in (None, entry.package.requirement.partition("==")[0])
+        and all(word.lower() in f"{entry.name} {entry.description}".lower() for word in options.words)
+    ]
+    if not entries:
+        raise ConfigError("no model of the zoo is like that; 'nnloom zoo' lists all")
+    console.table(
+        ["model", "kind", "what it is", "licence"], [[e.name, e.kind, e.description, e.licence] for e in entries]
+    )
+    return [
+        {
+            "name": e.name,
+            "kind": e.kind,
+            "description": e.description,
+            "licence": e.licence,
+            "package": e.package.requirement,
+            "member": e.member,
+            "sha256": e.sha256,
+        }
+        for e in entries
+    ]
 
 
 def zoo_fetch(options: argparse.Namespace, console: Console) -> dict[str, Any]:

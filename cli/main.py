@@ -230,9 +230,16 @@ def build_parser() -> argparse.ArgumentParser:
     p = _subparser(verbs, "boards", "list the boards", "nnloom boards")
     p.set_defaults(run=commands.boards)
 
-    zoo = verbs.add_parser("zoo", help="real models to start with", description="Real models, fetched from PyPI.")
-    zoo_verbs = zoo.add_subparsers(dest="zoo_verb", metavar="COMMAND", required=True, parser_class=_Parser)
-    p = _subparser(zoo_verbs, "list", "list the models", "nnloom zoo list")
+    zoo = verbs.add_parser(
+        "zoo", help="real models to start with", description="Real models that packages on PyPI ship."
+    )
+    zoo_verbs = zoo.add_subparsers(dest="zoo_verb", metavar="COMMAND", parser_class=_Parser)
+    zoo.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+    zoo.set_defaults(run=commands.zoo_list, words=(), kind=None, package=None)
+    p = _subparser(zoo_verbs, "list", "list the models", "nnloom zoo list --kind int8 keyword")
+    p.add_argument("words", nargs="*", metavar="WORD", help="only models with these words in name or description")
+    p.add_argument("--kind", help="only models of this kind: int8, streaming int8, float16 or float")
+    p.add_argument("--package", metavar="NAME", help="only models of this package")
     p.set_defaults(run=commands.zoo_list)
     p = _subparser(zoo_verbs, "fetch", "fetch a model into the current folder", "nnloom zoo fetch keyword_spotting")
     p.add_argument("name", help="model name, or 'recordings' for the spoken words yes.npy and no.npy")

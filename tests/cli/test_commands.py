@@ -141,7 +141,10 @@ def test_explore_and_compile_what_it_found(tmp_path, model_path, capfd):
 def test_boards_and_zoo_list(capfd):
     boards = {board["name"]: board for board in _json(capfd, "boards")}
     assert boards["ulx3s-85f"]["multipliers"] == 288 and {"ulx3s-12f", "tang-nano-20k", "pynq-z2"} <= set(boards)
-    assert len(_json(capfd, "zoo", "list")) == 5
+    models = _json(capfd, "zoo")
+    assert len(models) >= 40 and models == _json(capfd, "zoo", "list")
+    (twin,) = _json(capfd, "zoo", "list", "--kind", "float", "--package", "silabs-mltk", "Alexa")
+    assert (twin["name"], twin["licence"]) == ("keyword_spotting_alexa_float32", "Zlib (silabs-mltk)")
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,8 @@ RUN = {
     "build with words for a clock": ("build good --clock abc", "argument --clock: abc is no frequency in MHz"),
     "build with a clock that is none": ("build good --clock nan", "nan is no frequency"),
     "zoo folder missing": ("zoo fetch keyword_spotting -o none/kws.tflite", "none/kws.tflite: cannot be written"),
+    "unknown kind of the zoo": ("zoo list --kind int9", "no kind 'int9' in the zoo (kinds: int8, streaming int8"),
+    "no such zoo model": ("zoo list of-no-such-name", "no model of the zoo is like that; 'nnloom zoo' lists all"),
     "unknown zoo model": ("zoo fetch resnet_9000", "no model 'resnet_9000' in the zoo"),
 }
 

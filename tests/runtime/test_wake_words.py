@@ -10,11 +10,11 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from nnloom.compiler import compile as compile_model
+from nnloom.compiler import zoo
 from nnloom.runtime import DeviceWarning, InferenceSession
 from nnloom.sim.litert import LiteRtReference
 from tests.board_twin import Fault, twin_device
 from tests.compiler.litert import compile_without_code
-from tests.strangers import networks
 from tests.tflite_models import edited
 
 pytestmark = pytest.mark.model
@@ -36,7 +36,7 @@ def with_logits(model) -> None:
 
 def written(word: str, folder: Path) -> Path:
     path = folder / f"{word}.tflite"
-    path.write_bytes(edited(networks()[word].read_bytes(), with_logits))
+    path.write_bytes(edited(zoo.fetch(word).read_bytes(), with_logits))
     return path
 
 
