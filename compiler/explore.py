@@ -55,8 +55,9 @@ __all__ = [
     "shapes",
 ]
 
-EVERYTHING = AcceleratorConfig()
-"""A configuration with every feature: what it can run, some candidate can run."""
+EVERYTHING = AcceleratorConfig(lanes=32, requant_units=8)
+"""A configuration with every feature, and the largest granules, of which parts of tensors are multiples: what it can
+run, some candidate can run."""
 
 CONNECT_SECONDS = 10
 """Longest wait for a Dask scheduler."""

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler.copies import is_copy, selection_layer, without_copies
 from nnloom.compiler.emit import emit
+from nnloom.compiler.explore import EVERYTHING, evaluate
+from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.partition import partition
 from nnloom.sim.golden import GoldenModel
 from tests.compiler.litert import exact
 from tests.fuzz.check import CONFIGS
@@ -294,3 +298,16 @@ def test_copies_stay_where_nobody_can_write_to_their_place(tmp_path):
     assert copies(partitioned) == [3]
     (graph,) = partitioned.graphs
     assert without_copies(graph) == graph
+
+
+def test_every_candidate_of_an_exploration_can_place_the_parts(tmp_path):
+    """Parts begin at granules, which are those of the widest engine."""
+    m = ModelWriter()
+    x = conv(m, m.input((1, 6, 5, 3)), 24)
+    a, b, c = split(m, x, 3)
+    path = tmp_path / "model.tflite"
+    path.write_bytes(m.finish(m.conv(concatenation(m, [c, conv(m, a, 8), b], 3), 4)))
+    graphs = partition(read_model(path), EVERYTHING).graphs
+    narrow, wide = AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192), EVERYTHING
+    for config in (narrow, AcceleratorConfig(), wide):
+        assert evaluate(config, graphs) is not None
