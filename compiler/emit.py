@@ -19,8 +19,9 @@ from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program
 from .memory import MemoryPlan, plan_memory
 from .parts import cut
+from .unread import without_unread
 
-__all__ = ["Emitted", "EmittedRegion", "emit"]
+__all__ = ["Emitted", "EmittedRegion", "emit", "prepared"]
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,17 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:
-    """A region without copies if that fits the memory, else with them: tensors that are parts of others live longer."""
-    without = without_copies(graph)
+    first, second = prepared(graph)
     try:
-        return without, plan_memory(config, without)
+        return first, plan_memory(config, first)
     except CapacityError:
-        return graph, plan_memory(config, graph)
+        return second, plan_memory(config, second)
+
+
+def prepared(graph: LayerGraph) -> tuple[LayerGraph, LayerGraph]:
+    """A region without what nobody reads: without copies and, if that does not fit the memory, with them: tensors that
+    are parts of others live longer."""
+    return without_unread(without_copies(graph)), without_unread(graph)
 
 
 def _overflows(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> tuple[str, ...]:

@@ -25,9 +25,8 @@ from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
 
-from .copies import without_copies
 from .cost import operation_macs
-from .emit import Emitted, emit
+from .emit import Emitted, emit, prepared
 from .graph import LayerGraph
 from .ir import Graph
 from .lower import lower_layers
@@ -113,7 +112,7 @@ def _further_cuts(config: AcceleratorConfig, partitioned: Partitioned) -> Cuts:
 
 def _fits(config: AcceleratorConfig, graph: LayerGraph) -> bool:
     """Whether `emit` can place the tensors of a region."""
-    return fits_memory(config, without_copies(graph)) or fits_memory(config, graph)
+    return any(fits_memory(config, form) for form in prepared(graph))
 
 
 def _widest(config: AcceleratorConfig, region: Region) -> tuple[int, str]:

@@ -23,7 +23,7 @@ EXACT = {
     "hey_jarvis": 20,
     "hey_mycroft": 21,
     "image_classification": 14,
-    "image_example1": 5,
+    "image_example1": 6,
     "keyword_spotting": 11,
     "keyword_spotting_alexa": 54,
     "keyword_spotting_mobilenetv2": 66,

@@ -15,11 +15,10 @@ from nnloom import boards
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler import compile as compile_model
 from nnloom.compiler.explore import explore
-from nnloom.compiler.fit import _cheapest_runs, _Cost, _piece, fit
+from nnloom.compiler.fit import _cheapest_runs, _Cost, _fits, _piece, fit
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.larger import find_larger, with_more_memory
-from nnloom.compiler.memory import fits_memory
 from nnloom.compiler.partition import Region
 from nnloom.runtime import InferenceSession
 from nnloom.sim.litert import LiteRtReference
@@ -143,7 +142,7 @@ def _all_costs(graph: LayerGraph):
                 piece = _piece(graph, first, end)
                 if index in on_cpu:
                     total += _Cost(cpu_macs=graph.layers[first].macs, cpu_operators=1)
-                elif fits_memory(SMALL, piece):
+                elif _fits(SMALL, piece):
                     size = sum(math.prod((t.rows, t.columns, t.channels)) for t in (*piece.inputs, *piece.outputs))
                     total += _Cost(link_bytes=size, pieces=1)
                 else:
@@ -159,11 +158,11 @@ def test_no_cut_is_cheaper():
         rng = np.random.default_rng(seed)
         graph = random_graph(rng, [str(k) for k in rng.choice(["conv", "depthwise", "average", "add"], 5)])
         graph = dataclasses.replace(graph, outputs=(graph.layers[int(rng.integers(0, 4))].output, *graph.outputs))
-        if fits_memory(SMALL, graph):
+        if _fits(SMALL, graph):
             continue
         runs = _cheapest_runs(SMALL, _as_region(graph), {i: x.macs for i, x in enumerate(graph.layers)})
         assert [run.first for run in runs] == [0, *(run.end for run in runs[:-1])] and runs[-1].end == 5
-        assert all(run.on_cpu or fits_memory(SMALL, _piece(graph, run.first, run.end)) for run in runs)
+        assert all(run.on_cpu or _fits(SMALL, _piece(graph, run.first, run.end)) for run in runs)
         assert runs[-1].cost == min(_all_costs(graph))
         compared += 1
         cpu += any(run.on_cpu for run in runs)
