@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import flatbuffers
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 
@@ -21,24 +20,16 @@ def altered(source: Path, target: Path, change: Callable[[Any], None]) -> Path:
     return target
 
 
-def make_float(model: Any) -> None:
-    """The same operators on float32 tensors, without quantization."""
-    for tensor in model.subgraphs[0].tensors:
-        if tensor.type in (schema.TensorType.INT8, schema.TensorType.INT32) and tensor.quantization is not None:
-            data = model.buffers[tensor.buffer].data
-            if data is not None and tensor.type == schema.TensorType.INT8:
-                values = np.array(data, np.uint8).view(np.int8).astype(np.float32)
-                model.buffers[tensor.buffer].data = values.view(np.uint8)
-            tensor.type = schema.TensorType.FLOAT32
-            tensor.quantization = None
-
-
-def replace_softmax(model: Any) -> None:
-    """An operator that no importer knows in place of SOFTMAX."""
+def replace_softmax(model: Any, kind: int = schema.BuiltinOperator.UNIQUE) -> None:
+    """Another operator in place of SOFTMAX, by default one that nothing here computes."""
     for code in model.operatorCodes:
         if code.builtinCode == schema.BuiltinOperator.SOFTMAX:
-            code.builtinCode = schema.BuiltinOperator.UNIQUE
-            code.deprecatedBuiltinCode = schema.BuiltinOperator.UNIQUE
+            code.builtinCode = code.deprecatedBuiltinCode = kind
+
+
+def use_control_flow(model: Any) -> None:
+    """A loop in place of SOFTMAX."""
+    replace_softmax(model, schema.BuiltinOperator.WHILE)
 
 
 def make_dynamic(model: Any) -> None:
@@ -51,7 +42,3 @@ def make_dynamic(model: Any) -> None:
 
 def remove_operators(model: Any) -> None:
     model.subgraphs[0].operators = []
-
-
-def add_subgraph(model: Any) -> None:
-    model.subgraphs.append(model.subgraphs[0])

@@ -28,11 +28,10 @@ def stage(tmp_path_factory, artifacts, model_path):
     (folder / "header.tflite").write_bytes(data[:8] + np.random.default_rng(1).bytes(5000))
     (folder / "truncated.tflite").write_bytes(data[: len(data) // 2])
     (folder / "text.tflite").write_text("this is not a model\n")
-    models.altered(good, folder / "float.tflite", models.make_float)
     models.altered(good, folder / "operator.tflite", models.replace_softmax)
     models.altered(good, folder / "dynamic.tflite", models.make_dynamic)
     models.altered(good, folder / "nothing.tflite", models.remove_operators)
-    models.altered(good, folder / "two.tflite", models.add_subgraph)
+    models.altered(good, folder / "loop.tflite", models.use_control_flow)
 
     def config(name, **values):
         (folder / name).write_text(json.dumps(AcceleratorConfig().to_dict() | values))
@@ -97,11 +96,10 @@ COMPILE = {
     "garbage model": ("garbage.tflite", "not a TFLite model"),
     "garbage behind a good header": ("header.tflite", "damaged TFLite file"),
     "truncated model": ("truncated.tflite", ""),
-    "float model": ("float.tflite", "quantize it to int8|quantize the model to int8"),
     "unsupported operator": ("operator.tflite", "UNIQUE"),
     "dynamic shape": ("dynamic.tflite", "dynamic shape"),
     "model without operators": ("nothing.tflite", "no operators"),
-    "two subgraphs": ("two.tflite", "2 subgraphs"),
+    "control flow": ("loop.tflite", "control flow is not supported: WHILE; leave"),
     "unknown board": ("kws.tflite --board ulx3s-85", "unknown board 'ulx3s-85'; did you mean ulx3s-85f"),
     "impossible configuration": ("kws.tflite --config odd.json", "lanes must be a power of two"),
     "text in the configuration": ("kws.tflite --config text.json", "lanes must be int"),
