@@ -81,6 +81,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         config=config,
         cpu=options.cpu,
         strict=options.strict,
+        keep=options.keep,
         progress=console.phase,
         advance=console.advance,
     )

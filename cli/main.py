@@ -83,7 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    p = _subparser(verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws")
+    p = _subparser(
+        verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws --keep steps"
+    )
     p.add_argument("model", help="int8 .tflite file")
     p.add_argument("--board", default="ulx3s-85f", help="board name, see 'nnloom boards' (default: %(default)s)")
     p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
@@ -101,6 +103,9 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--bitstream", action="store_true", help="build the bitstream too")
     p.add_argument(
         "--strict", action="store_true", help="refuse operators whose bits may differ from the reference kernels'"
+    )
+    p.add_argument(
+        "--keep", metavar="DIR", help="write what each step makes there, as text and JSON (read, simplify, ...)"
     )
     p.set_defaults(run=commands.compile_model)
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,12 +22,20 @@ from nnloom.arch.artifact import (
     write_artifact,
 )
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.cpu_target import get_cpu_target, host_cpu_target
+from nnloom.arch.cpu_target import CpuTarget, get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError
 from nnloom.arch.extras import require
 from nnloom.arch.output import check_output, write_output
 from nnloom.arch.report import write_report
 from nnloom.arch.trust import note_compiled_here
+
+if TYPE_CHECKING:
+    from nnloom.boards import Board
+
+    from .fit import Fitted
+    from .host_plan import PlannedHost
+    from .ir import Graph
+    from .report import ConfigChoice
 
 __all__ = ["CompileResult", "compile"]
 
@@ -48,6 +56,7 @@ def compile(
     config: AcceleratorConfig | Literal["auto"] | None = None,
     cpu: str = "host",
     strict: bool = False,
+    keep: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
@@ -70,6 +79,8 @@ def compile(
         computer runs.
     strict
         Refuse a model with operators whose bits may differ from those of the reference kernels: float code.
+    keep
+        Folder for what each step makes, as text and JSON (`nnloom.compiler.keep`): new, empty, or of an earlier run.
     progress
         Called with the name of each phase.
     advance
@@ -83,13 +94,13 @@ def compile(
     """
     from nnloom import boards
 
-    from .cpu import build_cpu
     from .exactness import check_cpu_operators
     from .fit import fit
     from .frontend import read_model
     from .host_plan import plan_host
+    from .keep import KeptSteps
     from .larger import find_larger
-    from .report import ConfigChoice, make_report
+    from .report import make_report
 
     require("compiler", "tvm", "tflite")
     say = progress or (lambda _: None)
@@ -97,55 +108,89 @@ def compile(
     cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)
     output = Path(output)
     check_output(output)
+    kept = KeptSteps(None if keep is None else Path(keep))
     say("reading the model")
-    graph = read_model(model)
-    found = None
-    if config == "auto":
-        from .explore import explore_graph
-
-        found = explore_graph(graph, board=target, progress=progress, advance=advance)
-    if found:
-        config = found.chosen.config
-        resources = found.chosen.resources.to_dict()
-        choice = ConfigChoice(source="auto", reason=found.reason(), resources=resources)
-    elif config is None or config == "auto":
-        choice = ConfigChoice(source="board", reason=f"the default of {target.name}")
-        config = target.config
-    else:
-        choice = ConfigChoice(source="given", reason="given by the user")
+    graph = read_model(model, watch=kept.graph)
+    config, choice = _choose(graph, target, config, progress, advance)
     say("partitioning, scheduling and planning memory")
     fitted = fit(graph, config)
-    partitioned, emitted = fitted.partitioned, fitted.emitted
-    inexact = check_cpu_operators(partitioned, strict=strict)
+    kept.fitted(fitted, config)
+    inexact = check_cpu_operators(fitted.partitioned, strict=strict)
     larger = None
     if fitted.is_cut:
         say("looking for what would take more of the network")
         larger = find_larger(graph, fitted, config, target)
-    host = plan_host(partitioned)
+    host = plan_host(fitted.partitioned)
+    manifest = _manifest(fitted, host, target, config, cpu_target)
     report = make_report(fitted, config, target.name, choice, inexact, larger)
-    manifest = Manifest(
+    with write_output(output) as folder:
+        say("compiling the CPU code")
+        _write(folder, Path(model), fitted, host, manifest, report, cpu_target)
+    return CompileResult(output, report)
+
+
+def _choose(
+    graph: Graph,
+    board: Board,
+    config: AcceleratorConfig | Literal["auto"] | None,
+    progress: Callable[[str], None] | None,
+    advance: Callable[[int, int], None] | None,
+) -> tuple[AcceleratorConfig, ConfigChoice]:
+    """The configuration, and why it is used."""
+    from .report import ConfigChoice
+
+    found = None
+    if config == "auto":
+        from .explore import explore_graph
+
+        found = explore_graph(graph, board=board, progress=progress, advance=advance)
+    if found:
+        resources = found.chosen.resources.to_dict()
+        return found.chosen.config, ConfigChoice(source="auto", reason=found.reason(), resources=resources)
+    if config is None or config == "auto":
+        return board.config, ConfigChoice(source="board", reason=f"the default of {board.name}")
+    return config, ConfigChoice(source="given", reason="given by the user")
+
+
+def _manifest(
+    fitted: Fitted, host: PlannedHost, board: Board, config: AcceleratorConfig, cpu_target: CpuTarget
+) -> Manifest:
+    graph = fitted.partitioned.graph
+    return Manifest(
         model=graph.name,
         model_sha256=graph.sha256,
-        board=target.name,
+        board=board.name,
         cpu=cpu_target.name,
         config=config,
         inputs=graph.input_infos(),
         outputs=graph.output_infos(),
-        regions=tuple(r.region for r in emitted.regions),
+        regions=tuple(r.region for r in fitted.emitted.regions),
         host=host.plan,
         states=graph.state_infos(),
     )
-    with write_output(output) as folder:
-        say("compiling the CPU code")
-        build_cpu(partitioned, host, folder / CPU_FILE, cpu_target)
-        if host.constants:
-            np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
-        if graph.states:
-            np.savez(folder / STATES_FILE, **{str(i): state.initial for i, state in enumerate(graph.states)})  # type: ignore[arg-type]
-        shutil.copyfile(model, folder / MODEL_FILE)
-        write_report(folder / REPORT_FILE, report)
-        write_artifact(folder, manifest, emitted.program, emitted.weights)
-        # Without a cache the code counts as a stranger's: sessions tell.
-        with contextlib.suppress(ConfigError):
-            note_compiled_here(file_sha256(folder / CPU_FILE))
-    return CompileResult(output, report)
+
+
+def _write(
+    folder: Path,
+    model: Path,
+    fitted: Fitted,
+    host: PlannedHost,
+    manifest: Manifest,
+    report: dict[str, Any],
+    cpu_target: CpuTarget,
+) -> None:
+    """The files of the artifact."""
+    from .cpu import build_cpu
+
+    build_cpu(fitted.partitioned, host, folder / CPU_FILE, cpu_target)
+    states = fitted.partitioned.graph.states
+    if host.constants:
+        np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
+    if states:
+        np.savez(folder / STATES_FILE, **{str(i): state.initial for i, state in enumerate(states)})  # type: ignore[arg-type]
+    shutil.copyfile(model, folder / MODEL_FILE)
+    write_report(folder / REPORT_FILE, report)
+    write_artifact(folder, manifest, fitted.emitted.program, fitted.emitted.weights)
+    # Without a cache the code counts as a stranger's: sessions tell.
+    with contextlib.suppress(ConfigError):
+        note_compiled_here(file_sha256(folder / CPU_FILE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ..ir import Graph
@@ -9,8 +10,13 @@ from ..ir import Graph
 __all__ = ["read_model"]
 
 
-def read_model(path: str | Path) -> Graph:
+def read_model(path: str | Path, *, watch: Callable[[str, Graph], None] = lambda step, graph: None) -> Graph:
     """Read a model file.
+
+    Parameters
+    ----------
+    watch
+        Called with the name of each step, "read" and "simplify", and what it makes.
 
     Raises
     ------
@@ -24,4 +30,8 @@ def read_model(path: str | Path) -> Graph:
     from ..simplify import simplify
     from .tflite import read_tflite
 
-    return simplify(read_tflite(path))
+    graph = read_tflite(path)
+    watch("read", graph)
+    graph = simplify(graph)
+    watch("simplify", graph)
+    return graph
