@@ -115,3 +115,5 @@ def test_layers_that_load_other_columns_forget_it():
     assert [x.slide_first for x in keep_padding_columns([d, dense, d])] == [2, 2, 1]
     assert [x.slide_first for x in keep_padding_columns([d, other, d])] == [2, 2, 2]
     assert [x.slide_first for x in keep_padding_columns([d, replace(d, kind=Kind.ADD, slide=0), d])] == [2, 2, 2]
+    # The same pixels over and over: no padding comes behind them.
+    assert [x.slide_first for x in keep_padding_columns([d, replace(d, q_step_ox=0), d])] == [2, 2, 2]
