@@ -14,6 +14,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
 
+from .carried import with_carried_rows
 from .copies import without_copies
 from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program
@@ -73,10 +74,15 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
         If activations, or the weights of one channel group, exceed the configuration's memories.
     """
     planned = [_planned(config, graph) for graph in graphs]
-    graphs, plans = [graph for graph, _ in planned], [plan for _, plan in planned]
-    lowered = [lower_layers(config, graph, plan.locations) for graph, plan in zip(graphs, plans, strict=True)]
-    overflows = _overflows(config, lowered)
-    return dataclasses.replace(_emit(config, graphs, plans, lowered, parts=bool(overflows)), overflows=overflows)
+    plans = [plan for _, plan in planned]
+    plain = [graph for graph, _ in planned]
+    # Faster, but with more layers and weights: not where that makes parts necessary.
+    for forms in ([with_carried_rows(config, graph) for graph in plain], plain):
+        lowered = [lower_layers(config, graph, plan.locations) for graph, plan in zip(forms, plans, strict=True)]
+        overflows = _overflows(config, lowered)
+        if not overflows:
+            break
+    return dataclasses.replace(_emit(config, forms, plans, lowered, parts=bool(overflows)), overflows=overflows)
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:

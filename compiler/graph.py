@@ -149,11 +149,14 @@ class DepthwiseConv2D(Layer):
     """instead of the scales'"""
     double_rounding: bool = True
     """of the requantization"""
+    carried: int = 0
+    """so many of the first rows come out wrong, since it uses what the window holds of the row before
+    (`nnloom.compiler.carried`); 0: it does not"""
 
     @property
     def macs(self) -> int:
         o = self.output
-        return o.rows * o.columns * int(np.prod(self.weights.shape))
+        return (o.rows - self.carried) * o.columns * int(np.prod(self.weights.shape))
 
 
 @dataclass(frozen=True, kw_only=True)

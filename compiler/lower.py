@@ -28,6 +28,7 @@ from nnloom.arch.numerics import (
     requantize,
 )
 
+from .carried_steps import carried_steps
 from .graph import (
     Add,
     AveragePool2D,
@@ -49,6 +50,7 @@ __all__ = [
     "accumulators_fit",
     "add_operands",
     "channel_multipliers",
+    "is_narrow",
     "located",
     "lower",
     "lower_layer",
@@ -362,6 +364,11 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
     return _Channels(weights, bias, multiplier, shift, narrow=bool((narrow | constant).all()))
 
 
+def is_narrow(layer: DepthwiseConv2D) -> bool:
+    """Whether the engine can make a result of the layer in one turn of the requantization units, instead of two."""
+    return _channels(layer, layer.weights.transpose(2, 1, 0)).narrow
+
+
 def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
     """(bias folded with the input zero point, multipliers, shifts), int64 per channel; weights [channels, ...]."""
     bias = _folded_bias(weights, layer.bias, layer.inputs[0].zero_point)
@@ -579,6 +586,16 @@ def _lower_depthwise(
             q_step_ox=source.pixel_stride,
             weights_advance=0,
         )
+    elif layer.carried:
+        carried = carried_steps(kernel_rows, layer.strides[0], rows, columns)
+        assert carried is not None
+        taps = np.zeros((channels, carried.loads, columns, rows), np.int8)
+        for k, place in enumerate(carried.taps):
+            taps[:, *place] = kernel[:, 0, k]
+        steps = _pad_to(taps.reshape(channels, carried.loads, -1), config.taps, axis=2)
+        origin = (origin[0] + carried.first, origin[1])
+        geometry = _window_geometry(source, out, (carried.loads, 1), layer.strides, origin, 1)
+        geometry |= dict(row_step_ky=carried.distance, kernel_rows=255)
     else:
         # A word for each step: one column of three rows, in the newest column.
         turns = -(-kernel_rows // rows)
