@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +67,20 @@ def fit(
     double_rounding
         Of the requantization.
     """
+    return _fit(outputs.tobytes(), slope, zero_point, limits, tuple(known), double_rounding)
+
+
+@lru_cache(maxsize=1 << 14)
+def _fit(
+    data: bytes,
+    slope: float,
+    zero_point: int,
+    limits: tuple[int, int],
+    known: tuple[tuple[int, int, int], ...],
+    double_rounding: bool,
+) -> Affine | None:
+    """Kept: a network is partitioned several times, for several configurations, and each asks the same."""
+    outputs = np.frombuffer(data, np.int64)
     low, high = limits
     if (outputs == outputs[0]).all():
         return Affine(0, int(outputs[0]) - zero_point, IDENTITY_MULTIPLIER, 0)
@@ -76,7 +92,7 @@ def fit(
     values = VALUES if slope > 0 else VALUES[::-1]
     first = np.searchsorted(growing, steps)
     beyond, before = first < len(values), first > 0
-    for weight, multiplier, shift in (*known, *_candidates(abs(slope))):
+    for weight, multiplier, shift in chain(known, _candidates(abs(slope))):
         accumulators = (weight if slope > 0 else -weight) * values
         begins = _begins(steps - zero_point, multiplier, shift, double_rounding=double_rounding)
         least = (begins[beyond] - accumulators[first[beyond]]).max(initial=-(1 << 40))
