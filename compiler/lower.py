@@ -705,16 +705,21 @@ def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[T
     return LoweredLayer(layer, descriptor, _shared_words(config, [(IDENTITY_MULTIPLIER, 0)], [1]))
 
 
-def _add_rows(config: AcceleratorConfig, sources: list[TensorLocation], out: TensorLocation) -> tuple[int, int]:
+def _add_rows(
+    config: AcceleratorConfig, sources: list[TensorLocation], out: TensorLocation, tails: bool
+) -> tuple[int, int]:
     """Rows and bytes of a row with which an addition takes the fewest batches.
 
-    The rows of a bank follow each other, so that a tensor can be seen as one long row in each bank; where a bank has a
-    row less, that row's place is added up as well: its bytes are the tensor's, and nobody reads them.
+    The rows of a bank follow each other, so that a tensor can be seen as one long row in each bank. Where a bank has a
+    row less, that row's place is added up as well: its bytes are the tensor's, and nobody reads them. Without `tails`
+    it is not known what the operands have there.
     """
     row_bytes = out.columns * out.pixel_stride
-    if any(s.row_stride != out.row_stride for s in sources):
+    gaps = out.row_stride * config.granule != row_bytes
+    uneven = out.rows > config.row_banks and out.rows % config.row_banks and not tails
+    if gaps or uneven or any(s.row_stride != out.row_stride for s in sources):
         return out.rows, row_bytes
-    bank_bytes = -(-out.rows // config.row_banks) * out.row_stride * config.granule
+    bank_bytes = -(-out.rows // config.row_banks) * row_bytes
 
     def batches(rows: int, size: int) -> int:
         return rows * -(-size // (ADD_BATCH * config.lanes))
@@ -725,10 +730,12 @@ def _add_rows(config: AcceleratorConfig, sources: list[TensorLocation], out: Ten
     return out.rows, row_bytes
 
 
-def _lower_add(config: AcceleratorConfig, layer: Add, sources: list[TensorLocation], out: TensorLocation):
+def _lower_add(
+    config: AcceleratorConfig, layer: Add, sources: list[TensorLocation], out: TensorLocation, *, tails: bool = False
+):
     x, y = add_operands(layer)
     y_factor, out_factor = _add_factors(layer)
-    rows, row_bytes = _add_rows(config, sources, out)
+    rows, row_bytes = _add_rows(config, sources, out, tails)
     size = {"in_rows": rows, "in_row_bytes": row_bytes, "n_oy": rows}
     fields = {**_input_fields(config, sources[y]), **_output_fields(config, layer, out), **size}
     descriptor = Descriptor(
@@ -765,14 +772,20 @@ _LOWERINGS: dict[type[Layer], Callable] = {
     AveragePool2D: _lower_average_pool,
     MaxPool2D: _lower_max_pool,
     WindowSum: _lower_window_sum,
-    Add: _lower_add,
 }
 
 
 def lower_layer(
-    config: AcceleratorConfig, layer: Layer, sources: list[TensorLocation], out: TensorLocation
+    config: AcceleratorConfig,
+    layer: Layer,
+    sources: list[TensorLocation],
+    out: TensorLocation,
+    *,
+    tails: bool = False,
 ) -> LoweredLayer:
     """Lower one layer whose tensors have been placed.
+
+    tails: whether something is written, in each inference, to the places of rows that some banks of its operands lack.
 
     Raises
     ------
@@ -785,9 +798,27 @@ def lower_layer(
     if reason:
         raise UnsupportedOperatorError(f"{layer.name}: {reason}; run this layer on the CPU")
     try:
+        if isinstance(layer, Add):
+            return _lower_add(config, layer, sources, out, tails=tails)
         return _LOWERINGS[type(layer)](config, layer, sources, out)
     except ValueError as error:
         raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
+
+
+def _bank_granules(config: AcceleratorConfig, location: TensorLocation) -> int:
+    """Granules of the longest bank, without what makes them whole words of the host bus."""
+    return -(-location.rows // config.row_banks) * location.row_stride
+
+
+def _note_written(config: AcceleratorConfig, written: NDArray[np.bool_], location: TensorLocation) -> None:
+    for bank in range(config.row_banks):
+        rows = len(range(bank, location.rows, config.row_banks))
+        written[bank, location.base : location.base + rows * location.row_stride] = True
+
+
+def _is_written(config: AcceleratorConfig, written: NDArray[np.bool_], location: TensorLocation) -> bool:
+    """The tensor and the places of rows that some banks lack."""
+    return bool(written[:, location.base : location.base + _bank_granules(config, location)].all())
 
 
 def lower_layers(
@@ -795,9 +826,18 @@ def lower_layers(
 ) -> list[LoweredLayer]:
     """Lower a region whose tensors are placed at `locations` (by name); for `place_program`."""
     result: list[LoweredLayer] = []
+    written = np.zeros((config.row_banks, config.bank_granules), bool)
+    """in each inference so far: what an inference writes does not depend on what came before it"""
+    for tensor in graph.inputs:
+        _note_written(config, written, located(config, locations, tensor))
     for layer in graph.layers:
         sources = [located(config, locations, tensor) for tensor in layer.inputs]
-        lowered = lower_layer(config, layer, sources, located(config, locations, layer.output))
+        out = located(config, locations, layer.output)
+        lowered = lower_layer(config, layer, sources, out, tails=all(_is_written(config, written, s) for s in sources))
+        if layer.output.whole is None:
+            _note_written(config, written, out)
+            if isinstance(layer, Add) and lowered.descriptor.n_oy < out.rows:
+                written[:, out.base : out.base + _bank_granules(config, out)] = True
         try:
             # Without `weight_base`: what fits the weight memory has an address that fits the field.
             check_descriptor(config, lowered.descriptor)

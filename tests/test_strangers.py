@@ -25,7 +25,7 @@ EXACT = {
     "image_classification": 14,
     "image_example1": 6,
     "keyword_spotting": 11,
-    "keyword_spotting_alexa": 57,
+    "keyword_spotting_alexa": 58,
     "keyword_spotting_mobilenetv2": 66,
     "keyword_spotting_on_off_v3": 106,
     "keyword_spotting_pacman_v3": 89,

@@ -44,13 +44,13 @@ def test_fewer_loads_and_the_same_answers(kernel, stride, loads):
         before, after = seed % kernel, (seed + 3) % 5
         rng, graph = column([kernel, seed], kernel, stride, 60 + seed, 17 * (seed % 3) + 7, before, after)
         form = with_carried_rows(CONFIG, graph)
-        assert form.macs == graph.macs
         if len(form.layers) == 1:
             continue
         carried += 1
-        main, first = form.layers
+        fill, main, first = form.layers
+        assert main.macs + first.macs == graph.macs and fill.output.channels == min(16, first.output.channels)
         compiled = compile_region(CONFIG, form)
-        d, _ = compiled.descriptors
+        _, d, _ = compiled.descriptors
         assert d.n_ky * d.n_kx == loads and first.output.rows == main.carried == (2 if loads == 1 else 1)
         plain = compile_region(CONFIG, graph)
         assert program_cycles(CONFIG, compiled.descriptors) < program_cycles(CONFIG, plain.descriptors)
@@ -74,13 +74,16 @@ def test_where_it_does_not_pay_nothing_changes():
     for graph in (short, same, replace(long, layers=(wide,))):
         assert with_carried_rows(CONFIG, graph) == graph
     assert with_carried_rows(AcceleratorConfig(lanes=8, taps=5, requant_units=2), long) == long
-    assert len(with_carried_rows(CONFIG, long).layers) == 2
+    # The first layer with a window fills it.
+    assert [x.carried for x in with_carried_rows(CONFIG, long).layers] == [0, 1, 0]
+    twice = replace(long, layers=long.layers * 2)
+    assert [x.carried for x in with_carried_rows(CONFIG, twice).layers] == [0, 1, 0, 1, 0]
 
 
 def test_not_where_parts_would_be_necessary():
     _, graph = column(3, 9, 2, 100, 300, 4, 4)
     weights = len(emit(CONFIG, [graph]).weights)
-    assert len(emit(CONFIG, [graph]).regions[0].layers) == 2
+    assert len(emit(CONFIG, [graph]).regions[0].layers) == 3
     less = emit(replace(CONFIG, weight_words=weights - 1), [graph])
     assert len(less.regions[0].layers) == 1 and not less.parts
 

@@ -101,7 +101,7 @@ def test_rtl_runs_parts(tmp_path):
     config = CONFIGS["weights"]
     done = 0
     with VerifiedRtlDevice() as device:
-        for seed in range(40):
+        for seed in range(60):
             rng = np.random.default_rng([5, seed])
             graph = random_graph(rng, [str(k) for k in rng.choice(KINDS, 3)])
             try:

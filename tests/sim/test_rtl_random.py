@@ -11,11 +11,13 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, HostAddress, Kind, Register, encode_program
 from nnloom.boards import get
 from nnloom.boards.ice40_flow import Ice40Toolchain
+from nnloom.compiler.carried import with_carried_rows
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel, WriteTrace
 from nnloom.sim.rtl import RtlWrites
+from tests.compiler.test_carried import column
 from tests.engines import compact, without_overlap
 from tests.graphs import EVERY_KIND, random_graph
 from tests.harness import compile_region, random_inputs
@@ -60,6 +62,15 @@ def chains(config: AcceleratorConfig, count: int):
             yield rng, graph, compiled
 
 
+def columns(config: AcceleratorConfig):
+    """Depthwise layers that use the loads of the output row above, where the window keeps any."""
+    for seed, (kernel, stride) in enumerate(((9, 2), (5, 1), (11, 1))):
+        rng, graph = column(seed, kernel, stride, 40, 2 * config.lanes, 3, 2)
+        form = with_carried_rows(config, graph)
+        if len(form.layers) > 1:
+            yield rng, form, compile_region(config, form)
+
+
 def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[WriteTrace], message: str) -> None:
     """Every write of the engine is the golden model's."""
     for field in ("bank", "granule", "enable"):
@@ -77,7 +88,7 @@ def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[Writ
 def test_rtl_writes_what_the_golden_model_writes(config):
     device = RtlDevice()
     try:
-        for rng, graph, compiled in chains(config, 40):
+        for rng, graph, compiled in (*chains(config, 40), *columns(config)):
             artifact = SimpleNamespace(
                 manifest=SimpleNamespace(config=config), program=compiled.program, weights=compiled.weights
             )
