@@ -15,7 +15,7 @@ from nnloom.arch.numerics import IDENTITY_MULTIPLIER
 
 from .graph import Add, Conv2D, DepthwiseConv2D, Layer, LayerGraph, Padding, Tensor
 
-__all__ = ["copy_layer", "is_copy", "selection_layer", "without_copies"]
+__all__ = ["copy_layer", "is_copy", "repeated_layer", "selection_layer", "without_copies"]
 
 NO_PADDING = Padding()
 
@@ -33,6 +33,12 @@ def copy_layer(
         padding=padding,
         **_unchanged(source.channels),
     )
+
+
+def repeated_layer(name: str, source: Tensor, output: Tensor) -> DepthwiseConv2D:
+    """The row, or column, of a tensor that has one of them for every one of the output."""
+    strides = int(source.rows == output.rows), int(source.columns == output.columns)
+    return copy_layer(name, source, output, strides)
 
 
 def selection_layer(

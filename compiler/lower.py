@@ -571,7 +571,8 @@ def _lower_depthwise(
     parameters = _channels(layer, layer.weights.transpose(2, 1, 0))
     kernel = parameters.weights  # [channels, kernel columns, kernel rows]
     origin = (-layer.padding.top, -layer.padding.left)
-    slide = columns > 1 and kernel_columns <= columns and kernel_rows <= rows
+    # With a stride of 0, each result of a row reads the same columns.
+    slide = columns > 1 and kernel_columns <= columns and kernel_rows <= rows and layer.strides[1] > 0
     if slide:
         # One word; the kernel sits in the newest columns.
         taps = np.zeros((channels, columns, rows), np.int8)

@@ -9,7 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import add, convolution, extremum, fully_connected, movement, pointwise, pooling, reduce, space_to_depth, view
+from . import (
+    add,
+    broadcast,
+    convolution,
+    extremum,
+    fully_connected,
+    movement,
+    pointwise,
+    pooling,
+    reduce,
+    space_to_depth,
+    view,
+)
 from .operator import LayoutConflict, Made, Operands, Operator, Refusal
 
 __all__ = ["OPERATORS", "LayoutConflict", "Made", "Operands", "Operator", "Refusal"]
@@ -39,6 +51,8 @@ OPERATORS: Mapping[str, Operator] = {
     "RELU_0_TO_1": pointwise.RESCALING,
     "RELU_N1_TO_1": pointwise.RESCALING,
     "RESHAPE": view.VIEW,
+    "RESIZE_BILINEAR": broadcast.RESIZE,
+    "RESIZE_NEAREST_NEIGHBOR": broadcast.RESIZE,
     "SLICE": movement.CUT,
     "SPACE_TO_DEPTH": space_to_depth.SPACE_TO_DEPTH,
     "SPLIT": movement.CUT,

@@ -17,7 +17,8 @@ from ..affine import VALUES, products
 from ..copies import copy_layer
 from ..graph import Layer, MaxPool2D, Tensor
 from ..ir import Graph, Node
-from .operator import Operands, Operator, Refusal, inner_tensor, int8_type, natural_layout, output_tensor
+from .broadcast import elementwise_operands
+from .operator import Operands, Operator, Refusal, inner_tensor, int8_type, output_tensor
 from .pointwise import Hint, affine_layer, function_of, operand_of, ratio, straight_layer
 
 __all__ = ["LEAKY_RELU", "MAXIMUM", "MINIMUM", "PRELU"]
@@ -37,29 +38,28 @@ def _greater(name: str, both: Tensor, output: Tensor) -> MaxPool2D:
 def _of_two(graph: Graph, node: Node, operands: Operands, *, lesser: bool) -> Layer | Sequence[Layer]:
     if any(graph.constant(index) is not None for index in node.inputs):
         return affine_layer(graph, node, operands, ratio)
-    out, q_out = int8_type(node.operation.outputs[0], "the output")
+    _, q_out = int8_type(node.operation.outputs[0], "the output")
     indices = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
-        source, q = int8_type(value_type, "an operand")
-        if source.shape != out.shape or index is None:
-            raise Refusal(f"{node.kind} with broadcasting")
+        _, q = int8_type(value_type, "an operand")
+        if index is None:
+            raise Refusal("an operand is left out")
         if q != q_out:
             raise Refusal(f"{node.kind} of tensors of several scales")
         indices.append(index)
-    layout = next((known for known in map(operands.layout, indices) if known), natural_layout(out.shape))
-    sources = [operands.tensor(index, layout) for index in indices]
+    layout, (sources, brought) = elementwise_operands(graph, node, operands, indices)
     output = output_tensor(graph, node, layout)
     both, places = _side_by_side(graph, node, output)
     if not lesser:
         copies = [copy_layer(node.name, *pair) for pair in zip(sources, places, strict=True)]
-        return (*copies, _greater(node.name, both, output))
+        return (*brought, *copies, _greater(node.name, both, output))
     # The lesser of two is the greater one of what is left to -1, seen from there.
     opposite = (-1 - VALUES)[:, None]
     hint: list[Hint] = [(-1.0, ())]
     turned = [straight_layer(node.name, *pair, opposite, hint) for pair in zip(sources, places, strict=True)]
     greater = inner_tensor(graph, node, output, "from -1")
     back = straight_layer(node.name, greater, output, opposite, hint)
-    return (*turned, _greater(node.name, both, greater), back)
+    return (*brought, *turned, _greater(node.name, both, greater), back)
 
 
 def _leaky(graph: Graph, node: Node, operands: Operands) -> Sequence[Layer]:

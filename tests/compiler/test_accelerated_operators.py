@@ -26,6 +26,8 @@ LEAST = {
     "PAD": 1,
     "PADV2": 0,
     "QUANTIZE": 1,
+    "RESIZE_BILINEAR": 0,
+    "RESIZE_NEAREST_NEIGHBOR": 0,
     "SUB": 3,
     "TRANSPOSE_CONV": 1,
 }
