@@ -169,6 +169,26 @@ def test_a_network_that_fits_no_configuration():
         explore_graphs(_graphs("conv"), model="chain", board=small, workers=1)
 
 
+def test_the_program_memory_holds_as_many_layers_as_the_network_has():
+    """The board's own holds 64."""
+    rng = np.random.default_rng(3)
+    x = tensor(rng, "x", 1, 1, 8)
+    first = random_layer(rng, "dense", x)
+    weights = rng.integers(-127, 128, (8, 8), np.int8)
+    scales, bias = np.full(8, 0.001), np.zeros(8, np.int32)
+    layers = []
+    for i in range(70):
+        output = dataclasses.replace(x, name=f"y{i}")
+        fields = dict(weights=weights, weight_scales=scales, bias=bias, inputs=(layers[-1].output if layers else x,))
+        layers.append(dataclasses.replace(first, name=output.name, output=output, **fields))
+    graph = LayerGraph("region", (x,), (layers[-1].output,), tuple(layers))
+    (overflow,) = emit(BOARD.config, [graph]).overflows
+    assert overflow == "program memory: 4,480 bytes needed for 70 layers, 4,096 available"
+    found = explore_graphs((graph,), model="long", board=BOARD, workers=1)
+    assert found.default is None and all(c.config.program_words >= 70 * 16 for c in found.candidates)
+    assert not emit(found.chosen.config, [graph]).parts
+
+
 def test_on_dask_the_result_is_the_same():
     distributed = pytest.importorskip("dask.distributed")
     graphs = _graphs("conv", "dense")
