@@ -54,7 +54,10 @@ def read_kernel_op(graph: Graph, node: Node) -> KernelOp | None:
     """The operator for a kernel; None if there is no kernel for its kind, types or operands."""
     kind, op = _KINDS.get(node.kind), node.operation
     out = op.outputs[0]
-    if kind is None or out.dtype != "int8" or out.quantization is None or not out.quantization.is_per_tensor:
+    # A single number without dimensions has no loop to schedule.
+    if kind is None or not out.shape or out.dtype != "int8":
+        return None
+    if out.quantization is None or not out.quantization.is_per_tensor:
         return None
     operands = [graph.values[i].type for i in graph.operands(node)]
     wanted = "float32" if kind == "quantize" else "int8"
@@ -89,9 +92,10 @@ def read_kernel_op(graph: Graph, node: Node) -> KernelOp | None:
 
 
 def _sum_shifts_right(op: KernelOp) -> bool:
-    """Whether the factor of the sum is below 1; the reference does others."""
+    """Whether the factor of the sum is a shift to the right by less than 31; the reference does others."""
     scales = [q.scale for q in op.input_quantization if q]
-    return 2 * max(scales) / ((1 << ADD_LEFT_SHIFT) * op.output_quantization.scale) < 1
+    factor = 2 * max(scales) / ((1 << ADD_LEFT_SHIFT) * op.output_quantization.scale)
+    return factor < 1 and split_factor(factor)[1] > -31
 
 
 def _scale(q: Quantization | None) -> float | None:

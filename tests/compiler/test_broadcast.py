@@ -87,3 +87,16 @@ def test_other_resizing_stays_on_the_cpu(tmp_path):
 
     (item,) = exact(tmp_path, build).cpu_operators
     assert item.reason == "resizing of [1, 6, 5, 11]; the accelerator repeats a single pixel only"
+
+
+def test_sums_without_dimensions_and_of_hardly_anything(tmp_path):
+    """A number without dimensions has no loop to schedule; an output scale may leave no bit of the operands."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = m.input((1, 3, 2, 4))
+        pooled = m.pool(x, "AVERAGE", (3, 2), (1, 1))
+        axes = m.tensor((4,), dtype="INT32", data=np.arange(4, dtype=np.int32))
+        mean = m.operator("MEAN", [x, axes], m.tensor((), scale=0.03, zero_point=5), schema.ReducerOptionsT())
+        return [m.binary("ADD", mean, mean, 0.05), m.binary("ADD", pooled, pooled, m.scale(x) * 8000)]
+
+    exact(tmp_path, build, native=True)
