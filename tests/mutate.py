@@ -76,7 +76,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
         "tests/runtime/test_results.py",
         "tests/runtime/test_trust.py",
     ),
-    "runtime/devices/base.py": ("tests/runtime/test_serial.py", "tests/runtime/test_fallback.py"),
+    "runtime/devices/base.py": ("tests/runtime/test_fallback.py", "tests/runtime/test_serial.py"),
     "runtime/devices/serial.py": ("tests/runtime/test_serial.py", "tests/runtime/test_fallback.py"),
     "sim/golden.py": ("tests/compiler/test_limits.py", "tests/sim/test_golden.py"),
 }

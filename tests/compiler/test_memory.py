@@ -19,7 +19,6 @@ from nnloom.compiler.memory import (
     SEARCH,
     Lifetime,
     Placement,
-    _by_breadth,
     _Problem,
     breadth_bound,
     check_plan,
@@ -185,11 +184,22 @@ def test_the_search_finds_plans_without_a_gap_where_every_order_fails():
     assert searched >= 5
 
 
-def test_the_order_by_breadth_is_the_widest_moment_first_and_in_it_the_largest_tensor():
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("size", [3, 1, 4, 0, 2]),
+        # Moments 0 to 3 hold 3, 10, 11 and 13 granules: the widest first, and in it the largest.
+        ("breadth", [3, 4, 2, 1, 0]),
+        # The first first, of two at once the larger.
+        ("time", [0, 1, 2, 3, 4]),
+        # Granules times moments: 6, 5, 4, 18 and 4.
+        ("area", [3, 0, 1, 2, 4]),
+    ],
+)
+def test_orders_of_placement(name, order):
     sizes_and_times = [(3, 0, 1), (5, 1, 1), (2, 1, 2), (9, 2, 3), (4, 3, 3)]
     problem = _Problem([Lifetime(str(i), *values) for i, values in enumerate(sizes_and_times)])
-    # Moments 0 to 3 hold 3, 10, 11 and 13 granules.
-    assert _by_breadth(problem) == [3, 4, 2, 1, 0]
+    assert ORDERS[f"greedy by {name}"](problem) == order
 
 
 def test_every_plan_passes_the_independent_checker_before_it_is_used(monkeypatch):
