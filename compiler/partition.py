@@ -223,13 +223,13 @@ class _Assignment:
                 stage += 1
             region = self.regions.get(stage) or _Region(self.graph, self.config, self._only_flat)
             region.offered = {}
-            if entry.follows and not self.accelerated.intersection(operands):
-                raise Refusal("no operand of it is on the accelerator")
             made = _made(entry.layer(self.graph, node, region))
             for layer in made.layers:
                 reason = unsupported_reason(layer, self.config)
                 if reason:
                     raise Refusal(reason)
+            if entry.follows and not self.accelerated.intersection(operands):
+                raise Refusal("no operand of it is on the accelerator")
             self.regions[stage] = region
             region.accept(node, made)
         self.stage.update(dict.fromkeys(node.outputs, stage))
