@@ -178,6 +178,25 @@ def test_silence_ends_in_an_error_in_time(artifact):
     assert (2**ATTEMPTS - 1) * FRAME_SECONDS <= line.clock.now < 2**ATTEMPTS * FRAME_SECONDS
 
 
+def test_the_time_of_a_request_begins_with_it(artifact):
+    """However long the device was there before."""
+    line, device = twin_device(SMALL)
+    line.clock.now += 1000
+    device.load(artifact)
+    line.clock.now += 1000
+    check(device, artifact, 1)
+
+
+def test_layers_are_counted_only_if_asked_for(artifact):
+    (region,) = artifact.manifest.regions
+    inputs = region_inputs(artifact, np.random.default_rng(1))
+    _, device = twin_device(SMALL)
+    device.load(artifact)
+    for run in (device.run_region, super(SerialDevice, device).run_region):
+        assert run(region, inputs).layer_cycles == ()
+        assert len(run(region, inputs, count_layers=True).layer_cycles) == 4
+
+
 def test_a_program_that_does_not_end(artifact):
     line, device = twin_device(SMALL)
     device.load(artifact)
