@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from nnloom.arch.operation import Quantization, TensorType
 from nnloom.arch.reference import REFERENCES, evaluate
-from tests.conformance import check
+from tests.conformance import check, check_compiled
 from tests.one_operator import Operand, Spec, interpret, read, write
 from tests.operator_cases import GENERATORS, cases
 from tests.tflite_models import ModelWriter
@@ -67,3 +69,10 @@ def test_leaky_relu_rounds_ties_of_a_negative_alpha(alpha: float) -> None:
     values = np.arange(-128, 128).astype(np.int8)[None]
     op, _ = read(data)
     np.testing.assert_array_equal(evaluate(op, [values])[0], interpret(data, [values])[0])
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_compiled_operator_equals_litert(kind: str, tmp_path: Path) -> None:
+    """From the file to the runtime without TVM and the golden model; `--compiled` has CPU code, and more cases."""
+    outcomes = [(case.name, check_compiled(case, tmp_path, ["portable"])) for case in cases(3, 2, [kind])]
+    assert [o for o in outcomes if o[1].status not in ("passed", "differs")] == []
