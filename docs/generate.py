@@ -1,4 +1,4 @@
-"""Writes the generated pages: `docs/isa.md`, `docs/protocol.md` and `docs/cli.md`.
+"""Writes the generated pages: `docs/isa.md`, `docs/protocol.md`, `docs/cli.md` and `docs/operators.md`.
 
 `--check` only tells whether they are up to date.
 """
@@ -6,15 +6,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tflite
 
 from nnloom.arch import isa, legality, link
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.reference import REFERENCES
 from nnloom.cli.main import build_parser
+from nnloom.compiler.cpu.coverage import VIEWS
+from nnloom.compiler.cpu.operator import KERNELS
+from nnloom.compiler.cpu.tables import ELEMENTWISE
+from nnloom.compiler.frontend.tflite import VARIABLES
+from nnloom.compiler.ops import OPERATORS
 from nnloom.runtime.devices import serial
 
 HERE = Path(__file__).resolve().parent
@@ -298,7 +306,62 @@ def cli_page() -> str:
     return NOTE + "\n".join(lines) + "\n"
 
 
-PAGES = {"isa.md": isa_page, "protocol.md": protocol_page, "cli.md": cli_page}
+def _operator_row(kind: str, passed: dict[str, int] | None) -> list[object]:
+    engine = OPERATORS.get(kind)
+    if engine is None:
+        where = ""
+    elif engine.view:
+        where = engine.takes
+    else:
+        where = engine.takes + ("; only next to other layers" if engine.follows else "")
+    code = "kernel" if kind in KERNELS else "table of 8-bit values" if kind in ELEMENTWISE else ""
+    code = "a view" if kind in VIEWS else "kernel" if kind == "SOFTMAX" else code
+    counts = (
+        f"{passed['passed']} of {sum(passed[s] for s in ('passed', 'refused', 'differs', 'wrong'))}" if passed else ""
+    )
+    return [kind, where, code, "yes" if kind in REFERENCES else "", counts]
+
+
+def operators_page() -> str:
+    """Markdown of what becomes of each operator of TFLite."""
+    results = json.loads((HERE.parent / "benchmarks" / "results" / "operators_portable.json").read_text())
+    known = {*REFERENCES, *VARIABLES}
+    refused = [
+        name
+        for name, code in vars(tflite.BuiltinOperator).items()
+        if isinstance(code, int)
+        and name not in {*known, "CUSTOM", "DELEGATE", "PLACEHOLDER_FOR_GREATER_OP_CODES"}
+        and not name.startswith("STABLEHLO")
+    ]
+    lines = [
+        "# Operators",
+        "",
+        "What becomes of each operator of TFLite. An operator runs on the engine where the column says so and the",
+        "configuration has the unit; `nnloom compile` tells of each that stays on the CPU why. There it is code compiled",
+        "with TVM, where there is such for its types, else the NumPy reference, bit-exact to LiteRT's reference kernels",
+        "but for what the report names (functions of float32).",
+        "",
+        "Last column: one-operator files that equal LiteRT's answers in every bit; the rest differ as the report says they",
+        f"may, or are refused (`{results['command']}`).",
+        "",
+        *_table(
+            ["operator", "engine", "CPU code", "NumPy reference", "exact one-operator files"],
+            [_operator_row(kind, results["operators"].get(kind)) for kind in sorted(REFERENCES)],
+        ),
+        "## State",
+        "",
+        f"{', '.join(sorted(VARIABLES))}: no operators of their own; the session keeps the variables from run to run.",
+        "",
+        "## Refused",
+        "",
+        "One line names all of them at once. A custom operator is refused by its name.",
+        "",
+        f"{', '.join(sorted(refused))}, and all of StableHLO.",
+    ]
+    return NOTE + "\n".join(lines) + "\n"
+
+
+PAGES = {"isa.md": isa_page, "protocol.md": protocol_page, "cli.md": cli_page, "operators.md": operators_page}
 
 
 def main(arguments: list[str] | None = None) -> int:

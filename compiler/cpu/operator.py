@@ -13,7 +13,7 @@ from nnloom.arch.operation import Quantization
 from ..ir import Graph, Node
 from ..lower import accumulator_range, accumulators_fit, channel_multipliers, real_multipliers
 
-__all__ = ["KernelOp", "multipliers", "read_kernel_op"]
+__all__ = ["KERNELS", "KernelOp", "multipliers", "read_kernel_op"]
 
 _KINDS = {
     "CONV_2D": "conv2d",
@@ -24,6 +24,8 @@ _KINDS = {
     "ADD": "add",
     "QUANTIZE": "quantize",
 }
+KERNELS = tuple(_KINDS)
+"""Operators of which some have a kernel"""
 
 
 @dataclass(frozen=True, kw_only=True)

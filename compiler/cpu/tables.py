@@ -16,7 +16,7 @@ from nnloom.arch.reference import evaluate
 
 from ..ir import Graph, Node
 
-__all__ = ["Table", "table_of"]
+__all__ = ["ELEMENTWISE", "Table", "table_of"]
 
 _UNARY = (
     "ABS",
@@ -41,6 +41,8 @@ _UNARY = (
     "TANH",
 )
 _BINARY = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "PRELU", "SQUARED_DIFFERENCE", "SUB")
+ELEMENTWISE = (*_UNARY, *_BINARY)
+"""Operators that may be tables"""
 _EIGHT_BITS = ("int8", "uint8")
 VALUES = 256
 

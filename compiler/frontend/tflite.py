@@ -34,7 +34,7 @@ from ..ir import Graph, Node, State, Value, checked_data
 from .shapes import infer_shapes
 from .sparsity import densify
 
-__all__ = ["read_tflite"]
+__all__ = ["VARIABLES", "read_tflite"]
 
 _DTYPES = {
     "FLOAT32": "float32",
@@ -56,7 +56,7 @@ _QUANTIZED = ("int4", "int8", "uint8", "int16", "int32", "int64")
 _DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, KeyError)
 """What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
 
-_VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
+VARIABLES = ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE", "CALL_ONCE")
 _CONTROL = ("IF", "WHILE", "CALL")
 _NO_ROUTE = ("unknown", "CUSTOM", "STABLEHLO", "HASHTABLE")
 
@@ -177,7 +177,7 @@ class _Reader:
         ]
         self._begin(inputs, used)
         for op, kind in zip(operators, kinds, strict=True):
-            if kind in _VARIABLES:
+            if kind in VARIABLES:
                 self._variable(op, kind, outputs)
             else:
                 self._add(self._node(op, kind))

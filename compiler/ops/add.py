@@ -26,5 +26,11 @@ def _sum(graph: Graph, node: Node, operands: Operands, *, subtract: bool) -> Lay
     return (*copies, Add(**common(graph, node, inputs, layout), subtract=subtract))
 
 
-ADD = Operator(layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=False))
-SUB = Operator(layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=True))
+ADD = Operator(
+    layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=False),
+    takes="two int8 tensors of equal size",
+)
+SUB = Operator(
+    layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=True),
+    takes="two int8 tensors of equal size",
+)

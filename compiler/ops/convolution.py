@@ -169,6 +169,6 @@ def _transpose_conv(graph: Graph, node: Node, operands: Operands) -> Layer:
     )
 
 
-CONV_2D = Operator(layer=_conv_2d)
-DEPTHWISE_CONV_2D = Operator(layer=_depthwise_conv_2d)
-TRANSPOSE_CONV = Operator(layer=_transpose_conv)
+CONV_2D = Operator(layer=_conv_2d, takes="constant int8 weights, batch 1")
+DEPTHWISE_CONV_2D = Operator(layer=_depthwise_conv_2d, takes="constant int8 weights, batch 1")
+TRANSPOSE_CONV = Operator(layer=_transpose_conv, takes="constant int8 weights, batch 1")

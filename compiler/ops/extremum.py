@@ -98,7 +98,15 @@ def _branch(
     return answers[:, None], [(slope, products(abs(times), multiplier, exponent))]
 
 
-LEAKY_RELU = Operator(layer=_leaky, follows=True)
-PRELU = Operator(layer=_leaky, follows=True)
-MAXIMUM = Operator(layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=False), follows=True)
-MINIMUM = Operator(layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=True), follows=True)
+LEAKY_RELU = Operator(layer=_leaky, follows=True, takes="int8")
+PRELU = Operator(layer=_leaky, follows=True, takes="int8, a constant slope")
+MAXIMUM = Operator(
+    layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=False),
+    follows=True,
+    takes="an int8 tensor and a constant, or two",
+)
+MINIMUM = Operator(
+    layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=True),
+    follows=True,
+    takes="an int8 tensor and a constant, or two",
+)

@@ -39,4 +39,4 @@ def _fully_connected(graph: Graph, node: Node, operands: Operands) -> Layer:
     )
 
 
-FULLY_CONNECTED = Operator(layer=_fully_connected)
+FULLY_CONNECTED = Operator(layer=_fully_connected, takes="constant int8 weights")

@@ -256,7 +256,9 @@ def _pad(graph: Graph, node: Node, operands: Operands) -> Made:
     return Made((selection_layer(node.name, source, output, channels, padding=padding),), (output,))
 
 
-CONCATENATION = Operator(layer=_concatenation, follows=True)
-CUT = Operator(layer=_cut, follows=True)
+CONCATENATION = Operator(
+    layer=_concatenation, follows=True, takes="int8; parts of the output, made in place where that is possible"
+)
+CUT = Operator(layer=_cut, follows=True, takes="int8; parts of the operand at even distances")
 """SLICE, STRIDED_SLICE, SPLIT, SPLIT_V, UNPACK, GATHER, and TRANSPOSE where nothing moves"""
-PAD = Operator(layer=_pad, follows=True)
+PAD = Operator(layer=_pad, follows=True, takes="int8; folded into the layer that reads it, else a copy")

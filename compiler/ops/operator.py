@@ -92,6 +92,8 @@ class Operator:
     """It is so little work that it runs on the accelerator only if an operand is there already."""
     view: Callable[[Graph, Node], None] | None = None
     """The output is the input under another shape; raises `Refusal` if it is not in this case."""
+    takes: str = ""
+    """What the accelerator takes of it, in a few words for docs/operators.md; the rest it refuses with a reason."""
 
 
 def int8_type(value_type: TensorType | None, what: str) -> tuple[TensorType, Quantization]:

@@ -180,8 +180,13 @@ def _fits(
     return fits
 
 
+AFFINE = "an int8 tensor, or one and a constant, where an exact rescaling exists"
+
+
 def _operator(hints: Hints) -> Operator:
-    return Operator(layer=lambda graph, node, operands: affine_layer(graph, node, operands, hints), follows=True)
+    return Operator(
+        layer=lambda graph, node, operands: affine_layer(graph, node, operands, hints), follows=True, takes=AFFINE
+    )
 
 
 def ratio(q_in: Quantization, q_out: Quantization, _: Constant | None) -> list[Hint]:

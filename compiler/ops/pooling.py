@@ -32,5 +32,5 @@ def _max_pool_2d(graph: Graph, node: Node, operands: Operands) -> Layer:
     return MaxPool2D(**_fields(graph, node, operands), padding=Padding(*node.operation.options["padding"]))
 
 
-AVERAGE_POOL_2D = Operator(layer=_average_pool_2d)
-MAX_POOL_2D = Operator(layer=_max_pool_2d)
+AVERAGE_POOL_2D = Operator(layer=_average_pool_2d, takes="int8")
+MAX_POOL_2D = Operator(layer=_max_pool_2d, takes="int8")

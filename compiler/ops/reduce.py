@@ -87,5 +87,5 @@ def _sum(graph: Graph, node: Node, operands: Operands) -> Layer:
     return _reduction(graph, node, operands, divide=False)
 
 
-MEAN = Operator(layer=_mean)
-SUM = Operator(layer=_sum)
+MEAN = Operator(layer=_mean, takes="int8, over axes that lie together")
+SUM = Operator(layer=_sum, takes="int8, over axes that lie together")

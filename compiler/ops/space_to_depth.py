@@ -27,4 +27,4 @@ def _space_to_depth(graph: Graph, node: Node, operands: Operands) -> Layer:
     return selection_layer(node.name, source, output, np.arange(output.channels), strides=window, window=window)
 
 
-SPACE_TO_DEPTH = Operator(layer=_space_to_depth, follows=True)
+SPACE_TO_DEPTH = Operator(layer=_space_to_depth, follows=True, takes="int8")
