@@ -14,6 +14,9 @@ from .partition import Partitioned
 
 __all__ = ["Inexact", "check_cpu_operators"]
 
+MOST = 10
+"""Operators that one message names"""
+
 Inexact = dict[str, str]
 """Name of an operator -> why its bits may differ from the reference kernels'"""
 
@@ -28,7 +31,7 @@ def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> In
     Raises
     ------
     UnsupportedOperatorError
-        If nothing can run some of them, or, with `strict`, if some are float code; the message names all.
+        If nothing can run some of them, or, with `strict`, if some are float code; the message names all, up to 10.
     """
     graph = partitioned.graph
     refused: dict[str, str] = {}
@@ -42,16 +45,22 @@ def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> In
         if why:
             inexact[node.name] = why
     if refused:
-        what = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        what = _listed(refused)
         raise UnsupportedOperatorError(
             f"{graph.name}: neither accelerator nor CPU can run {what}; leave them out of the model"
         )
     if strict and inexact:
-        what = "; ".join(f"{name}: {reason}" for name, reason in inexact.items())
+        what = _listed(inexact)
         raise UnsupportedOperatorError(
             f"{graph.name}: not exact ({what}); compile without --strict, or quantize these operators"
         )
     return inexact
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    """Names and reasons in one line, the first `MOST` of them."""
+    first = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:MOST])
+    return first + (f"; and {len(reasons) - MOST} more" if len(reasons) > MOST else "")
 
 
 def _try(graph: Graph, node: Node) -> str | None:

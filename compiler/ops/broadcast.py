@@ -114,5 +114,5 @@ def _resize(graph: Graph, node: Node, operands: Operands) -> Made:
     return Made((repeated_layer(node.name, source, output),), (output,))
 
 
-RESIZE = Operator(layer=_resize, follows=True)
+RESIZE = Operator(layer=_resize, follows=True, takes="int8, of a single pixel")
 """RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR"""

@@ -34,3 +34,26 @@ def test_operators_that_are_not_defined_for_all_values_are_taken(tmp_path: Path)
 def test_types_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOperatorError, match=r"LOGICAL_NOT.*int8 as operand 0"):
         check(tmp_path, "LOGICAL_NOT", 1, schema.LogicalNotOptionsT())
+
+
+@pytest.mark.parametrize(("count", "end"), [(2, ""), (10, ""), (12, "; and 2 more")])
+def test_all_that_nothing_runs_is_named_at_once(tmp_path: Path, count: int, end: str) -> None:
+    model = ModelWriter(0)
+    x = model.conv(model.input((1, 4, 4, 3)), 4)
+    outs = [
+        model.operator(
+            "LOGICAL_NOT",
+            [x],
+            model.tensor(model.shape(x), scale=0.1, zero_point=0),
+            schema.LogicalNotOptionsT(),
+        )
+        for _ in range(count)
+    ]
+    path = tmp_path / "model.tflite"
+    path.write_bytes(model.finish(*outs))
+    with pytest.raises(UnsupportedOperatorError) as raised:
+        check_cpu_operators(partition(read_model(path), boards.get("ulx3s-85f").config))
+    text = str(raised.value)
+    assert text.startswith("model: neither accelerator nor CPU can run LOGICAL_NOT '") and "\n" not in text
+    assert text.count("int8 as operand 0") == min(count, 10)
+    assert text.endswith(f"{end}; leave them out of the model") and ("more;" in text) == bool(end)
