@@ -150,16 +150,27 @@ def random_graph(rng: np.random.Generator, kinds: list[str]) -> LayerGraph:
 
 def evaluate(graph: LayerGraph, inputs: dict[str, NDArray[np.int8]]) -> dict[str, NDArray[np.int8]]:
     """Every tensor of the graph as int8 [rows, columns, channels], by explicit loops over the output."""
-    values = {name: value.reshape(-1).astype(np.int64) for name, value in inputs.items()}
+    tensors = [t for layer in graph.layers for t in (*layer.inputs, layer.output)]
+    values: dict[str, NDArray[np.int64]] = {}
+    for t in (*graph.inputs, *tensors):
+        whole = t.entire
+        values[t.name] = np.zeros((whole.rows, whole.columns, whole.channels), np.int64)
+    for name, value in inputs.items():
+        values[name][...] = value.reshape(values[name].shape)
     for layer in graph.layers:
-        operands = [values[t.name].reshape(t.rows, t.columns, t.channels) for t in layer.inputs]
+        operands = [values[t.name][_place(t)] for t in layer.inputs]
         result = np.clip(_evaluate(layer, operands), layer.act_min, layer.act_max)
-        values[layer.output.name] = result.astype(np.int8).astype(np.int64)
-    return {
-        t.name: values[t.name].reshape(t.rows, t.columns, t.channels).astype(np.int8)
-        for layer in graph.layers
-        for t in (*layer.inputs, layer.output)
-    }
+        values[layer.output.name][_place(layer.output)] = result.astype(np.int8).reshape(
+            layer.output.rows, layer.output.columns, layer.output.channels
+        )
+    return {name: value.astype(np.int8) for name, value in values.items()}
+
+
+def _place(t: Tensor) -> tuple[NDArray, ...]:
+    """Where a tensor lies in the one that has the memory."""
+    row, column, channel = t.origin
+    columns = column + t.column_step * np.arange(t.columns)
+    return np.ix_(row + np.arange(t.rows), columns, channel + np.arange(t.channels))
 
 
 def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
