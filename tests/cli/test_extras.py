@@ -123,7 +123,7 @@ def test_each_extra_alone_refuses_the_rest(stage, extra):
     needs = {
         "compile m.tflite": "compiler",
         "run kws --input x.npy --device sim": "sim",
-        "build --board icebreaker": "fpga",
+        "build --board icebreaker --no-cache": "fpga",
         "explore m.tflite --plot front.svg": "explore",
         "serve kws": "serve",
     }
