@@ -17,7 +17,7 @@ from nnloom.arch.operation import TensorType
 from nnloom.arch.reference.data_movement import strided_index
 from nnloom.arch.reference.detection import DETECTION_POSTPROCESS, output_shapes
 
-__all__ = ["infer_shapes"]
+__all__ = ["infer_shapes", "output_size"]
 
 Shape = tuple[int, ...]
 
@@ -100,9 +100,8 @@ def _broadcast(x: _Operands) -> Shape:
     return tuple(np.broadcast_shapes(*x.shapes()))
 
 
-def _extent(size: int, window: int, stride: int, dilation: int, same: bool) -> int:
-    """TFLite `ComputeOutSize`."""
-    reach = (window - 1) * dilation + 1
+def output_size(size: int, reach: int, stride: int, same: bool) -> int:
+    """Rows or columns of a window's output (TFLite `ComputeOutSize`); reach: of the dilated window."""
     return -(-size // stride) if same else (size + stride - reach) // stride
 
 
@@ -110,9 +109,9 @@ def _windowed(x: _Operands, window: tuple[int, int], channels: int) -> Shape:
     source, o = x.shape(0), x.options
     if len(source) != 4:
         raise _Unknown  # refused when the options are read
+    reach = [(w - 1) * o.get(f"dilation_{a}_factor", 1) + 1 for w, a in zip(window, "hw", strict=True)]
     rows, columns = (
-        _extent(source[1 + i], window[i], o[f"stride_{a}"], o.get(f"dilation_{a}_factor", 1), o["padding"] == "SAME")
-        for i, a in enumerate("hw")
+        output_size(source[1 + i], reach[i], o[f"stride_{a}"], o["padding"] == "SAME") for i, a in enumerate("hw")
     )
     return source[0], rows, columns, channels
 

@@ -31,7 +31,7 @@ from nnloom.arch.reference import STATES, evaluate, initial_state
 from nnloom.arch.reference.detection import DETECTION_POSTPROCESS
 
 from ..ir import Graph, Node, State, Value, checked_data
-from .shapes import infer_shapes
+from .shapes import infer_shapes, output_size
 from .sparsity import densify
 
 __all__ = ["VARIABLES", "read_tflite"]
@@ -448,7 +448,7 @@ class _Reader:
     ) -> None:
         """Give the outputs of an operator the shapes that follow from its operands, whatever the file says."""
         types = [None if i is None else self._values[i].type for i in inputs]
-        constants = [None if i is None else self._known.get(i, self._values[i].data) for i in inputs]
+        constants = self._constants(inputs)
         name = self._values[outputs[0]].name if outputs else kind
         try:
             shapes = infer_shapes(kind, types, constants, options, len(outputs))
@@ -468,6 +468,10 @@ class _Reader:
                     f"{self._path}: tensor {value.name!r} has a dynamic shape or no values; export it with a fixed one"
                 )
 
+    def _constants(self, inputs: Sequence[int | None]) -> list[NDArray | None]:
+        """Values of the operands that are known: constants, and what has been learnt."""
+        return [None if i is None else self._known.get(i, self._values[i].data) for i in inputs]
+
     def _learn(self, node: Node) -> None:
         """Keep the values of small tensors that depend on constants and shapes only: shapes are computed from them."""
         elements = sum(t.elements for t in node.operation.outputs)
@@ -475,7 +479,7 @@ class _Reader:
             shape = self._values[node.inputs[0]].type.shape
             self._known[node.outputs[0]] = np.array(shape, node.operation.outputs[0].dtype)
             return
-        operands = [None if i is None else self._known.get(i, self._values[i].data) for i in node.inputs]
+        operands = self._constants(node.inputs)
         left_out = [i is None for i in node.inputs]
         if elements > MOST_LEARNT or [v is None for v in operands] != left_out or not node.inputs:
             return
@@ -650,11 +654,6 @@ def _same_padding(size: int, window: int, stride: int, out: int) -> tuple[int, i
     return total // 2, total - total // 2
 
 
-def _extent(size: int, window: int, stride: int, same: bool) -> int:
-    """TFLite `ComputeOutSize` (window: dilated)."""
-    return -(-size // stride) if same else (size + stride - window) // stride
-
-
 def _windowed(options: dict[str, Any], source: TensorType, out: TensorType, window: tuple[int, int]) -> dict[str, Any]:
     """Strides, dilation, window and resolved padding of a convolution or pool."""
     strides = options.pop("stride_h", 0), options.pop("stride_w", 0)
@@ -668,7 +667,7 @@ def _windowed(options: dict[str, Any], source: TensorType, out: TensorType, wind
     for axis in (0, 1):
         extent = (window[axis] - 1) * dilation[axis] + 1
         size, count = source.shape[1 + axis], out.shape[1 + axis]
-        if _extent(size, extent, strides[axis], same) != count:
+        if output_size(size, extent, strides[axis], same) != count:
             raise _Refusal(f"output of shape {out.shape} does not follow from operand {source.shape}")
         edges.append(_same_padding(size, extent, strides[axis], count) if same else (0, 0))
     if out.shape[0] != source.shape[0]:
