@@ -136,16 +136,18 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     quantized = [row for row in rows if "int" in row["kind"]]
     compiled = [row for row in rows if row["compiled"]]
     exact = [row for row in quantized if row["compiled"] and _is_exact(row)]
+    simulated = sum(1 for r in compiled if r.get("rtl"))
     lines = [
         "<!-- written by benchmarks/conformance.py -->",
         "",
         "# Networks that others made",
         "",
         f"The {len(rows)} networks of `nnloom zoo`, each compiled for {BOARD} as it is and compared with LiteRT's",
-        f"reference kernels on {INPUTS} random inputs, one in RTL (`python benchmarks/conformance.py --rtl`; networks",
-        f"with state go on from run to run). {len(compiled)} compile. Of the {len(quantized)} quantized ones",
-        f"{sum(r['compiled'] for r in quantized)} compile, and {len(exact)} of those are exact in every bit of every",
-        "output. Float networks run on the CPU; where they differ, the column says by how much at most, relative to",
+        f"reference kernels on {INPUTS} random inputs (networks with state go on from run to run); {simulated} of them",
+        f"also in RTL, on one (`python benchmarks/conformance.py --rtl`). {len(compiled)} compile.",
+        f"Of the {len(quantized)} quantized ones {sum(r['compiled'] for r in quantized)} compile,",
+        f"and {len(exact)} of those are exact in every bit of every output.",
+        "Float networks run on the CPU; where they differ, the column says by how much at most, relative to",
         "the greatest value of the output, and `compile` says which operators are not exact.",
         "",
         "| network | kind | licence (package) | layers on the engine / operators on the CPU | MACs on the engine "
