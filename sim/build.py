@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ __all__ = [
     "build_simulator",
     "build_verilator",
     "cocotb_environment",
+    "place_runtime",
     "run_tool",
     "run_verilator",
     "verilator_root",
@@ -108,10 +110,35 @@ def run_verilator(
         command += [option.replace(str(folder), str(place)) for option in options]
         log = folder / "build.log"
         run_tool(command, folder=folder, log=log, env=env)
-        make = ["make", "-j2", "-C", str(objects), "-f", f"{prefix}.mk", "OPT_FAST=-O2", *variables]
         # The package's makefile was never configured: give the precompiled header option itself.
-        run_tool([*make, "CFG_CXXFLAGS_PCH_I=-include"], folder=folder, log=log, env=env)
+        make = ["make", "-j2", "-C", str(objects), "-f", f"{prefix}.mk", "OPT_FAST=-O2", "CFG_CXXFLAGS_PCH_I=-include"]
+        make += variables
+        place_runtime(objects, prefix, make, lambda goals: run_tool([*make, *goals], folder=folder, log=log, env=env))
+        run_tool(make, folder=folder, log=log, env=env)
         shutil.rmtree(objects)
+
+
+def place_runtime(objects: Path, prefix: str, make: Sequence[str], run: Callable[[list[str]], None]) -> None:
+    """Put Verilator's own library into a build, compiled once for all designs: two fifths of what there is to compile.
+
+    run: makes goals of the build's makefile.
+    """
+    classes = (objects / f"{prefix}_classes.mk").read_text()
+    names = [f"{name}.o" for name in re.findall(r"^\s+(verilated\w*) \\$", classes, re.MULTILINE)]
+    # With traces it is compiled against stand-ins that lie in the build's own folder.
+    if not names or "VM_TRACE = 1" in classes or "VM_TRACE=1" in make:
+        return
+    options = re.findall(r"^VM_USER_CFLAGS = \\\n((?:.+\\\n)*)", (objects / f"{prefix}.mk").read_text(), re.MULTILINE)
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=False).stdout
+
+    def build(folder: Path) -> None:
+        run(names)
+        for name in names:
+            shutil.copy2(objects / name, folder / name)
+
+    library = build_in_cache("verilator", [version("verilator"), compiler, *names, *options], build)
+    for name in names:
+        shutil.copyfile(library / name, objects / name)  # newer than its source: make takes it
 
 
 def build_verilator(

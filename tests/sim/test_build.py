@@ -13,7 +13,7 @@ import pytest
 
 from nnloom.arch.errors import BuildError, ToolMissingError
 from nnloom.arch.isa import HostAddress
-from nnloom.sim.build import run_tool, run_verilator
+from nnloom.sim.build import place_runtime, run_tool, run_verilator
 from nnloom.sim.rtl import RtlSimulator
 from tests.artifacts import SMALL
 
@@ -47,6 +47,36 @@ def test_a_missing_tool_is_named(tmp_path, monkeypatch, missing):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolMissingError, match=rf"{missing[0]}.* is not installed.*; apt-get install {missing[0]}"):
         run_verilator(tmp_path, toplevel="top", prefix="Vtop", options=[])
+
+
+@pytest.mark.verilator
+def test_the_library_of_the_simulator_is_compiled_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    compiled = []
+
+    def place(name: str, *variables: str, flags: str = "-g") -> Path:
+        objects = tmp_path / name
+        objects.mkdir()
+        (objects / "Vtop_classes.mk").write_text("VM_GLOBAL_FAST += \\\n  verilated \\\n  verilated_vpi \\\n\n")
+        (objects / "Vtop.mk").write_text(f"VM_USER_CFLAGS = \\\n  {flags} \\\n\nVM_USER_LDLIBS = \\\n  -L{name} \\\n\n")
+
+        def run(goals: list[str]) -> None:
+            compiled.append(name)
+            for goal in goals:
+                (objects / goal).write_text(name)
+
+        place_runtime(objects, "Vtop", ["make", *variables], run)
+        return objects
+
+    place("first")
+    second = place("second")
+    place("third", flags="-O0")
+    place("waves", "VM_TRACE=1")
+    assert compiled == ["first", "third"]
+    assert {path.name: path.read_text() for path in second.glob("*.o")} == {
+        "verilated.o": "first",
+        "verilated_vpi.o": "first",
+    }
 
 
 @pytest.mark.parametrize(
