@@ -211,6 +211,19 @@ def _layout() -> tuple[Field, ...]:
                 ("slide_step", 8, False, "`slide`: loads between results (stride)"),
             ],
         ),
+        (
+            14,
+            [
+                ("out_row_start", 2, False, "bank of output row 0, which lies in the row of granules at `out_base`"),
+                (
+                    "out_row_step",
+                    3,
+                    False,
+                    "rows of the output tensor from one output row to the next, 1 to 4; `pixel_pair`: 2, from pair to "
+                    "pair, and `out_row_start` even",
+                ),
+            ],
+        ),
     ]
     result = []
     for word, entries in table:
@@ -224,7 +237,7 @@ def _layout() -> tuple[Field, ...]:
 
 
 FIELDS: tuple[Field, ...] = _layout()
-"""Every descriptor field; words 14 and 15 are reserved and zero."""
+"""Every descriptor field; word 15 is reserved and zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +289,8 @@ class Descriptor:
     act_max: int = 127
     slide_first: int = 0
     slide_step: int = 1
+    out_row_start: int = 0
+    out_row_step: int = 1
 
     def __post_init__(self) -> None:
         for field in FIELDS:
@@ -510,7 +525,7 @@ class ErrorCause(enum.IntEnum):
 
 
 MAGIC = 0x4D4F4F4C
-ISA_VERSION = 5
+ISA_VERSION = 6
 
 
 def weight_stride(config: AcceleratorConfig) -> int:

@@ -60,6 +60,7 @@ RULES = (
     "`slide` without WINDOW, with `n_ky` or `n_kx` other than 1, or with `slide_step` 0;",
     "`maximum` without WINDOW, with `slide`, or without `max_pool`;",
     "`pixel_pair` without DENSE, without `pixels=2`, or with a `row_step_oy` other than 2 or 4 (`row_triple`: 2);",
+    "`out_row_step` is none of 1 to 4; with `pixel_pair` not 2, or `out_row_start` odd;",
     "`row_triple` without DENSE, with `row_pair`, or with `kernel_rows` other than 255;",
     "an ADD does not have `n_g` 1, `n_ky` 2, `n_kx` 16, `q_step_kx` lanes, `q_step_ox` 16 * lanes, `out_step_ox` 2;",
     "`interval` is less than the requantization units need (not on the compact engine);",
@@ -146,6 +147,10 @@ def form_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Ite
         strides = (2,) if d.row_triple else (2, 4)
         if d.kind != Kind.DENSE or config.pixels < 2 or d.row_step_oy not in strides:
             yield "pixel_pair needs kind DENSE, an engine with two pixels, and two rows of stride 1 (or 2) a step"
+    if not 1 <= d.out_row_step <= 4:
+        yield f"out_row_step must be 1 to 4, not {d.out_row_step}"
+    if d.pixel_pair and (d.out_row_step != 2 or d.out_row_start % 2):
+        yield "pixel_pair needs out_row_step 2 and an even out_row_start"
     if d.row_triple and (d.kind != Kind.DENSE or d.row_pair or d.kernel_rows != 255):
         yield "row_triple needs kind DENSE without row_pair, and kernel_rows 255"
     if d.kind == Kind.ADD:
@@ -197,7 +202,7 @@ def _output_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
         columns = len(range(d.slide_first, d.n_ox, d.slide_step))
     if not columns:
         return
-    row = (d.n_oy - 1) * (2 if d.pixel_pair else 1)
+    row = d.out_row_start + (d.n_oy - 1) * d.out_row_step
     granule = d.out_base + row // config.row_banks * d.out_row_stride + (columns - 1) * d.out_step_ox
     halved = d.half_last and d.kind != Kind.ADD
     last = granule + (d.n_g - 1) * d.out_step_g + (both and not halved)

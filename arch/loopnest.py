@@ -132,7 +132,7 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             enable = 0 if ky == 0 or dead else 3 if q + config.granule < d.in_row_bytes else 1
                         else:
                             enable = 1 if d.half_last and g == d.n_g - 1 else 3
-                        y = 2 * oy if d.pixel_pair else oy
+                        y = d.out_row_start + oy * d.out_row_step
                         granule = (
                             d.out_base
                             + (y // config.row_banks) * d.out_row_stride

@@ -496,7 +496,7 @@ def _lower_dense(
     words = _group_words(config, parameters, _pad_to(steps.reshape(outputs, -1, together * share), config.taps, axis=2))
     fields = _output_fields(config, layer, out)
     if pixel_pair:
-        fields |= dict(n_oy=-(-out.rows // 2))
+        fields |= dict(n_oy=-(-out.rows // 2), out_row_step=2)
     descriptor = Descriptor(
         kind=Kind.DENSE,
         row_pair=int(together == 2),

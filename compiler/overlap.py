@@ -63,7 +63,7 @@ def _last_steps(config: AcceleratorConfig, d: Descriptor, cycles: int) -> list[t
         row_start=d.row_start + (d.n_oy - rows) * d.row_step_oy,
         q_start=d.q_start + (d.n_g - groups) * d.q_step_g,
         out_base=d.out_base
-        + (d.n_oy - rows) * (2 if d.pixel_pair else 1) // config.row_banks * d.out_row_stride
+        + (d.n_oy - rows) * d.out_row_step // config.row_banks * d.out_row_stride
         + (d.n_g - groups) * d.out_step_g,
     )
     missing = issue_cycles(config, d) - issue_cycles(config, short)

@@ -38,11 +38,12 @@ class DescriptorCheck(wiring.Component):
             "slide": d.slide & (~window | (d.n_ky != 1) | (d.n_kx != 1) | (d.slide_step == 0)),
             "maximum": d.maximum & (~window | d.slide) if config.max_pool else d.maximum,
             "pixel_pair": d.pixel_pair,
+            "out_row_step": (d.out_row_step == 0) | (d.out_row_step > 4),
         }
         triple: Value = d.row_triple if config.row_triples else Const(0, 1)
         if config.pixels > 1:
             strides = (d.row_step_oy == 2) | ((d.row_step_oy == 4) & ~triple)
-            faults["pixel_pair"] = d.pixel_pair & ~(dense & strides)
+            faults["pixel_pair"] = d.pixel_pair & ~(dense & strides & (d.out_row_step == 2) & ~d.out_row_start[0])
         if config.row_triples:
             faults["row_triple"] = triple & (~dense | d.row_pair | (d.kernel_rows != 255))
         if config.elementwise_add:

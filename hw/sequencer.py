@@ -358,6 +358,9 @@ class Sequencer(wiring.Component):
         out, out_row_next = state(bits + 1, "out"), state(bits + 1, "out_row_next")
         out_g, out_g_next = state(bits + 1, "out_g"), state(bits + 1, "out_g_next")
         out_bank = state(2, "out_bank")
+        # Counted from the row in bank 0; the banks hold four rows.
+        out_row = Signal(3)
+        m.d.comb += out_row.eq(out_bank + d.out_row_step)
         m.d.sync += [
             # Settled two cycles after a change of group; parameter loads are further apart than that.
             q_g_next.eq(q_g + d.q_step_ox),
@@ -410,8 +413,8 @@ class Sequencer(wiring.Component):
         with m.If(event.turn_oy):
             m.d.sync += [q.eq(q_row), q_ox.eq(q_row), q_ox_next.eq(q_row_next)]
             m.d.sync += [row.eq(row_oy_next), row_oy.eq(row_oy_next), row_oy_next.eq(row_oy_next + d.row_step_oy)]
-            m.d.sync += out_bank.eq(out_bank + Mux(d.pixel_pair, 2, 1))
-            with m.If(out_bank[1] & (out_bank[0] | d.pixel_pair)):
+            m.d.sync += out_bank.eq(out_row)
+            with m.If(out_row[2]):
                 m.d.sync += [out.eq(out_row_next + d.out_row_stride), out_row_next.eq(out_row_next + d.out_row_stride)]
             with m.Else():
                 m.d.sync += out.eq(out_row_next)
@@ -439,7 +442,7 @@ class Sequencer(wiring.Component):
                 kernel_row.eq(0),
                 out.eq(out_g),
                 out_row_next.eq(out_g),
-                out_bank.eq(0),
+                out_bank.eq(d.out_row_start),
                 group.eq(group_next),
                 q_g.eq(q_g + d.q_step_g),
                 out_g.eq(out_g_next),

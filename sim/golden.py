@@ -226,6 +226,7 @@ class GoldenModel:
         """(bank, granule) of the results, in order [n_g, n_oy, columns, pixels]."""
         y, column = _result_pixels(d, columns)
         g = np.arange(d.n_g)[:, None]
+        y = _output_rows(d, y)
         banks = self.config.row_banks
         granule = d.out_base + y // banks * d.out_row_stride + column * d.out_step_ox + g * d.out_step_g
         return np.broadcast_to(y % banks, granule.shape).reshape(-1), granule.reshape(-1)
@@ -398,6 +399,12 @@ def _result_pixels(d: Descriptor, columns: int) -> tuple[NDArray[np.intp], NDArr
     y, column = np.broadcast_arrays(oy * pixels + pixel, column)
     # The last pair may have one row only.
     return y[y < rows], column[y < rows]
+
+
+def _output_rows(d: Descriptor, y: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Where result rows lie: rows of the output tensor, counted from the one in bank 0 at `out_base`."""
+    pixel, oy = (y % 2, y // 2) if d.pixel_pair else (0, y)
+    return d.out_row_start + oy * d.out_row_step + pixel
 
 
 def _exact_type(weights: NDArray[np.int8]) -> type[np.floating]:

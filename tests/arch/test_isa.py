@@ -22,7 +22,7 @@ out_row_stride 3 16 16, out_base 4 0 16, n_oy 4 16 16, n_ox 5 0 16, n_g 5 16 16,
 row_start 7 0 16 s, q_start 7 16 16 s, row_step_oy 8 0 8, row_step_ky 8 8 8, q_step_ox 8 16 16, q_step_kx 9 0 16,
 q_step_g 9 16 16, weight_base 10 0 16, weight_step_g 10 16 16, out_step_ox 11 0 16, out_step_g 11 16 16,
 pad_value 12 0 8 s, pad_value2 12 8 8 s, out_zero_point 12 16 8 s, kernel_rows 12 24 8, act_min 13 0 8 s,
-act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8
+act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8, out_row_start 14 0 2, out_row_step 14 2 3
 """
 PLACES = {
     name: (int(word), int(low), int(width), bool(signed))
@@ -64,11 +64,11 @@ def test_descriptor_by_hand():
         in_row_stride=5, out_row_stride=6, out_base=0x456, n_oy=25, n_ox=5, n_g=4, n_ky=3, n_kx=2, row_start=-1,
         q_start=-16, row_step_oy=2, q_step_ox=32, q_step_kx=8, q_step_g=16, weight_base=0xABC, weight_step_g=9,
         out_step_ox=8, out_step_g=2, pad_value=-3, out_zero_point=-128, kernel_rows=3, act_min=-128, act_max=127,
-        slide_first=3, slide_step=2,
+        slide_first=3, slide_step=2, out_row_start=1, out_row_step=3,
     )  # fmt: skip
     assert [f"{word:08x}" for word in d.encode()] == [
         *("0100174d", "00000123", "00500031", "00060005", "00190456", "00040005", "00020003", "fff0ffff"),
-        *("00200102", "00100008", "00090abc", "00020008", "038000fd", "02037f80", "00000000", "00000000"),
+        *("00200102", "00100008", "00090abc", "00020008", "038000fd", "02037f80", "0000000d", "00000000"),
     ]
 
 

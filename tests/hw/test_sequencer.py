@@ -43,6 +43,8 @@ def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bo
         n_oy=rng.randrange(1, 7),
         n_g=rng.randrange(1, 4),
         interval=slots * rng.randrange(2, 4),
+        out_row_start=rng.randrange(4),
+        out_row_step=rng.randrange(1, 5),
     )
     if kind == "add":
         return Descriptor(
@@ -74,6 +76,7 @@ def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bo
         )
     if kind == "dense" and config.pixels > 1 and rng.randrange(2):
         common |= dict(pixel_pair=1, odd_rows=rng.randrange(2), row_step_oy=2 * rng.randrange(1, 3))
+        common |= dict(out_row_start=2 * rng.randrange(2), out_row_step=2)
         common["interval"] *= 2
     return Descriptor(
         **common,

@@ -98,6 +98,8 @@ class Generator:
             half_last=below(2),
             weights_advance=below(2),
             row_pair=below(2) * (kind == "dense"),
+            out_row_start=below(4),
+            out_row_step=1 + below(4),
             act_min=act[0],
             act_max=act[1],
             start_delay=max(0, drain_cycles(config)),
@@ -114,6 +116,7 @@ class Generator:
             fields |= dict(
                 pixel_pair=1, odd_rows=below(2), row_step_oy=2 if fields.get("row_triple") else 2 + 2 * below(2)
             )
+            fields |= dict(out_row_start=2 * below(2), out_row_step=2)
         d = Descriptor(**fields)
         return dataclasses.replace(d, interval=max(1, least_interval(config, d)) + below(2))
 

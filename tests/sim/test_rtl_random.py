@@ -136,6 +136,8 @@ def random_descriptor(rng: np.random.Generator, count: int, words: int) -> Descr
         in_row_stride=int(rng.integers(1, 40)),
         out_row_stride=int(rng.integers(1, 40)),
         out_base=int(rng.integers(400, 3000)),
+        out_row_start=int(rng.integers(4)),
+        out_row_step=int(rng.integers(1, 5)),
         n_oy=int(rng.integers(1, 7)),
         n_ox=int(rng.integers(4, 7)),
         n_g=int(rng.integers(1, 4)),
