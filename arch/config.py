@@ -184,7 +184,7 @@ class AcceleratorConfig:
 
     @property
     def newest_tap(self) -> int:
-        """Tap of the first row in the newest column of the depthwise window: the one with a weight in max pooling."""
+        """Tap of the first row in the newest column of the depthwise window, whose rows max pooling compares."""
         return (self.window_columns - 1) * self.window_rows
 
     @property

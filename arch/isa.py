@@ -92,7 +92,12 @@ def _layout() -> tuple[Field, ...]:
                     False,
                     "WINDOW: every load shifts the window by one column, a result fires once it is full",
                 ),
-                ("maximum", 1, False, "WINDOW: running maximum instead of the sum"),
+                (
+                    "maximum",
+                    1,
+                    False,
+                    "WINDOW: running maximum of the newest column's products, each as int8, instead of the sum",
+                ),
                 ("row_pair", 1, False, "DENSE: a step takes taps // 2 bytes from each of two rows"),
                 ("double_rounding", 1, False, "requantization rounds twice (CONV_2D, ADD) instead of once"),
                 ("narrow", 1, False, "accumulators plus bias saturate at 18 bits signed: one cycle per result"),

@@ -174,13 +174,9 @@ def tree_levels(taps: int) -> int:
 
 
 def maximum_taps(config: AcceleratorConfig) -> range:
-    """Taps whose products the running maximum is made of: those that the adder tree has joined with the newest one
-    before its last level. The compiler gives a weight to the newest one alone."""
-    group, size = config.newest_tap, 1
-    for level in range(tree_levels(config.taps) - 1):
-        ways = 3 if level else 2
-        group, size = group // ways, size * ways
-    return range(group * size, min(group * size + size, config.taps))
+    """Taps of the newest column of the window: the running maximum is that of their products, each of them as int8 (its
+    low 8 bits). With a weight of 1 that is the column's value in three rows."""
+    return range(config.newest_tap, config.newest_tap + config.window_rows)
 
 
 OPERAND_STAGE = 10

@@ -699,11 +699,19 @@ def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[T
         weights_advance=0,
         **_input_fields(config, sources[0]),
         **{**_output_fields(config, layer, out), "out_zero_point": 0},
-        **_window_geometry(sources[0], out, layer.window, layer.strides, (-layer.padding.top, -layer.padding.left), 1),
+        **_window_geometry(
+            sources[0],
+            out,
+            layer.window,
+            layer.strides,
+            (-layer.padding.top, -layer.padding.left),
+            config.window_rows,
+        ),
         q_step_g=config.lanes,
         pad_value=-128,
     )
-    return LoweredLayer(layer, descriptor, _shared_words(config, [(IDENTITY_MULTIPLIER, 0)], [1]))
+    words = _shared_words(config, [(IDENTITY_MULTIPLIER, 0)], [1] * config.window_rows)
+    return LoweredLayer(layer, descriptor, words)
 
 
 def _add_rows(

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.loopnest import tree_levels
+from nnloom.arch.loopnest import maximum_taps, tree_levels
 
 from .delay import delay
 from .technology import MULTIPLIER_LATENCY, Technology
@@ -23,9 +23,8 @@ def mac_latency(config: AcceleratorConfig) -> int:
 class MacArray(wiring.Component):
     """acc = (first ? 0 : acc) + sum of operand * weight, per pixel and lane, one step a cycle.
 
-    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the product of
-    `config.newest_tap` is kept (max pooling), if configured; the weights of the other taps must be zero then.
-    The accumulator wraps at 32 bits.
+    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the products of
+    `maximum_taps` is kept (max pooling), if configured: of their low 8 bits, as int8. The accumulator wraps at 32 bits.
 
     Members
     -------
@@ -79,9 +78,9 @@ class MacArray(wiring.Component):
                     product = Signal.like(multiplier.p, name=f"product_{name}_{tap}", reset_less=True)
                     m.d.sync += product.eq(multiplier.p)
                 values.append(product)
-            newest = config.newest_tap
-            for level in range(tree_levels(config.taps)):
-                only_value = values[newest]
+            levels = tree_levels(config.taps)
+            newest: list = [values[tap][:8].as_signed() for tap in maximum_taps(config)]
+            for level in range(levels):
                 # Products come from afar: they meet in a single carry chain.
                 ways = 3 if level else 2
                 sums = []
@@ -91,20 +90,33 @@ class MacArray(wiring.Component):
                     m.d.sync += register.eq(total)
                     sums.append(register)
                 values = sums
-                newest //= ways
             accumulator = Signal(signed(32), name=f"accumulator_{name}", reset_less=True)
             with m.If(multiply):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + values[0])
             m.d.comb += self.accumulators[pixel][lane].eq(accumulator)
             if config.max_pool and pixel == 0:
-                # Only one tap has a weight, so its part of the sum is the value. It has a register of its own:
-                # the one before the accumulator is far away. The comparison is one carry chain, and gates select: a
-                # multiplexer that keeps its value would become a clock enable, on a longer path.
-                value = Signal(signed(8), name=f"value_{lane}", reset_less=True)
+                value = self._greatest(m, newest, levels, f"{lane}")
+                # The comparison is one carry chain, and gates select: a multiplexer that keeps its value would become a
+                # clock enable, on a longer path.
                 maximum = Signal(signed(8), name=f"maximum_{lane}", reset_less=True)
                 take = (first | (maximum - value)[8]).replicate(8)
-                m.d.sync += value.eq(only_value)
                 with m.If(multiply):
                     m.d.sync += maximum.eq((value & take) | (maximum & ~take))
                 m.d.comb += self.maxima[lane].eq(maximum)
         return m
+
+    def _greatest(self, m: Module, values: list, latency: int, name: str) -> Signal:
+        """The greatest of three int8, `latency` >= 2 cycles later.
+
+        All pairs are compared at once, in a cycle of its own: products come from afar, to a single carry chain each.
+        """
+        a, b, c = registers = [Signal(signed(8), name=f"compared_{name}_{i}", reset_less=True) for i in range(3)]
+        less = Signal(3, name=f"less_{name}", reset_less=True)
+        m.d.sync += [register.eq(value) for register, value in zip(registers, values, strict=True)]
+        for i, (one, other) in enumerate(itertools.combinations(values, 2)):
+            m.d.sync += less[i].eq((one - other)[8])
+        # a < b, a < c, b < c
+        last = Mux(less[0], less[2], less[1])
+        greatest = Signal(signed(8), name=f"greatest_{name}", reset_less=True)
+        m.d.sync += greatest.eq(Mux(last, c, Mux(less[0], b, a)))
+        return delay(m, greatest, latency - 2, f"greatest_{name}")

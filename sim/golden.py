@@ -9,6 +9,7 @@ weights as matrices) is worked out when a descriptor first runs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +96,7 @@ class _Window:
     loads: _Gather
     """granules [groups, loads, window rows, 2]"""
     weights: dict[int, NDArray[np.float32]]
-    """of each tap that is not zero everywhere: [groups, lanes, 1, weight_steps]"""
+    """of each tap that is not zero everywhere, of those that a maximum is of: [groups, lanes, 1, weight_steps]"""
     weight_steps: int
     """after how many steps the weights begin again"""
     parameters: tuple[_Parameters, ...]
@@ -319,21 +320,23 @@ class GoldenModel:
         self.window = history[:, -1, :, count:].astype(np.int8)
         shape = (d.n_g, lanes, -1, layer.weight_steps)
         total, product = (np.zeros((d.n_g, lanes, count), np.float32).reshape(shape) for _ in range(2))
+        if d.maximum:
+            total[...] = -128
         for tap, weights in layer.weights.items():
             column, r = divmod(tap, rows)
             # At most `taps` products of int8: exact in float32.
             np.multiply(history[r, ..., column : column + count].reshape(shape), weights, out=product)
-            total += product
+            if d.maximum:
+                np.maximum(total, product.astype(np.int16).astype(np.int8), out=total)
+            else:
+                total += product
         if d.kind == Kind.ADD:
             return self._add(d, layer, total), layer.targets
         if d.slide:
             total = total.reshape(d.n_g, lanes, d.n_oy, d.n_ox)[..., d.slide_first :: d.slide_step]
         else:
             total = total.reshape(d.n_g, lanes, -1, d.n_ky * d.n_kx)
-            if d.maximum:
-                total = total.astype(np.int32).astype(np.int8).max(axis=3)
-            else:
-                total = total.sum(axis=3, dtype=np.int64)
+            total = total.max(axis=3) if d.maximum else total.sum(axis=3, dtype=np.int64)
         (p,) = layer.parameters
         results = total.reshape(d.n_g, lanes, -1).transpose(0, 2, 1).astype(np.int64)
         return self._finish(d, wrap_int32(results + p.bias), p.multiplier, p.shift), layer.targets
@@ -346,8 +349,10 @@ class GoldenModel:
         step = np.arange(per_pixel) if d.weights_advance else np.zeros(1, int)
         group = d.weight_base + np.arange(d.n_g)[:, None] * d.weight_step_g
         weights = self.weights[group + sets * config.parameter_words + step].transpose(3, 0, 2, 1)
-        used = maximum_taps(config) if d.maximum else range(config.window_columns * config.window_rows)
-        used = range(used.start, min(used.stop, config.window_columns * config.window_rows))
+        used: Iterable[int] = maximum_taps(config)
+        if not d.maximum:
+            taps = range(config.window_columns * config.window_rows)
+            used = [tap for tap in taps if weights[tap].any()]
         if add:
             targets = self._add_targets(d)
         else:
@@ -355,7 +360,7 @@ class GoldenModel:
             targets = self._group_targets(d, columns)
         return _Window(
             self._loads(d),
-            {tap: weights[tap][:, :, None].astype(np.float32) for tap in used if weights[tap].any()},
+            {tap: weights[tap][:, :, None].astype(np.float32) for tap in used},
             len(step),
             tuple(self._all_parameters(d, i * config.parameter_words) for i in range(sets)),
             targets,
@@ -490,7 +495,7 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
         total = (operands * model.weights[step.weight].astype(np.int64)).sum(2)
         accumulator = total if step.first else accumulator + total
         products = operands[0] * model.weights[step.weight].astype(np.int64)
-        value = products[:, maximum_taps(config)].sum(1).astype(np.int8).astype(np.int64)
+        value = products[:, maximum_taps(config)].astype(np.int8).max(1).astype(np.int64)
         maximum = value if step.first else np.maximum(maximum, value)
         if not step.result:
             continue
