@@ -108,8 +108,10 @@ class MacArray(wiring.Component):
     def _greatest(self, m: Module, values: list, latency: int, name: str) -> Signal:
         """The greatest of three int8, `latency` >= 2 cycles later.
 
-        All pairs are compared at once, in a cycle of its own: products come from afar, to a single carry chain each.
+        Products come from afar, so that they have the first cycle for themselves where there is one more than the two
+        in which all pairs are compared, a carry chain each, and one is selected.
         """
+        values = [delay(m, value, latency - 2, f"product_{name}_{i}") for i, value in enumerate(values)]
         a, b, c = registers = [Signal(signed(8), name=f"compared_{name}_{i}", reset_less=True) for i in range(3)]
         less = Signal(3, name=f"less_{name}", reset_less=True)
         m.d.sync += [register.eq(value) for register, value in zip(registers, values, strict=True)]
@@ -119,4 +121,4 @@ class MacArray(wiring.Component):
         last = Mux(less[0], less[2], less[1])
         greatest = Signal(signed(8), name=f"greatest_{name}", reset_less=True)
         m.d.sync += greatest.eq(Mux(last, c, Mux(less[0], b, a)))
-        return delay(m, greatest, latency - 2, f"greatest_{name}")
+        return greatest
