@@ -306,7 +306,7 @@ def cli_page() -> str:
     return NOTE + "\n".join(lines) + "\n"
 
 
-def _operator_row(kind: str, passed: dict[str, int] | None) -> list[object]:
+def _operator_row(kind: str, passed: dict[str, int] | None, types: list[str]) -> list[object]:
     engine = OPERATORS.get(kind)
     if engine is None:
         where = ""
@@ -319,12 +319,15 @@ def _operator_row(kind: str, passed: dict[str, int] | None) -> list[object]:
     counts = (
         f"{passed['passed']} of {sum(passed[s] for s in ('passed', 'refused', 'differs', 'wrong'))}" if passed else ""
     )
-    return [kind, where, code, "yes" if kind in REFERENCES else "", counts]
+    return [kind, where, code, ", ".join(types), counts]
 
 
 def operators_page() -> str:
     """Markdown of what becomes of each operator of TFLite."""
-    results = json.loads((HERE.parent / "benchmarks" / "results" / "operators_portable.json").read_text())
+    folder = HERE.parent / "benchmarks" / "results"
+    results, references = (
+        json.loads((folder / f"operators_{name}.json").read_text()) for name in ("portable", "reference")
+    )
     known = {*REFERENCES, *VARIABLES}
     refused = [
         name
@@ -338,15 +341,24 @@ def operators_page() -> str:
         "",
         "What becomes of each operator of TFLite. An operator runs on the engine where the column says so and",
         "the configuration has the unit; `nnloom compile` tells of each that stays on the CPU why. There it is",
-        "code compiled with TVM, where there is such for its types, else the NumPy reference, bit-exact to",
-        "LiteRT's reference kernels but for what the report names (functions of float32).",
+        "code compiled with TVM, where there is such for its types, else the NumPy reference. Both are bit-exact",
+        "to LiteRT's reference kernels, but for what the report names (functions of float32).",
         "",
-        "Last column: one-operator files that equal LiteRT's answers in every bit; the rest differ as the report",
-        f"says they may, or are refused (`{results['command']}`).",
+        "Data types: those for which the references were found equal to LiteRT in every bit; `int16 x int8` is 16-bit",
+        "activations with 8-bit weights, `float32 x int8` a hybrid operator",
+        f"({references['totals']['passed']:,} files: `{references['command']}`).",
+        "",
+        "Last column: one-operator files that, compiled, equal LiteRT's answers in every bit; the rest differ as the",
+        f"report says they may, or are refused (`{results['command']}`).",
         "",
         *_table(
-            ["operator", "engine", "CPU code", "NumPy reference", "exact one-operator files"],
-            [_operator_row(kind, results["operators"].get(kind)) for kind in sorted(REFERENCES)],
+            ["operator", "engine", "CPU code", "data types", "exact one-operator files"],
+            [
+                _operator_row(
+                    kind, results["operators"].get(kind), references["operators"].get(kind, {}).get("types", [])
+                )
+                for kind in sorted(REFERENCES)
+            ],
         ),
         "## State",
         "",

@@ -34,6 +34,11 @@ CALLS = 3
 """of an operator with states"""
 DEVICES = ("cpu", "model", "portable")
 """CPU code, golden model with CPU code, both without TVM"""
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM")
+"""Operators whose second operand has a data type of its own"""
+DATA = {"EMBEDDING_LOOKUP": 1, "SCATTER_ND": 1, "SELECT": 1, "SELECT_V2": 1, "SPARSE_TO_DENSE": 2, "SPLIT": 1}
+DATA |= {"TRANSPOSE_CONV": 2}
+"""Operand with the data, where it is not the first"""
 STATUSES = ("passed", "refused", "differs", "wrong")
 
 
@@ -139,15 +144,26 @@ def _line(name: str, counts: Counter[str]) -> str:
     return "  ".join([f"{name:28}", *columns])
 
 
-def _operator(kind: str, args: argparse.Namespace, folder: Path) -> Counter[str]:
-    """Check the cases of an operator and print what came of them."""
+def _types(op: Operation) -> str:
+    """The data type of a case's operand, and of its weights where they have another."""
+    data = op.inputs[DATA.get(op.kind, 0)]
+    first = data.dtype if data else ""
+    weights = [op.inputs[1].dtype] if op.kind in WEIGHTED and op.inputs[1] is not None else []
+    return " x ".join(dict.fromkeys([first, *weights]))
+
+
+def _operator(kind: str, args: argparse.Namespace, folder: Path) -> tuple[Counter[str], set[str]]:
+    """Check the cases of an operator and print what came of them; with the data types of those that passed."""
     counts: Counter[str] = Counter()
+    types: set[str] = set()
     reasons: Counter[str] = Counter()
     wrong = []
     for case in cases(args.seed, args.count, [kind]):
         outcome = check_compiled(case, folder, args.devices) if args.compiled else check(case)
         counts[outcome.status] += 1
         counts["on the accelerator"] += bool(outcome.layers)
+        if outcome.status == "passed":
+            types.add(_types(read(case.model)[0]))
         if outcome.status in ("refused", "differs"):
             reasons[f"{outcome.status}: {outcome.detail.removeprefix(f'{kind}: ')}"] += 1
         elif outcome.status == "wrong":
@@ -158,10 +174,12 @@ def _operator(kind: str, args: argparse.Namespace, folder: Path) -> Counter[str]
     for line in wrong[: args.show]:
         print(f"    {line}")
     sys.stdout.flush()
-    return counts
+    return counts, types
 
 
-def _save(path: Path, args: argparse.Namespace, by_kind: dict[str, Counter[str]], totals: Counter[str]) -> None:
+def _save(
+    path: Path, args: argparse.Namespace, by_kind: dict[str, tuple[Counter[str], set[str]]], totals: Counter[str]
+) -> None:
     names = (*STATUSES, "on the accelerator")
     values = {
         "command": f"python -m tests.conformance --all --compiled --devices {' '.join(args.devices)}"
@@ -169,7 +187,10 @@ def _save(path: Path, args: argparse.Namespace, by_kind: dict[str, Counter[str]]
         if args.compiled
         else f"python -m tests.conformance --all --count {args.count} --seed {args.seed}",
         "totals": {name: totals[name] for name in names},
-        "operators": {kind: {name: counts[name] for name in names} for kind, counts in by_kind.items()},
+        "operators": {
+            kind: {**{name: counts[name] for name in names}, "types": sorted(types)}
+            for kind, (counts, types) in by_kind.items()
+        },
     }
     path.write_text(json.dumps(values, indent=1) + "\n")
 
@@ -199,7 +220,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="nnloom-conformance-") as folder:
         for kind in args.kinds or GENERATORS:
             by_kind[kind] = _operator(kind, args, Path(folder))
-            totals += by_kind[kind]
+            totals += by_kind[kind][0]
     print(_line("all", totals))
     if args.compiled:
         print(f"{totals['on the accelerator']} on the accelerator; {time.monotonic() - start:.0f} s")
