@@ -201,13 +201,28 @@ def test_a_machine_without_pynq_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.verilator
+def test_a_network_by_the_device_string(pynq, tmp_path, monkeypatch):
+    make_artifact(tmp_path, random_graph(np.random.default_rng(21), ["conv", "add"]))
+    runs_by_its_device_string(pynq, tmp_path, monkeypatch)
+
+
+@pytest.mark.verilator
 @pytest.mark.model
-def test_keyword_spotting_by_its_device_string(artifacts, network_inputs, monkeypatch):
+@pytest.mark.slow
+def test_keyword_spotting_by_its_device_string(artifacts, monkeypatch):
     path = artifacts("keyword_spotting")
-    config = Artifact.load(path).manifest.config
-    with SimulatedPynq(config) as library, InferenceSession(path, "model") as model:
-        monkeypatch.setitem(sys.modules, "pynq", library)
-        inputs = network_inputs("keyword_spotting", model.get_inputs()[0])[:2]
+    with SimulatedPynq(Artifact.load(path).manifest.config) as library:
+        runs_by_its_device_string(library, path, monkeypatch)
+
+
+def runs_by_its_device_string(library, path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynq", library)
+    rng = np.random.default_rng(5)
+    with InferenceSession(path, "model") as model:
+        inputs = [
+            {info.name: rng.integers(-128, 128, info.shape).astype(np.int8) for info in model.get_inputs()}
+            for _ in range(2)
+        ]
         with InferenceSession(path, "pynq", fallback=False) as session:
             for x in inputs:
                 got, want = session.run(x), model.run(x)

@@ -117,7 +117,7 @@ class Bench:
         assert self.data[1024 + 77] == 0
 
 
-@pytest.fixture(scope="module", params=[32, 64, 128])
+@pytest.fixture(scope="module", params=[pytest.param(32, marks=pytest.mark.slow), 64, 128])
 def bench(request):
     with SimulatedPynq(SMALL, data_width=request.param) as library:
         yield Bench(library)
