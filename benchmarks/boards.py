@@ -8,9 +8,9 @@
                                                       behind a terminal) by the serial driver; outputs compared
                                                       with the CPU's
 
-Latency is the cost model's cycles at the board's clock, of a network in the accelerator's memories. Writes
-benchmarks/results/boards.json and the table in docs/boards.md. A bitstream that was built before is taken from the
-user's cache.
+Latency is the cost model's cycles at the board's clock, of what the engine takes of a network, with tensors in its
+memories. Writes benchmarks/results/boards.json and the table in docs/boards.md. A bitstream that was built before is
+taken from the user's cache.
 """
 
 from __future__ import annotations
@@ -29,18 +29,15 @@ from cost_model import digest, predict, simulate
 from run import NETWORKS, random_inputs, write_readme
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import CapacityError, DeviceError, NnloomError, UnsupportedOperatorError
+from nnloom.arch.errors import DeviceError, NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.boards import Board, all_boards, flow, get
 from nnloom.boards.resources import lut_multipliers
 from nnloom.boards.zynq import ZynqBoard
 from nnloom.compiler import zoo
 from nnloom.compiler.api import compile
-from nnloom.compiler.emit import emit
-from nnloom.compiler.explore import EVERYTHING
+from nnloom.compiler.fit import Fitted, fit
 from nnloom.compiler.frontend import read_model
-from nnloom.compiler.graph import LayerGraph
-from nnloom.compiler.partition import partition
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.devices.verified import VerifiedRtlDevice
 from nnloom.sim.virtual_board import VirtualBoard
@@ -133,8 +130,8 @@ def provenance(board: Board, rtlil: str, bitstream: Path) -> dict[str, Any]:
     }
 
 
-def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, Any]:
-    """Run the networks that fit in RTL, on a random input each. Returns the cycles that the RTL took.
+def run_networks(board: Board, fitted: dict[str, Fitted]) -> dict[str, Any]:
+    """Run what the engine takes of the networks in RTL, on a random input each. Returns the cycles that the RTL took.
 
     Raises
     ------
@@ -143,12 +140,8 @@ def run_networks(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dic
     """
     cycles = {}
     with VerifiedRtlDevice() as device:
-        for name, regions in graphs.items():
-            try:
-                emitted = emit(board.config, regions)
-            except (CapacityError, UnsupportedOperatorError):
-                continue
-            cycles[name] = simulate(device, board.config, emitted)
+        for name, network in fitted.items():
+            cycles[name] = simulate(device, board.config, network.emitted)
     return {"cycles": cycles, "rtlil_sha256": digest(system_rtlil(board, board.config))}
 
 
@@ -177,22 +170,19 @@ def run_virtual(board: Board, networks: list[str]) -> dict[str, Any]:
     return {"cycles": cycles, "rtlil_sha256": digest(system_rtlil(board, board.config))}
 
 
-def latencies(board: Board, graphs: dict[str, tuple[LayerGraph, ...]]) -> dict[str, dict[str, Any]]:
-    """Network -> cycles and latency, or the reason why it does not fit."""
+def latencies(board: Board, fitted: dict[str, Fitted]) -> dict[str, dict[str, Any]]:
+    """Network -> cycles and latency of what the engine takes, its share of the multiplications, what the host loads."""
     result: dict[str, dict[str, Any]] = {}
-    for name, regions in graphs.items():
-        try:
-            emitted = emit(board.config, regions)
-            cycles = predict(board.config, emitted)
-            loaded = int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0
-            result[name] = {
-                "cycles": cycles,
-                "latency_us": round(cycles / board.clock_hz * 1e6, 1),
-                "parts": emitted.parts,
-                "bytes_loaded_per_inference": loaded,
-            }
-        except (CapacityError, UnsupportedOperatorError) as error:
-            result[name] = {"reason": str(error)}
+    for name, network in fitted.items():
+        emitted = network.emitted
+        cycles = predict(board.config, emitted)
+        result[name] = {
+            "cycles": cycles,
+            "latency_us": round(cycles / board.clock_hz * 1e6, 1),
+            "engine_share": round(network.engine_share, 4),
+            "parts": emitted.parts,
+            "bytes_loaded_per_inference": int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0,
+        }
     return result
 
 
@@ -225,11 +215,10 @@ def _tested(row: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the boards, what runs in parts, and why networks do not fit."""
+    """Markdown: the boards, and what runs in parts."""
     titles = ["board", "device", "clock", "memory (weights, activations)", "resources"]
     titles += [name.replace("_", " ") for name in NETWORKS] + ["tested"]
     lines = ["| " + " | ".join(titles) + " |", "|---|---|---:|---:|---|" + "---:|" * len(NETWORKS) + "---|"]
-    reasons: list[str] = []
     loads: list[str] = []
     for row in rows:
         cells = [f"`{row['name']}`", row["description"].split(", ")[1], f"{row['clock_mhz']:g} MHz"]
@@ -237,20 +226,18 @@ def table(rows: list[dict[str, Any]]) -> str:
         for name in NETWORKS:
             network = row["networks"][name]
             parts = f" in {network['parts']} parts" if network.get("parts") else ""
-            cells.append(f"{network['latency_us']:,} us{parts}" if "cycles" in network else "does not fit")
-            if "cycles" not in network:
-                reasons.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {network['reason']}")
-            elif parts:
+            share = f" ({100 * network['engine_share']:.0f} % of it)" if network["engine_share"] < 1 else ""
+            cells.append(f"{network['latency_us']:,} us{share}{parts}")
+            if parts:
                 loaded = network["bytes_loaded_per_inference"]
                 seconds = f", {10 * loaded / row['baud']:.1f} s at {row['baud']:,} baud" if row["baud"] else ""
                 loads.append(f"- `{row['name']}`, {name.replace('_', ' ')}: {loaded:,} bytes{seconds}")
         lines.append("| " + " | ".join([*cells, _tested(row)]) + " |")
-    for title, items in (
-        ("In parts, that is with weights that the host loads during each inference, besides the latency above:", loads),
-        ("What does not fit:", reasons),
-    ):
-        if items:
-            lines += ["", title, "", *items]
+    if any("% of it" in line for line in lines):
+        lines += ["", "A share: that of the multiplications that the engine does in this time; the CPU does the rest."]
+    if loads:
+        title = "In parts, that is with weights that the host loads during each inference, besides the latency above:"
+        lines += ["", title, "", *loads]
     return "\n".join(lines)
 
 
@@ -269,7 +256,7 @@ def main() -> int:
             print(f"{name}, seed {options.seed}: {placement['fmax_mhz']} MHz, {placement['resources']}")
         return 0
     old = {row["name"]: row for row in json.loads(RESULTS.read_text())["boards"]} if RESULTS.exists() else {}
-    graphs = {name: partition(read_model(zoo.fetch(name)), EVERYTHING).graphs for name in NETWORKS}
+    graphs = {name: read_model(zoo.fetch(name)) for name in NETWORKS}
     rows: list[dict[str, Any]] = []
     try:
         for board in all_boards():
@@ -280,11 +267,12 @@ def main() -> int:
             )
             if board.name in options.place:
                 placement = place_default(board)
+            fitted = {name: fit(graph, board.config) for name, graph in graphs.items()}
             if board.name in options.simulate:
-                simulation = run_networks(board, graphs)
-            networks = latencies(board, graphs)
+                simulation = run_networks(board, fitted)
+            networks = latencies(board, fitted)
             if board.name in options.virtual:
-                virtual = run_virtual(board, [name for name, result in networks.items() if "cycles" in result])
+                virtual = run_virtual(board, list(networks))
             rows.append(
                 {
                     "name": board.name,
