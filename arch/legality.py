@@ -28,6 +28,7 @@ from .isa import (
 from .loopnest import ADD_BATCH, LEAST_START_DELAY
 
 __all__ = [
+    "MOST_ROW_STEP",
     "RULES",
     "add_fields",
     "address_faults",
@@ -50,6 +51,9 @@ LAST_KERNEL_ROW = 255
 """Largest `kernel_row`; with `row_triple`, whose rows all count as the kernel's, `LAST_TRIPLE_KERNEL_ROW`."""
 LAST_TRIPLE_KERNEL_ROW = 252
 
+MOST_ROW_STEP = 4
+"""Largest `out_row_step`: rows of the output tensor from one that a layer writes to the next."""
+
 
 RULES = (
     "a descriptor lies beyond the program memory before one is marked `last`, or PROGRAM_START is not a multiple of "
@@ -60,7 +64,7 @@ RULES = (
     "`slide` without WINDOW, with `n_ky` or `n_kx` other than 1, or with `slide_step` 0;",
     "`maximum` without WINDOW, with `slide`, or without `max_pool`;",
     "`pixel_pair` without DENSE, without `pixels=2`, or with a `row_step_oy` other than 2 or 4 (`row_triple`: 2);",
-    "`out_row_step` is none of 1 to 4; with `pixel_pair` not 2, or `out_row_start` odd;",
+    f"`out_row_step` is none of 1 to {MOST_ROW_STEP}; with `pixel_pair` not 2, or `out_row_start` odd;",
     "`row_triple` without DENSE, with `row_pair`, or with `kernel_rows` other than 255;",
     "an ADD does not have `n_g` 1, `n_ky` 2, `n_kx` 16, `q_step_kx` lanes, `q_step_ox` 16 * lanes, `out_step_ox` 2;",
     "`interval` is less than the requantization units need (not on the compact engine);",
@@ -147,8 +151,8 @@ def form_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Ite
         strides = (2,) if d.row_triple else (2, 4)
         if d.kind != Kind.DENSE or config.pixels < 2 or d.row_step_oy not in strides:
             yield "pixel_pair needs kind DENSE, an engine with two pixels, and two rows of stride 1 (or 2) a step"
-    if not 1 <= d.out_row_step <= 4:
-        yield f"out_row_step must be 1 to 4, not {d.out_row_step}"
+    if not 1 <= d.out_row_step <= MOST_ROW_STEP:
+        yield f"out_row_step must be 1 to {MOST_ROW_STEP}, not {d.out_row_step}"
     if d.pixel_pair and (d.out_row_step != 2 or d.out_row_start % 2):
         yield "pixel_pair needs out_row_step 2 and an even out_row_start"
     if d.row_triple and (d.kind != Kind.DENSE or d.row_pair or d.kernel_rows != 255):

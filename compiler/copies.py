@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.numerics import IDENTITY_MULTIPLIER
 
 from .graph import Add, Conv2D, DepthwiseConv2D, Layer, LayerGraph, Padding, Tensor
@@ -89,7 +90,7 @@ def is_copy(layer: Layer) -> bool:
     )
 
 
-def without_copies(graph: LayerGraph) -> LayerGraph:
+def without_copies(config: AcceleratorConfig, graph: LayerGraph) -> LayerGraph:
     """The region without the copies into a part of a tensor for which its layers can write there themselves.
 
     The names of the tensors that are copied go.
@@ -99,7 +100,7 @@ def without_copies(graph: LayerGraph) -> LayerGraph:
     index = 0
     while index < len(layers):
         copy = layers[index]
-        if _can_go(copy, layers, kept):
+        if _can_go(config, copy, layers, kept):
             source, place = copy.inputs[0], copy.output
             layers = [_moved(layer, source.name, place) for layer in layers if layer is not copy]
         else:
@@ -107,8 +108,8 @@ def without_copies(graph: LayerGraph) -> LayerGraph:
     return dataclasses.replace(graph, layers=tuple(layers))
 
 
-def _can_go(copy: Layer, layers: Sequence[Layer], kept: set[str]) -> bool:
-    """Whether the layers that make a copied tensor can write to the copy's place."""
+def _can_go(config: AcceleratorConfig, copy: Layer, layers: Sequence[Layer], kept: set[str]) -> bool:
+    """Whether the layers that make a copied tensor can write to the copy's place, and take no longer there."""
     if not is_copy(copy) or not copy.output.whole:
         return False
     source = copy.inputs[0]
@@ -119,10 +120,17 @@ def _can_go(copy: Layer, layers: Sequence[Layer], kept: set[str]) -> bool:
         for layer in layers
         if layer is not copy and any(t.name == source.name for t in (*layer.inputs, layer.output))
     ]
-    makes = any(layer.output.name == source.name for layer in users)
+    makers = [layer for layer in users if layer.output.name == source.name]
     # What is written over must be written before.
     covered = any(layer is not copy and _overlap(layer.output, copy.output) for layer in layers)
-    return makes and not covered and not any(isinstance(user, Add) for user in users)
+    if not makers or covered or any(isinstance(user, Add) for user in users):
+        return False
+    row, step = copy.output.origin[0], copy.output.row_step
+    if (row % config.row_banks or step != 1) and len(makers) != len(users):
+        return False  # others could not read it there
+    if (row % 2 or step != 1) and config.pixels > 1 and any(isinstance(maker, Conv2D) for maker in makers):
+        return False  # it would no longer compute two rows at a time
+    return all(step * maker.output.row_step <= config.row_banks for maker in makers)
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
@@ -133,8 +141,9 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 def _indices(t: Tensor) -> tuple[range, range, range]:
     """Rows, columns and channels of the whole that are a part's."""
     row, column, channel = t.origin
+    rows = range(row, row + t.rows * t.row_step, t.row_step)
     columns = range(column, column + t.columns * t.column_step, t.column_step)
-    return range(row, row + t.rows), columns, range(channel, channel + t.channels)
+    return rows, columns, range(channel, channel + t.channels)
 
 
 def _moved(layer: Layer, name: str, place: Tensor) -> Layer:
@@ -144,7 +153,7 @@ def _moved(layer: Layer, name: str, place: Tensor) -> Layer:
         if tensor.name != name:
             return tensor
         size = tensor.rows, tensor.columns, tensor.channels
-        part = place.part(tensor.origin, size, tensor.shape, tensor.column_step)
+        part = place.part(tensor.origin, size, tensor.shape, tensor.column_step, tensor.row_step)
         return dataclasses.replace(part, scale=tensor.scale, zero_point=tensor.zero_point)
 
     return dataclasses.replace(layer, inputs=tuple(map(at_place, layer.inputs)), output=at_place(layer.output))

@@ -86,17 +86,17 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:
-    first, second = prepared(graph)
+    first, second = prepared(config, graph)
     try:
         return first, plan_memory(config, first)
     except CapacityError:
         return second, plan_memory(config, second)
 
 
-def prepared(graph: LayerGraph) -> tuple[LayerGraph, LayerGraph]:
+def prepared(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, LayerGraph]:
     """A region without what nobody reads: without copies and, if that does not fit the memory, with them: tensors that
     are parts of others live longer."""
-    return without_unread(without_copies(graph)), without_unread(graph)
+    return without_unread(without_copies(config, graph)), without_unread(graph)
 
 
 def _overflows(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> tuple[str, ...]:

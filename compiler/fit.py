@@ -112,7 +112,7 @@ def _further_cuts(config: AcceleratorConfig, partitioned: Partitioned) -> Cuts:
 
 def _fits(config: AcceleratorConfig, graph: LayerGraph) -> bool:
     """Whether `emit` can place the tensors of a region."""
-    return any(fits_memory(config, form) for form in prepared(graph))
+    return any(fits_memory(config, form) for form in prepared(config, graph))
 
 
 def _widest(config: AcceleratorConfig, region: Region) -> tuple[int, str]:

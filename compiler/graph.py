@@ -47,6 +47,8 @@ class Tensor:
     """row, column and channel of the whole at which the part begins"""
     column_step: int = 1
     """columns of the whole from one of the part to the next"""
+    row_step: int = 1
+    """rows of the whole from one of the part to the next; other than 1 only for what a layer writes"""
 
     @property
     def elements(self) -> int:
@@ -58,9 +60,8 @@ class Tensor:
         if self.whole is None:
             return self
         rows, columns, channels = self.whole
-        return dataclasses.replace(
-            self, rows=rows, columns=columns, channels=channels, shape=(), whole=None, origin=(0, 0, 0), column_step=1
-        )
+        alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1)
+        return dataclasses.replace(self, rows=rows, columns=columns, channels=channels, **alone)  # type: ignore[arg-type]
 
     def part(
         self,
@@ -68,6 +69,7 @@ class Tensor:
         size: tuple[int, int, int],
         shape: tuple[int, ...] = (),
         column_step: int = 1,
+        row_step: int = 1,
     ) -> Tensor:
         """Some rows, columns and channels of the tensor, from `origin` on: in its memory, under its name."""
         row, column, channel = self.origin
@@ -78,8 +80,9 @@ class Tensor:
             channels=size[2],
             shape=shape or (1, *size),
             whole=self.whole or (self.rows, self.columns, self.channels),
-            origin=(row + origin[0], column + origin[1] * self.column_step, channel + origin[2]),
+            origin=(row + origin[0] * self.row_step, column + origin[1] * self.column_step, channel + origin[2]),
             column_step=self.column_step * column_step,
+            row_step=self.row_step * row_step,
         )
 
 

@@ -17,7 +17,7 @@ from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
 from nnloom.arch.isa import Descriptor, Kind, check_descriptor, encode_parameters
-from nnloom.arch.legality import LAST_KERNEL_ROW, register_faults
+from nnloom.arch.legality import LAST_KERNEL_ROW, MOST_ROW_STEP, register_faults
 from nnloom.arch.loopnest import ADD_BATCH
 from nnloom.arch.numerics import (
     ADD_LEFT_SHIFT,
@@ -210,9 +210,11 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
     """Why this configuration cannot run the layer, or None if it can."""
     if not isinstance(layer, Conv2D | FullyConnected) and not config.depthwise:
         return "the configuration has no window operand (depthwise=False)"
-    for tensor in (*layer.inputs, layer.output):
-        if reason := _misplaced(config, tensor):
+    for tensor in layer.inputs:
+        if reason := _unreadable(config, tensor):
             return reason
+    if reason := _unwritable(config, layer.output):
+        return reason
     if _kernel_rows(layer) > LAST_KERNEL_ROW:
         return f"kernel of more than {LAST_KERNEL_ROW} rows"
     match layer:
@@ -285,7 +287,7 @@ def tensor_shape(config: AcceleratorConfig, tensor: Tensor, *, packed: bool, nam
 
 
 def located(config: AcceleratorConfig, locations: Mapping[str, TensorLocation], tensor: Tensor) -> TensorLocation:
-    """Where a tensor, or a part of one, lies in activation memory."""
+    """Where a tensor, or a part of one, lies in activation memory: its first row is in bank `origin[0] % row_banks`."""
     location = locations[tensor.name]
     if tensor.whole is None:
         return location
@@ -303,11 +305,21 @@ def located(config: AcceleratorConfig, locations: Mapping[str, TensorLocation], 
     )
 
 
-def _misplaced(config: AcceleratorConfig, tensor: Tensor) -> str | None:
-    """Why an address cannot stand for the beginning of a part."""
+def _unreadable(config: AcceleratorConfig, tensor: Tensor) -> str | None:
+    """Why no layer reads such a part of a tensor."""
     row, _, channel = tensor.origin
-    if row % config.row_banks:
-        return f"a part from row {row} on; parts begin at multiples of {config.row_banks} rows"
+    if row % config.row_banks or tensor.row_step != 1:
+        return f"a part from row {row} on; layers read neighbouring rows from multiples of {config.row_banks} on"
+    if channel % config.granule:
+        return f"a part from channel {channel} on; parts begin at multiples of {config.granule} channels"
+    return None
+
+
+def _unwritable(config: AcceleratorConfig, tensor: Tensor) -> str | None:
+    """Why no layer writes such a part of a tensor."""
+    channel = tensor.origin[2]
+    if tensor.row_step > MOST_ROW_STEP:
+        return f"every {tensor.row_step}th row of a tensor; layers write at least every {MOST_ROW_STEP}th"
     if channel % config.granule:
         return f"a part from channel {channel} on; parts begin at multiples of {config.granule} channels"
     return None
@@ -417,6 +429,8 @@ def _output_fields(config: AcceleratorConfig, layer: Layer, out: TensorLocation)
         out_row_stride=out.row_stride,
         out_step_ox=out.pixel_stride // config.granule,
         out_step_g=2,
+        out_row_start=layer.output.origin[0] % config.row_banks,
+        out_row_step=layer.output.row_step,
         n_oy=out.rows,
         n_g=groups,
         half_last=granules % 2,
@@ -444,12 +458,15 @@ def _interval(config: AcceleratorConfig, narrow: bool) -> int:
 
 
 def _dense_shape(
-    config: AcceleratorConfig, kernel_rows: int, row_bytes: int, out_rows: int, stride: int, interval: int
+    config: AcceleratorConfig, kernel_rows: int, row_bytes: int, output: Tensor, stride: int, interval: int
 ) -> tuple[int, bool]:
     """From how many kernel rows a step takes its bytes, and whether two output rows are computed at once.
 
     interval: fewest cycles between the results of one pixel.
     """
+    out_rows = output.rows
+    # The rows of a pair are neighbours, the first of them in an even bank.
+    pairs = config.pixels > 1 and output.row_step == 1 and output.origin[0] % 2 == 0
 
     def count(together: int) -> int:
         return -(-kernel_rows // together) * -(-row_bytes // (config.taps // together))
@@ -458,7 +475,7 @@ def _dense_shape(
         """Of a column and channel group, and whether output rows are paired for it."""
         alone = out_rows * max(count(together), interval)
         # The second pixel of a row triple has the rows below: a stride of 1.
-        if config.pixels == 1 or stride > (1 if together == 3 else 2):
+        if not pairs or stride > (1 if together == 3 else 2):
             return alone, False
         paired = -(-out_rows // 2) * max(count(together), 2 * interval)
         return min(alone, paired), paired < alone
@@ -487,7 +504,7 @@ def _lower_dense(
     rows = _pad_to(parameters.weights, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)
     rows = rows[:, :, :row_bytes]
     interval = _interval(config, parameters.narrow)
-    together, pixel_pair = _dense_shape(config, kernel_rows, row_bytes, out.rows, strides[0], interval)
+    together, pixel_pair = _dense_shape(config, kernel_rows, row_bytes, layer.output, strides[0], interval)
     # A step takes `share` bytes from each of `together` rows.
     share = config.taps // together
     row_steps, chunks = -(-kernel_rows // together), -(-row_bytes // share)

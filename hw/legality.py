@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Kind
-from nnloom.arch.legality import SIZES, add_fields, legal_kinds
+from nnloom.arch.legality import MOST_ROW_STEP, SIZES, add_fields, legal_kinds
 from nnloom.arch.loopnest import LEAST_START_DELAY
 
 from .descriptor import descriptor_layout
@@ -38,7 +38,7 @@ class DescriptorCheck(wiring.Component):
             "slide": d.slide & (~window | (d.n_ky != 1) | (d.n_kx != 1) | (d.slide_step == 0)),
             "maximum": d.maximum & (~window | d.slide) if config.max_pool else d.maximum,
             "pixel_pair": d.pixel_pair,
-            "out_row_step": (d.out_row_step == 0) | (d.out_row_step > 4),
+            "out_row_step": (d.out_row_step == 0) | (d.out_row_step > MOST_ROW_STEP),
         }
         triple: Value = d.row_triple if config.row_triples else Const(0, 1)
         if config.pixels > 1:

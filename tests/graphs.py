@@ -169,8 +169,8 @@ def evaluate(graph: LayerGraph, inputs: dict[str, NDArray[np.int8]]) -> dict[str
 def _place(t: Tensor) -> tuple[NDArray, ...]:
     """Where a tensor lies in the one that has the memory."""
     row, column, channel = t.origin
-    columns = column + t.column_step * np.arange(t.columns)
-    return np.ix_(row + np.arange(t.rows), columns, channel + np.arange(t.channels))
+    rows, columns = row + t.row_step * np.arange(t.rows), column + t.column_step * np.arange(t.columns)
+    return np.ix_(rows, columns, channel + np.arange(t.channels))
 
 
 def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:

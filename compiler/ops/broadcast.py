@@ -17,7 +17,7 @@ from ..graph import Layer, Tensor
 from ..ir import Graph, Node
 from .operator import Layout, Made, Operands, Operator, Refusal, inner_tensor, int8_type, natural_layout, output_tensor
 
-__all__ = ["RESIZE", "elementwise_operands"]
+__all__ = ["RESIZE_BILINEAR", "elementwise_operands"]
 
 
 def _broadcast(
@@ -89,7 +89,7 @@ def elementwise_operands(
     return layout, (tuple(tensors), tuple(layers))
 
 
-def _resize(graph: Graph, node: Node, operands: Operands) -> Made:
+def _resize_bilinear(graph: Graph, node: Node, operands: Operands) -> Made:
     """Of an image of one pixel."""
     source_type, q = int8_type(node.operation.inputs[0], "the operand")
     out, q_out = int8_type(node.operation.outputs[0], "the output")
@@ -114,5 +114,4 @@ def _resize(graph: Graph, node: Node, operands: Operands) -> Made:
     return Made((repeated_layer(node.name, source, output),), (output,))
 
 
-RESIZE = Operator(layer=_resize, follows=True, takes="int8, of a single pixel")
-"""RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR"""
+RESIZE_BILINEAR = Operator(layer=_resize_bilinear, follows=True, takes="int8, of a single pixel")

@@ -1,22 +1,41 @@
 """CONV_2D, DEPTHWISE_CONV_2D and TRANSPOSE_CONV on the accelerator.
 
 Dilated kernels become kernels with zeros between their taps, groups one kernel with zeros for the channels of others.
+A transposed convolution is a convolution for each of the rows and columns that take turns by its strides.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.legality import MOST_ROW_STEP
 from nnloom.arch.numerics import IDENTITY_MULTIPLIER
 
 from ..graph import Conv2D, DepthwiseConv2D, Layer, Padding, Tensor
 from ..ir import Graph, Node
-from .operator import Operands, Operator, Refusal, bias_of, common, inner_tensor, int8_type, natural_layout, weights_of
+from .operator import (
+    Made,
+    Operands,
+    Operator,
+    Refusal,
+    bias_of,
+    common,
+    inner_tensor,
+    int8_type,
+    natural_layout,
+    weights_of,
+)
 
 __all__ = ["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"]
+
+MOST_PHASES = 16
+"""Convolutions that one transposed convolution may become."""
 
 _LARGEST_GROWTH = 8
 """Zeros between the taps of a dilated kernel may make it so many times as large; beyond, the CPU is the better place"""
@@ -148,25 +167,76 @@ def _repeated(graph: Graph, node: Node, source: Tensor, times: int) -> Conv2D:
     )
 
 
-def _transpose_conv(graph: Graph, node: Node, operands: Operands) -> Layer:
-    """With strides of 1, a convolution with the kernel turned round."""
+@dataclass(frozen=True)
+class _Taps:
+    """Along one axis: the outputs at `start`, `start + stride` ... are a convolution with some of a kernel's taps."""
+
+    start: int
+    count: int
+    kernel: slice
+    """the taps, from the last to the first"""
+    before: int
+    """padding"""
+    after: int
+
+
+def _transposed(kernel: int, stride: int, padding: int, size: int, out: int) -> list[_Taps]:
+    """A transposed convolution along one axis, as `stride` convolutions.
+
+    Output o takes tap k of input i where o = i * stride + k - padding: of the taps those that are (o + padding) mod
+    stride, plus multiples of the stride.
+    """
+    result = []
+    for start in range(min(stride, out)):
+        first = (start + padding) % stride
+        taps = len(range(first, kernel, stride))
+        if not taps:
+            # Nothing but the bias: a tap of zeros on any input.
+            taps, first = 1, kernel
+        count = len(range(start, out, stride))
+        before = taps - 1 - (start + padding - first) // stride
+        if first == kernel:
+            before = 0
+        # From the last tap down to `first`; slices end before index 0 as None.
+        last = first + (taps - 1) * stride
+        kept = slice(last, first - stride if first >= stride else None, -stride)
+        result.append(_Taps(start, count, kept, before, count - 1 + taps - before - size))
+    return result
+
+
+def _transpose_conv(graph: Graph, node: Node, operands: Operands) -> Made:
+    """A convolution with the kernel turned round for each of the rows and columns that take turns."""
     shape = _image(node, 2)
-    if node.operation.options["strides"] != (1, 1):
-        raise Refusal(f"strides {node.operation.options['strides']}; the accelerator writes neighbouring rows only")
+    strides, padding = node.operation.options["strides"], node.operation.options["padding"]
+    if strides[0] > MOST_ROW_STEP or strides[0] * strides[1] > MOST_PHASES:
+        raise Refusal(
+            f"strides {strides}; the accelerator takes up to {MOST_ROW_STEP} in rows, {MOST_PHASES} by product"
+        )
     weights, scales = weights_of(graph, node, 0)
     out = node.operation.outputs[0].shape
-    before = [k - 1 - p for k, p in zip(weights.shape[1:3], node.operation.options["padding"][:2], strict=True)]
-    after = [out[1 + i] - 1 + weights.shape[1 + i] - before[i] - shape[1 + i] for i in (0, 1)]
-    return _convolution(
-        graph,
-        node,
-        operands,
-        np.ascontiguousarray(weights[:, ::-1, ::-1]),
-        scales,
-        index=2,
-        bias=3,
-        padding=Padding(*before, *after),
-    )
+    axes = [_transposed(weights.shape[1 + i], strides[i], padding[i], shape[1 + i], out[1 + i]) for i in (0, 1)]
+    # A kernel that is shorter than the stride leaves outputs without a tap.
+    weights = np.pad(weights, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    layers = []
+    for rows, columns in itertools.product(*axes):
+        layer = _convolution(
+            graph,
+            node,
+            operands,
+            np.ascontiguousarray(weights[:, rows.kernel, columns.kernel]),
+            scales,
+            index=2,
+            bias=3,
+            padding=Padding(rows.before, columns.before, rows.after, columns.after),
+        )
+        output = layer.output
+        if strides != (1, 1):
+            size = rows.count, columns.count, output.channels
+            origin = rows.start, columns.start, 0
+            place = output.part(origin, size, column_step=strides[1], row_step=strides[0])
+            layer = dataclasses.replace(layer, output=place)
+        layers.append(layer)
+    return Made(tuple(layers), (output,))
 
 
 CONV_2D = Operator(layer=_conv_2d, takes="constant int8 weights, batch 1")

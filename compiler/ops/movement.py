@@ -21,7 +21,7 @@ from ..graph import Layer, Padding, Tensor
 from ..ir import Graph, Node
 from .operator import Made, Operands, Operator, Refusal, inner_tensor, int8_type, natural_layout, output_tensor
 
-__all__ = ["CONCATENATION", "CUT", "PAD"]
+__all__ = ["CONCATENATION", "CUT", "PAD", "origins_of"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Range:
         return int(steps[0]) if steps[0] > 0 and (steps == steps[0]).all() else None
 
 
-def _origins(graph: Graph, node: Node, position: int) -> list[NDArray[np.int64]]:
+def origins_of(graph: Graph, node: Node, position: int) -> list[NDArray[np.int64]]:
     """For each output, which element of operand `position` each of its elements is.
 
     Raises
@@ -107,7 +107,7 @@ def _cut(graph: Graph, node: Node, operands: Operands) -> Made:
     _, q_in = int8_type(node.operation.inputs[position], "the operand")
     index = node.inputs[position]
     assert index is not None
-    origins = _origins(graph, node, position)
+    origins = origins_of(graph, node, position)
     source = operands.tensor(index)
     layers: list[Layer] = []
     outputs: list[Tensor] = []
@@ -162,9 +162,7 @@ def _taken(
 def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
     """A copy into each part of the output.
 
-    Layers write from a multiple of the row banks on. What follows at another row begins earlier, with rows of padding,
-    and is written before what belongs there: so the last part comes first. Channels that do not begin with a granule
-    are put together with gaps, and a convolution closes these.
+    Channels that do not begin with a granule are put together with gaps, and a convolution closes these.
     """
     _, q_out = int8_type(node.operation.outputs[0], "the output")
     if node.operation.options.get("activation", "NONE") != "NONE":
@@ -185,21 +183,14 @@ def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
     granule = operands.config.granule
     if axis == 2 and any(source.channels % granule for source in sources[:-1]):
         return _with_gaps(graph, node, sources, output, granule)
-    return Made(_copies(node.name, sources, output, axis, operands.config.row_banks), (output,))
-
-
-def _copies(name: str, sources: Sequence[Tensor], output: Tensor, axis: int, row_banks: int) -> tuple[Layer, ...]:
-    """Copies of tensors one after the other along an axis of memory, the last one first."""
     origin = [0, 0, 0]
     layers: list[Layer] = []
     for source in sources:
-        early = origin[0] % row_banks
-        place = output.part(
-            (origin[0] - early, origin[1], origin[2]), (source.rows + early, source.columns, source.channels)
-        )
-        layers.append(copy_layer(name, source, place, padding=Padding(top=early)))
-        origin[axis] += (source.rows, source.columns, source.channels)[axis]
-    return tuple(reversed(layers))
+        size = source.rows, source.columns, source.channels
+        place = output.part((origin[0], origin[1], origin[2]), size)
+        layers.append(copy_layer(node.name, source, place))
+        origin[axis] += size[axis]
+    return Made(tuple(layers), (output,))
 
 
 def _with_gaps(graph: Graph, node: Node, sources: Sequence[Tensor], output: Tensor, granule: int) -> Made:

@@ -177,7 +177,7 @@ def inner_tensor(graph: Graph, node: Node, like: Tensor, what: str, **changes: A
     name = f"{node.name} ({what})"
     while name in taken:
         name += "'"
-    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1)
+    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1)
     tensor = dataclasses.replace(like, name=name, **{**alone, **changes})
     return dataclasses.replace(tensor, shape=(1, tensor.rows, tensor.columns, tensor.channels))
 

@@ -83,7 +83,7 @@ def test_other_resizing_stays_on_the_cpu(tmp_path):
         q = m.tensors[x].quantization
         size = m.tensor((2,), dtype="INT32", data=np.array([12, 10], np.int32))
         y = m.tensor((1, 12, 10, 11), scale=q.scale, zero_point=q.zeroPoint)
-        return [m.operator("RESIZE_NEAREST_NEIGHBOR", [x, size], y, schema.ResizeNearestNeighborOptionsT())]
+        return [m.operator("RESIZE_BILINEAR", [x, size], y, schema.ResizeBilinearOptionsT())]
 
     (item,) = exact(tmp_path, build).cpu_operators
     assert item.reason == "resizing of [1, 6, 5, 11]; the accelerator repeats a single pixel only"

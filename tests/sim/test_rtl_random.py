@@ -83,33 +83,47 @@ def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[Writ
         np.testing.assert_array_equal(writes.data[chosen, columns], want[chosen, columns], err_msg=message)
 
 
+def compare(device: RtlDevice, config: AcceleratorConfig, graph, compiled, rng: np.random.Generator) -> None:
+    """Run a region: every write, and the cycles that the cost model predicts."""
+    artifact = SimpleNamespace(
+        manifest=SimpleNamespace(config=config), program=compiled.program, weights=compiled.weights
+    )
+    device.load(artifact)
+    golden = GoldenModel(config, compiled.program, compiled.weights)
+    golden.activations[:] = rng.integers(0, 256, golden.activations.shape, np.uint8)
+    for name, value in random_inputs(rng, graph).items():
+        device.write_tensor(compiled.plan.locations[name], value)
+        golden.write_tensor(compiled.plan.locations[name], value)
+    device.simulation.writes()
+    device._write_register(Register.PROGRAM_START, 0)
+    device._write_register(Register.CONTROL, 1)
+    device.wait_done()
+    writes, traces = device.simulation.writes(), golden.run()
+    check_writes(config, writes, traces, repr(graph))
+    (cycles,) = device.read_words(np.array([HostAddress.REGISTERS + Register.CYCLES], np.uint32))
+    predicted = program_cycles(config, compiled.descriptors)
+    if config.compact:
+        assert predicted == int(cycles)
+    # Layers shorter than a descriptor's fetch are predicted to within a few cycles each.
+    assert abs(predicted - int(cycles)) <= max(6 * len(graph.layers), 0.01 * cycles)
+
+
+def run_on_rtl(config: AcceleratorConfig, graph, rng: np.random.Generator) -> None:
+    """Compare one region."""
+    device = RtlDevice()
+    try:
+        compare(device, config, graph, compile_region(config, graph), rng)
+    finally:
+        device.close()
+
+
 @pytest.mark.verilator
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_rtl_writes_what_the_golden_model_writes(config):
     device = RtlDevice()
     try:
         for rng, graph, compiled in (*chains(config, 40), *columns(config)):
-            artifact = SimpleNamespace(
-                manifest=SimpleNamespace(config=config), program=compiled.program, weights=compiled.weights
-            )
-            device.load(artifact)
-            golden = GoldenModel(config, compiled.program, compiled.weights)
-            golden.activations[:] = rng.integers(0, 256, golden.activations.shape, np.uint8)
-            for name, value in random_inputs(rng, graph).items():
-                device.write_tensor(compiled.plan.locations[name], value)
-                golden.write_tensor(compiled.plan.locations[name], value)
-            device.simulation.writes()
-            device._write_register(Register.PROGRAM_START, 0)
-            device._write_register(Register.CONTROL, 1)
-            device.wait_done()
-            writes, traces = device.simulation.writes(), golden.run()
-            check_writes(config, writes, traces, repr(graph))
-            (cycles,) = device.read_words(np.array([HostAddress.REGISTERS + Register.CYCLES], np.uint32))
-            predicted = program_cycles(config, compiled.descriptors)
-            if config.compact:
-                assert predicted == int(cycles)
-            # Layers shorter than a descriptor's fetch are predicted to within a few cycles each.
-            assert abs(predicted - int(cycles)) <= max(6 * len(graph.layers), 0.01 * cycles)
+            compare(device, config, graph, compiled, rng)
     finally:
         device.close()
 
