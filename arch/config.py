@@ -31,6 +31,7 @@ _LATER: dict[str, int] = {
     "row_triples": False,
     "compact": False,
     "product_registers": False,
+    "elementwise_mul": False,
 }
 """Options that came after the first bitstreams, with their defaults."""
 
@@ -46,6 +47,7 @@ _COMPACT: dict[str, int] = {
     "layer_counters": False,
     "row_triples": False,
     "product_registers": False,
+    "elementwise_mul": False,
 }
 """What the compact engine is made for: a granule is then two bytes, the word of a single-port RAM block."""
 
@@ -97,6 +99,8 @@ class AcceleratorConfig:
     product_registers: bool = False
     """A register between each product and the adders: where multipliers are blocks that lie far from the logic. A layer
     takes a cycle more."""
+    elementwise_mul: bool = False
+    """Products of two tensors: two taps of each lane can have a byte of the window as their weight."""
     compact: bool = False
     """The compact engine: a step takes a cycle for each tap, from memories with one port. For 4 lanes, with every
     option left out."""
@@ -143,8 +147,10 @@ class AcceleratorConfig:
             raise ConfigError(f"config: row_triples needs 9 taps or more, not {self.taps}")
         if self.product_registers and self.taps not in PRODUCT_REGISTER_TAPS:
             raise ConfigError(f"config: product_registers needs 9 to 18 taps, not {self.taps}")
-        if (self.max_pool or self.elementwise_add) and not self.depthwise:
-            raise ConfigError("config: max_pool and elementwise_add need depthwise (they use the window operand)")
+        if (self.max_pool or self.elementwise_add or self.elementwise_mul) and not self.depthwise:
+            raise ConfigError(
+                "config: max_pool, elementwise_add and elementwise_mul need depthwise (they use the window operand)"
+            )
         if self.compact:
             for name, needed in _COMPACT.items():
                 value = getattr(self, name)

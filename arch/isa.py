@@ -123,8 +123,8 @@ def _layout() -> tuple[Field, ...]:
         (
             1,
             [
-                ("in_base", 16, False, "input tensor, granules within each bank (ADD: operand Y)"),
-                ("in2_base", 16, False, "ADD: operand X"),
+                ("in_base", 16, False, "input tensor, granules within each bank (ADD, `product`: operand Y)"),
+                ("in2_base", 16, False, "ADD, `product`: operand X"),
             ],
         ),
         (
@@ -158,8 +158,8 @@ def _layout() -> tuple[Field, ...]:
         (
             6,
             [
-                ("n_ky", 16, False, "steps over kernel rows; ADD: 2 (operand Y, operand X)"),
-                ("n_kx", 16, False, "steps within a kernel row; ADD: words of a batch"),
+                ("n_ky", 16, False, "steps over kernel rows; ADD, `product`: 2 (operand Y, operand X)"),
+                ("n_kx", 16, False, "steps within a kernel row; ADD: words of a batch; `product`: 1"),
             ],
         ),
         (
@@ -201,10 +201,15 @@ def _layout() -> tuple[Field, ...]:
         (
             12,
             [
-                ("pad_value", 8, True, "value of padding (ADD: zero point of Y)"),
-                ("pad_value2", 8, True, "ADD: zero point of X"),
+                ("pad_value", 8, True, "value of padding (ADD: zero point of Y; `product`: of X)"),
+                ("pad_value2", 8, True, "ADD: zero point of X; `product`: of Y"),
                 ("out_zero_point", 8, True, "added after requantization"),
-                ("kernel_rows", 8, False, "kernel rows from here on read as padding (WINDOW: kernel height; ADD: 1)"),
+                (
+                    "kernel_rows",
+                    8,
+                    False,
+                    "kernel rows from here on read as padding (WINDOW: kernel height; ADD, `product`: 1)",
+                ),
             ],
         ),
         (
@@ -219,6 +224,13 @@ def _layout() -> tuple[Field, ...]:
         (
             14,
             [
+                (
+                    "product",
+                    1,
+                    False,
+                    "WINDOW, with `elementwise_mul`: product of two tensors: a step for operand Y, one for X",
+                ),
+                ("broadcast", 1, False, "`product`: operand Y is the same at every result of a channel group"),
                 ("out_row_start", 2, False, "bank of output row 0, which lies in the row of granules at `out_base`"),
                 (
                     "out_row_step",
@@ -294,6 +306,8 @@ class Descriptor:
     act_max: int = 127
     slide_first: int = 0
     slide_step: int = 1
+    product: int = 0
+    broadcast: int = 0
     out_row_start: int = 0
     out_row_step: int = 1
 
@@ -328,6 +342,8 @@ def field_width(config: AcceleratorConfig, field: Field) -> int:
     """Bits of a field that the engine looks at."""
     if field.name == "row_triple":
         return int(config.row_triples)
+    if field.name in ("product", "broadcast"):
+        return int(config.elementwise_mul)
     return min(field.width, config.field_bits) if field.width == 16 else field.width
 
 

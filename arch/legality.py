@@ -63,13 +63,15 @@ RULES = (
     "one of " + ", ".join(f"`{name}`" for name in SIZES) + " is 0;",
     "`slide` without WINDOW, with `n_ky` or `n_kx` other than 1, or with `slide_step` 0;",
     "`maximum` without WINDOW, with `slide`, or without `max_pool`;",
+    "`product` without WINDOW, with `maximum`, or without `n_ky` 2 and `n_kx` 1; `broadcast` without `product`;",
     "`pixel_pair` without DENSE, without `pixels=2`, or with a `row_step_oy` other than 2 or 4 (`row_triple`: 2);",
     f"`out_row_step` is none of 1 to {MOST_ROW_STEP}; with `pixel_pair` not 2, or `out_row_start` odd;",
     "`row_triple` without DENSE, with `row_pair`, or with `kernel_rows` other than 255;",
     "an ADD does not have `n_g` 1, `n_ky` 2, `n_kx` 16, `q_step_kx` lanes, `q_step_ox` 16 * lanes, `out_step_ox` 2;",
     "`interval` is less than the requantization units need (not on the compact engine);",
     f"`start_delay` is less than {LEAST_START_DELAY} after another layer (with `overlap`);",
-    "the input tensor (of an ADD, one of both), a result or a weight word lies beyond its memory;",
+    "the input tensor (of an ADD or `product`, one of both; with `broadcast`, X), a result or a weight word lies "
+    "beyond its memory;",
     "a row is 2 ** `field_bits` or beyond, a byte of a row 2 ** (`field_bits` + 1), or a kernel row "
     f"{LAST_KERNEL_ROW + 1} (`row_triple`: {LAST_TRIPLE_KERNEL_ROW + 1});",
     f"it takes 2 ** {WATCHDOG_BITS} cycles or more.",
@@ -147,6 +149,10 @@ def form_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Ite
         yield "slide needs kind WINDOW, n_ky and n_kx 1, and a slide_step"
     if d.maximum and (d.kind != Kind.WINDOW or d.slide or not config.max_pool):
         yield "maximum needs kind WINDOW without slide, on an engine with max_pool"
+    if d.product and (d.kind != Kind.WINDOW or d.maximum or d.n_ky != 2 or d.n_kx != 1):
+        yield "product needs kind WINDOW without maximum, n_ky 2 and n_kx 1"
+    if d.broadcast and not d.product:
+        yield "broadcast needs product"
     if d.pixel_pair:
         strides = (2,) if d.row_triple else (2, 4)
         if d.kind != Kind.DENSE or config.pixels < 2 or d.row_step_oy not in strides:
@@ -172,7 +178,10 @@ def address_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
     add = d.kind == Kind.ADD
     granules = config.bank_granules
     extent = (d.in_rows - 1) // config.row_banks * d.in_row_stride + (d.in_row_bytes - 1) // config.granule
-    for base, name in ((d.in_base, "input"), (d.in2_base, "second operand"))[: 2 if add else 1]:
+    operands = [(d.in2_base, "second operand")] if add or d.product else []
+    if not d.broadcast:
+        operands.insert(0, (d.in_base, "input"))
+    for base, name in operands:
         if base + extent >= granules:
             yield f"the {name} ends at granule {base + extent} of {granules}"
     steps = d.n_ky * d.n_kx
@@ -197,6 +206,12 @@ def register_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
 def _output_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
     """Results beyond the activation memory: the last one of a group has the highest address."""
     columns, both = d.n_ox, True
+    row = d.out_row_start + (d.n_oy - 1) * d.out_row_step
+    base = d.out_base + row // config.row_banks * d.out_row_stride
+    if d.product and not d.broadcast:
+        if (last := base + _last_word(config, d)) >= config.bank_granules:
+            yield f"the output ends at granule {last} of {config.bank_granules}"
+        return
     if d.kind == Kind.ADD:
         # The last batch may end beyond the row, where nothing is written.
         left = max(0, d.in_row_bytes - d.q_start)
@@ -206,14 +221,25 @@ def _output_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
         columns = len(range(d.slide_first, d.n_ox, d.slide_step))
     if not columns:
         return
-    row = d.out_row_start + (d.n_oy - 1) * d.out_row_step
-    granule = d.out_base + row // config.row_banks * d.out_row_stride + (columns - 1) * d.out_step_ox
+    granule = base + (columns - 1) * d.out_step_ox
     halved = d.half_last and d.kind != Kind.ADD
     last = granule + (d.n_g - 1) * d.out_step_g + (both and not halved)
     if halved and d.n_g > 1:
         last = max(last, granule + (d.n_g - 2) * d.out_step_g + 1)
     if last >= config.bank_granules:
         yield f"the output ends at granule {last} of {config.bank_granules}"
+
+
+def _last_word(config: AcceleratorConfig, d: Descriptor) -> int:
+    """The last granule, of a row of a product, that is written; below 0 if none is."""
+    group = np.arange(d.n_g)
+    left = d.in_row_bytes - (d.q_start + group * d.q_step_g)
+    # Steps are not negative: of each group the first results are written.
+    columns = np.minimum(d.n_ox, -(-left // d.q_step_ox)) if d.q_step_ox else np.where(left > 0, d.n_ox, 0)
+    last = columns - 1
+    upper = np.where(left - last * d.q_step_ox > config.granule, last, last - 1)
+    granule = np.maximum(last * d.out_step_ox, np.where(upper >= 0, upper * d.out_step_ox + 1, 0))
+    return int(np.where(left > 0, granule + group * d.out_step_g, -(1 << 20)).max())
 
 
 def check_program(config: AcceleratorConfig, program: NDArray[np.uint32], start: int = 0) -> list[Descriptor]:

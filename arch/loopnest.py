@@ -23,6 +23,7 @@ __all__ = [
     "START_CYCLES",
     "ParameterLoad",
     "Step",
+    "by_word",
     "descriptor_cycles",
     "drain_cycles",
     "finish_cycles",
@@ -68,6 +69,11 @@ class ParameterLoad:
 class Step:
     """Read operands, multiply, accumulate.
 
+    In a `product` two taps of the newest window column have other weights than those of the memory: row 1 the
+    complement of what row 0 reads (that is -1 - it), and, in steps of operand X, row 0 what row 0 of the column before
+    holds, operand Y. With kernel_rows 1, operands y and x, and no other weights, the sum of both steps is
+    x * y - pad_value * (y + 1) - pad_value2 * (x + 1).
+
     A byte i of window row r is *valid* when 0 <= row + r < in_rows, 0 <= q + i < in_row_bytes and
     kernel_row + r < kernel_rows; other bytes read as `pad`.
     """
@@ -98,10 +104,17 @@ class Step:
     """the second pixel has a result, too: it goes to the next bank, same granule, same enable"""
 
 
+def by_word(d: Descriptor) -> bool:
+    """Whether a result is written as far as its word lies within the row: ADD, and products without `broadcast`."""
+    return d.kind == Kind.ADD or bool(d.product and not d.broadcast)
+
+
 def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | Step]:
     """Yield the steps of one descriptor in the order of the hardware."""
     add = d.kind == Kind.ADD
+    two = add or bool(d.product)
     for g in range(d.n_g):
+        q_group = d.q_start + g * d.q_step_g
         parameters = d.weight_base + g * d.weight_step_g
         weights = parameters + config.parameter_words * (2 if add else 1)
         if not add:
@@ -116,7 +129,9 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                         for i in range(config.parameter_words):
                             yield ParameterLoad(parameters + ky * config.parameter_words + i)
                     for kx in range(d.n_kx):
-                        q = d.q_start + g * d.q_step_g + ox * d.q_step_ox + kx * d.q_step_kx
+                        operand_x = two and ky == 1
+                        same = bool(d.broadcast) and ky == 0
+                        q = q_group if same else q_group + ox * d.q_step_ox + kx * d.q_step_kx
                         if d.slide:
                             multiply = ox >= d.slide_first and (ox - d.slide_first) % d.slide_step == 0
                             first = result = multiply
@@ -126,9 +141,9 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             multiply = True
                             first = ky == 0 and kx == 0
                             result = ky == d.n_ky - 1 and kx == d.n_kx - 1
-                        dead = add and q >= d.in_row_bytes
+                        dead = q >= d.in_row_bytes
                         column = ox * ADD_BATCH + kx if add else fired
-                        if d.kind == Kind.ADD:
+                        if by_word(d):
                             enable = 0 if ky == 0 or dead else 3 if q + config.granule < d.in_row_bytes else 1
                         else:
                             enable = 1 if d.half_last and g == d.n_g - 1 else 3
@@ -140,12 +155,13 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             + g * d.out_step_g
                         )
                         row = d.row_start + oy * d.row_step_oy + (0 if add else ky * d.row_step_ky)
+                        row = 0 if same else row
                         yield Step(
                             row=row,
                             q=q,
                             kernel_row=0 if add else ky * d.row_step_ky,
-                            base=d.in2_base if add and ky == 1 else d.in_base,
-                            pad=d.pad_value2 if add and ky == 1 else d.pad_value,
+                            base=d.in2_base if operand_x else d.in_base,
+                            pad=d.pad_value2 if operand_x else d.pad_value,
                             weight=weight,
                             multiply=multiply,
                             first=first,

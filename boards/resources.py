@@ -46,6 +46,9 @@ FITTED = ("LUT4", "TRELLIS_FF")
 PRODUCT_BITS = 16
 """Flip-flops of a product register: none of them is more than one bit of a product."""
 
+FACTOR_GATES = 16
+"""LUTs of a lane with products: two of its taps choose between weight and window, bit by bit."""
+
 HEADROOM = {"LUT4": 0.62, "TRELLIS_FF": 0.62, "DP16KD": 0.95}
 """Share of the device that a configuration may take. At 61 % of the LUTs the ULX3S-85F still meets its clock; fuller
 systems were never placed."""
@@ -183,6 +186,10 @@ def estimate(
     }
     if config.product_registers:
         fitted["TRELLIS_FF"] += PRODUCT_BITS * config.multipliers
+    if config.elementwise_mul:
+        fitted["LUT4"] += FACTOR_GATES * config.lanes
+        # The byte before, where the window has one column.
+        fitted["TRELLIS_FF"] += 8 * config.lanes if config.window_columns == 1 else 0
     return Resources(
         LUT4=fitted["LUT4"],
         TRELLIS_FF=fitted["TRELLIS_FF"],

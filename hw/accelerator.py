@@ -6,7 +6,7 @@ One feed-forward pipeline, no stalls: the sequencer paces the steps so that noth
              \\-> weight memory ------------------------^        (parameters) ^
 """
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -137,6 +137,13 @@ class Accelerator(wiring.Component):
             mac.multiply.eq(delay(m, step.step & step.multiply, operand_stage, "multiply", reset=True)),
             mac.first.eq(delay(m, step.first, operand_stage, "first")),
         ]
+        if config.elementwise_mul:
+            m.d.comb += [
+                mac.newest.eq(operand.newest),
+                mac.previous.eq(operand.previous),
+                mac.use_newest_ahead.eq(delay(m, active.product, operand_stage - 1, "use_newest")),
+                mac.use_previous_ahead.eq(delay(m, active.product & step.operand_x, operand_stage - 1, "use_previous")),
+            ]
 
         self._elaborate_parameters(m, sequencer, weights, requantizer)
         adds = config.elementwise_add
@@ -153,7 +160,9 @@ class Accelerator(wiring.Component):
                 delay(m, step.step & step.to_addend, result_stage - 1, "to_addend") if adds else 0
             ),
             requantizer.from_addend_ahead.eq(
-                delay(m, step.step & step.operand_x, result_stage - 1, "from_addend") if adds else 0
+                delay(m, step.step & step.operand_x & (active.kind == Kind.ADD), result_stage - 1, "from_addend")
+                if adds
+                else 0
             ),
         ]
 
@@ -182,7 +191,7 @@ class Accelerator(wiring.Component):
         config = self.config
         step, active = sequencer.step, sequencer.active
         # The rows of a second pixel lie one stride, 1 or 2, below; row triples need all of the next rows.
-        adds = config.elementwise_add
+        two_operands = config.elementwise_add or config.elementwise_mul
         second = Signal(2)
         neighbours = active.pixel_pair & ~active.row_triple if config.row_triples else active.pixel_pair
         m.d.comb += second.eq(Mux(neighbours, active.row_step_oy[1:3], 2) if config.pixels > 1 else 2)
@@ -191,7 +200,7 @@ class Accelerator(wiring.Component):
             activations.request.second.eq(second),
             activations.request.q.eq(step.q),
             activations.request.base.eq(
-                Mux(step.operand_x, active.in2_base, active.in_base) if adds else active.in_base
+                Mux(step.operand_x, active.in2_base, active.in_base) if two_operands else active.in_base
             ),
             activations.request.row_stride.eq(active.in_row_stride),
         ]
@@ -204,7 +213,7 @@ class Accelerator(wiring.Component):
             operand.kernel_row.eq(delay(m, step.kernel_row, described, "described_kernel_row")),
             operand.pad.eq(
                 Mux(delay(m, step.operand_x, described, "described_x"), active.pad_value2, active.pad_value)
-                if adds
+                if two_operands
                 else active.pad_value
             ),
             operand.in_rows.eq(active.in_rows),
@@ -266,8 +275,11 @@ class Accelerator(wiring.Component):
         push = Signal()
         pushed = Signal(target, reset_less=True)
         remaining = active.in_row_bytes - step.q
+        by_word: Value = active.kind == Kind.ADD
+        if config.elementwise_mul:
+            by_word = by_word | (active.product & ~active.broadcast)
         partial = Mux(
-            active.kind == Kind.ADD,
+            by_word,
             Mux(remaining <= 0, 0, Mux(remaining <= config.granule, 1, 3)),
             Mux(step.half, 1, 3),
         )

@@ -40,6 +40,10 @@ class DescriptorCheck(wiring.Component):
             "pixel_pair": d.pixel_pair,
             "out_row_step": (d.out_row_step == 0) | (d.out_row_step > MOST_ROW_STEP),
         }
+        if config.elementwise_mul:
+            maximum = d.maximum if config.max_pool else Const(0, 1)
+            faults["product"] = d.product & (~window | maximum | (d.n_ky != 2) | (d.n_kx != 1))
+            faults["broadcast"] = d.broadcast & ~d.product
         triple: Value = d.row_triple if config.row_triples else Const(0, 1)
         if config.pixels > 1:
             strides = (d.row_step_oy == 2) | ((d.row_step_oy == 4) & ~triple)

@@ -2,7 +2,7 @@
 
 import itertools
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +13,9 @@ from .delay import delay
 from .technology import MULTIPLIER_LATENCY, Technology
 
 __all__ = ["MacArray", "mac_latency"]
+
+LANES_OF_A_COPY = 2
+"""Lanes whose weights one copy of the choice between them selects."""
 
 
 def mac_latency(config: AcceleratorConfig) -> int:
@@ -26,11 +29,16 @@ class MacArray(wiring.Component):
     All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the products of
     `maximum_taps` is kept (max pooling), if configured: of their low 8 bits, as int8. The accumulator wraps at 32 bits.
 
+    With `config.elementwise_mul` two taps of the first pixel can have another weight than that of the memory: that of
+    `config.newest_tap` the byte of `previous`, the next one the complement of that of `newest`.
+
     Members
     -------
     operands, weights : In; [lanes][taps] int8
     second_operands : In; [lanes][taps] int8, those of the second pixel
     multiply, first : In; with the operands; a step without `multiply` changes nothing
+    newest, previous : In; [lanes] int8 with the operands; only with `config.elementwise_mul`, as are
+    use_newest_ahead, use_previous_ahead : In; one cycle before the operands
     accumulators : Out; [pixels][lanes] int32, `mac_latency` cycles later
     maxima : Out; [lanes] int8, the same
     """
@@ -48,6 +56,8 @@ class MacArray(wiring.Component):
                 "first": In(1),
                 "accumulators": Out(data.ArrayLayout(data.ArrayLayout(signed(32), config.lanes), config.pixels)),
                 "maxima": Out(data.ArrayLayout(signed(8), config.lanes)),
+                **({name: In(8 * config.lanes) for name in ("newest", "previous")} if config.elementwise_mul else {}),
+                **({f"use_{n}_ahead": In(1) for n in ("newest", "previous")} if config.elementwise_mul else {}),
             }
         )
 
@@ -61,17 +71,19 @@ class MacArray(wiring.Component):
         m.d.comb += controls.value.eq(
             Cat(delay(m, self.multiply, ahead, "multiply", reset=True), delay(m, self.first, ahead, "first"))
         )
+        first_weights = self._weights_of_first_pixel(m)
         for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
             name = f"{pixel}_{lane}"
             multiply, first = controls.copies[pixel * config.lanes + lane]
             operands = (self.second_operands if pixel else self.operands)[lane]
+            weights = self.weights[lane] if pixel else first_weights[lane]
             values = []
             for tap in range(config.taps):
                 multiplier = self.technology.multiplier(a_width=8, b_width=8)
                 m.submodules[f"multiplier_{name}_{tap}"] = multiplier
                 m.d.comb += [
                     multiplier.a.eq(operands[tap].as_signed()),
-                    multiplier.b.eq(self.weights[lane][tap].as_signed()),
+                    multiplier.b.eq(weights[tap].as_signed()),
                 ]
                 product = multiplier.p
                 if config.product_registers:
@@ -122,3 +134,20 @@ class MacArray(wiring.Component):
         greatest = Signal(signed(8), name=f"greatest_{name}", reset_less=True)
         m.d.sync += greatest.eq(Mux(last, c, Mux(less[0], b, a)))
         return greatest
+
+    def _weights_of_first_pixel(self, m: Module) -> list[list[Value]]:
+        """[lanes][taps] of a byte each, those of products chosen by gates right before the multipliers."""
+        config = self.config
+        taps = range(config.taps)
+        weights: list[list[Value]] = [[self.weights[lane][tap] for tap in taps] for lane in range(config.lanes)]
+        if not config.elementwise_mul:
+            return weights
+        m.submodules.use = use = self.technology.fanout(width=2, count=config.lanes // LANES_OF_A_COPY)
+        m.d.comb += use.value.eq(Cat(self.use_newest_ahead, self.use_previous_ahead))
+        for lane, mine in enumerate(weights):
+            use_newest, use_previous = use.copies[lane // LANES_OF_A_COPY]
+            byte = slice(8 * lane, 8 * lane + 8)
+            tap = config.newest_tap
+            mine[tap] = Mux(use_previous, self.previous[byte], mine[tap])
+            mine[tap + 1] = Mux(use_newest, ~self.newest[byte], mine[tap + 1])
+        return weights

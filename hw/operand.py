@@ -46,6 +46,8 @@ class OperandFetch(wiring.Component):
     second : In; with them: which row is the third (see `activation_memory.RowRequest`)
     operands : Out; [lanes][taps] int8
     second_operands : Out; [lanes][taps] int8 of the second pixel, equal in all lanes; only with two pixels
+    newest, previous : Out; [lanes] int8, with `operands`: row 0 of the newest column of the window, and of the one
+        before; only with `config.elementwise_mul`
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
@@ -68,6 +70,7 @@ class OperandFetch(wiring.Component):
                 **({"row_triple": In(1)} if config.row_triples else {}),
                 "operands": Out(data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)),
                 "second_operands": Out(data.ArrayLayout(data.ArrayLayout(8, config.taps), config.lanes)),
+                **({name: Out(8 * config.lanes) for name in ("newest", "previous")} if config.elementwise_mul else {}),
             }
         )
 
@@ -153,7 +156,8 @@ class OperandFetch(wiring.Component):
             by_row.append(aligned(self.rows[2], third, "third"))
 
         since = AHEAD + 1 + late
-        pad = self.pad if stands and not config.elementwise_add else delay(m, self.pad, since, "pad")
+        one_pad = stands and not (config.elementwise_add or config.elementwise_mul)
+        pad = self.pad if one_pad else delay(m, self.pad, since, "pad")
         pair = self.row_pair if stands else delay(m, self.row_pair, since, "pair")
         triple: Value = Const(0)
         if config.row_triples:
@@ -205,6 +209,14 @@ class OperandFetch(wiring.Component):
                 for c in range(config.window_columns - 1):
                     m.d.sync += window[c][r].eq(window[c + 1][r])
                 m.d.sync += window[-1][r].eq(Mux(q_valid & row_valid[r], fetched[r], padding))
+        if config.elementwise_mul:
+            if config.window_columns > 1:
+                previous = window[-2][0]
+            else:
+                previous = Signal(8 * lanes, reset_less=True)
+                with m.If(load):
+                    m.d.sync += previous.eq(window[-1][0])
+            m.d.comb += [self.newest.eq(window[-1][0]), self.previous.eq(previous)]
         for lane in range(lanes):
             for tap in range(taps):
                 column, r = divmod(tap, rows)

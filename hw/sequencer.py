@@ -47,7 +47,8 @@ _EVENT_LAYOUT = data.StructLayout(
         "result": 1,
         "multiply": 1,
         "first": 1,
-        "phase": 1,  # ADD: operand X
+        "phase": 1,  # ADD, product: operand X
+        "same": 1,  # operand Y of a product, from one place of the group
         "to_addend": 1,
         "half": 1,
         "pair": 1,
@@ -76,8 +77,8 @@ class Sequencer(wiring.Component):
     row_ahead : Out; `step.row` one cycle before
     finished : Out; one cycle, `drain` cycles after the last step of the last descriptor
     completed : Out; descriptors finished since `start`
-    probe : Out; in the cycle of `row_ahead`: it is the row of the last byte of the input (of an ADD first of operand Y,
-        then of X), which no step reads; `step.q` is that byte one cycle after
+    probe : Out; in the cycle of `row_ahead`: it is the row of the last byte of the input (of two operands first of Y,
+        then of X; with `broadcast` of X), which no step reads; `step.q` is that byte one cycle after
     illegal : Out; registered; the descriptor, or an address, is none that the engine has
     stop : In; end the program as if this were its last step, before any step that is not issued yet; a batch of an ADD
         goes to its end, so that the addend queue is empty
@@ -160,6 +161,7 @@ class Sequencer(wiring.Component):
         kx, ky, ox, oy, g = (Loop(name, self.next[f"n_{name}"]) for name in ("kx", "ky", "ox", "oy", "g"))
         first, phase = Signal(reset_less=True), Signal(reset_less=True)
         fire, fire_wait = Signal(reset_less=True), Signal(8, reset_less=True)
+        product: Value = d.product if config.elementwise_mul else Const(0, 1)
 
         # Pacing.
         timer = Signal(8)
@@ -199,6 +201,7 @@ class Sequencer(wiring.Component):
             event.multiply.eq(~d.slide | fire),
             event.first.eq(d.slide | is_add | first),
             event.phase.eq(phase),
+            event.same.eq(d.broadcast & ~phase if config.elementwise_mul else 0),
             event.to_addend.eq(is_add & ~phase),
             event.half.eq(d.half_last & g.last),
             event.pair.eq(d.pixel_pair & ~(d.odd_rows & oy.last)),
@@ -257,11 +260,12 @@ class Sequencer(wiring.Component):
             with m.State("TAKE"):
                 # The addresses of the first group are taken with the descriptor.
                 m.d.comb += starting.eq(1)
-                m.d.sync += [taken.eq(0), begun.eq(1), event.phase.eq(0)]
+                m.d.sync += [taken.eq(0), begun.eq(1)]
+                m.d.sync += event.phase.eq(self.next.broadcast if config.elementwise_mul else 0)
                 m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.comb += [starting.eq(1), self.probe.eq(1)]
-                m.d.sync += [probe_x.eq(1), event.phase.eq(d.kind == Kind.ADD)]
+                m.d.sync += [probe_x.eq(1), event.phase.eq((d.kind == Kind.ADD) | product)]
                 m.d.sync += [*g.reload(), *oy.reload(), *begin_row, load_index.eq(0), event.begin.eq(1)]
                 m.next = "LOAD"
             with m.State("LOAD"):
@@ -318,7 +322,7 @@ class Sequencer(wiring.Component):
             with m.If(~kx.last):
                 m.d.sync += kx.advance()
             with m.Else():
-                m.d.sync += [*kx.reload(), phase.eq(is_add & ~ky.last)]
+                m.d.sync += [*kx.reload(), phase.eq((is_add | product) & ~ky.last)]
                 with m.If(~ky.last):
                     m.d.sync += ky.advance()
                 with m.Else():
@@ -372,7 +376,7 @@ class Sequencer(wiring.Component):
         last_row, last_byte = state(bits, "last_row"), state(bits, "last_byte")
         m.d.sync += [last_row.eq(self.next.in_rows - 1), last_byte.eq(self.next.in_row_bytes - 1)]
         row_now = Signal(signed(bits + 1))
-        m.d.comb += row_now.eq(Mux(self.probe, last_row, row))
+        m.d.comb += row_now.eq(Mux(self.probe, last_row, Mux(event.same, 0, row)))
 
         s = self.step
         m.d.comb += self.row_ahead.eq(row_now)
@@ -410,6 +414,9 @@ class Sequencer(wiring.Component):
                 m.d.sync += [row.eq(row + d.row_step_ky), kernel_row.eq(kernel_row + d.row_step_ky)]
         with m.If(event.turn_ox):
             m.d.sync += [q.eq(q_ox_next), q_ox.eq(q_ox_next), q_ox_next.eq(q_ox_next + d.q_step_ox)]
+            if config.elementwise_mul:
+                with m.If(d.broadcast):
+                    m.d.sync += q.eq(q_row)
         with m.If(event.turn_oy):
             m.d.sync += [q.eq(q_row), q_ox.eq(q_row), q_ox_next.eq(q_row_next)]
             m.d.sync += [row.eq(row_oy_next), row_oy.eq(row_oy_next), row_oy_next.eq(row_oy_next + d.row_step_oy)]

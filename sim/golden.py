@@ -20,7 +20,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import IllegalProgramError
 from nnloom.arch.isa import Descriptor, Kind, decode_parameters
 from nnloom.arch.legality import check_program
-from nnloom.arch.loopnest import ParameterLoad, Step, maximum_taps, steps
+from nnloom.arch.loopnest import ParameterLoad, Step, by_word, maximum_taps, steps
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, requantize, wrap_int32
 
 __all__ = ["GoldenModel", "WriteTrace", "execute_literally"]
@@ -266,6 +266,11 @@ class GoldenModel:
             below = np.where(tap < 3 * third, tap // third, 0)
             row, kernel_row, byte = row + below, kernel_row + below, tap - below * third
         q = d.q_start + ox * d.q_step_ox + kx * d.q_step_kx + byte
+        groups: tuple[int, ...] = ()
+        if d.q_step_g:
+            # The groups do not read the same.
+            groups = (d.n_g,)
+            q = q + np.arange(d.n_g)[:, None, None, None, None] * d.q_step_g
         x = self._fetch(d, np.int64(d.in_base), np.int64(d.pad_value), row, q, kernel_row)
         count = d.n_ky * d.n_kx
         step = np.arange(count) if d.weights_advance else np.zeros(count, int)
@@ -273,7 +278,7 @@ class GoldenModel:
         w = self.weights[group + config.parameter_words + step]
         w = w.transpose(0, 1, 3, 2).reshape(d.n_g, 1, count * taps, config.lanes)
         return _Dense(
-            dataclasses.replace(x, index=x.index.reshape(-1, d.n_ox, count * taps)),
+            dataclasses.replace(x, index=x.index.reshape(*groups, -1, d.n_ox, count * taps)),
             w.astype(_exact_type(w)),
             self._all_parameters(d),
             self._group_targets(d, d.n_ox),
@@ -288,7 +293,9 @@ class GoldenModel:
         step_ky = 0 if add else d.row_step_ky
         row = d.row_start + oy * d.row_step_oy + ky * step_ky + r
         q = d.q_start + g * d.q_step_g + ox * d.q_step_ox + kx * d.q_step_kx
-        x_phase = add & (ky == 1)
+        if d.broadcast:
+            row, q = np.where(ky == 0, r, row), np.where(ky == 0, d.q_start + g * d.q_step_g, q)
+        x_phase = (add or d.product) & (ky == 1)
         base = np.where(x_phase, d.in2_base, d.in_base)
         pad = np.where(x_phase, d.pad_value2, d.pad_value)
         # Validity is that of the first byte: pixels are whole granules.
@@ -330,6 +337,11 @@ class GoldenModel:
                 np.maximum(total, product.astype(np.int16).astype(np.int8), out=total)
             else:
                 total += product
+        if d.product:
+            # Loads come in pairs, operand Y and operand X.
+            newest, below = (history[r, ..., columns - 1 :].reshape(d.n_g, lanes, -1, 2) for r in range(2))
+            total += below * (-1 - newest)
+            total[..., 1] += newest[..., 0] * newest[..., 1]
         if d.kind == Kind.ADD:
             return self._add(d, layer, total), layer.targets
         if d.slide:
@@ -346,15 +358,19 @@ class GoldenModel:
         add = d.kind == Kind.ADD
         sets = 2 if add else 1
         per_pixel = d.n_ky * d.n_kx
-        step = np.arange(per_pixel) if d.weights_advance else np.zeros(1, int)
+        step = np.arange(per_pixel) if d.weights_advance else np.zeros(2 if d.product else 1, int)
         group = d.weight_base + np.arange(d.n_g)[:, None] * d.weight_step_g
         weights = self.weights[group + sets * config.parameter_words + step].transpose(3, 0, 2, 1)
+        if d.product:
+            weights[config.newest_tap, ..., 1] = weights[config.newest_tap + 1] = 0
         used: Iterable[int] = maximum_taps(config)
         if not d.maximum:
             taps = range(config.window_columns * config.window_rows)
             used = [tap for tap in taps if weights[tap].any()]
         if add:
             targets = self._add_targets(d)
+        elif by_word(d):
+            targets = self._product_targets(d)
         else:
             columns = len(range(d.n_ox)[d.slide_first :: d.slide_step]) if d.slide else d.n_ox
             targets = self._group_targets(d, columns)
@@ -370,6 +386,13 @@ class GoldenModel:
         bank, granule = self._targets(d, d.n_ox * d.n_kx)
         _, _, ox, kx = np.mgrid[: d.n_g, : d.n_oy, : d.n_ox, : d.n_kx]
         q = (d.q_start + ox * d.q_step_ox + kx * d.q_step_kx).reshape(-1)
+        enable = np.where(q >= d.in_row_bytes, 0, np.where(q + self.config.granule < d.in_row_bytes, 3, 1))
+        return _make_targets(self.config, bank, granule, enable)
+
+    def _product_targets(self, d: Descriptor) -> _Targets:
+        bank, granule = self._targets(d, d.n_ox)
+        g, _, ox = np.mgrid[: d.n_g, : d.n_oy, : d.n_ox]
+        q = (d.q_start + g * d.q_step_g + ox * d.q_step_ox).reshape(-1)
         enable = np.where(q >= d.in_row_bytes, 0, np.where(q + self.config.granule < d.in_row_bytes, 3, 1))
         return _make_targets(self.config, bank, granule, enable)
 
@@ -487,14 +510,20 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
         else:
             first = step.q // config.granule * config.granule
             column = [[byte(step, r, first + lane, 0) for lane in range(lanes)] for r in range(rows)]
+            before = window[-1, 0]
             window = np.concatenate([window[1:], np.array(column, np.int8)[None]])
             operands = np.zeros((2, lanes, taps), np.int64)
             operands[0, :, : columns * rows] = window.reshape(columns * rows, lanes).T
         if not step.multiply:
             continue
-        total = (operands * model.weights[step.weight].astype(np.int64)).sum(2)
+        weights = model.weights[step.weight].astype(np.int64)
+        if d.product:
+            weights[:, config.newest_tap + 1] = ~window[-1, 0]
+            if not step.first:
+                weights[:, config.newest_tap] = before
+        total = (operands * weights).sum(2)
         accumulator = total if step.first else accumulator + total
-        products = operands[0] * model.weights[step.weight].astype(np.int64)
+        products = operands[0] * weights
         value = products[:, maximum_taps(config)].astype(np.int8).max(1).astype(np.int64)
         maximum = value if step.first else np.maximum(maximum, value)
         if not step.result:

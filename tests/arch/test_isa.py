@@ -22,7 +22,8 @@ out_row_stride 3 16 16, out_base 4 0 16, n_oy 4 16 16, n_ox 5 0 16, n_g 5 16 16,
 row_start 7 0 16 s, q_start 7 16 16 s, row_step_oy 8 0 8, row_step_ky 8 8 8, q_step_ox 8 16 16, q_step_kx 9 0 16,
 q_step_g 9 16 16, weight_base 10 0 16, weight_step_g 10 16 16, out_step_ox 11 0 16, out_step_g 11 16 16,
 pad_value 12 0 8 s, pad_value2 12 8 8 s, out_zero_point 12 16 8 s, kernel_rows 12 24 8, act_min 13 0 8 s,
-act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8, out_row_start 14 0 2, out_row_step 14 2 3
+act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8, product 14 0 1, broadcast 14 1 1,
+out_row_start 14 2 2, out_row_step 14 4 3
 """
 PLACES = {
     name: (int(word), int(low), int(width), bool(signed))
@@ -68,7 +69,7 @@ def test_descriptor_by_hand():
     )  # fmt: skip
     assert [f"{word:08x}" for word in d.encode()] == [
         *("0100174d", "00000123", "00500031", "00060005", "00190456", "00040005", "00020003", "fff0ffff"),
-        *("00200102", "00100008", "00090abc", "00020008", "038000fd", "02037f80", "0000000d", "00000000"),
+        *("00200102", "00100008", "00090abc", "00020008", "038000fd", "02037f80", "00000034", "00000000"),
     ]
 
 

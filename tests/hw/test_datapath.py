@@ -17,6 +17,8 @@ CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=40
 WIDE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192)
 TRIPLE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192, row_triples=True)
 PAIR_TRIPLE = AcceleratorConfig(lanes=32, taps=11, activation_bytes=8192, pixels=2, row_triples=True)
+PRODUCT = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, elementwise_mul=True)
+WIDE_PRODUCT = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192, elementwise_mul=True)
 PAIR = AcceleratorConfig(lanes=8, taps=5, requant_units=8, activation_bytes=4096, weight_words=64, pixels=2)
 
 
@@ -157,7 +159,9 @@ def test_activation_memory_fetches_windows_while_being_written(config):
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, WIDE, PAIR, TRIPLE, PAIR_TRIPLE], ids=["8", "16", "pair", "triple", "pair and triple"]
+    "config",
+    [CONFIG, WIDE, PAIR, TRIPLE, PAIR_TRIPLE, PRODUCT, WIDE_PRODUCT],
+    ids=["8", "16", "pair", "triple", "pair and triple", "8 with products", "16 with products"],
 )
 def test_operand_fetch_aligns_pads_and_slides(config):
     rng = np.random.default_rng(3)
@@ -168,6 +172,7 @@ def test_operand_fetch_aligns_pads_and_slides(config):
 
     async def bench(ctx):
         window = np.zeros((columns, rows, lanes), np.uint8)
+        newest, pairs = np.zeros(lanes, np.uint8), []
         pending, coming = [], []
         for i in range(600):
             values = rng.integers(0, 256, (len(dut.rows), lanes), np.uint8)
@@ -224,12 +229,14 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                 if valid:
                     new = np.stack([values[r] if ok(r, 0) else np.full(lanes, pad) for r in range(rows)])
                     window = np.concatenate([window[1:], new[None]])
+                    previous, newest = newest, new[0].astype(np.uint8)
                 want = np.zeros((lanes, taps), np.uint8)
                 # Nothing is promised for the second pixel.
                 flat = window.reshape(columns * rows, lanes).T
                 want[:, : columns * rows] = flat
                 used = taps
             pending.append((want[:, :used], used) if dense or valid else None)
+            pairs.append((newest, previous) if valid and not dense else None)
             if i > 8:
                 expected = pending[i - AHEAD - OPERAND_LATENCY]
                 if expected is not None:
@@ -237,6 +244,10 @@ def test_operand_fetch_aligns_pads_and_slides(config):
                     below = as_bytes(ctx.get(dut.second_operands.as_value()), lanes * taps).reshape(lanes, taps)
                     got = np.concatenate([got, below])[: len(expected[0])]
                     np.testing.assert_array_equal(got[:, : expected[1]], expected[0])
+                pair_of_bytes = pairs[i - AHEAD - OPERAND_LATENCY]
+                if config.elementwise_mul and i > 20 and pair_of_bytes is not None:
+                    for signal, want in zip((dut.newest, dut.previous), pair_of_bytes, strict=True):
+                        np.testing.assert_array_equal(as_bytes(ctx.get(signal), lanes), want)
             await ctx.tick()
 
     simulate(dut, bench)
@@ -285,6 +296,50 @@ def test_mac_array_accumulates_and_takes_maxima(taps, registers, pixels):
                 np.testing.assert_array_equal(got.reshape(pixels, -1), want)
                 got = as_bytes(ctx.get(dut.maxima.as_value()), config.lanes).view(np.int8)
                 np.testing.assert_array_equal(got, want_maximum)
+            await ctx.tick()
+
+    simulate(dut, bench)
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize("taps", [3, 5, 9])
+def test_mac_array_takes_weights_from_the_window(taps, pixels):
+    config = AcceleratorConfig(taps=taps, pixels=pixels, max_pool=False, elementwise_mul=True)
+    rng = np.random.default_rng(taps)
+    dut = MacArray(config, GenericTechnology())
+    latency = mac_latency(config)
+    tap = config.newest_tap
+    shapes = [(config.lanes, taps)] * 3 + [(config.lanes,)] * 2
+    cases = [[rng.integers(-128, 128, shape, np.int8) for shape in shapes] for _ in range(150)]
+    choices = rng.integers(0, 2, (150, 3))
+    """of each step: row 1 has the newest byte, row 0 the one before, and the first step of a result"""
+    choices[0, 2] = 1
+
+    async def bench(ctx):
+        acc = np.zeros((pixels, config.lanes), np.int64)
+        history = []
+        ctx.set(dut.multiply, 1)
+        for i, (x, below, w, newest, previous) in enumerate(cases):
+            ctx.set(dut.use_newest_ahead, int(choices[min(i + 1, 149), 0]))
+            ctx.set(dut.use_previous_ahead, int(choices[min(i + 1, 149), 1]))
+            for port, values in ((dut.operands, x), (dut.second_operands, below), (dut.weights, w)):
+                ctx.set(port.as_value(), as_int(values))
+            ctx.set(dut.newest, as_int(newest))
+            ctx.set(dut.previous, as_int(previous))
+            ctx.set(dut.first, int(choices[i, 2]))
+            weights = np.stack([w, w])[:pixels].astype(np.int64)
+            use_newest, use_previous, first = choices[i] if i else (0, 0, 1)
+            if use_newest:
+                weights[0, :, tap + 1] = -1 - newest.astype(np.int64)
+            if use_previous:
+                weights[0, :, tap] = previous
+            total = (np.stack([x, below])[:pixels] * weights).sum(2)
+            acc = total if first else acc + total
+            history.append(acc)
+            if i >= latency:
+                value = int(ctx.get(dut.accumulators.as_value()))
+                got = np.frombuffer(value.to_bytes(4 * config.lanes * pixels, "little"), np.int32)
+                np.testing.assert_array_equal(got.reshape(pixels, -1), history[i - latency])
             await ctx.tick()
 
     simulate(dut, bench)

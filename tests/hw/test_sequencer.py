@@ -7,7 +7,7 @@ from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
-from nnloom.arch.loopnest import LEAST_START_DELAY, ParameterLoad, issue_cycles, timed_steps
+from nnloom.arch.loopnest import LEAST_START_DELAY, ParameterLoad, by_word, issue_cycles, timed_steps
 from nnloom.hw.sequencer import Sequencer
 
 CONFIGS = [
@@ -16,11 +16,13 @@ CONFIGS = [
     AcceleratorConfig(lanes=8, taps=3, requant_units=8),
     AcceleratorConfig(pixels=2),
     AcceleratorConfig(lanes=4, taps=3, requant_units=2, overlap=False),
+    AcceleratorConfig(lanes=8, taps=5, requant_units=2, elementwise_mul=True),
+    AcceleratorConfig(lanes=4, taps=3, requant_units=2, elementwise_mul=True, overlap=False),
 ]
 
 
 def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bool) -> Descriptor:
-    kind = rng.choice(["dense", "slide", "window", "add"])
+    kind = rng.choice(["dense", "slide", "window", "add", *(["product"] * 2 * config.elementwise_mul)])
     slots = config.requant_slots
     common = dict(
         last=int(last),
@@ -78,6 +80,21 @@ def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bo
         common |= dict(pixel_pair=1, odd_rows=rng.randrange(2), row_step_oy=2 * rng.randrange(1, 3))
         common |= dict(out_row_start=2 * rng.randrange(2), out_row_step=2)
         common["interval"] *= 2
+    if kind == "product":
+        return Descriptor(
+            **common,
+            kind=Kind.WINDOW,
+            product=1,
+            broadcast=rng.randrange(2),
+            n_ox=rng.randrange(1, 6),
+            n_ky=2,
+            n_kx=1,
+            row_step_ky=rng.randrange(3),
+            q_step_ox=rng.randrange(64),
+            q_step_g=rng.randrange(32),
+            out_step_ox=rng.randrange(4),
+            weights_advance=rng.randrange(2),
+        )
     return Descriptor(
         **common,
         kind=Kind.DENSE if kind == "dense" else Kind.WINDOW,
@@ -142,7 +159,9 @@ def simulate(config: AcceleratorConfig, descriptors: list[Descriptor], stalls: r
 
 
 @pytest.mark.parametrize(
-    "config", CONFIGS, ids=lambda c: f"{c.pixels}x{c.lanes}x{c.taps}r{c.requant_units}o{c.overlap:d}"
+    "config",
+    CONFIGS,
+    ids=lambda c: f"{c.pixels}x{c.lanes}x{c.taps}r{c.requant_units}o{c.overlap:d}m{c.elementwise_mul:d}",
 )
 @pytest.mark.parametrize("seed", range(8))
 def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
@@ -165,9 +184,10 @@ def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
             assert (g.multiply, g.result, g.to_addend) == (w.multiply, w.result, w.to_addend)
             if w.multiply:
                 assert g.first == w.first
-            assert bool(g.operand_x) == (w.base == d.in2_base and d.kind == Kind.ADD)
+            two = d.kind == Kind.ADD or d.product
+            assert bool(g.operand_x) == (w.base == d.in2_base and bool(two))
             if w.result and not w.to_addend:
                 assert (g.out_bank, g.out_granule, g.pair) == (w.out_bank, w.out_granule, w.pair)
-                if d.kind != Kind.ADD:
+                if not by_word(d):
                     assert (1 if g.half else 3) == w.out_enable
         assert got[-1][0] - got[0][0] + 1 == issue_cycles(config, d)

@@ -37,9 +37,10 @@ CONFIGS = {
         weight_words=200,
         program_words=120,
         field_bits=12,
+        elementwise_mul=True,
     ),
     "4x3 without overlap": without_overlap(
-        requant_units=2, activation_bytes=4096, weight_words=300, program_words=128, field_bits=10
+        requant_units=2, activation_bytes=4096, weight_words=300, program_words=128, field_bits=10, elementwise_mul=True
     ),
     "compact": compact(activation_bytes=4096, weight_words=256, program_words=80, field_bits=10),
 }
@@ -62,6 +63,7 @@ class Generator:
         config, below = self.config, self.below
         half = config.bank_granules // 2
         kinds = ["dense", "window", "slide", *(["maximum"] * config.max_pool), *(["add"] * config.elementwise_add)]
+        kinds += ["product"] * config.elementwise_mul
         kind = str(self.rng.choice(kinds))
         act = sorted(below(256) - 128 for _ in range(2))
         fields = dict(
@@ -110,6 +112,9 @@ class Generator:
             fields |= dict(maximum=1)
         if kind == "add":
             fields |= dict(add_fields(config), n_ox=1 + below(2), weights_advance=below(2), kernel_rows=1)
+        if kind == "product":
+            fields |= dict(product=1, broadcast=below(2), n_ky=2, n_kx=1)
+            fields |= dict(row_step_ky=below(2), kernel_rows=1 + below(3))
         if kind == "dense" and config.row_triples and below(2):
             fields |= dict(row_triple=1, row_pair=0, kernel_rows=255)
         if kind == "dense" and config.pixels > 1 and below(2):
