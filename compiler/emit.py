@@ -14,7 +14,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
 
-from .carried import with_carried_rows
+from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
 from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program
@@ -73,12 +73,13 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
     CapacityError
         If activations, or the weights of one channel group, exceed the configuration's memories.
     """
-    planned = [_planned(config, graph) for graph in graphs]
-    plans = [plan for _, plan in planned]
-    plain = [graph for graph, _ in planned]
+    plain = [_planned(config, graph) for graph in graphs]
+    spare = [_with_spare_rows(config, *item) for item in plain]
+    fast, carried = ([(with_carried_rows(config, graph), plan) for graph, plan in form] for form in (spare, plain))
     # Faster, but with more layers and weights: not where that makes parts necessary.
-    for forms in ([with_carried_rows(config, graph) for graph in plain], plain):
-        lowered = [lower_layers(config, graph, plan.locations) for graph, plan in zip(forms, plans, strict=True)]
+    for form in (fast, carried, plain):
+        forms, plans = [graph for graph, _ in form], [plan for _, plan in form]
+        lowered = [lower_layers(config, graph, plan.locations) for graph, plan in form]
         overflows = _overflows(config, lowered)
         if not overflows:
             break
@@ -91,6 +92,17 @@ def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, 
         return first, plan_memory(config, first)
     except CapacityError:
         return second, plan_memory(config, second)
+
+
+def _with_spare_rows(config: AcceleratorConfig, graph: LayerGraph, plan: MemoryPlan) -> tuple[LayerGraph, MemoryPlan]:
+    """The region with spare rows above some tensors, if there is memory for them."""
+    larger = with_spare_rows(config, graph)
+    if larger is graph:
+        return graph, plan
+    try:
+        return larger, plan_memory(config, larger)
+    except CapacityError:
+        return graph, plan
 
 
 def prepared(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, LayerGraph]:

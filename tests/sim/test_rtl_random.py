@@ -11,13 +11,14 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, HostAddress, Kind, Register, encode_program
 from nnloom.boards import get
 from nnloom.boards.ice40_flow import Ice40Toolchain
-from nnloom.compiler.carried import with_carried_rows
+from nnloom.compiler.carried import with_carried_rows, with_spare_rows
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel, WriteTrace
 from nnloom.sim.rtl import RtlWrites
 from tests.compiler.test_carried import column
+from tests.compiler.test_carried import columns as filled_column
 from tests.engines import compact, without_overlap
 from tests.graphs import EVERY_KIND, random_graph
 from tests.harness import compile_region, random_inputs
@@ -68,6 +69,11 @@ def columns(config: AcceleratorConfig):
         rng, graph = column(seed, kernel, stride, 40, 2 * config.lanes, 3, 2)
         form = with_carried_rows(config, graph)
         if len(form.layers) > 1:
+            yield rng, form, compile_region(config, form)
+    for seed, kernel in enumerate((9, 7)):
+        rng, graph = filled_column(seed, kernel, 1, 40, 2 * config.lanes, 3, 2)
+        form = with_spare_rows(config, graph)
+        if form is not graph:
             yield rng, form, compile_region(config, form)
 
 
