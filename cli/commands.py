@@ -9,7 +9,9 @@ import io
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -218,19 +220,36 @@ def _exploration(found: Exploration) -> dict[str, Any]:
     }
 
 
+def _placement(options: argparse.Namespace) -> dict[str, Any]:
+    """What a build is told of clock and seeds."""
+    from nnloom.boards.flow import Sweep
+
+    if options.seeds is None and (options.jobs is not None or options.scheduler is not None):
+        raise ConfigError("--jobs and --scheduler are for --seeds")
+    if options.seeds is not None and options.seed is not None:
+        raise ConfigError("give --seed or --seeds, not both")
+    if options.jobs is not None and options.scheduler is not None:
+        raise ConfigError("--jobs is for this machine; the workers of --scheduler have their own number")
+    return {
+        "seed": options.seed,
+        "seeds": options.seeds,
+        "sweep": Sweep(scheduler=options.scheduler, workers=options.jobs) if options.seeds is not None else None,
+        "clock_hz": None if options.clock is None else 1e6 * options.clock,
+    }
+
+
 def _build(
-    artifact: Path, console: Console, *, seed: int | None = None, clock_mhz: float | None = None, use_cache: bool = True
+    artifact: Path, console: Console, *, use_cache: bool = True, placement: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
     from nnloom.boards import get
     from nnloom.boards.flow import build as build_bitstream
     from nnloom.boards.zynq import ZynqBoard
 
     if isinstance(get(Artifact.load(artifact).manifest.board), ZynqBoard):
-        if seed is not None or clock_mhz is not None:
-            raise ConfigError("--seed and --clock are for nextpnr; the Vivado project has its own clock")
+        if any(value is not None for value in placement.values()):
+            raise ConfigError("--seed, --seeds and --clock are for nextpnr; the Vivado project has its own clock")
         return _build_vivado(artifact, use_cache, console)
-    clock_hz = None if clock_mhz is None else 1e6 * clock_mhz
-    result = build_bitstream(artifact, seed=seed, clock_hz=clock_hz, use_cache=use_cache, progress=console.phase)
+    result = build_bitstream(artifact, **placement, use_cache=use_cache, progress=console.phase)
     report = _read_report(str(artifact))
     latency = f", {report['latency_us']:,} us an inference" if report["latency_us"] else ""
     console.say(
@@ -280,8 +299,7 @@ def _build_board(options: argparse.Namespace, console: Console) -> dict[str, Any
     result, file = build_system(
         board,
         board.config,
-        seed=options.seed,
-        clock_hz=None if options.clock is None else 1e6 * options.clock,
+        **_placement(options),
         use_cache=not options.no_cache,
         progress=console.phase,
     )
@@ -301,13 +319,7 @@ def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         return _build_board(options, console)
     if options.output is not None:
         raise ConfigError("-o is for --board; the bitstream of an artifact is written into it")
-    return _build(
-        Path(options.artifact),
-        console,
-        seed=options.seed,
-        clock_mhz=options.clock,
-        use_cache=not options.no_cache,
-    )
+    return _build(Path(options.artifact), console, use_cache=not options.no_cache, placement=_placement(options))
 
 
 def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:

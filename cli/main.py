@@ -47,6 +47,25 @@ def _megahertz(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 10_000:
+        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
+    return int(text)
+
+
+def _seeds(text: str) -> list[int]:
+    """Seeds of a list such as 1-4,9."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{text} is no list of seeds, such as 1-8 or 1,3,7")
+        seeds += range(int(first), int(last or first) + 1)
+    if not seeds or len(seeds) > 1000:
+        raise argparse.ArgumentTypeError(f"{text}: 1 to 1000 seeds, please")
+    return list(dict.fromkeys(seeds))
+
+
 def _add_native(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--native",
@@ -137,6 +156,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed",
         type=int,
         help="placement seed (default: the one known to work for the board, then the next ones if the clock is missed)",
+    )
+    p.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="LIST",
+        help="instead: place with all of these, as 1-8 or 1,3,7, side by side, and take the fastest",
+    )
+    p.add_argument("--jobs", type=_positive, metavar="N", help="with --seeds: so many at once (default: processors)")
+    p.add_argument(
+        "--scheduler", metavar="ADDRESS", help="with --seeds: on a Dask scheduler's workers, tcp://HOST:PORT"
     )
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.set_defaults(run=commands.build)

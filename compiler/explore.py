@@ -8,17 +8,10 @@ Partitioning does not depend on the shape and is done once.
 from __future__ import annotations
 
 import dataclasses
-import signal
-import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -27,11 +20,10 @@ from nnloom.arch.errors import (
     CapacityError,
     ConfigError,
     ModelError,
-    NnloomError,
-    ToolMissingError,
     UnsupportedOperatorError,
 )
 from nnloom.arch.isa import needed_field_bits
+from nnloom.arch.jobs import check_scheduler, run_jobs
 from nnloom.boards.board import Board
 from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multipliers, ram_shape
 
@@ -58,9 +50,6 @@ __all__ = [
 EVERYTHING = AcceleratorConfig(lanes=32, requant_units=8)
 """A configuration with every feature, and the largest granules, of which parts of tensors are multiples: what it can
 run, some candidate can run."""
-
-CONNECT_SECONDS = 10
-"""Longest wait for a Dask scheduler."""
 
 _LANES = (8, 16, 32)
 """Not 64: no such system is among the measurements of the resource model."""
@@ -289,70 +278,6 @@ def pareto_front(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(front, key=lambda c: c.costs))
 
 
-def _evaluate_here(
-    configs: Sequence[AcceleratorConfig], graphs: Sequence[LayerGraph], workers: int | None
-) -> Iterator[tuple[AcceleratorConfig, Evaluation | None]]:
-    """Evaluations in the order in which a pool of processes finishes them."""
-    # Forking a process that has threads (TVM, the progress display) can deadlock.
-    # An interrupt is for this process to handle.
-    quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
-        jobs = {pool.submit(evaluate, config, graphs): config for config in configs}
-        try:
-            for job in as_completed(jobs):
-                yield jobs[job], job.result()
-        except BrokenProcessPool as error:
-            raise ConfigError(
-                "exploration: a worker process ended; a script needs `if __name__ == '__main__':` around what it runs"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _evaluate_on_dask(
-    configs: Sequence[AcceleratorConfig], graphs: Sequence[LayerGraph], scheduler: str
-) -> Iterator[tuple[AcceleratorConfig, Evaluation | None]]:
-    """The same on the workers of a Dask scheduler."""
-    try:
-        from dask import distributed
-    except ImportError as error:
-        raise ToolMissingError("Dask is not installed; pip install 'nnloom[explore]'") from error
-    try:
-        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except OSError as error:
-        raise ConfigError(f"cannot connect to the Dask scheduler {scheduler}: no answer") from error
-    with client, client.as_current():
-        if not client.nthreads():
-            raise ConfigError(f"the Dask scheduler {scheduler} has no workers; start some with 'dask worker'")
-        shared = client.scatter(tuple(graphs), broadcast=True)
-        jobs = {client.submit(evaluate, config, shared, pure=False): config for config in configs}
-        for job in distributed.as_completed(jobs):
-            try:
-                yield jobs[job], job.result()
-            except NnloomError:
-                raise
-            except Exception as error:
-                raise ConfigError(f"a worker of {scheduler} failed: {type(error).__name__}: {error}") from error
-
-
-def _check_scheduler(address: str) -> None:
-    """Find out before anything else whether a Dask scheduler may be at an address.
-
-    A client that cannot parse its address does not close either, and one that is refused tries again for long.
-    """
-    try:
-        parts = urlsplit(address)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if not (host and port and parts.scheme in ("tcp", "tls")):
-        raise ConfigError(f"{address}: not the address of a Dask scheduler; give tcp://HOST:PORT")
-    try:
-        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(f"cannot connect to the Dask scheduler {address} ({error.strerror or error})") from error
-
-
 def explore_graphs(
     graphs: Sequence[LayerGraph],
     *,
@@ -366,20 +291,15 @@ def explore_graphs(
     """As `explore`, from a partitioned network."""
     say = progress or (lambda _: None)
     if scheduler:
-        _check_scheduler(scheduler)
+        check_scheduler(scheduler)
     say("estimating resources")
     # The board's own configuration says whether its clock needs them.
     space = list(shapes(graphs, product_registers=board.config.product_registers))
     possible = [config for config in space if _logic_fits(board, config)]
     # The longest first, so that the pool's processes end together.
     possible.sort(key=lambda config: config.multipliers)
-    results: Iterable[tuple[AcceleratorConfig, Evaluation | None]]
-    if scheduler:
-        say(f"evaluating {len(possible)} configurations on {scheduler}")
-        results = _evaluate_on_dask(possible, graphs, scheduler)
-    else:
-        say(f"evaluating {len(possible)} configurations")
-        results = _evaluate_here(possible, graphs, workers)
+    say(f"evaluating {len(possible)} configurations" + (f" on {scheduler}" if scheduler else ""))
+    results = run_jobs(evaluate, possible, tuple(graphs), scheduler=scheduler, workers=workers)
     needs: dict[AcceleratorConfig, Evaluation | None] = {}
     for config, need in results:
         needs[config] = need
@@ -476,7 +396,7 @@ def explore(
     say = progress or (lambda _: None)
     target = boards.get(board)
     if scheduler:
-        _check_scheduler(scheduler)
+        check_scheduler(scheduler)
     say("reading the model")
     graph = read_model(model)
     found = explore_graph(graph, board=target, scheduler=scheduler, workers=workers, progress=progress, advance=advance)
