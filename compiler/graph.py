@@ -180,10 +180,12 @@ class FullyConnected(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class AveragePool2D(Layer):
-    """Average over a window, rounded half away from zero; same quantization in and out; no padding."""
+    """Average over a window, rounded half away from zero; same quantization in and out."""
 
     window: tuple[int, int]
     strides: tuple[int, int]
+    padding: Padding = Padding()
+    """nothing above 0: every window has as many values"""
 
 
 @dataclass(frozen=True, kw_only=True)

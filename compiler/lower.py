@@ -228,9 +228,9 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
         case AveragePool2D():
             rows, columns = layer.window
             o, i = layer.output, layer.inputs[0]
-            if ((o.rows - 1) * layer.strides[0] + rows > i.rows) or (
-                (o.columns - 1) * layer.strides[1] + columns > i.columns
-            ):
+            top, left = layer.padding.top, layer.padding.left
+            ends = (o.rows - 1) * layer.strides[0] + rows - top, (o.columns - 1) * layer.strides[1] + columns - left
+            if max(top, left) > 0 or ends[0] > i.rows or ends[1] > i.columns:
                 return "average pool with padding"
             if (o.scale, o.zero_point) != (i.scale, i.zero_point):
                 return "pooling that changes the quantization"
@@ -675,7 +675,14 @@ def _lower_average_pool(
         weights_advance=0,
         **_input_fields(config, sources[0]),
         **{**_output_fields(config, layer, out), "out_zero_point": 0},
-        **_window_geometry(sources[0], out, layer.window, layer.strides, (0, 0), config.window_rows),
+        **_window_geometry(
+            sources[0],
+            out,
+            layer.window,
+            layer.strides,
+            (-layer.padding.top, -layer.padding.left),
+            config.window_rows,
+        ),
         q_step_g=config.lanes,
     )
     return LoweredLayer(layer, descriptor, _shared_words(config, [(multiplier, shift)], [1] * config.window_rows))

@@ -53,9 +53,9 @@ def _window(layer: Layer) -> tuple[_Size, _Size, Padding] | None:
             return (layer.weights.shape[1], layer.weights.shape[2]), layer.strides, layer.padding
         case DepthwiseConv2D():
             return (layer.weights.shape[0], layer.weights.shape[1]), layer.strides, layer.padding
-        case MaxPool2D():
+        case MaxPool2D() | AveragePool2D():
             return layer.window, layer.strides, layer.padding
-        case AveragePool2D() | WindowSum():
+        case WindowSum():
             return layer.window, layer.strides, Padding()
     return None
 

@@ -27,9 +27,7 @@ LEAST = {
     "PADV2": 0,
     "QUANTIZE": 1,
     "RESIZE_BILINEAR": 0,
-    "RESIZE_NEAREST_NEIGHBOR": 0,
     "SUB": 3,
-    "TRANSPOSE_CONV": 1,
 }
 """of them at least on the accelerator, if not 4; tests of their own have more of these"""
 CONFIGS = ("2x16x9", "8x5 with larger memories", "2x16x9 with row triples")

@@ -102,7 +102,6 @@ def test_fully_connected_keeps_the_tensor_of_its_producer(tmp_path):
 
 REFUSED = {
     "dilated_in_the_middle": ("conv_2d", "dilation (4, 4)"),
-    "pools": ("average_pool_2d", "average pool with padding"),
     "constant_second_operand": ("add", "one value, or one for each channel"),
     "factors_above_one": ("fully_connected", "factor must be below 1"),
 }
