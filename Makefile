@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # The folders that are installed as nnloom.*; mypy does not see them through an editable installation.
 PACKAGES := arch boards cli compiler hw runtime sim
 
-.PHONY: help venv demo test test-slow fuzz test-extras lint lock sbom benchmarks models docs clean
+.PHONY: help venv demo test test-slow fuzz test-extras lint lock sbom benchmarks models docs site types clean
 
 help:
 	@echo "make demo        keyword spotting from model file to bitstream, and spoken words in RTL simulation"
@@ -20,6 +20,7 @@ help:
 	@echo "make lock        resolve the dependencies again: requirements.lock, with hashes"
 	@echo "make sbom        what is installed, as a CycloneDX list: build/sbom.json"
 	@echo "make docs        regenerate the generated documentation"
+	@echo "make site        the documentation as a site: build/site/index.html"
 
 venv: $(READY)
 
@@ -61,12 +62,15 @@ test-slow: $(READY)
 test-extras: $(READY)
 	$(BIN)/python -m pytest tests/cli/test_installed.py $(PYTEST_ARGUMENTS)
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+# The package as tools see it that do not follow an editable installation.
+types:
 	mkdir -p build/types/nnloom
 	for folder in $(PACKAGES); do ln -sfn ../../../$$folder build/types/nnloom/$$folder; done
 	for file in nnloom/*.py; do ln -sfn ../../../$$file build/types/$$file; done
+
+lint: $(READY) types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p nnloom
 
 benchmarks: $(READY)
@@ -81,6 +85,11 @@ models: $(READY)
 
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+
+site: $(READY) types
+	$(BIN)/python -m pip install --quiet --editable '.[site]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 clean:
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
