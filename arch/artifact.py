@@ -1,6 +1,7 @@
 """The artifact directory: what `nnloom compile` writes and every device reads.
 
 Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words), `weights.bin` (weight memory words),
+`tables.bin` (tables of 256 bytes, if there are any),
 `constants.npz` (constants of the operators outside of the accelerator, if there are any), `states.npz` (what the
 network's states begin with, if it has any, by their number from 0 on), `cpu.so` (operators and whole
 network for the CPU, if compiled), `model.tflite` (the model, for comparison with LiteRT), `report.json`.
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from .config import AcceleratorConfig
 from .errors import ArtifactError, NnloomError
 from .files import restore_directory
+from .isa import TABLE_ENTRIES
 from .manifest_checks import check_files, check_host_plan, check_images, check_interface, check_regions
 from .operation import Operation
 from .schema import SchemaError, check_value
@@ -41,13 +43,14 @@ FORMAT = "nnloom-artifact"
 VERSION = 6
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
+TABLES_FILE = "tables.bin"
 CPU_FILE = "cpu.so"
 CONSTANTS_FILE = "constants.npz"
 STATES_FILE = "states.npz"
 MODEL_FILE = "model.tflite"
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
-OPTIONAL_FILES = (CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE)
+OPTIONAL_FILES = (TABLES_FILE, CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,6 +334,8 @@ class Artifact:
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
     """[words, weight_word_bytes]"""
+    tables: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, TABLE_ENTRIES), np.uint8))
+    """[tables, 256]: what is written for each result byte, of all programs"""
 
     def part_images(self, part: Part) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Program and weights of a part."""
@@ -374,11 +379,14 @@ class Artifact:
                 raise ArtifactError(f"{file}: differs from its hash in the manifest; compile the model again")
         program = _read_words(path / PROGRAM_FILE, 4).reshape(-1).view("<u4").astype(np.uint32)
         weights = _read_words(path / WEIGHTS_FILE, manifest.config.weight_word_bytes)
+        tables = np.zeros((0, TABLE_ENTRIES), np.uint8)
+        if TABLES_FILE in manifest.files:
+            tables = _read_words(path / TABLES_FILE, TABLE_ENTRIES)
         try:
-            check_images(manifest.config, manifest.regions, program, weights)
+            check_images(manifest.config, manifest.regions, program, weights, tables)
         except SchemaError as error:
             raise ArtifactError(f"{manifest_path}: {error}; compile the model again") from error
-        return cls(path, manifest, program, weights)
+        return cls(path, manifest, program, weights, tables)
 
 
 def _read_words(file: Path, size: int) -> NDArray[np.uint8]:
@@ -389,13 +397,22 @@ def _read_words(file: Path, size: int) -> NDArray[np.uint8]:
     return data.reshape(-1, size)
 
 
-def write_artifact(path: Path, manifest: Manifest, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
-    """Write program, weights and the sealed manifest into an existing directory (other files are hashed too).
+def write_artifact(
+    path: Path,
+    manifest: Manifest,
+    program: NDArray[np.uint32],
+    weights: NDArray[np.uint8],
+    tables: NDArray[np.uint8] | None = None,
+) -> None:
+    """Write program, weights, tables if there are any, and the sealed manifest into an existing directory (other files
+    are hashed too).
 
     The caller gives a fresh temporary directory and renames it into place once this returns.
     """
     program.astype("<u4").tofile(path / PROGRAM_FILE)
     weights.astype(np.uint8).tofile(path / WEIGHTS_FILE)
+    if tables is not None and len(tables):
+        tables.astype(np.uint8).tofile(path / TABLES_FILE)
     names = [PROGRAM_FILE, WEIGHTS_FILE] + [name for name in OPTIONAL_FILES if (path / name).exists()]
     manifest = dataclasses.replace(manifest, files={name: file_sha256(path / name) for name in names})
     values = json.loads(json.dumps(manifest.to_dict()))

@@ -24,6 +24,9 @@ PRODUCT_REGISTER_TAPS = range(9, 19)
 would have to wait longer for its results than until the next one comes."""
 
 
+MOST_TABLES = 8
+"""Tables at most: as many as a block RAM of 2,048 bytes holds."""
+
 _LATER: dict[str, int] = {
     "overlap": True,
     "field_bits": 16,
@@ -32,6 +35,7 @@ _LATER: dict[str, int] = {
     "compact": False,
     "product_registers": False,
     "elementwise_mul": False,
+    "tables": 0,
 }
 """Options that came after the first bitstreams, with their defaults."""
 
@@ -48,6 +52,7 @@ _COMPACT: dict[str, int] = {
     "row_triples": False,
     "product_registers": False,
     "elementwise_mul": False,
+    "tables": 0,
 }
 """What the compact engine is made for: a granule is then two bytes, the word of a single-port RAM block."""
 
@@ -101,6 +106,9 @@ class AcceleratorConfig:
     takes a cycle more."""
     elementwise_mul: bool = False
     """Products of two tensors: two taps of each lane can have a byte of the window as their weight."""
+    tables: int = 0
+    """Tables of 256 bytes in which a layer's results can be looked up before they are written: 0, 1, 2, 4 or 8. Each
+    requantization unit has a memory with all of them. Results that are looked up take three cycles more."""
     compact: bool = False
     """The compact engine: a step takes a cycle for each tap, from memories with one port. For 4 lanes, with every
     option left out."""
@@ -147,6 +155,8 @@ class AcceleratorConfig:
             raise ConfigError(f"config: row_triples needs 9 taps or more, not {self.taps}")
         if self.product_registers and self.taps not in PRODUCT_REGISTER_TAPS:
             raise ConfigError(f"config: product_registers needs 9 to 18 taps, not {self.taps}")
+        if self.tables and not (_is_power_of_two(self.tables) and self.tables <= MOST_TABLES):
+            raise ConfigError(f"config: tables must be 0, 1, 2, 4 or {MOST_TABLES}, not {self.tables}")
         if (self.max_pool or self.elementwise_add or self.elementwise_mul) and not self.depthwise:
             raise ConfigError(
                 "config: max_pool, elementwise_add and elementwise_mul need depthwise (they use the window operand)"

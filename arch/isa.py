@@ -23,6 +23,7 @@ __all__ = [
     "MEMORY_WINDOWS",
     "PARAMETER",
     "PROGRAM_COLUMNS",
+    "TABLE_ENTRIES",
     "WATCHDOG_BITS",
     "Counter",
     "Descriptor",
@@ -225,6 +226,12 @@ def _layout() -> tuple[Field, ...]:
             14,
             [
                 (
+                    "table",
+                    4,
+                    False,
+                    "number of the table in which each result byte is looked up after the clamp, plus 1; 0: none",
+                ),
+                (
                     "product",
                     1,
                     False,
@@ -306,6 +313,7 @@ class Descriptor:
     act_max: int = 127
     slide_first: int = 0
     slide_step: int = 1
+    table: int = 0
     product: int = 0
     broadcast: int = 0
     out_row_start: int = 0
@@ -342,6 +350,8 @@ def field_width(config: AcceleratorConfig, field: Field) -> int:
     """Bits of a field that the engine looks at."""
     if field.name == "row_triple":
         return int(config.row_triples)
+    if field.name == "table":
+        return config.tables.bit_length()
     if field.name in ("product", "broadcast"):
         return int(config.elementwise_mul)
     return min(field.width, config.field_bits) if field.width == 16 else field.width
@@ -450,6 +460,7 @@ class HostAddress(enum.IntEnum):
     WEIGHTS = 0x2000_0000
     ACTIVATIONS = 0x3000_0000
     COUNTERS = 0x4000_0000
+    TABLES = 0x5000_0000
 
 
 MEMORY_WINDOWS = {
@@ -469,6 +480,10 @@ MEMORY_WINDOWS = {
     HostAddress.COUNTERS: (
         "counter c of descriptor i at 16 * i + 4 * c: its value when that descriptor had issued its last step; "
         "as many descriptors as `LAYERS` says, at most program_words / 16; read only; zero without `layer_counters`"
+    ),
+    HostAddress.TABLES: (
+        "entry v of table t at 4 * (256 * t + v), in the lowest byte of the word: what is written instead of a result "
+        "whose byte, without sign, is v; write only; ignored without `tables`"
     ),
 }
 
@@ -547,6 +562,9 @@ class ErrorCause(enum.IntEnum):
 
 MAGIC = 0x4D4F4F4C
 ISA_VERSION = 6
+
+TABLE_ENTRIES = 256
+"""Bytes of a table: one for each value of a byte."""
 
 
 def weight_stride(config: AcceleratorConfig) -> int:

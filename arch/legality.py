@@ -25,7 +25,7 @@ from .isa import (
     field_width,
     last_addresses,
 )
-from .loopnest import ADD_BATCH, LEAST_START_DELAY
+from .loopnest import ADD_BATCH, LEAST_START_DELAY, least_start_delay
 
 __all__ = [
     "MOST_ROW_STEP",
@@ -69,7 +69,9 @@ RULES = (
     "`row_triple` without DENSE, with `row_pair`, or with `kernel_rows` other than 255;",
     "an ADD does not have `n_g` 1, `n_ky` 2, `n_kx` 16, `q_step_kx` lanes, `q_step_ox` 16 * lanes, `out_step_ox` 2;",
     "`interval` is less than the requantization units need (not on the compact engine);",
-    f"`start_delay` is less than {LEAST_START_DELAY} after another layer (with `overlap`);",
+    f"`start_delay` is less than {LEAST_START_DELAY} after another layer (with `overlap`); after one with a table, "
+    "less than `loopnest.least_start_delay` says;",
+    "`table` is larger than the number of tables;",
     "the input tensor (of an ADD or `product`, one of both; with `broadcast`, X), a result or a weight word lies "
     "beyond its memory;",
     "a row is 2 ** `field_bits` or beyond, a byte of a row 2 ** (`field_bits` + 1), or a kernel row "
@@ -128,18 +130,21 @@ def least_interval(config: AcceleratorConfig, d: Descriptor) -> int:
     return config.requant_slots * (1 if one_pass else 2) * (2 if d.pixel_pair else 1)
 
 
-def descriptor_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Iterator[str]:
+def descriptor_faults(config: AcceleratorConfig, d: Descriptor, *, before: Descriptor | None) -> Iterator[str]:
     """What is wrong with a descriptor, beside bits that the engine does not look at.
 
-    first: it is the program's first.
+    before: the one before it in the program, None if it is the first.
     """
-    yield from form_faults(config, d, first=first)
+    yield from form_faults(config, d, before=before)
     yield from register_faults(config, d)
     yield from address_faults(config, d)
 
 
-def form_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Iterator[str]:
-    """Fields that the engine cannot run at all: it looks at these before the layer begins."""
+def form_faults(config: AcceleratorConfig, d: Descriptor, *, before: Descriptor | None) -> Iterator[str]:
+    """Fields that the engine cannot run at all: it looks at these before the layer begins.
+
+    before: the descriptor before it in the program, None if it is the first.
+    """
     if d.kind not in legal_kinds(config):
         yield f"kind {d.kind} is unknown to this engine"
     for name in SIZES:
@@ -169,8 +174,10 @@ def form_faults(config: AcceleratorConfig, d: Descriptor, *, first: bool) -> Ite
                 yield f"kind ADD needs {name} {value}, not {getattr(d, name)}"
     if d.interval < (least := least_interval(config, d)):
         yield f"interval must be at least {least}, not {d.interval}"
-    if config.overlap and not first and d.start_delay < LEAST_START_DELAY:
-        yield f"start_delay must be at least {LEAST_START_DELAY} after another layer, not {d.start_delay}"
+    if d.table > config.tables:
+        yield f"table {d.table} of {config.tables}"
+    if config.overlap and before is not None and d.start_delay < (least := least_start_delay(config, before)):
+        yield f"start_delay must be at least {least} after the layer before, not {d.start_delay}"
 
 
 def address_faults(config: AcceleratorConfig, d: Descriptor) -> Iterator[str]:
@@ -269,7 +276,7 @@ def check_program(config: AcceleratorConfig, program: NDArray[np.uint32], start:
             check_descriptor(config, d)
         except ValueError as error:
             raise refuse(str(error)) from error
-        for fault in descriptor_faults(config, d, first=not result):
+        for fault in descriptor_faults(config, d, before=result[-1] if result else None):
             raise refuse(fault)
         cycles += d.n_g * d.n_oy * d.n_ox * d.n_ky * d.n_kx
         if cycles >> WATCHDOG_BITS:

@@ -21,6 +21,7 @@ __all__ = [
     "PARAMETER_SPACING",
     "REQUANT_STAGES",
     "START_CYCLES",
+    "TABLE_STAGES",
     "ParameterLoad",
     "Step",
     "by_word",
@@ -28,6 +29,8 @@ __all__ = [
     "drain_cycles",
     "finish_cycles",
     "issue_cycles",
+    "least_start_delay",
+    "least_start_delay_after_table",
     "maximum_taps",
     "parameter_hold",
     "result_latency",
@@ -48,7 +51,7 @@ PARAMETER_SPACING = 4
 
 LEAST_START_DELAY = 7
 """Least `start_delay` after another layer, with `overlap`: the fields of a descriptor are in use until its last
-operands are formed."""
+operands are formed. After a layer with a table see `least_start_delay`."""
 
 COMPACT_SPACING = 14
 """Compact engine: cycles after the last tap of a result in which neither the step that completes the next one nor a
@@ -202,27 +205,32 @@ REQUANT_STAGES = 15
 """Cycles from a finished accumulation to the write of a narrow result, with as many units as lanes."""
 
 
+TABLE_STAGES = 3
+"""Cycles that a result takes longer that is looked up in a table: to the memory, through it, and back."""
+
+
 def result_stage(config: AcceleratorConfig) -> int:
     """Cycles from a step to the accumulation that it completes."""
     return OPERAND_STAGE + 4 + config.product_registers + tree_levels(config.taps)
 
 
-def write_stage(config: AcceleratorConfig, interval: int | None = None) -> int:
+def write_stage(config: AcceleratorConfig, interval: int | None = None, *, table: bool | None = None) -> int:
     """Cycles from a step to the write of its result, the last pixel of it.
 
-    `interval` is the descriptor's; without it, that of the slowest result. On the compact engine, cycles from the last
-    tap of a step.
+    `interval` is the descriptor's, `table` whether it has one; without them, those of the slowest result. On the
+    compact engine, cycles from the last tap of a step.
     """
     if config.compact:
         return COMPACT_DRAIN
     if interval is None:
         interval = 2 * config.requant_slots * config.pixels
-    return result_stage(config) + REQUANT_STAGES + interval - 1
+    looked_up = bool(config.tables) if table is None else table
+    return result_stage(config) + REQUANT_STAGES + interval - 1 + (TABLE_STAGES if looked_up else 0)
 
 
 def result_latency(config: AcceleratorConfig, d: Descriptor) -> int:
     """Fewest cycles from the step that completes a result of a layer to a step that reads it."""
-    return write_stage(config, d.interval) - 2
+    return write_stage(config, d.interval, table=bool(d.table)) - 2
 
 
 def parameter_hold(config: AcceleratorConfig) -> int:
@@ -235,15 +243,34 @@ def drain_cycles(config: AcceleratorConfig) -> int:
     return write_stage(config) - 2 - descriptor_cycles(config) - 1 - config.parameter_words
 
 
-def descriptor_cycles(config: AcceleratorConfig) -> int:
-    """Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside."""
+def descriptor_cycles(config: AcceleratorConfig, d: Descriptor | None = None) -> int:
+    """Cycles from the last step of a descriptor to the first parameter load of the next, `start_delay` aside.
+
+    Without the descriptor, of the slowest.
+    """
     # Without overlap the last result is written, and then the next descriptor read.
-    return 4 if config.overlap else write_stage(config) + 13
+    return 4 if config.overlap else write_stage(config, table=None if d is None else bool(d.table)) + 13
 
 
-def finish_cycles(config: AcceleratorConfig) -> int:
-    """Cycles from the last step of a program to the done flag."""
-    return write_stage(config) + 2
+def finish_cycles(config: AcceleratorConfig, d: Descriptor) -> int:
+    """Cycles from the last step of a program, of its last descriptor, to the done flag."""
+    return write_stage(config, table=bool(d.table)) + 2
+
+
+def least_start_delay(config: AcceleratorConfig, before: Descriptor) -> int:
+    """Least `start_delay` of a descriptor after another one, with `overlap`.
+
+    Results without a table take a shorter way to the memory than those with one: the first may not be there before the
+    last result of the layer before, the slowest of which keeps the requantization units for so many cycles.
+    """
+    return least_start_delay_after_table(config) if before.table else LEAST_START_DELAY
+
+
+def least_start_delay_after_table(config: AcceleratorConfig) -> int:
+    """`least_start_delay` after a layer with a table."""
+    slowest = 2 * config.requant_slots * config.pixels
+    first_step = descriptor_cycles(config) + 1 + config.parameter_words
+    return max(LEAST_START_DELAY, slowest + TABLE_STAGES - first_step)
 
 
 START_CYCLES = 11

@@ -101,21 +101,32 @@ def _check_location(what: str, config: AcceleratorConfig, location: TensorLocati
 
 
 def check_images(
-    config: AcceleratorConfig, regions: Sequence[Region], program: NDArray[np.uint32], weights: NDArray[np.uint8]
+    config: AcceleratorConfig,
+    regions: Sequence[Region],
+    program: NDArray[np.uint32],
+    weights: NDArray[np.uint8],
+    tables: NDArray[np.uint8],
 ) -> None:
-    """Programs and weights of the regions and their parts lie within the images, and the images in the memories."""
+    """Programs and weights of the regions and their parts lie within the images, and the images in the memories; there
+    are the tables that programs use."""
+    _expect(len(tables) <= config.tables, f"{len(tables)} tables, the configuration has {config.tables}")
     for region in regions:
         what = f"region {region.name[:60]!r}"
         if not region.parts:
             _expect(len(program) <= config.program_words, f"{what}: the program exceeds the program memory")
             _expect(len(weights) <= config.weight_words, f"{what}: the weights exceed the weight memory")
-            _check_program(what, config, program, region.program_start, region.program_words)
+            _check_program(what, config, program, region.program_start, region.program_words, len(tables))
         for part in region.parts:
-            _check_part(what, config, part, program, weights)
+            _check_part(what, config, part, program, weights, len(tables))
 
 
 def _check_part(
-    what: str, config: AcceleratorConfig, part: Part, program: NDArray[np.uint32], weights: NDArray[np.uint8]
+    what: str,
+    config: AcceleratorConfig,
+    part: Part,
+    program: NDArray[np.uint32],
+    weights: NDArray[np.uint8],
+    tables: int,
 ) -> None:
     _expect(part.program_words <= config.program_words, f"{what}: a part's program exceeds the program memory")
     _expect(0 <= part.weights_words <= config.weight_words, f"{what}: a part's weights exceed the weight memory")
@@ -123,10 +134,12 @@ def _check_part(
         0 <= part.weights_start <= len(weights) - part.weights_words,
         f"{what}: a part's weights lie beyond the weight image",
     )
-    _check_program(what, config, program, part.program_start, part.program_words)
+    _check_program(what, config, program, part.program_start, part.program_words, tables)
 
 
-def _check_program(what: str, config: AcceleratorConfig, program: NDArray[np.uint32], start: int, words: int) -> None:
+def _check_program(
+    what: str, config: AcceleratorConfig, program: NDArray[np.uint32], start: int, words: int, tables: int
+) -> None:
     """One program, to its last descriptor."""
     _expect(start >= 0 and words > 0 and start + words <= len(program), f"{what}: its program is not in the image")
     try:
@@ -136,6 +149,8 @@ def _check_program(what: str, config: AcceleratorConfig, program: NDArray[np.uin
     except ValueError as error:
         raise SchemaError(f"{what}: {error}") from error
     _expect(len(descriptors) * DESCRIPTOR_WORDS == words, f"{what}: its program has not {words} words")
+    used = max(descriptor.table for descriptor in descriptors)
+    _expect(used <= tables, f"{what}: its program uses table {used} of {tables}")
 
 
 _Held = tuple[tuple[int, ...], str]

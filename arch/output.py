@@ -16,6 +16,7 @@ from .artifact import (
     MODEL_FILE,
     PROGRAM_FILE,
     REPORT_FILE,
+    TABLES_FILE,
     WEIGHTS_FILE,
 )
 from .errors import ArtifactError
@@ -23,7 +24,9 @@ from .files import TEMPORARY, Scratch, replace_directory, restore_directory
 
 __all__ = ["check_output", "write_output"]
 
-OWN = frozenset({MANIFEST_FILE, REPORT_FILE, PROGRAM_FILE, WEIGHTS_FILE, CPU_FILE, CONSTANTS_FILE, MODEL_FILE})
+OWN = frozenset(
+    {MANIFEST_FILE, REPORT_FILE, PROGRAM_FILE, WEIGHTS_FILE, TABLES_FILE, CPU_FILE, CONSTANTS_FILE, MODEL_FILE}
+)
 BUILT = frozenset({"nnloom.bit", "nnloom.fs", "nnloom.bin", "nnloom.hwh", "vivado"})
 """What `nnloom build` adds for one board or another."""
 

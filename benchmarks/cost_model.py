@@ -91,7 +91,7 @@ def predict(config: AcceleratorConfig, emitted: Emitted) -> int:
 def simulate(device: VerifiedRtlDevice, config: AcceleratorConfig, emitted: Emitted) -> int:
     """Cycles of all regions in RTL simulation, each on a random input."""
     manifest = SimpleNamespace(config=config)
-    device.load(Artifact(ROOT, manifest, emitted.program, emitted.weights))  # type: ignore[arg-type]
+    device.load(Artifact(ROOT, manifest, emitted.program, emitted.weights, emitted.tables))  # type: ignore[arg-type]
     rng = np.random.default_rng(1)
     total = 0
     for item in emitted.regions:

@@ -190,7 +190,7 @@ def _write(
         np.savez(folder / STATES_FILE, **{str(i): state.initial for i, state in enumerate(states)})  # type: ignore[arg-type]
     shutil.copyfile(model, folder / MODEL_FILE)
     write_report(folder / REPORT_FILE, report)
-    write_artifact(folder, manifest, fitted.emitted.program, fitted.emitted.weights)
+    write_artifact(folder, manifest, fitted.emitted.program, fitted.emitted.weights, fitted.emitted.tables)
     # Without a cache the code counts as a stranger's: sessions tell.
     with contextlib.suppress(ConfigError):
         note_compiled_here(file_sha256(folder / CPU_FILE))

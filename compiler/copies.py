@@ -87,6 +87,7 @@ def is_copy(layer: Layer) -> bool:
         and set(layer.requantization) == {(IDENTITY_MULTIPLIER, 0)}
         and (layer.strides, layer.padding) == ((1, 1), NO_PADDING)
         and (layer.act_min, layer.act_max) == (-128, 127)
+        and layer.table is None
     )
 
 

@@ -26,13 +26,14 @@ def layer_cycles(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
     previous = 0
     for index, d in enumerate(descriptors):
         first = index == 0 or descriptors[index - 1].last
-        takeover = START_CYCLES if first else descriptor_cycles(config) + d.start_delay
+        after = descriptor_cycles(config, descriptors[index - 1]) if index else 0
+        takeover = START_CYCLES if first else after + d.start_delay
         if not first:
             # The descriptor is fetched while the layer before runs.
-            takeover = max(takeover, FETCH_CYCLES - previous + descriptor_cycles(config) + d.start_delay)
+            takeover = max(takeover, FETCH_CYCLES - previous + after + d.start_delay)
         previous = issue_cycles(config, d)
         ends = d.last or index == len(descriptors) - 1
-        result.append(takeover + previous + (finish_cycles(config) if ends else 0))
+        result.append(takeover + previous + (finish_cycles(config, d) if ends else 0))
     return result
 
 

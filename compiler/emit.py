@@ -17,7 +17,7 @@ from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
 from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
 from .graph import LayerGraph
-from .lower import LoweredLayer, lower_layers, place_program
+from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
 from .memory import MemoryPlan, plan_memory
 from .parts import cut
 from .unread import without_unread
@@ -48,6 +48,8 @@ class Emitted:
     regions: tuple[EmittedRegion, ...]
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
+    tables: NDArray[np.uint8]
+    """[tables, 256], of all regions"""
     overflows: tuple[str, ...] = ()
     """the memories that make parts necessary, with bytes needed and available"""
 
@@ -139,13 +141,16 @@ def _emit(
 ) -> Emitted:
     regions: list[EmittedRegion] = []
     words: list[NDArray[np.uint8]] = []
+    tables = tables_of(layer for graph in graphs for layer in graph.layers)
+    if len(tables) > config.tables:
+        raise CapacityError(f"{len(tables)} functions as tables, the configuration has {config.tables}")
     used = programmed = 0
     for index, (graph, plan, layers) in enumerate(zip(graphs, plans, lowered, strict=True)):
         first = programmed
         placed: list[LoweredLayer] = []
         made: list[Part] = []
         for piece in cut(config, layers) if parts else [layers]:
-            program = place_program(config, piece, weight_base=0 if parts else used)
+            program = place_program(config, piece, weight_base=0 if parts else used, tables=tables)
             words += [item.weights for item in program]
             size = sum(len(item.weights) for item in program)
             length = len(program) * DESCRIPTOR_WORDS
@@ -165,4 +170,4 @@ def _emit(
         regions.append(EmittedRegion(graph, plan, tuple(placed), region))
     program_image = encode_program(d for r in regions for d in r.descriptors)
     weights = np.concatenate(words) if words else np.zeros((0, config.weight_word_bytes), np.uint8)
-    return Emitted(tuple(regions), program_image, weights)
+    return Emitted(tuple(regions), program_image, weights, table_image(tables))

@@ -24,6 +24,7 @@ __all__ = [
     "MaxPool2D",
     "Padding",
     "Requantization",
+    "Table",
     "Tensor",
     "WindowSum",
 ]
@@ -86,6 +87,31 @@ class Tensor:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A function of one int8 value that a layer's results go through before they are written."""
+
+    entries: bytes
+    """256: what an int8 value becomes, by its byte (0, 1, ... 127, -128, ... -1)"""
+    scale: float
+    zero_point: int
+    """quantization of the values that are looked up: the layer's output has the one behind the table"""
+
+    @classmethod
+    def of(cls, answers: NDArray[np.integer], scale: float, zero_point: int) -> Table:
+        """The table of a function's answers [256] for the values from -128 on."""
+        return cls(entries=np.roll(answers, 128).astype(np.int8).tobytes(), scale=scale, zero_point=zero_point)
+
+    @property
+    def values(self) -> NDArray[np.int8]:
+        """`entries`, int8 [256]."""
+        return np.frombuffer(self.entries, np.int8)
+
+    def then(self, other: Table) -> Table:
+        """This table, then another one."""
+        return dataclasses.replace(self, entries=other.values[self.values.view(np.uint8)].tobytes())
+
+
 Requantization = tuple[tuple[int, int], ...]
 """Multiplier and right shift of each output channel"""
 
@@ -109,6 +135,15 @@ class Layer:
     output: Tensor
     act_min: int = -128
     act_max: int = 127
+    table: Table | None = None
+    """what results become after the clamp"""
+
+    @property
+    def result(self) -> Tensor:
+        """The output as it is before the table."""
+        if self.table is None:
+            return self.output
+        return dataclasses.replace(self.output, scale=self.table.scale, zero_point=self.table.zero_point)
 
     @property
     def macs(self) -> int:

@@ -7,7 +7,7 @@ out in the order in which that nest reads them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError, UnsupportedOperatorError
-from nnloom.arch.isa import Descriptor, Kind, check_descriptor, encode_parameters
+from nnloom.arch.isa import TABLE_ENTRIES, Descriptor, Kind, check_descriptor, encode_parameters
 from nnloom.arch.legality import LAST_KERNEL_ROW, MOST_ROW_STEP, register_faults
 from nnloom.arch.loopnest import ADD_BATCH
 from nnloom.arch.numerics import (
@@ -57,6 +57,8 @@ __all__ = [
     "lower_layers",
     "place_program",
     "real_multipliers",
+    "table_image",
+    "tables_of",
     "tensor_shape",
     "unsupported_reason",
 ]
@@ -180,7 +182,7 @@ def _add_factors(layer: Add) -> tuple[float, float]:
     """Real factors of operand Y and of the sum."""
     _x, y = add_operands(layer)
     twice = 2 * max(float(t.scale) for t in layer.inputs)
-    return layer.inputs[y].scale / twice, twice / ((1 << ADD_LEFT_SHIFT) * float(layer.output.scale))
+    return layer.inputs[y].scale / twice, twice / ((1 << ADD_LEFT_SHIFT) * float(layer.result.scale))
 
 
 def _negates(layer: Add) -> bool:
@@ -215,6 +217,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
             return reason
     if reason := _unwritable(config, layer.output):
         return reason
+    if layer.table and not config.tables:
+        return "the configuration has no tables (tables=0)"
     if _kernel_rows(layer) > LAST_KERNEL_ROW:
         return f"kernel of more than {LAST_KERNEL_ROW} rows"
     match layer:
@@ -232,7 +236,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
             ends = (o.rows - 1) * layer.strides[0] + rows - top, (o.columns - 1) * layer.strides[1] + columns - left
             if max(top, left) > 0 or ends[0] > i.rows or ends[1] > i.columns:
                 return "average pool with padding"
-            if (o.scale, o.zero_point) != (i.scale, i.zero_point):
+            r = layer.result
+            if (r.scale, r.zero_point) != (i.scale, i.zero_point):
                 return "pooling that changes the quantization"
             try:
                 if rows * columns > 1:
@@ -245,7 +250,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
         case MaxPool2D():
             if not config.max_pool:
                 return "the configuration has no maximum unit (max_pool=False)"
-            if (layer.output.scale, layer.output.zero_point) != (layer.inputs[0].scale, layer.inputs[0].zero_point):
+            r, i = layer.result, layer.inputs[0]
+            if (r.scale, r.zero_point) != (i.scale, i.zero_point):
                 return "pooling that changes the quantization"
         case Add():
             if not config.elementwise_add:
@@ -362,7 +368,7 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
     fits = (extremes < 1 << 31).all(0) & (extremes >= -(1 << 31)).all(0)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
-        y = requantize(acc, multiplier, shift, double_rounding=layer.double_rounding) + layer.output.zero_point
+        y = requantize(acc, multiplier, shift, double_rounding=layer.double_rounding) + layer.result.zero_point
         return np.clip(y, layer.act_min, layer.act_max)
 
     high, low = outputs = output(extremes)
@@ -370,7 +376,7 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
     constant = fits & ~narrow & (high == low)
     if constant.any():
         weights = np.where(constant.reshape(-1, *[1] * (weights.ndim - 1)), np.int8(0), weights)
-        bias = np.where(constant, high - layer.output.zero_point, bias)
+        bias = np.where(constant, high - layer.result.zero_point, bias)
         multiplier = np.where(constant, IDENTITY_MULTIPLIER, multiplier)
         shift = np.where(constant, 0, shift)
     return _Channels(weights, bias, multiplier, shift, narrow=bool((narrow | constant).all()))
@@ -392,8 +398,8 @@ def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> list[tuple
     """Multiplier and shift of each channel; ValueError for a factor that the engine cannot do exactly."""
     if not isinstance(layer, FullyConnected) and layer.requantization is not None:
         return list(layer.requantization)
-    factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.output.scale)
-    limits = layer.act_min - layer.output.zero_point, layer.act_max - layer.output.zero_point
+    factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.result.scale)
+    limits = layer.act_min - layer.result.zero_point, layer.act_max - layer.result.zero_point
     low, high = accumulator_range(_by_output(layer), layer.bias, layer.inputs[0].zero_point)
     ends = int(low.min(initial=0)), int(high.max(initial=0))
     return channel_multipliers(factors, ends, limits, double_rounding=layer.double_rounding)
@@ -434,7 +440,7 @@ def _output_fields(config: AcceleratorConfig, layer: Layer, out: TensorLocation)
         n_oy=out.rows,
         n_g=groups,
         half_last=granules % 2,
-        out_zero_point=layer.output.zero_point,
+        out_zero_point=layer.result.zero_point,
         act_min=layer.act_min,
         act_max=layer.act_max,
     )
@@ -695,7 +701,7 @@ def _lower_window_sum(config: AcceleratorConfig, layer: WindowSum, sources: list
     limit = 1 << (NARROW_BITS - 1)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
-        y = requantize(acc, layer.multiplier, layer.shift, double_rounding=True) + layer.output.zero_point
+        y = requantize(acc, layer.multiplier, layer.shift, double_rounding=True) + layer.result.zero_point
         return np.clip(y, layer.act_min, layer.act_max)
 
     narrow = np.array_equal(output(ends), output(np.clip(ends, -limit, limit - 1)))
@@ -882,10 +888,21 @@ def lower_layers(
     return result
 
 
+def tables_of(layers: Iterable[Layer]) -> list[bytes]:
+    """The tables that layers need, each once."""
+    return list(dict.fromkeys(layer.table.entries for layer in layers if layer.table))
+
+
+def table_image(tables: Sequence[bytes]) -> NDArray[np.uint8]:
+    """Tables as the engine takes them, uint8 [tables, 256]."""
+    return np.frombuffer(b"".join(tables), np.uint8).reshape(-1, TABLE_ENTRIES)
+
+
 def place_program(
-    config: AcceleratorConfig, layers: Sequence[LoweredLayer], *, weight_base: int = 0
+    config: AcceleratorConfig, layers: Sequence[LoweredLayer], *, weight_base: int = 0, tables: Sequence[bytes] = ()
 ) -> list[LoweredLayer]:
-    """Make a program of lowered layers: weights from word `weight_base` on, `last`, padding columns, start delays.
+    """Make a program of lowered layers: weights from word `weight_base` on, `last`, padding columns, start delays, the
+    numbers of their tables in `tables`.
 
     Layers with identical weight words share them.
     """
@@ -903,7 +920,10 @@ def place_program(
             raise CapacityError(
                 f"{item.layer.name}: weights beyond word 65535; the network is too large for the engine"
             )
-        descriptor = dataclasses.replace(item.descriptor, weight_base=base, last=int(index == len(layers) - 1))
+        table = 1 + tables.index(item.layer.table.entries) if item.layer.table else 0
+        descriptor = dataclasses.replace(
+            item.descriptor, weight_base=base, last=int(index == len(layers) - 1), table=table
+        )
         result.append(dataclasses.replace(item, descriptor=descriptor, weights=weights))
     descriptors = keep_padding_columns([item.descriptor for item in result])
     delays = start_delays(config, descriptors)
@@ -921,4 +941,5 @@ def lower(
     weight_base: int = 0,
 ) -> list[LoweredLayer]:
     """Lower a region whose tensors are placed at `locations` (by name) to one program; see `place_program`."""
-    return place_program(config, lower_layers(config, graph, locations), weight_base=weight_base)
+    lowered = lower_layers(config, graph, locations)
+    return place_program(config, lowered, weight_base=weight_base, tables=tables_of(graph.layers))

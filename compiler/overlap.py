@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
 from nnloom.arch.loopnest import (
-    LEAST_START_DELAY,
     ParameterLoad,
     Step,
     descriptor_cycles,
     drain_cycles,
     issue_cycles,
+    least_start_delay,
     result_latency,
     result_stage,
     timed_steps,
@@ -98,7 +98,8 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
         last_cycle = issue_cycles(config, d) - 1
         delay = 0
         if index:
-            delay = max(LEAST_START_DELAY, mode_stage - (end - last_load))
+            least = least_start_delay(config, descriptors[index - 1])
+            delay = max(least, mode_stage - (end - last_load))
             start = end + descriptor_cycles(config) + 1
             for cycle, item in timed_steps(config, d):
                 if cycle > deepest:
@@ -106,7 +107,7 @@ def start_delays(config: AcceleratorConfig, descriptors: Sequence[Descriptor]) -
                 if isinstance(item, Step):
                     for place in _reads(config, d, item):
                         delay = max(delay, written.get(place, 0) - cycle - start)
-            delay = min(delay, max(drain, LEAST_START_DELAY))
+            delay = min(delay, max(drain, least))
         result.append(delay)
         latency = result_latency(config, d)
         begin = end + descriptor_cycles(config) + 1 + delay

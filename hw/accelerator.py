@@ -40,7 +40,7 @@ from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
 from .operand import OPERAND_LATENCY, OperandFetch, description_latency
 from .program_control import ProgramControl
-from .requantizer import REQUANT_LATENCY, Requantizer
+from .requantizer import REQUANT_LATENCY, Requantizer, mode_layout
 from .sequencer import Sequencer
 from .technology import RAM_LATENCY, GenericTechnology, Technology
 from .weight_memory import WEIGHT_LATENCY, WeightMemory
@@ -50,7 +50,12 @@ __all__ = ["Accelerator", "make_accelerator"]
 PROGRAM_COLUMN_BITS = (PROGRAM_COLUMNS - 1).bit_length()
 
 WRITE_QUEUE_DEPTH = 32
-"""More than the results that the pipeline can hold between their issue and their write."""
+"""As many as the results that the pipeline can hold from `queue_wait` after their issue until their write."""
+
+
+def queue_wait(config: AcceleratorConfig) -> int:
+    """Cycles that the place of a result waits before the write queue, which would be too short for the way to it."""
+    return max(0, loopnest.write_stage(config, 1) - WRITE_QUEUE_DEPTH - 2)
 
 
 def make_accelerator(
@@ -106,7 +111,7 @@ class Accelerator(wiring.Component):
         )
         address_width = len(program.r_addr)
         m.submodules.fetch = fetch = DescriptorFetch(config, address_width=address_width)
-        m.submodules.sequencer = sequencer = Sequencer(config, drain=loopnest.write_stage(config))
+        m.submodules.sequencer = sequencer = Sequencer(config, drain=loopnest.write_stage(config, table=False))
         m.submodules.activations = activations = ActivationMemory(config, self.technology)
         m.submodules.weights = weights = WeightMemory(config, self.technology)
         m.submodules.operand = operand = OperandFetch(config, self.technology)
@@ -148,10 +153,7 @@ class Accelerator(wiring.Component):
         self._elaborate_parameters(m, sequencer, weights, requantizer)
         adds = config.elementwise_add
         m.d.comb += [
-            *(
-                requantizer.mode[name].eq(active[name])
-                for name in ("maximum", "double_rounding", "narrow", "out_zero_point", "act_min", "act_max")
-            ),
+            *(requantizer.mode[name].eq(active[name]) for name, _ in mode_layout(config)),
             requantizer.accumulators.eq(mac.accumulators),
             requantizer.maxima.eq(mac.maxima),
             requantizer.valid.eq(delay(m, step.step & step.result, result_stage, "result", reset=True)),
@@ -176,7 +178,9 @@ class Accelerator(wiring.Component):
             control.illegal.eq(sequencer.illegal | fetch.illegal | input_beyond | output_beyond),
             sequencer.stop.eq(control.stop),
         ]
-        self._elaborate_host(m, program, activations, weights, written, start, program_start, sequencer, control)
+        self._elaborate_host(
+            m, program, activations, weights, requantizer, written, start, program_start, sequencer, control
+        )
         return m
 
     def _elaborate_operands(
@@ -298,14 +302,15 @@ class Accelerator(wiring.Component):
         )
         targets_write = targets.write_port()
         targets_read = targets.read_port(domain="comb" if distributed else "sync")
+        queued = delay(m, push, queue_wait(config), "push", reset=True)
         push_index, pop_index = Signal(range(WRITE_QUEUE_DEPTH)), Signal(range(WRITE_QUEUE_DEPTH))
         m.d.comb += [
-            targets_write.en.eq(push),
+            targets_write.en.eq(queued),
             targets_write.addr.eq(push_index),
-            targets_write.data.eq(pushed),
+            targets_write.data.eq(delay(m, pushed, queue_wait(config), "pushed")),
             targets_read.addr.eq(pop_index),
         ]
-        with m.If(push):
+        with m.If(queued):
             m.d.sync += push_index.eq(push_index + 1)
         place = Signal(target, reset_less=True)
         above = Signal(config.field_bits, reset_less=True)
@@ -356,6 +361,7 @@ class Accelerator(wiring.Component):
         program,
         activations,
         weights,
+        requantizer: Requantizer,
         written,
         start,
         program_start,
@@ -427,6 +433,15 @@ class Accelerator(wiring.Component):
             weights.host_address.eq(offset),
             weights.host_data.eq(request.data),
         ]
+
+        if config.tables:
+            table_write = Signal.like(requantizer.table_write)
+            m.d.sync += [
+                table_write.enable.eq(valid & writes_to[HostAddress.TABLES] & ~busy),
+                table_write.address.eq(offset >> 2),
+                table_write.value.eq(request.data),
+            ]
+            m.d.comb += requantizer.table_write.eq(table_write)
 
         # Activation memory: columns are shifted into a granule, the last one commits it.
         columns = granule_columns(config)

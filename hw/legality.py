@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Kind
 from nnloom.arch.legality import MOST_ROW_STEP, SIZES, add_fields, legal_kinds
-from nnloom.arch.loopnest import LEAST_START_DELAY
+from nnloom.arch.loopnest import LEAST_START_DELAY, least_start_delay_after_table
 
 from .descriptor import descriptor_layout
 
@@ -21,12 +21,15 @@ class DescriptorCheck(wiring.Component):
     -------
     descriptor : In
     first : In; it is the program's first
+    after_table : In; the one before it has a table
     illegal : Out; one cycle after
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        super().__init__({"descriptor": In(descriptor_layout(config)), "first": In(1), "illegal": Out(1)})
+        super().__init__(
+            {"descriptor": In(descriptor_layout(config)), "first": In(1), "after_table": In(1), "illegal": Out(1)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -57,7 +60,10 @@ class DescriptorCheck(wiring.Component):
             least = Mux(d.narrow & ~add, config.requant_slots, 2 * config.requant_slots)
             faults["interval"] = d.interval < (Mux(d.pixel_pair, least << 1, least) if config.pixels > 1 else least)
         if config.overlap:
-            faults["start_delay"] = ~self.first & (d.start_delay < LEAST_START_DELAY)
+            late = Mux(self.after_table, least_start_delay_after_table(config), LEAST_START_DELAY)
+            faults["start_delay"] = ~self.first & (d.start_delay < late)
+        if config.tables:
+            faults["table"] = d.table > config.tables
         found = Signal(len(faults))
         for bit, fault in zip(found, faults.values(), strict=True):
             m.d.sync += bit.eq(fault)

@@ -11,15 +11,18 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import PARAMETER
-from nnloom.arch.loopnest import ADD_BATCH
+from nnloom.arch.loopnest import ADD_BATCH, TABLE_STAGES
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
+from .lookup import LOOKUP_LATENCY, LookupTables, TableWrite, table_bits
 from .technology import MULTIPLIER_LATENCY, Technology
 
-__all__ = ["MODE_LAYOUT", "REQUANT_LATENCY", "Requantizer"]
+__all__ = ["REQUANT_LATENCY", "Requantizer", "mode_layout"]
 
-MODE_LAYOUT = data.StructLayout(
-    {
+
+def mode_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """Descriptor fields that hold for all results of a layer; taken over with its parameters."""
+    fields = {
         "maximum": 1,
         "double_rounding": 1,
         "narrow": 1,
@@ -27,16 +30,19 @@ MODE_LAYOUT = data.StructLayout(
         "act_min": signed(8),
         "act_max": signed(8),
     }
-)
-"""Descriptor fields that hold for all results of a layer; taken over with its parameters."""
+    return data.StructLayout(fields | ({"table": config.tables.bit_length()} if config.tables else {}))
+
 
 REQUANT_LATENCY = MULTIPLIER_LATENCY + 12
 """Cycles from `valid` to the bytes of a narrow result with as many units as lanes.
 
 capture, bias, choice of the 18 bits, multiply, add the partial products, first rounding, high half, second
 rounding, shift by 8s, shift by 1s, limit to 10 bits, compare and add the zero point, clamp. Each further pass, slot
-and pixel takes one more cycle.
+and pixel takes one more cycle; a lookup in a table takes `TABLE_STAGES` more: the register of what is looked up, the
+memory's two. Results of a layer with a table never meet those of the next one without
+(`nnloom.arch.loopnest.least_start_delay`).
 """
+assert TABLE_STAGES == 1 + LOOKUP_LATENCY
 
 LOW_BITS = 17
 
@@ -62,16 +68,18 @@ class Requantizer(wiring.Component):
     bytes : Out; [lanes] int8, with `done` for results that did not go to the queue
     second : Out; with `done`: the bytes are those of the second pixel
     done_ahead : Out; in the cycle before `done`, with last_ahead : Out; the last pixel of its result
+    table_write : In; with `config.tables`, see `LookupTables`
     """
 
     def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
         self.config = config
         self.technology = technology
+        tables = {"table_write": In(TableWrite(config))} if config.tables else {}
         super().__init__(
             {
                 "load_ahead": In(1),
                 "parameters": In(data.ArrayLayout(72, config.lanes)),
-                "mode": In(MODE_LAYOUT),
+                "mode": In(mode_layout(config)),
                 "valid": In(1),
                 "pair": In(1),
                 "to_addend_ahead": In(1),
@@ -83,6 +91,7 @@ class Requantizer(wiring.Component):
                 "done": Out(1),
                 "done_ahead": Out(1),
                 "last_ahead": Out(1),
+                **tables,
             }
         )
 
@@ -108,7 +117,7 @@ class Requantizer(wiring.Component):
         parameters, mode = self.parameters, self.mode
         if overlapped:
             parameters = Signal(data.ArrayLayout(72, lanes), reset_less=True)
-            mode = Signal(MODE_LAYOUT, reset_less=True)
+            mode = Signal(mode_layout(config), reset_less=True)
         scale = [Signal(scale_high - scale_low, name=f"scale_{lane}", reset_less=True) for lane in range(lanes)]
         groups = -(-lanes // LANES_OF_A_COPY)
         m.submodules.loads = loads = self.technology.fanout(width=1, count=groups)
@@ -140,6 +149,10 @@ class Requantizer(wiring.Component):
         zero_point = follow(mode.out_zero_point, at_product + mul + 7, "zero_point")[at_product:]
         act_min = follow(mode.act_min, at_product + mul + 8, "act_min")[at_product:]
         act_max = follow(mode.act_max, at_product + mul + 8, "act_max")[at_product:]
+        tabled: list = []
+        if config.tables:
+            tabled = follow(mode.table.any(), at_product + mul + 8 + TABLE_STAGES, "tabled")[at_product:]
+            table = follow((mode.table - 1)[: table_bits(config)], at_product + mul + 9, "table")[at_product:]
         m.submodules.clamps = clamps = self.technology.fanout(width=18, count=-(-units // LANES_OF_A_COPY))
         low = (act_min[mul + 6] - zero_point[mul + 6])[:9]
         high_limit = (act_max[mul + 6] - zero_point[mul + 6])[:9]
@@ -220,10 +233,16 @@ class Requantizer(wiring.Component):
         is_high = since_slot(high & (wide | only_high), mul + 2, "is_high", 1, ahead=1)
         is_only_high = since_slot(only_high, mul + 1, "is_only_high", 1, ahead=1)
         # The only one that says that there is something: it moves the addend queue and that of the writes.
-        completes = since_slot(active & (final_pass | only_high), mul + 8, "completes", 1, ahead=1, reset=True)
-        goes_to_addend = since_slot(only_high, mul + 8, "goes_to_addend", 1, ahead=1)
-        slots_pipe = since_slot(slot_ahead, mul + 9, "slot", ahead=1)
-        lasts = since_slot(last_slot, mul + 8, "last_slot", 1, ahead=1)
+        later = TABLE_STAGES if config.tables else 0
+        completes = since_slot(active & (final_pass | only_high), mul + 8 + later, "completes", 1, ahead=1, reset=True)
+        goes_to_addend = since_slot(only_high, mul + 8 + later, "goes_to_addend", 1, ahead=1)
+        slots_pipe = since_slot(slot_ahead, mul + 9 + later, "slot", ahead=1)
+        lasts = since_slot(last_slot, mul + 8 + later, "last_slot", 1, ahead=1)
+        if config.tables:
+            m.submodules.tables = tables = LookupTables(config, self.technology)
+            m.d.comb += [tables.write.eq(self.table_write), tables.table.eq(table[mul + 9])]
+            m.submodules.looked_up = looked_up = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
+            m.d.comb += looked_up.value.eq(completes[mul + 7 + later] & tabled[mul + 7 + later])
 
         y_addend = []
         y_bytes = []
@@ -313,25 +332,55 @@ class Requantizer(wiring.Component):
                 offset.eq(limited + zero_point[mul + 7]),
             ]
             byte = Signal(8, name=f"byte_{unit}", reset_less=True)
-            m.d.sync += byte.eq(Mux(below, act_min[mul + 8], Mux(above, act_max[mul + 8], offset)))
+            clamped = Mux(below, act_min[mul + 8], Mux(above, act_max[mul + 8], offset))
+            if config.tables:
+                entry = Signal(8, name=f"entry_{unit}", reset_less=True)
+                m.d.sync += entry.eq(clamped)
+                m.d.comb += tables.bytes[unit].eq(entry)
+                clamped = Mux(looked_up.copies[unit // LANES_OF_A_COPY], tables.values[unit], clamped)
+            m.d.sync += byte.eq(clamped)
             y_bytes.append(byte)
 
+        def leaving(values: list, age: int, name: str) -> Value:
+            """What is known of the bytes that leave now, those of a table being `later` cycles older than `age`."""
+            if not config.tables:
+                return values[age]
+            looked_up = completes[age - 1 + later] & tabled[age - 1 + later]
+            register = Signal(Value.cast(values[age]).shape(), name=f"{name}_leaving", reset_less=True)
+            m.d.sync += register.eq(Mux(looked_up, values[age - 1 + later], values[age - 1]))
+            return register
+
+        def leaves(finals: list, age: int) -> Value:
+            """Whether bytes leave, of which `finals` tells by age; those that are to be looked up do later."""
+            if not config.tables:
+                return finals[age]
+            register = Signal()
+            older = age - 1 + later
+            m.d.sync += register.eq((finals[age - 1] & ~tabled[age - 1]) | (finals[older] & tabled[older]))
+            return register
+
         finished = Signal()
-        m.d.comb += self.done_ahead.eq(completes[mul + 8] & lasts[mul + 8] & ~goes_to_addend[mul + 8])
+        finals = [final & last & ~gone for final, last, gone in zip(completes, lasts, goes_to_addend, strict=True)]
+        m.d.comb += self.done_ahead.eq(leaves(finals, mul + 8))
         m.d.sync += finished.eq(self.done_ahead)
         m.d.comb += self.done.eq(finished)
         if slots == 1:
             m.d.comb += self.bytes.eq(Cat(y_bytes))
         else:
             held = Signal(8 * lanes, reset_less=True)
-            with m.Switch(slots_pipe[mul + 9]):
+            # Without tables each slot is taken in all the time: no other slot's byte is there meanwhile.
+            take = leaves(completes, mul + 9) if config.tables else Const(1, 1)
+            slot_leaving = leaving(slots_pipe, mul + 9, "slot")
+            with m.If(take), m.Switch(slot_leaving):
                 for s in range(slots):
                     with m.Case(s):
                         m.d.sync += held[8 * units * s : 8 * units * (s + 1)].eq(Cat(y_bytes))
             m.d.comb += self.bytes.eq(Cat(held[: 8 * units * (slots - 1)], *y_bytes))
         if config.pixels > 1:
-            m.d.comb += self.second.eq(since_slot(second, mul + 9, "second", ahead=1)[-1])
-            m.d.comb += self.last_ahead.eq(~since_slot(more, mul + 8, "more", ahead=1)[-1])
+            seconds = since_slot(second, mul + 9 + later, "second", ahead=1)
+            mores = since_slot(more, mul + 8 + later, "more", ahead=1)
+            m.d.comb += self.second.eq(leaving(seconds, mul + 9, "second"))
+            m.d.comb += self.last_ahead.eq(~leaving(mores, mul + 8, "more"))
         else:
             m.d.comb += self.last_ahead.eq(1)
 

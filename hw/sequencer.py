@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Counter, Kind
-from nnloom.arch.loopnest import PARAMETER_SPACING, parameter_hold
+from nnloom.arch.loopnest import PARAMETER_SPACING, TABLE_STAGES, parameter_hold
 
 from .descriptor import descriptor_layout
 from .legality import DescriptorCheck
@@ -75,7 +75,8 @@ class Sequencer(wiring.Component):
     active : Out; the descriptor being run; it stays until the next one is taken, after its `start_delay`
     step : Out; registered; `load` or `step` is set in cycles that issue something
     row_ahead : Out; `step.row` one cycle before
-    finished : Out; one cycle, `drain` cycles after the last step of the last descriptor
+    finished : Out; one cycle, `drain` cycles after the last step of the last descriptor, `TABLE_STAGES` later if it has
+        a table
     completed : Out; descriptors finished since `start`
     probe : Out; in the cycle of `row_ahead`: it is the row of the last byte of the input (of two operands first of Y,
         then of X; with `broadcast` of X), which no step reads; `step.q` is that byte one cycle after
@@ -221,17 +222,22 @@ class Sequencer(wiring.Component):
             m.d.sync += self.completed.eq(self.completed + 1)
         delay = Signal(8)
         delayed = Signal()
-        drain = Signal(range(self.drain + 2))
+        drain = Signal(range(self.drain + 2 + TABLE_STAGES))
+        until_drained: Value = Const(self.drain + 1)
+        if config.tables:
+            until_drained = Mux(d.table.any(), self.drain + 1 + TABLE_STAGES, self.drain + 1)
         starting, loading = Signal(), Signal()
         m.submodules.check = check = DescriptorCheck(config)
         begun = Signal()
         m.d.comb += [check.descriptor.eq(self.next), check.first.eq(~begun)]
+        if config.tables:
+            m.d.comb += check.after_table.eq(d.table.any())
         probe_x = Signal()
         m.d.sync += probe_x.eq(0)
         m.d.comb += self.probe.eq(probe_x)
 
         def end_program() -> None:
-            m.d.sync += drain.eq(self.drain + 1)
+            m.d.sync += drain.eq(until_drained)
             m.next = "DRAIN"
 
         m.d.sync += self.waits.eq(Cat(starting, loading, run & ~issue))
@@ -284,7 +290,7 @@ class Sequencer(wiring.Component):
                     with m.If(kx.last & (is_add | (ky.last & ox.last & oy.last))):
                         m.next = "LOAD"
                     with m.If(kx.last & ky.last & ox.last & oy.last & g.last):
-                        m.d.sync += [completed.eq(1), drain.eq(self.drain + 1)]
+                        m.d.sync += [completed.eq(1), drain.eq(until_drained)]
                         m.next = "FETCH" if config.overlap else "EMPTY"
                         with m.If(d.last):
                             m.next = "DRAIN"

@@ -14,7 +14,7 @@ from nnloom.arch.artifact import Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, DeviceError
 from nnloom.arch.isa import Descriptor, Kind
-from nnloom.arch.loopnest import finish_cycles
+from nnloom.arch.loopnest import TABLE_STAGES, finish_cycles
 
 from .golden import WriteTrace
 from .rtl import RtlWrites
@@ -147,17 +147,24 @@ def _require_equal(region: Region, golden: Sequence[WriteTrace], name: str, want
     )
 
 
-def layer_cycles(config: AcceleratorConfig, golden: Sequence[WriteTrace], rtl: RtlWrites, total: int) -> list[int]:
+def layer_cycles(
+    config: AcceleratorConfig,
+    descriptors: Sequence[Descriptor],
+    golden: Sequence[WriteTrace],
+    rtl: RtlWrites,
+    total: int,
+) -> list[int]:
     """Measured cycles of each layer, divided as `nnloom.compiler.cost.layer_cycles` does; they sum to `total`.
 
     A layer lasts from the last write of the layer before to its own last write. The time that the last
     result needs through the pipeline counts with the last layer, not the first.
     """
     ends = np.cumsum([len(trace.bank) for trace in golden]) - 1
-    result = [int(v) for v in np.diff(rtl.cycle[ends])]
+    late = [TABLE_STAGES if d.table else 0 for d in descriptors]
+    result = [int(v) for v in np.diff(rtl.cycle[ends] - late)]
     result.insert(0, total - sum(result))
-    result[0] -= finish_cycles(config)
-    result[-1] += finish_cycles(config)
+    result[0] -= finish_cycles(config, descriptors[-1])
+    result[-1] += finish_cycles(config, descriptors[-1])
     return result
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import IllegalProgramError
-from nnloom.arch.isa import Descriptor, Kind, decode_parameters
+from nnloom.arch.isa import TABLE_ENTRIES, Descriptor, Kind, decode_parameters
 from nnloom.arch.legality import check_program
 from nnloom.arch.loopnest import ParameterLoad, Step, by_word, maximum_taps, steps
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, requantize, wrap_int32
@@ -115,6 +115,8 @@ class GoldenModel:
         uint32 words of program memory.
     weights
         uint8 [words, weight_word_bytes]; the words of the memory beyond are zero.
+    tables
+        uint8 [tables, 256]; those of the engine beyond are zero. Default: none.
     activations
         Activation memory of another model to work on, uint8 [bank, byte]; default: one of its own, of zeros.
     """
@@ -124,6 +126,7 @@ class GoldenModel:
         config: AcceleratorConfig,
         program: NDArray[np.uint32],
         weights: NDArray[np.uint8],
+        tables: NDArray[np.uint8] | None = None,
         activations: NDArray[np.uint8] | None = None,
     ) -> None:
         self.config = config
@@ -131,6 +134,9 @@ class GoldenModel:
         missing = max(0, config.weight_words - len(weights))
         weights = np.concatenate([weights, np.zeros((missing, config.weight_word_bytes), np.uint8)])
         self.weights = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
+        self.tables = np.zeros((config.tables, TABLE_ENTRIES), np.uint8)
+        if tables is not None:
+            self.tables[: len(tables)] = tables
         shape = (config.row_banks, config.bank_granules * config.granule)
         self.activations = np.zeros(shape, np.uint8) if activations is None else activations
         """uint8 [bank, byte]"""
@@ -221,7 +227,8 @@ class GoldenModel:
         # The lower clamp is looked at first, which matters if it is above the upper one.
         clamped = np.where(y < d.act_min, d.act_min, np.minimum(y, d.act_max)) if d.act_min > d.act_max else None
         clamped = np.clip(y, d.act_min, d.act_max) if clamped is None else clamped
-        return clamped.astype(np.int8).view(np.uint8)
+        data = clamped.astype(np.int8).view(np.uint8)
+        return self.tables[d.table - 1][data] if d.table else data
 
     def _targets(self, d: Descriptor, columns: int) -> tuple[NDArray, NDArray]:
         """(bank, granule) of the results, in order [n_g, n_oy, columns, pixels]."""

@@ -17,7 +17,7 @@ class RegionModels:
 
     def __init__(self, artifact: Artifact) -> None:
         self._artifact = artifact
-        self._whole = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+        self._whole = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
         self._parts: dict[Part, GoldenModel] = {}
 
     @property
@@ -32,8 +32,8 @@ class RegionModels:
         for part in region.parts:
             if part not in self._parts:
                 program, weights = self._artifact.part_images(part)
-                config = self._artifact.manifest.config
-                self._parts[part] = GoldenModel(config, program, weights, self.activations)
+                config, tables = self._artifact.manifest.config, self._artifact.tables
+                self._parts[part] = GoldenModel(config, program, weights, tables, self.activations)
         return [(self._parts[part], 0) for part in region.parts]
 
     def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:

@@ -84,7 +84,7 @@ def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMA
         },
     }
     write_report(path / REPORT_FILE, report)
-    write_artifact(path, manifest, emitted.program, emitted.weights)
+    write_artifact(path, manifest, emitted.program, emitted.weights, emitted.tables)
     return emitted
 
 

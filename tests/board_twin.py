@@ -12,6 +12,7 @@ from nnloom.arch.isa import (
     ERROR_CAUSE_BIT,
     ISA_VERSION,
     MAGIC,
+    TABLE_ENTRIES,
     Counter,
     ErrorCause,
     HostAddress,
@@ -55,12 +56,13 @@ class TwinBoard:
         self.program = np.zeros(config.program_words, np.uint32)
         self.weights = np.zeros(config.weight_words * weight_stride(config), np.uint8)
         self.activations = np.zeros(config.activation_bytes, np.uint8)
+        self.tables = np.zeros(4 * TABLE_ENTRIES * config.tables, np.uint8)
         self._models: dict[bytes, GoldenModel] = {}
         self.reset()
 
     def reset(self) -> None:
         """As by its button; the memories are lost."""
-        for memory in (self.program, self.weights, self.activations):
+        for memory in (self.program, self.weights, self.activations, self.tables):
             memory.view(np.uint8)[:] = 0xA5
         self.session, self.opened, self.last, self.kept = 0, False, 0, b""
         self.previous: int | None = None
@@ -128,6 +130,7 @@ class TwinBoard:
             HostAddress.PROGRAM: self.program.view(np.uint8),
             HostAddress.WEIGHTS: self.weights,
             HostAddress.ACTIVATIONS: self.activations,
+            HostAddress.TABLES: self.tables,
         }
         return memories.get(HostAddress(address & 0xF000_0000))
 
@@ -151,10 +154,11 @@ class TwinBoard:
             self.status = Status.BUSY
             return
         stride, size = weight_stride(self.config), self.config.weight_word_bytes
-        key = self.program.tobytes() + self.weights.tobytes()
+        key = self.program.tobytes() + self.weights.tobytes() + self.tables.tobytes()
         if key not in self._models:
             weights = np.ascontiguousarray(self.weights.reshape(-1, stride)[:, :size])
-            self._models = {key: GoldenModel(self.config, self.program.copy(), weights)}
+            tables = self.tables[::4].reshape(-1, TABLE_ENTRIES)
+            self._models = {key: GoldenModel(self.config, self.program.copy(), weights, tables)}
         model = self._models[key]
         model.activations[:] = self.activations.reshape(model.activations.shape)
         self.status, self.layers = Status.DONE, 0

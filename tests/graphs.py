@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -20,6 +21,7 @@ from nnloom.compiler.graph import (
     LayerGraph,
     MaxPool2D,
     Padding,
+    Table,
     Tensor,
     WindowSum,
 )
@@ -135,12 +137,21 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
     return Conv2D(**common, output=o, strides=strides, padding=pad, **weights)
 
 
-def random_graph(rng: np.random.Generator, kinds: list[str]) -> LayerGraph:
-    """A chain of layers of the given kinds; the second operand of an addition is a further region input."""
+def random_graph(rng: np.random.Generator, kinds: list[str], tables: int = 0) -> LayerGraph:
+    """A chain of layers of the given kinds; the second operand of an addition is a further region input. Some have one
+    of so many tables."""
     layers: list[Layer] = []
     source = None
+    entries = [rng.integers(0, 256, 256, np.uint8).tobytes() for _ in range(tables)]
     for index, kind in enumerate(kinds):
         layer = random_layer(rng, kind, source, f"{kind}_{index}")
+        if tables and rng.integers(2):
+            result = layer.output
+            table = Table(entries=entries[rng.integers(tables)], scale=result.scale, zero_point=result.zero_point)
+            behind = dataclasses.replace(
+                result, scale=float(rng.uniform(0.01, 0.1)), zero_point=int(rng.integers(-128, 128))
+            )
+            layer = dataclasses.replace(layer, output=behind, table=table)
         layers.append(layer)
         source = layer.output
     made = {layer.output.name for layer in layers}
@@ -160,6 +171,9 @@ def evaluate(graph: LayerGraph, inputs: dict[str, NDArray[np.int8]]) -> dict[str
     for layer in graph.layers:
         operands = [values[t.name][_place(t)] for t in layer.inputs]
         result = np.clip(_evaluate(layer, operands), layer.act_min, layer.act_max)
+        if layer.table:
+            result = np.array([layer.table.entries[v & 0xFF] for v in result.reshape(-1).tolist()], np.uint8)
+            result = result.view(np.int8)
         values[layer.output.name][_place(layer.output)] = result.astype(np.int8).reshape(
             layer.output.rows, layer.output.columns, layer.output.channels
         )
@@ -174,7 +188,7 @@ def _place(t: Tensor) -> tuple[NDArray, ...]:
 
 
 def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
-    i, o = layer.inputs[0], layer.output
+    i, o = layer.inputs[0], layer.result
     x = operands[0]
     if isinstance(layer, Add):
         return _evaluate_add(layer, operands)
@@ -234,13 +248,13 @@ def _requantize(
 
 
 def _rescale(acc: NDArray[np.int64], layer, function) -> NDArray[np.int64]:
-    factors = [layer.inputs[0].scale * s / layer.output.scale for s in layer.weight_scales]
+    factors = [layer.inputs[0].scale * s / layer.result.scale for s in layer.weight_scales]
     wrapped = exact.elementwise(exact.wrap, acc)
-    return exact.rescale_channels(wrapped, factors, function) + layer.output.zero_point
+    return exact.rescale_channels(wrapped, factors, function) + layer.result.zero_point
 
 
 def _evaluate_add(layer: Add, operands: list[NDArray]) -> NDArray[np.int64]:
-    (x, y), out = layer.inputs, layer.output
+    (x, y), out = layer.inputs, layer.result
     scales, points = (x.scale, y.scale), (x.zero_point, y.zero_point)
     if layer.subtract:
         operands = [operands[0], 2 * y.zero_point - operands[1]]

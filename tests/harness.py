@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, encode_program
 from nnloom.compiler.graph import LayerGraph
-from nnloom.compiler.lower import lower
+from nnloom.compiler.lower import lower, table_image, tables_of
 from nnloom.compiler.memory import MemoryPlan, plan_memory
 
 
@@ -24,6 +24,7 @@ class Compiled:
     descriptors: list[Descriptor]
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
+    tables: NDArray[np.uint8]
 
 
 def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:
@@ -31,7 +32,8 @@ def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:
     lowered = lower(config, graph, plan.locations)
     descriptors = [item.descriptor for item in lowered]
     weights = np.concatenate([item.weights for item in lowered])
-    return Compiled(config, graph, plan, descriptors, encode_program(descriptors), weights)
+    tables = table_image(tables_of(graph.layers))
+    return Compiled(config, graph, plan, descriptors, encode_program(descriptors), weights, tables)
 
 
 def random_inputs(rng: np.random.Generator, graph: LayerGraph) -> dict[str, NDArray[np.int8]]:

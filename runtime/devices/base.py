@@ -200,6 +200,7 @@ class HostBusDevice(Device):
         self._come_to_rest()
         self._config = config
         self._images, self._part = artifact, None
+        self._write_tables(artifact.tables)
         if len(artifact.program) <= config.program_words and len(artifact.weights) <= config.weight_words:
             self._write_images(artifact.program, artifact.weights)
 
@@ -247,6 +248,13 @@ class HostBusDevice(Device):
         words = (program, padded.reshape(-1).view("<u4"))
         # Together: the status is looked at once behind them.
         self.write_memory(np.concatenate(addresses).astype(np.uint32), np.concatenate(words).astype(np.uint32))
+
+    def _write_tables(self, tables: NDArray[np.uint8]) -> None:
+        """tables: [tables, 256]; they stay, also for parts."""
+        if len(tables):
+            values = tables.reshape(-1).astype(np.uint32)
+            addresses = HostAddress.TABLES + 4 * np.arange(len(values), dtype=np.uint32)
+            self.write_memory(addresses.astype(np.uint32), values)
 
     def write_memory(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
         """As `write_words`, for memories: makes sure that they took the words.

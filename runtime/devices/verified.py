@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
 from nnloom.arch.errors import ArtifactError
-from nnloom.arch.isa import decode_program
+from nnloom.arch.isa import Descriptor, decode_program
 from nnloom.sim.check import OwnershipChecker, compare_writes, layer_cycles
 from nnloom.sim.golden import WriteTrace
 from nnloom.sim.parts import RegionModels
@@ -65,10 +65,12 @@ class VerifiedRtlDevice(RtlDevice):
         for location, values in zip(region.inputs, inputs, strict=True):
             self._models.write_tensor(location, values)
         self.golden = []
+        descriptors: list[Descriptor] = []
         ends: list[int] = []
         try:
             for model, start in self._models.programs(region):
                 for descriptor in decode_program(model.program, start):
+                    descriptors.append(descriptor)
                     checker.before(descriptor)
                     self.golden.append(model.execute(descriptor))
                     checker.after(self.golden[-1])
@@ -82,6 +84,8 @@ class VerifiedRtlDevice(RtlDevice):
         for first, last, taken in zip([0, *ends[:-1]], ends, result.program_cycles, strict=True):
             traces = self.golden[first:last]
             count = sum(len(trace.bank) for trace in traces)
-            measured += layer_cycles(config, traces, self.writes[written : written + count], taken)
+            measured += layer_cycles(
+                config, descriptors[first:last], traces, self.writes[written : written + count], taken
+            )
             written += count
         return replace(result, layer_cycles=tuple(measured))

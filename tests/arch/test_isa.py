@@ -22,8 +22,8 @@ out_row_stride 3 16 16, out_base 4 0 16, n_oy 4 16 16, n_ox 5 0 16, n_g 5 16 16,
 row_start 7 0 16 s, q_start 7 16 16 s, row_step_oy 8 0 8, row_step_ky 8 8 8, q_step_ox 8 16 16, q_step_kx 9 0 16,
 q_step_g 9 16 16, weight_base 10 0 16, weight_step_g 10 16 16, out_step_ox 11 0 16, out_step_g 11 16 16,
 pad_value 12 0 8 s, pad_value2 12 8 8 s, out_zero_point 12 16 8 s, kernel_rows 12 24 8, act_min 13 0 8 s,
-act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8, product 14 0 1, broadcast 14 1 1,
-out_row_start 14 2 2, out_row_step 14 4 3
+act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8, table 14 0 4, product 14 4 1, broadcast 14 5 1,
+out_row_start 14 6 2, out_row_step 14 8 3
 """
 PLACES = {
     name: (int(word), int(low), int(width), bool(signed))
@@ -65,11 +65,11 @@ def test_descriptor_by_hand():
         in_row_stride=5, out_row_stride=6, out_base=0x456, n_oy=25, n_ox=5, n_g=4, n_ky=3, n_kx=2, row_start=-1,
         q_start=-16, row_step_oy=2, q_step_ox=32, q_step_kx=8, q_step_g=16, weight_base=0xABC, weight_step_g=9,
         out_step_ox=8, out_step_g=2, pad_value=-3, out_zero_point=-128, kernel_rows=3, act_min=-128, act_max=127,
-        slide_first=3, slide_step=2, out_row_start=1, out_row_step=3,
+        slide_first=3, slide_step=2, table=8, out_row_start=1, out_row_step=3,
     )  # fmt: skip
     assert [f"{word:08x}" for word in d.encode()] == [
         *("0100174d", "00000123", "00500031", "00060005", "00190456", "00040005", "00020003", "fff0ffff"),
-        *("00200102", "00100008", "00090abc", "00020008", "038000fd", "02037f80", "00000034", "00000000"),
+        *("00200102", "00100008", "00090abc", "00020008", "038000fd", "02037f80", "00000348", "00000000"),
     ]
 
 
@@ -143,7 +143,7 @@ def test_parameters_ignore_reserved_bits():
 @given(VALUES)
 def test_needed_field_bits(values):
     """Every bit that is set, and the last row and byte that are read, one bit more for bytes."""
-    values = {**values, "row_triple": 0}
+    values = {**values, "row_triple": 0, **dict.fromkeys(("table", "product", "broadcast"), 0)}
     d = Descriptor(**values)
     bits = isa.needed_field_bits(d)
     wide = [name for name, (_, _, width, _) in PLACES.items() if width == 16]
@@ -171,8 +171,18 @@ def test_needed_field_bits(values):
 def test_row_triples_need_their_option():
     d = Descriptor(**{**{name: 1 for name in PLACES}, "row_triple": 1})
     with pytest.raises(ValueError, match="row_triple must be 0 to 0, not 1"):
-        isa.check_descriptor(AcceleratorConfig(), d)
-    isa.check_descriptor(AcceleratorConfig(row_triples=True), d)
+        isa.check_descriptor(AcceleratorConfig(tables=1, elementwise_mul=True), d)
+    isa.check_descriptor(AcceleratorConfig(row_triples=True, tables=1, elementwise_mul=True), d)
+
+
+def test_tables_need_their_option():
+    values = {name: 1 for name in PLACES} | {"row_triple": 0}
+    for tables, most in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15)):
+        config = AcceleratorConfig(tables=tables, elementwise_mul=True)
+        isa.check_descriptor(config, Descriptor(**values | {"table": most}))
+        if most < 15:
+            with pytest.raises(ValueError, match=f"table must be 0 to {most}, not {most + 1}"):
+                isa.check_descriptor(config, Descriptor(**values | {"table": most + 1}))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +201,6 @@ def test_addresses_are_where_they_were():
     assert (isa.Register.MAGIC, isa.Register.VERSION, isa.Register.CONFIG_HASH) == (0, 4, 8)
     assert isa.MAGIC.to_bytes(4, "big") == b"MOOL"
     assert isa.HostAddress.REGISTERS == 0
-    assert [int(a) >> 28 for a in isa.HostAddress] == [0, 1, 2, 3, 4]
+    assert [int(a) >> 28 for a in isa.HostAddress] == [0, 1, 2, 3, 4, 5]
     assert [int(r) for r in isa.Register] == list(range(0, 4 * len(isa.Register), 4))
     assert (isa.Status.BUSY, isa.Status.DONE, isa.Status.ERROR) == (1, 2, 4)

@@ -60,9 +60,11 @@ def test_cycles_are_those_of_the_steps(name, kind):
         # 2 levels of 3 products; 4 results for each of 1 unit, so the slowest interval is 8. Parameters are used until
         # 10 cycles after the last interval: 6 from the operands to the sum, 4 in the requantizer.
         (without_overlap(), 16, 34, 38, 10),
+        # The slowest result is looked up in a table: to the memory, through it, back.
+        (AcceleratorConfig(pixels=2, tables=8), 17, 38, 38, 0),
         (COMPACT, 16, 27, 27, 0),
     ],
-    ids=["16x9", "2x16x9 with product registers", "without overlap", "compact"],
+    ids=["16x9", "2x16x9 with product registers", "without overlap", "2x16x9 with tables", "compact"],
 )
 def test_stages_by_hand(config, accumulated, written, slowest, hold):
     assert result_stage(config) == accumulated

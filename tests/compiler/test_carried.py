@@ -55,7 +55,7 @@ def test_fewer_loads_and_the_same_answers(kernel, stride, loads):
         assert d.n_ky * d.n_kx == loads and first.output.rows == main.carried == (2 if loads == 1 else 1)
         plain = compile_region(CONFIG, graph)
         assert program_cycles(CONFIG, compiled.descriptors) < program_cycles(CONFIG, plain.descriptors)
-        model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+        model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
         for _ in range(2):
             model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
             model.window[:] = rng.integers(-128, 128, model.window.shape, np.int8)

@@ -55,7 +55,7 @@ def run(layer: Layer):
     (d,) = compiled.descriptors
     got, want = [], []
     for x in EVERY_VALUE.reshape(-1, layer.inputs[0].columns):
-        model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+        model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
         model.write_tensor(compiled.plan.locations["x"], x)
         model.run()
         got += model.read_tensor(compiled.plan.locations["y"]).ravel().tolist()
@@ -98,7 +98,7 @@ def test_narrow_to_the_last_sum_of_an_average_pool(window, narrow, value):
     layer = AveragePool2D(**common, window=window, strides=(1, 1))
     compiled = compile_region(CONFIG, LayerGraph("region", (x,), (y,), (layer,)))
     (d,) = compiled.descriptors
-    model = GoldenModel(CONFIG, compiled.program, compiled.weights)
+    model = GoldenModel(CONFIG, compiled.program, compiled.weights, compiled.tables)
     model.write_tensor(compiled.plan.locations["x"], np.full((rows, columns, 1), value, np.int8))
     model.run()
     assert model.read_tensor(compiled.plan.locations["y"]).ravel().tolist() == [value]
@@ -152,7 +152,7 @@ def test_an_input_that_a_window_layer_reads_is_not_packed(window, dense, first):
     compiled = compile_region(CONFIG, graph)
     assert compiled.plan.locations["x"].pixel_stride == CONFIG.granule
     values = {"x": rng.integers(-128, 128, (1, 5, 4, 3), np.int8)}
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
     model.write_tensor(compiled.plan.locations["x"], values["x"])
     model.run()
     want = evaluate(graph, values)

@@ -35,7 +35,7 @@ def test_a_channel_of_one_value_is_narrow_whatever_its_bias(kind, value):
         graph = LayerGraph("region", (layer.inputs[0],), (layer.output,), (layer,))
         compiled = compile_region(AcceleratorConfig(), graph)
         inputs = random_inputs(rng, graph)
-        model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+        model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
         model.write_tensor(compiled.plan.locations["x"], inputs["x"])
         model.run()
         got = model.read_tensor(compiled.plan.locations[layer.output.name])
@@ -82,7 +82,7 @@ def test_a_kernel_of_more_rows_than_the_engine_counts_is_refused(rows):
         if reason is None:
             graph = LayerGraph("region", (source,), (output,), (layer,))
             compiled = compile_region(config, graph)
-            model = GoldenModel(config, compiled.program, compiled.weights)
+            model = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
             (value,) = random_inputs(rng, graph).values()
             model.write_tensor(compiled.plan.locations["x"], value)
             model.run()
@@ -140,7 +140,7 @@ def test_an_addition_sees_the_rows_of_a_bank_as_one(shape, rows, batches):
     compiled = compile_region(AcceleratorConfig(), graph)
     (d,) = compiled.descriptors
     assert (d.in_rows, d.n_oy, d.n_oy * d.n_ox) == (rows, rows, batches)
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
     model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
     inputs = random_inputs(rng, graph)
     for name, value in inputs.items():
@@ -187,7 +187,7 @@ def test_an_addition_takes_what_is_in_the_place_of_a_missing_row_along():
     assert rows == (4 if all(inside) else 59)
     results = []
     for seed in range(2):
-        model = GoldenModel(config, compiled.program, compiled.weights)
+        model = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
         model.activations[:] = np.random.default_rng(seed).integers(0, 256, model.activations.shape, np.uint8)
         value = np.random.default_rng(5).integers(-128, 128, (8, 1, 8), np.int8)
         model.write_tensor(plan["x"], value)

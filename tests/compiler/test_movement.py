@@ -171,7 +171,7 @@ def test_parts_of_what_the_host_writes():
     layer = selection_layer("y", part, replace(output, zero_point=part.zero_point), np.array([1, 0]))
     graph = LayerGraph("region", (source,), (layer.output,), (layer,))
     compiled = compile_region(CONFIGS["2x16x9"], graph)
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
     values = np.random.default_rng(3).integers(-128, 128, (5, 4, 10), np.int8)
     model.write_tensor(compiled.plan.locations["x"], values)
     model.run()

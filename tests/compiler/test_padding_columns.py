@@ -49,7 +49,7 @@ def check(config: AcceleratorConfig, graph: LayerGraph, rng: np.random.Generator
     """The program computes the definition whatever the window held before. Returns its descriptors."""
     compiled = compile_region(config, graph)
     for execute in (GoldenModel.execute, execute_literally):
-        model = GoldenModel(config, compiled.program, compiled.weights)
+        model = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
         for _ in range(2):  # and whatever ran before
             model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
             model.window = rng.integers(-128, 128, model.window.shape, np.int8)

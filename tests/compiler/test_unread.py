@@ -42,7 +42,7 @@ def window(rng, kind, source, name, kernel, strides, padding, size, channels=Non
 
 def run(graph, prepared, rng):
     compiled = compile_region(CONFIG, prepared)
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
     model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
     inputs = random_inputs(rng, graph)
     for name, value in inputs.items():

@@ -8,6 +8,7 @@ from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import IllegalProgramError
 from nnloom.arch.isa import (
     ERROR_CAUSE_BIT,
     ISA_VERSION,
@@ -24,12 +25,13 @@ from nnloom.arch.isa import (
     weight_stride,
     weight_word_columns,
 )
+from nnloom.arch.legality import check_program
 from nnloom.arch.loopnest import Step, issue_cycles, steps
-from nnloom.compiler.graph import Add, LayerGraph
+from nnloom.compiler.graph import Add, LayerGraph, Table
 from nnloom.hw.accelerator import make_accelerator
 from nnloom.hw.technology import GenericTechnology, Technology
 from tests.engines import compact, without_overlap
-from tests.graphs import random_graph, tensor
+from tests.graphs import random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
 
 CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=64)
@@ -100,6 +102,9 @@ class Bus:
             data = np.resize(word, 4 * columns).view("<u4")
             for column in range(columns):
                 await self.write(HostAddress.WEIGHTS + index * weight_stride(self.config) + 4 * column, data[column])
+
+        for i, value in enumerate(compiled.tables.reshape(-1)):
+            await self.write(HostAddress.TABLES + 4 * i, value)
 
     async def write_tensor(self, location, values) -> None:
         for bank, data in enumerate(location.pack(self.config, values)):
@@ -187,7 +192,7 @@ def test_small_engines_compute_the_same_in_the_predicted_cycles(config, pause):
     from nnloom.sim.golden import GoldenModel
 
     graph, compiled, inputs = small_region(3, config)
-    golden = GoldenModel(config, compiled.program, compiled.weights)
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
     locations = compiled.plan.locations
     for name, value in inputs.items():
         golden.write_tensor(locations[name], value)
@@ -216,7 +221,7 @@ def test_runs_back_to_back_give_the_same_answer(pause, distributed_ram):
     from nnloom.sim.golden import GoldenModel
 
     graph, compiled, inputs = small_region(3)
-    golden = GoldenModel(CONFIG, compiled.program, compiled.weights)
+    golden = GoldenModel(CONFIG, compiled.program, compiled.weights, compiled.tables)
     locations = compiled.plan.locations
     for name, value in inputs.items():
         golden.write_tensor(locations[name], value)
@@ -296,7 +301,7 @@ def test_a_reset_stops_a_program_and_leaves_the_memories(config):
     from nnloom.sim.golden import GoldenModel
 
     graph, compiled, inputs = small_region(6, config)
-    golden = GoldenModel(config, compiled.program, compiled.weights)
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
     locations = compiled.plan.locations
     for name, value in inputs.items():
         golden.write_tensor(locations[name], value)
@@ -330,7 +335,7 @@ def test_a_program_that_takes_too_long_is_ended_and_the_next_one_is_right(config
     from nnloom.sim.golden import GoldenModel
 
     graph, compiled, inputs = small_region(3, config)
-    golden = GoldenModel(config, compiled.program, compiled.weights)
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
     locations = compiled.plan.locations
     for name, value in inputs.items():
         golden.write_tensor(locations[name], value)
@@ -379,7 +384,7 @@ def test_an_addition_writes_no_granule_beyond_its_row():
     compiled = compile_region(CONFIG, graph)
     locations = compiled.plan.locations
     memory = rng.integers(0, 256, CONFIG.activation_bytes, np.uint8)
-    golden = GoldenModel(CONFIG, compiled.program, compiled.weights)
+    golden = GoldenModel(CONFIG, compiled.program, compiled.weights, compiled.tables)
     golden.activations[:] = memory.reshape(golden.activations.shape)
     inputs = random_inputs(rng, graph)
     for name, value in inputs.items():
@@ -406,3 +411,72 @@ def test_an_addition_writes_no_granule_beyond_its_row():
             assert got == golden.activations.reshape(-1).view("<u4")[index], (bank, granule)
 
     run(test, 10, 0.0)
+
+
+def test_tables_are_written_over_the_bus_and_looked_up():
+    """While a program runs they take no writes; a reset keeps them."""
+    from nnloom.sim.golden import GoldenModel
+
+    config = replace(CONFIG, tables=2)
+    rng = np.random.default_rng(5)
+    source = tensor(rng, "x", 5, 4, 11)
+    layers = []
+    for index, kind in enumerate(("depthwise", "rescaled", "average")):
+        layer = random_layer(rng, kind, source, f"layer{index}")
+        if index != 1:
+            entries = rng.integers(0, 256, 256, np.uint8).tobytes()
+            table = Table(entries=entries, scale=layer.output.scale, zero_point=layer.output.zero_point)
+            layer = replace(layer, table=table)
+        layers.append(layer)
+        source = layer.output
+    graph = LayerGraph("region", layers[0].inputs, (source,), tuple(layers))
+    compiled = compile_region(config, graph)
+    assert [d.table for d in compiled.descriptors] == [1, 0, 2]
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
+
+    async def test(bus):
+        await bus.load(compiled)
+        assert await bus.register(Register.STATUS) == 0  # the last write has arrived
+        await bus.reset()
+        for trial in range(2):
+            for name, value in random_inputs(rng, graph).items():
+                await bus.write_tensor(compiled.plan.locations[name], value)
+                golden.write_tensor(compiled.plan.locations[name], value)
+            golden.run()
+            await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+            if trial:
+                for i in range(100):
+                    await bus.write(HostAddress.TABLES + 4 * i, 0)
+            while not await bus.register(Register.STATUS) & Status.DONE:
+                pass
+            assert await bus.register(Register.STATUS) == Status.DONE | (ACCESS_ERROR if trial else 0)
+            location = compiled.plan.locations[source.name]
+            np.testing.assert_array_equal(await bus.read_tensor(location), golden.read_tensor(location))
+
+    run(test, 3, 0.1, config=config)
+
+
+def test_tables_are_refused_where_the_engine_has_fewer():
+    descriptor = dict(
+        kind=Kind.DENSE, last=1, narrow=1, interval=2, in_base=0, in_rows=1, in_row_bytes=4, in_row_stride=0,
+        out_row_stride=0, out_base=16, n_oy=1, n_ox=1, n_g=1, n_ky=1, n_kx=1,
+    )  # fmt: skip
+    for tables in (0, 1, 2):
+        config = replace(CONFIG, tables=tables)
+
+        async def test(bus, config=config, tables=tables):
+            for number in range(4):
+                for i, word in enumerate(Descriptor(**descriptor, table=number).encode()):
+                    await bus.write(HostAddress.PROGRAM + 4 * i, word)
+                await bus.start_and_wait()
+                status = await bus.register(Register.STATUS)
+                assert status == Status.DONE | (0 if number <= tables else PROGRAM_ERROR)
+                faults = not number <= tables
+                try:
+                    check_program(config, Descriptor(**descriptor, table=number).encode())
+                except IllegalProgramError:
+                    assert faults
+                else:
+                    assert not faults
+
+        run(test, 4, 0.0, config=config)

@@ -38,16 +38,17 @@ def test_the_form_of_a_descriptor_is_judged_as_by_the_definition(config):
             d = dataclasses.replace(d, **{field.name: int(rng.integers(field.minimum, field.maximum + 1))})
         # Bits that the engine does not look at are refused as they are fetched.
         cut = {f.name: getattr(d, f.name) & (1 << field_width(config, f)) - 1 for f in FIELDS if not f.signed}
-        first = bool(rng.integers(2))
-        cases.append((dataclasses.replace(d, **cut), first))
+        before = None if rng.integers(2) else dataclasses.replace(generator.layer(), table=int(rng.integers(2)))
+        cases.append((dataclasses.replace(d, **cut), before))
     dut = DescriptorCheck(config)
     verdicts = []
 
     async def bench(ctx):
-        for d, first in cases:
+        for d, before in cases:
             words = d.encode()
             ctx.set(dut.descriptor.as_value(), sum(int(w) << 32 * i for i, w in enumerate(words)))
-            ctx.set(dut.first, first)
+            ctx.set(dut.first, before is None)
+            ctx.set(dut.after_table, before is not None and before.table)
             await ctx.tick()
             verdicts.append(ctx.get(dut.illegal))
 
@@ -55,8 +56,8 @@ def test_the_form_of_a_descriptor_is_judged_as_by_the_definition(config):
     sim.add_clock(1e-6)
     sim.add_testbench(bench)
     sim.run()
-    for (d, first), illegal in zip(cases, verdicts, strict=True):
-        faults = list(form_faults(config, d, first=first))
+    for (d, before), illegal in zip(cases, verdicts, strict=True):
+        faults = list(form_faults(config, d, before=before))
         assert illegal == bool(faults), (d, faults)
     assert 100 < sum(verdicts) < 1400 or not config.depthwise
 

@@ -202,7 +202,7 @@ def test_states_that_the_artifact_lacks(streaming, tmp_path):
         shutil.copytree(streaming, path)
         artifact = Artifact.load(path)
         change(path)
-        write_artifact(path, artifact.manifest, artifact.program, artifact.weights)
+        write_artifact(path, artifact.manifest, artifact.program, artifact.weights, artifact.tables)
         return path
 
     for change, message in (

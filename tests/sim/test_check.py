@@ -28,7 +28,7 @@ def _run(compiled, inputs, *, skip=None):
         tensors=tuple(locations[layer.output.name] for layer in graph.layers),
     )
     checker = OwnershipChecker(compiled.config, region)
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
     for location in region.inputs:
         model.write_tensor(location, inputs[location.name])
     traces = []

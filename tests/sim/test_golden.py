@@ -21,7 +21,7 @@ CONFIGS = {
     "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8, weight_words=16384),
     "4x3": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=32768),
     "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2, weight_words=8192),
-    "2x16x9": AcceleratorConfig(pixels=2),
+    "2x16x9": AcceleratorConfig(pixels=2, tables=8),
     "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),
     "16x9 with row triples": AcceleratorConfig(row_triples=True),
     "2x16x9 with row triples": AcceleratorConfig(pixels=2, row_triples=True),
@@ -32,7 +32,7 @@ CONFIGS = {
 
 
 def golden_for(compiled, rng):
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights)
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
     # What the memory held before must not matter.
     model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
     model.window = rng.integers(-128, 128, model.window.shape, np.int8)
@@ -44,7 +44,7 @@ def golden_for(compiled, rng):
 def test_single_layers_equal_their_definition(config, kind):
     rng = np.random.default_rng([EVERY_KIND.index(kind), config.lanes, config.taps])
     for _ in range(12):
-        graph = random_graph(rng, [kind])
+        graph = random_graph(rng, [kind], config.tables)
         compiled = compile_region(config, graph)
         inputs = random_inputs(rng, graph)
         model = golden_for(compiled, rng)
@@ -65,7 +65,7 @@ def test_vectorised_equals_the_literal_loop_nest(config, kind):
         graph = random_graph(rng, [kind])
         compiled = compile_region(config, graph)
         fast = golden_for(compiled, rng)
-        slow = GoldenModel(config, compiled.program, compiled.weights)
+        slow = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
         slow.activations[:] = fast.activations
         slow.window = fast.window
         for d in compiled.descriptors:
@@ -247,10 +247,11 @@ def test_any_legal_descriptor_equals_the_literal_loop_nest(name):
     rng = np.random.default_rng(4)
     generator = Generator(config, 5)
     weights = rng.integers(0, 256, (config.weight_words, config.weight_word_bytes), np.uint8)
+    tables = rng.integers(0, 256, (config.tables, 256), np.uint8)
     count = 0
     while count < 60:
         d = replace(generator.changed(generator.layer()), last=1)
-        fast = GoldenModel(config, encode_program([d]), weights)
+        fast = GoldenModel(config, encode_program([d]), weights, tables)
         try:
             fast.descriptors()
         except IllegalProgramError:
@@ -260,7 +261,7 @@ def test_any_legal_descriptor_equals_the_literal_loop_nest(name):
         count += 1
         fast.activations[:] = rng.integers(0, 256, fast.activations.shape, np.uint8)
         fast.window = rng.integers(-128, 128, fast.window.shape, np.int8)
-        slow = GoldenModel(config, encode_program([d]), weights)
+        slow = GoldenModel(config, encode_program([d]), weights, tables)
         slow.activations[:] = fast.activations
         slow.window = fast.window
         a, b = fast.execute(d), execute_literally(slow, d)

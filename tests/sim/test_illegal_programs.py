@@ -38,9 +38,16 @@ CONFIGS = {
         program_words=120,
         field_bits=12,
         elementwise_mul=True,
+        tables=8,
     ),
     "4x3 without overlap": without_overlap(
-        requant_units=2, activation_bytes=4096, weight_words=300, program_words=128, field_bits=10, elementwise_mul=True
+        requant_units=2,
+        activation_bytes=4096,
+        weight_words=300,
+        program_words=128,
+        field_bits=10,
+        elementwise_mul=True,
+        tables=4,
     ),
     "compact": compact(activation_bytes=4096, weight_words=256, program_words=80, field_bits=10),
 }
@@ -104,6 +111,7 @@ class Generator:
             out_row_step=1 + below(4),
             act_min=act[0],
             act_max=act[1],
+            table=below(config.tables + 1) if config.tables and below(2) else 0,
             start_delay=max(0, drain_cycles(config)),
         )
         if kind == "slide":
@@ -218,14 +226,16 @@ def test_random_programs_are_answered_alike_or_refused_alike(config):
     rng = np.random.default_rng(1)
     generator = Generator(config, 2)
     weights = rng.integers(0, 256, (config.weight_words, config.weight_word_bytes), np.uint8)
+    tables = rng.integers(0, 256, (config.tables, 256), np.uint8)
     legal = refused = compared = 0
     device = RtlDevice()
     try:
         idle = encode_program([dataclasses.replace(generator.layer(), last=1)])
-        device.load(SimpleNamespace(manifest=SimpleNamespace(config=config), program=idle, weights=weights))
+        manifest = SimpleNamespace(config=config)
+        device.load(SimpleNamespace(manifest=manifest, program=idle, weights=weights, tables=tables))
         while legal + refused < PROGRAMS:
             program, start = generator.program()
-            golden = GoldenModel(config, program, weights)
+            golden = GoldenModel(config, program, weights, tables)
             memory = rng.integers(0, 256, golden.activations.shape, np.uint8)
             golden.activations[:] = memory
             message = ""

@@ -36,7 +36,7 @@ def test_golden_model_equals_litert_in_every_tensor(name, artifacts, model_path,
         artifact = session.artifact
         info = session.get_inputs()[0]
         config = artifact.manifest.config
-        model = GoldenModel(config, artifact.program, artifact.weights)
+        model = GoldenModel(config, artifact.program, artifact.weights, artifact.tables)
         model.activations[:] = np.random.default_rng(0).integers(0, 256, model.activations.shape, np.uint8)
         (region,) = artifact.manifest.regions
         descriptors = decode_program(artifact.program, region.program_start)
@@ -98,7 +98,7 @@ def test_rtl_equals_golden_model_and_litert_in_every_write(artifacts, model_path
         for name in NETWORKS:
             session = sessions[name] = InferenceSession(artifacts(name), "cpu")
             artifact = session.artifact
-            goldens[name] = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+            goldens[name] = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
             references[name] = LiteRtReference(model_path(name))
             values = network_inputs(name, session.get_inputs()[0], INPUTS)
             # Groups of five, so that networks follow each other in changing order.
@@ -135,7 +135,7 @@ def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_in
         artifact = session.artifact
         config = artifact.manifest.config
         assert config.compact
-        golden = GoldenModel(config, artifact.program, artifact.weights)
+        golden = GoldenModel(config, artifact.program, artifact.weights, artifact.tables)
         session.accelerator.simulation.writes()
         for value in network_inputs(name, session.get_inputs()[0], 3):
             measured = check_rtl(session, golden, name, value, reference)
@@ -148,7 +148,7 @@ def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_in
 def test_keyword_spotting_in_icarus(artifacts, model_path, network_inputs):
     with InferenceSession(artifacts("keyword_spotting"), "sim", simulator="icarus") as session:
         artifact = session.artifact
-        golden = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+        golden = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
         (value, *_) = network_inputs("keyword_spotting", session.get_inputs()[0], 1)
         session.accelerator.simulation.writes()
         check_rtl(session, golden, "keyword_spotting", value, LiteRtReference(model_path("keyword_spotting")))

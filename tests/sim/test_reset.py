@@ -39,14 +39,19 @@ def test_the_answers_after_a_reset_at_any_cycle_are_right(config):
     compiled = short_program(config)
     locations = compiled.plan.locations
     inputs = random_inputs(np.random.default_rng(1), compiled.graph)
-    golden = GoldenModel(config, compiled.program, compiled.weights)
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
     for name, value in inputs.items():
         golden.write_tensor(locations[name], value)
     want = golden.run()
     device = RtlDevice()
     try:
         device.load(
-            SimpleNamespace(manifest=SimpleNamespace(config=config), program=compiled.program, weights=compiled.weights)
+            SimpleNamespace(
+                manifest=SimpleNamespace(config=config),
+                program=compiled.program,
+                weights=compiled.weights,
+                tables=compiled.tables,
+            )
         )
 
         def write_inputs() -> None:

@@ -25,11 +25,11 @@ from tests.harness import compile_region, random_inputs
 
 CONFIGS = {
     "16x9": AcceleratorConfig(),
-    "8x5 with 2 requantization units": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
-    "2x16x9": AcceleratorConfig(pixels=2),
+    "8x5 with 2 requantization units": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192, tables=1),
+    "2x16x9": AcceleratorConfig(pixels=2, tables=8),
     "16x9 with row triples": AcceleratorConfig(row_triples=True),
     "2x16x9 with row triples and product registers": AcceleratorConfig(
-        pixels=2, row_triples=True, product_registers=True, field_bits=14
+        pixels=2, row_triples=True, product_registers=True, field_bits=14, tables=8
     ),
     "2x8x5 with 4 requantization units": AcceleratorConfig(
         pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192
@@ -37,9 +37,11 @@ CONFIGS = {
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
     ),
-    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14),
+    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14, tables=4),
     "compact": compact(weight_words=16384, field_bits=14),
-    "4x3 with one requantization unit": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=16384),
+    "4x3 with one requantization unit": AcceleratorConfig(
+        lanes=4, taps=3, requant_units=1, weight_words=16384, tables=2
+    ),
 }
 
 
@@ -56,7 +58,7 @@ def chains(config: AcceleratorConfig, count: int):
         rng = np.random.default_rng([seed, config.lanes, config.taps])
         chosen = [kinds[seed]] if seed < len(kinds) else [str(k) for k in rng.choice(kinds, 4)]
         seed += 1
-        graph = random_graph(rng, chosen)
+        graph = random_graph(rng, chosen, config.tables)
         compiled = compile_region(config, graph)
         if len(compiled.weights) <= config.weight_words:
             count -= 1
@@ -92,10 +94,13 @@ def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[Writ
 def compare(device: RtlDevice, config: AcceleratorConfig, graph, compiled, rng: np.random.Generator) -> None:
     """Run a region: every write, and the cycles that the cost model predicts."""
     artifact = SimpleNamespace(
-        manifest=SimpleNamespace(config=config), program=compiled.program, weights=compiled.weights
+        manifest=SimpleNamespace(config=config),
+        program=compiled.program,
+        weights=compiled.weights,
+        tables=compiled.tables,
     )
     device.load(artifact)
-    golden = GoldenModel(config, compiled.program, compiled.weights)
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
     golden.activations[:] = rng.integers(0, 256, golden.activations.shape, np.uint8)
     for name, value in random_inputs(rng, graph).items():
         device.write_tensor(compiled.plan.locations[name], value)
@@ -193,7 +198,14 @@ def run_random_descriptors(config: AcceleratorConfig, programs: int) -> None:
             descriptors = [random_descriptor(rng, count, words) for count in range(1, 15) for _ in range(4)]
             descriptors[-1] = dataclasses.replace(descriptors[-1], last=1)
             program = encode_program(descriptors)
-            device.load(SimpleNamespace(manifest=SimpleNamespace(config=config), program=program, weights=weights))
+            device.load(
+                SimpleNamespace(
+                    manifest=SimpleNamespace(config=config),
+                    program=program,
+                    weights=weights,
+                    tables=np.zeros((0, 256), np.uint8),
+                )
+            )
             golden = GoldenModel(config, program, weights)
             memory = rng.integers(0, 256, golden.activations.shape, np.uint8)
             golden.activations[:] = memory

@@ -54,7 +54,7 @@ def check(device: SerialDevice, artifact: Artifact, seed: int) -> None:
     (region,) = artifact.manifest.regions
     rng = np.random.default_rng(seed)
     inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
-    model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights)
+    model = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
     for location, value in zip(region.inputs, inputs, strict=True):
         model.write_tensor(location, value)
     model.run(region.program_start)
