@@ -14,7 +14,9 @@ from nnloom.arch.errors import BuildError, ToolMissingError
 from nnloom.arch.files import Scratch
 from nnloom.arch.interrupts import check_interrupted
 
-__all__ = ["ARCH_MODULES", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
+from .naming import name_as_source
+
+__all__ = ["ARCH_MODULES", "emit_portable_verilog", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
 
 
 ARCH_MODULES = ("config", "dma", "isa", "legality", "link", "loopnest", "numerics")
@@ -76,12 +78,21 @@ def emit_verilog(component: wiring.Component, name: str, *, flatten: bool = Fals
     """
     # Multiplexers become functions, which need proper names.
     options = " ".join([*([] if flatten else ["-norename"]), *([] if attributes else ["-noattr"])])
-    passes = "proc\nflatten\nopt_expr\nopt_merge\nopt_clean\n" if flatten else "proc -nomux -norom\n"
+    passes = "proc\nflatten\nopt_expr\nopt_merge\nopt_clean" if flatten else "proc -nomux -norom"
+    return _write_verilog(emit_rtlil(component, name), passes, options)
+
+
+def emit_portable_verilog(component: wiring.Component, name: str) -> str:
+    """Verilog-2005 of a component for other people's tools: names as in the source (`nnloom.hw.naming`), a module for
+    each submodule, and no process that waits for a change of what is constant, which simulators that start with X would
+    keep at X."""
+    text = _write_verilog(name_as_source(emit_rtlil(component, name)), "proc\nopt_expr\nopt_clean", "")
+    return text.partition("\n")[2].lstrip()  # without the line that says where Yosys was built
+
+
+def _write_verilog(rtlil: str, passes: str, options: str) -> str:
     with Scratch("nnloom-yosys") as scratch:
         folder = scratch.path
-        (folder / "design.il").write_text(emit_rtlil(component, name))
-        run_yosys(
-            f"read_rtlil design.il\n{passes}memory_collect\nwrite_verilog {options} design.v\n",
-            folder=folder,
-        )
+        (folder / "design.il").write_text(rtlil)
+        run_yosys(f"read_rtlil design.il\n{passes}\nmemory_collect\nwrite_verilog {options} design.v\n", folder=folder)
         return (folder / "design.v").read_text()
