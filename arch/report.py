@@ -10,22 +10,45 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from .artifact import REPORT_FILE, Artifact
 from .errors import ArtifactError
 from .files import write_atomically
 from .schema import Count, SchemaError, check_value
 
-__all__ = ["LayerReport", "MemoryReport", "Report", "ReportValues", "StateReport", "write_report"]
+__all__ = [
+    "REPORT_VERSION",
+    "CycleSharesReport",
+    "LayerReport",
+    "MemoryReport",
+    "Report",
+    "ReportValues",
+    "StateReport",
+    "write_report",
+]
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
+"""1 did not say what a layer reads, when it runs and where its cycles go."""
 
 
 class _Waits(TypedDict):
     start: Count
     parameters: Count
     requantization: Count
+
+
+class CycleSharesReport(TypedDict):
+    """Where the estimated cycles of a layer go: `nnloom.compiler.cost.CycleShares`."""
+
+    ideal: float
+    second_pixel: float
+    lanes: float
+    taps: float
+    no_macs: float
+    requantization: float
+    loads: float
+    start: float
 
 
 class _Larger(TypedDict):
@@ -42,7 +65,7 @@ class _Larger(TypedDict):
 class _Layer(TypedDict):
     name: str
     op: str
-    target: str
+    target: Literal["accelerator", "cpu"]
     macs: Count
 
 
@@ -50,13 +73,28 @@ class LayerReport(_Layer, total=False):
     """A layer; those of the CPU have a reason instead of cycles."""
 
     reason: str
+    """why the CPU runs it"""
+    exact: bool
+    """every bit is that of the reference kernels; of the CPU"""
+    inexact_reason: str | None
     region: str
+    """of the accelerator"""
+    stage: Count
+    """layers of one stage run together, on CPU or accelerator; stages follow each other"""
+    inputs: list[str]
+    """tensors that it reads; constants are left out"""
+    output: str
+    """tensor that it writes"""
     output_shape: list[Count]
     cycles_estimated: Count
     cycles_measured: Count | None
+    """as the RTL or a board has counted them; None: not yet"""
     utilisation: float
+    """macs / cycles / mac_units"""
     weight_bytes: Count
+    cycle_shares: CycleSharesReport
     waits: _Waits
+    """cycles without a step, as the counters of the engine tell them apart"""
 
 
 class StateReport(TypedDict):
@@ -102,6 +140,7 @@ class _Resource(TypedDict):
 
 
 class _Values(TypedDict):
+    report_version: int
     model: str
     model_sha256: str
     board: str
@@ -124,12 +163,17 @@ class _Values(TypedDict):
 class ReportValues(_Values, total=False):
     """The values of a report: those of compilation, then those that a build adds. Others may be there, too."""
 
+    exact: bool
+    """every bit is that of the reference kernels"""
     cpu_macs: Count
     engine_share: float
+    """the accelerator's share of all multiply-accumulates"""
     cut: bool
+    """the network is cut into more regions than it would need, for want of memory"""
     link_bytes_per_inference: Count
     would_take_more: _Larger | None
     bitstream: str | None
+    """file name; None: Vivado has yet to make it"""
     project: str
     clock_mhz: float
     fmax_mhz: float | None
@@ -150,6 +194,9 @@ class Report:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         """Check the values (`SchemaError`)."""
+        version = values.get("report_version")
+        if version != REPORT_VERSION:
+            raise SchemaError(f"report_version must be {REPORT_VERSION}, not {version!r}")
         check_value(dict(values), ReportValues)
         self.values = cast(ReportValues, dict(values))
         if not self.values["mac_units"]:
@@ -242,8 +289,16 @@ class Report:
 
 
 def write_report(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a sealed report (OSError)."""
-    plain = json.loads(json.dumps({"report_version": REPORT_VERSION, **values}))
+    """Write a sealed report, with the version.
+
+    Raises
+    ------
+    SchemaError
+        If the values are not those of a report.
+    OSError
+    """
+    plain = json.loads(json.dumps({**values, "report_version": REPORT_VERSION}))
+    Report(plain)
     write_atomically(path, (json.dumps({**plain, "sha256": _seal(plain)}, indent=1) + "\n").encode())
 
 

@@ -1,4 +1,5 @@
-"""Checks that values read from a file are what the annotations of a dataclass or TypedDict say."""
+"""Checks that values read from a file are what the annotations of a dataclass or TypedDict say; the same as a JSON
+schema."""
 
 from __future__ import annotations
 
@@ -7,9 +8,10 @@ import functools
 import math
 import types
 import typing
-from typing import Annotated, Any, Union
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, Union
 
-__all__ = ["AtLeast", "Count", "SchemaError", "check_value"]
+__all__ = ["AtLeast", "Count", "SchemaError", "check_value", "json_schema"]
 
 LARGEST = 1 << 53
 """Magnitude of an integer that JSON carries exactly everywhere."""
@@ -48,7 +50,7 @@ def check_value(value: Any, kind: Any, where: str = "") -> None:
         JSON values, or dataclasses and tuples made from them.
     kind
         The annotation: int, float, str, bool, None, Any, a union, `tuple[X, ...]`, `list[X]`, `dict[str, X]`, a
-        dataclass or a TypedDict; numbers may be `Annotated` with `AtLeast`.
+        dataclass, a TypedDict or a `Literal` of strings; numbers may be `Annotated` with `AtLeast`.
     where
         Name of the value, for the message.
 
@@ -66,6 +68,9 @@ def check_value(value: Any, kind: Any, where: str = "") -> None:
         for condition in conditions:
             if isinstance(condition, AtLeast) and value < condition.minimum:
                 raise SchemaError(f"{where} must be at least {condition.minimum}, not {value}")
+    elif origin is Literal:
+        if not isinstance(value, str) or value not in typing.get_args(kind):
+            raise SchemaError(f"{where} must be one of {', '.join(typing.get_args(kind))}, not {_shown(value)}")
     elif origin in (Union, types.UnionType):
         _check_union(value, typing.get_args(kind), where)
     elif origin in (tuple, list):
@@ -123,6 +128,58 @@ def _check_record(value: Any, kind: Any, where: str) -> None:
 def _check_type(value: Any, kind: Any, where: str) -> None:
     kind = types.NoneType if kind is None else kind
     if type(value) is not kind and not (_is_dataclass(kind) and isinstance(value, kind)):
-        text = repr(value)
-        text = text if len(text) < 60 else f"{text[:60]}..."
-        raise SchemaError(f"{where} must be {kind.__name__}, not {text}")
+        raise SchemaError(f"{where} must be {kind.__name__}, not {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:60]}..."
+
+
+def json_schema(kind: Any, documentation: Callable[[type], Mapping[str, str]] = lambda _: {}) -> dict[str, Any]:
+    """The JSON schema (2020-12) of what `check_value` accepts.
+
+    Parameters
+    ----------
+    kind
+        The annotation.
+    documentation
+        Descriptions of a record's fields, by name.
+
+    Raises
+    ------
+    TypeError
+        If the annotation is none that `check_value` describes.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return {}
+    if origin is Annotated:
+        schema = json_schema(arguments[0], documentation)
+        return schema | {"minimum": max(c.minimum for c in arguments[1:])}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [json_schema(each, documentation) for each in arguments]}
+    if origin in (tuple, list):
+        return {"type": "array", "items": json_schema(arguments[0], documentation)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": json_schema(arguments[1], documentation)}
+    if typing.is_typeddict(kind) or _is_dataclass(kind):
+        texts = documentation(kind)
+        properties = {
+            name: json_schema(hint, documentation) | ({"description": texts[name]} if texts.get(name) else {})
+            for name, hint in _hints(kind).items()
+        }
+        if typing.is_typeddict(kind):  # others may be there
+            return {"type": "object", "properties": properties, "required": sorted(kind.__required_keys__)}
+        needed = sorted(f.name for f in dataclasses.fields(kind) if not _has_default(f))
+        return {"type": "object", "properties": properties, "required": needed, "additionalProperties": False}
+    return {"type": _JSON_TYPES[types.NoneType if kind is None else kind]}
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+_JSON_TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnloom.arch.config import AcceleratorConfig
 
-from .cost import layer_cycles, operation_macs
+from .cost import cycle_shares, layer_cycles, operation_macs
 from .exactness import Inexact
 from .fit import Fitted
 from .larger import Larger
@@ -55,33 +55,47 @@ def make_report(
     partitioned, emitted = fitted.partitioned, fitted.emitted
     layers: list[dict[str, Any]] = []
     total = 0
-    for emitted_region in emitted.regions:
+    graph = partitioned.graph
+    stages = [index for index, stage in enumerate(partitioned.stages) if stage.region]
+    for stage, emitted_region in zip(stages, emitted.regions, strict=True):
         cycles = layer_cycles(config, emitted_region.descriptors)
+        work = [
+            (item.macs, item.layer.output.channels if item.channels is None else len(item.channels))
+            for item in emitted_region.layers
+        ]
+        shares = cycle_shares(config, emitted_region.descriptors, work)
         total += sum(cycles)
-        for item, count in zip(emitted_region.layers, cycles, strict=True):
+        for item, count, share in zip(emitted_region.layers, cycles, shares, strict=True):
             layers.append(
                 {
                     "name": item.name,
                     "op": _OPS[type(item.layer).__name__],
                     "target": "accelerator",
                     "region": emitted_region.region.name,
+                    "stage": stage,
+                    "inputs": [tensor.name for tensor in item.layer.inputs],
+                    "output": item.layer.output.name,
                     "output_shape": list(item.layer.output.shape),
                     "macs": item.macs,
                     "cycles_estimated": count,
                     "cycles_measured": None,
                     "utilisation": round(item.macs / count / config.multipliers, 4),
                     "weight_bytes": int(item.weights.size),
+                    "cycle_shares": {name: round(value, 2) for name, value in asdict(share).items()},
                 }
             )
     macs = sum(layer["macs"] for layer in layers)
-    cpu_macs = {node.name: operation_macs(node.operation) for stage in partitioned.stages for node in stage.nodes}
+    nodes = {node.name: (index, node) for index, stage in enumerate(partitioned.stages) for node in stage.nodes}
     layers += [
         {
             "name": op.name,
             "op": op.op,
             "target": "cpu",
             "reason": op.reason,
-            "macs": cpu_macs[op.name],
+            "stage": nodes[op.name][0],
+            "inputs": [graph.values[i].name for i in graph.operands(nodes[op.name][1])],
+            "output": op.name,
+            "macs": operation_macs(nodes[op.name][1].operation),
             "exact": op.name not in inexact,
             "inexact_reason": inexact.get(op.name),
         }

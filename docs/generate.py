@@ -1,4 +1,4 @@
-"""Writes the generated pages: `docs/isa.md`, `docs/protocol.md`, `docs/cli.md` and `docs/operators.md`.
+"""Writes the generated pages: `PAGES`, from the instruction set to the JSON schema of the report.
 
 `--check` only tells whether they are up to date.
 """
@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -17,6 +20,8 @@ import tflite
 from nnloom.arch import isa, legality, link
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.reference import REFERENCES
+from nnloom.arch.report import REPORT_VERSION, ReportValues
+from nnloom.arch.schema import json_schema
 from nnloom.cli.main import build_parser
 from nnloom.compiler.cpu.coverage import VIEWS
 from nnloom.compiler.cpu.operator import KERNELS
@@ -373,7 +378,44 @@ def operators_page() -> str:
     return NOTE + "\n".join(lines) + "\n"
 
 
-PAGES = {"isa.md": isa_page, "protocol.md": protocol_page, "cli.md": cli_page, "operators.md": operators_page}
+def _field_docs(record: type) -> dict[str, str]:
+    """The strings below the fields of a dataclass or TypedDict, by name; those of bases, too."""
+    found: dict[str, str] = {}
+    # A TypedDict does not know its bases; they stand in the same file.
+    tree = ast.parse(Path(inspect.getfile(record)).read_text())
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    names = [record.__name__]
+    for name in names:
+        if name not in classes:
+            continue
+        names += [base.id for base in classes[name].bases if isinstance(base, ast.Name)]
+        body = classes[name].body
+        for statement, following in itertools.pairwise(body):
+            if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+                continue
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                found.setdefault(statement.target.id, " ".join(str(following.value.value).split()))
+    return found
+
+
+def _schema(kind: type, title: str, description: str) -> str:
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title, "description": description}
+    return json.dumps(head | json_schema(kind, _field_docs), indent=1) + "\n"
+
+
+def report_schema() -> str:
+    """JSON schema of `report.json`."""
+    text = f"What was compiled, where it runs, what it costs. Version {REPORT_VERSION}; further keys may be there."
+    return _schema(ReportValues, "nnloom report.json", text)
+
+
+PAGES = {
+    "isa.md": isa_page,
+    "protocol.md": protocol_page,
+    "cli.md": cli_page,
+    "operators.md": operators_page,
+    "report.schema.json": report_schema,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

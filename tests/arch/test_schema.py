@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+import jsonschema
 import pytest
 
-from nnloom.arch.schema import Count, SchemaError, check_value
+from nnloom.arch.schema import Count, SchemaError, check_value, json_schema
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,33 @@ def test_what_does_not(value, kind, message):
     with pytest.raises(SchemaError, match=message) as caught:
         check_value(value, kind, "v")
     assert "\n" not in str(caught.value)
+
+
+CASES = [3, -1, 0.5, True, None, "", "a", [], [1], {}, {"name": "n", "count": 0}, {"name": "n", "count": -1}]
+KINDS = [int, float, str, bool, None, int | None, Count, list[int], dict[str, int], Literal["a", "b"], Needed, Record]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_json_schema_accepts_what_check_value_accepts(kind):
+    validator = jsonschema.Draft202012Validator(json_schema(kind))
+    for value in CASES:
+        try:
+            check_value(value, kind)
+            accepted = True
+        except SchemaError:
+            accepted = False
+        assert validator.is_valid(value) == accepted, (kind, value)
+
+
+def test_json_schema_of_a_dataclass_closes_it_and_has_the_documentation():
+    schema = json_schema(Needed, lambda record: {"count": f"of {record.__name__}"})
+    assert schema["properties"]["count"] == {"type": "integer", "minimum": 0, "description": "of Needed"}
+
+    @dataclass
+    class Size:
+        rows: int
+        columns: int = 1
+
+    schema = json_schema(Size)
+    assert schema["required"] == ["rows"]
+    assert not jsonschema.Draft202012Validator(schema).is_valid({"rows": 1, "depth": 2})
