@@ -14,7 +14,7 @@ import numpy as np
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.numerics import IDENTITY_MULTIPLIER
 
-from .graph import Add, Conv2D, DepthwiseConv2D, Layer, LayerGraph, Padding, Tensor
+from .graph import Add, Conv2D, DepthwiseConv2D, Layer, LayerGraph, Mul, Padding, Tensor
 
 __all__ = ["copy_layer", "is_copy", "repeated_layer", "selection_layer", "without_copies"]
 
@@ -124,7 +124,7 @@ def _can_go(config: AcceleratorConfig, copy: Layer, layers: Sequence[Layer], kep
     makers = [layer for layer in users if layer.output.name == source.name]
     # What is written over must be written before.
     covered = any(layer is not copy and _overlap(layer.output, copy.output) for layer in layers)
-    if not makers or covered or any(isinstance(user, Add) for user in users):
+    if not makers or covered or any(isinstance(user, Add | Mul) for user in users):
         return False
     row, step = copy.output.origin[0], copy.output.row_step
     if (row % config.row_banks or step != 1) and len(makers) != len(users):

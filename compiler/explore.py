@@ -30,7 +30,7 @@ from nnloom.boards.resources import Resources, estimate, fits, limits, lut_multi
 from .cost import program_cycles
 from .emit import emit
 from .fit import fit
-from .graph import Add, Conv2D, FullyConnected, LayerGraph, MaxPool2D
+from .graph import Add, Conv2D, FullyConnected, LayerGraph, MaxPool2D, Mul
 from .ir import Graph
 from .larger import with_more_memory
 from .partition import partition
@@ -163,6 +163,7 @@ def _features(graphs: Sequence[LayerGraph]) -> dict[str, bool]:
         depthwise=any(not isinstance(layer, Conv2D | FullyConnected) for layer in layers),
         max_pool=any(isinstance(layer, MaxPool2D) for layer in layers),
         elementwise_add=any(isinstance(layer, Add) for layer in layers),
+        elementwise_mul=any(isinstance(layer, Mul) for layer in layers),
     )
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "Layer",
     "LayerGraph",
     "MaxPool2D",
+    "Mul",
     "Padding",
     "Requantization",
     "Table",
@@ -249,6 +250,17 @@ class Add(Layer):
     """Elementwise sum of two tensors in one layout (TFLite int8 ADD), or the first less the second (SUB)."""
 
     subtract: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mul(Layer):
+    """Product of two tensors in one layout, or of which one is a pixel for all of the output (TFLite int8 MUL)."""
+
+    @property
+    def pixel(self) -> int | None:
+        """Which operand is a single pixel for all of the output, if one is."""
+        size = self.output.rows, self.output.columns
+        return next((i for i, t in enumerate(self.inputs) if (t.rows, t.columns) == (1, 1) != size), None)
 
 
 @dataclass(frozen=True)

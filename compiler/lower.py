@@ -38,6 +38,7 @@ from .graph import (
     Layer,
     LayerGraph,
     MaxPool2D,
+    Mul,
     Tensor,
     WindowSum,
 )
@@ -194,6 +195,12 @@ def _negates(layer: Add) -> bool:
     return np.array_equal(rescaled, -rescaled[::-1])
 
 
+def _mul_factor(layer: Mul) -> float:
+    """Real factor of the product, in the reference kernel's float32."""
+    a, b = (np.float32(t.scale) for t in layer.inputs)
+    return float(a * b / np.float32(layer.result.scale))
+
+
 def _kernel_rows(layer: Layer) -> int:
     """Input rows of an output row."""
     match layer:
@@ -268,6 +275,20 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                 return str(error)
             if layer.subtract and not _negates(layer):
                 return "a subtraction that rounds halves of the second operand the other way"
+        case Mul():
+            if not config.elementwise_mul:
+                return "the configuration cannot multiply two tensors (elementwise_mul=False)"
+            sizes = {(t.rows, t.columns) for t in layer.inputs}
+            if any(t.channels != layer.output.channels for t in layer.inputs):
+                return "multiplication with broadcasting of channels"
+            if layer.pixel is None and sizes != {(layer.output.rows, layer.output.columns)}:
+                return "multiplication with broadcasting"
+            if layer.pixel is None and any(t.whole for t in (*layer.inputs, layer.output)):
+                return "multiplication of parts of tensors"
+            try:
+                quantize_multiplier(_mul_factor(layer))
+            except ValueError as error:
+                return str(error)
         case _:
             return f"no lowering for {type(layer).__name__}"
     return None
@@ -744,13 +765,13 @@ def _lower_max_pool(config: AcceleratorConfig, layer: MaxPool2D, sources: list[T
     return LoweredLayer(layer, descriptor, words)
 
 
-def _add_rows(
-    config: AcceleratorConfig, sources: list[TensorLocation], out: TensorLocation, tails: bool
+def _long_rows(
+    config: AcceleratorConfig, sources: list[TensorLocation], out: TensorLocation, tails: bool, words: int
 ) -> tuple[int, int]:
-    """Rows and bytes of a row with which an addition takes the fewest batches.
+    """Rows and bytes of a row with which an elementwise layer takes the fewest batches of so many words.
 
     The rows of a bank follow each other, so that a tensor can be seen as one long row in each bank. Where a bank has a
-    row less, that row's place is added up as well: its bytes are the tensor's, and nobody reads them. Without `tails`
+    row less, that row's place is worked out as well: its bytes are the tensor's, and nobody reads them. Without `tails`
     it is not known what the operands have there.
     """
     row_bytes = out.columns * out.pixel_stride
@@ -761,7 +782,7 @@ def _add_rows(
     bank_bytes = -(-out.rows // config.row_banks) * row_bytes
 
     def batches(rows: int, size: int) -> int:
-        return rows * -(-size // (ADD_BATCH * config.lanes))
+        return rows * -(-size // (words * config.lanes))
 
     banks = min(out.rows, config.row_banks)
     if bank_bytes < 1 << config.field_bits and batches(banks, bank_bytes) < batches(out.rows, row_bytes):
@@ -774,7 +795,7 @@ def _lower_add(
 ):
     x, y = add_operands(layer)
     y_factor, out_factor = _add_factors(layer)
-    rows, row_bytes = _add_rows(config, sources, out, tails)
+    rows, row_bytes = _long_rows(config, sources, out, tails, ADD_BATCH)
     size = {"in_rows": rows, "in_row_bytes": row_bytes, "n_oy": rows}
     fields = {**_input_fields(config, sources[y]), **_output_fields(config, layer, out), **size}
     descriptor = Descriptor(
@@ -802,6 +823,42 @@ def _lower_add(
     words = [_every_lane(config, [sign, -sign]) for sign in signs for _ in range(ADD_BATCH)]
     descriptor = dataclasses.replace(descriptor, weights_advance=1)
     return LoweredLayer(layer, descriptor, np.concatenate([parameters, *words]))
+
+
+def _lower_mul(
+    config: AcceleratorConfig, layer: Mul, sources: list[TensorLocation], out: TensorLocation, *, tails: bool = False
+):
+    y = layer.pixel or 0
+    x = 1 - y
+    source = sources[x]
+    fields = {**_input_fields(config, source), **_output_fields(config, layer, out), "in_base": sources[y].base}
+    if layer.pixel is None:
+        rows, row_bytes = _long_rows(config, sources, out, tails, 1)
+        fields |= dict(in_rows=rows, in_row_bytes=row_bytes, n_oy=rows, n_g=1, half_last=0, out_step_ox=2, out_step_g=0)
+        fields |= dict(n_ox=-(-row_bytes // config.lanes), q_step_ox=config.lanes)
+    else:
+        fields |= dict(broadcast=1, n_ox=out.columns, q_step_ox=source.pixel_stride, q_step_g=config.lanes)
+    # The product and the products that come with it (`nnloom.arch.loopnest.Step`).
+    points = [layer.inputs[i].zero_point for i in (x, y)]
+    bias = points[0] * points[1] + sum(points)
+    descriptor = Descriptor(
+        kind=Kind.WINDOW,
+        product=1,
+        narrow=1,
+        interval=_interval(config, True),
+        weights_advance=0,
+        **fields,
+        in2_base=source.base,
+        n_ky=2,
+        n_kx=1,
+        row_step_oy=1,
+        row_step_ky=0,
+        pad_value=points[0],
+        pad_value2=points[1],
+        kernel_rows=1,
+    )
+    words = _shared_words(config, [quantize_multiplier(_mul_factor(layer))], [], bias=bias)
+    return LoweredLayer(layer, descriptor, words)
 
 
 _LOWERINGS: dict[type[Layer], Callable] = {
@@ -839,6 +896,8 @@ def lower_layer(
     try:
         if isinstance(layer, Add):
             return _lower_add(config, layer, sources, out, tails=tails)
+        if isinstance(layer, Mul):
+            return _lower_mul(config, layer, sources, out, tails=tails)
         return _LOWERINGS[type(layer)](config, layer, sources, out)
     except ValueError as error:
         raise CapacityError(f"{layer.name}: too large for the engine ({error})") from error
@@ -875,7 +934,7 @@ def lower_layers(
         lowered = lower_layer(config, layer, sources, out, tails=all(_is_written(config, written, s) for s in sources))
         if layer.output.whole is None:
             _note_written(config, written, out)
-            if isinstance(layer, Add) and lowered.descriptor.n_oy < out.rows:
+            if isinstance(layer, Add | Mul) and lowered.descriptor.n_oy < out.rows:
                 written[:, out.base : out.base + _bank_granules(config, out)] = True
         try:
             # Without `weight_base`: what fits the weight memory has an address that fits the field.

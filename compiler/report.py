@@ -21,6 +21,7 @@ _OPS = {
     "AveragePool2D": "average_pool2d",
     "MaxPool2D": "max_pool2d",
     "Add": "add",
+    "Mul": "mul",
     "WindowSum": "window_sum",
 }
 

@@ -20,6 +20,7 @@ from nnloom.compiler.graph import (
     Layer,
     LayerGraph,
     MaxPool2D,
+    Mul,
     Padding,
     Table,
     Tensor,
@@ -28,7 +29,7 @@ from nnloom.compiler.graph import (
 from tests import exact
 
 KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "dense", "average", "maximum", "add")
-EVERY_KIND = (*KINDS, "sum", "rescaled", "subtract")
+EVERY_KIND = (*KINDS, "sum", "rescaled", "subtract", "multiply", "multiply_pixel")
 """With those that only rewritten operators use"""
 
 
@@ -88,6 +89,12 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
             # Halves of what has the smaller scale may be rounded the other way.
             j, subtract = Tensor(**{**j.__dict__, "scale": 1.5 * i.scale}), dict(subtract=True)
         return Add(**{**common, "inputs": (i, j)}, output=out(i.rows, i.columns, i.channels), **subtract)
+    if kind.startswith("multiply"):
+        size = (1, 1) if kind == "multiply_pixel" else (i.rows, i.columns)
+        j = tensor(rng, f"{name}_in2", *size, i.channels)
+        o = out(i.rows, i.columns, i.channels)
+        o = Tensor(**{**o.__dict__, "scale": float(np.float32(i.scale * j.scale * rng.choice([1.01, 8, 64, 4096])))})
+        return Mul(**{**common, "inputs": (i, j) if rng.integers(2) else (j, i)}, output=o)
     strides = (int(rng.integers(1, 4)), int(rng.integers(1, 4)))
     if kind in ("average", "maximum", "sum"):
         window = (int(rng.integers(1, i.rows + 1)), int(rng.integers(1, i.columns + 1)))
@@ -138,8 +145,8 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
 
 
 def random_graph(rng: np.random.Generator, kinds: list[str], tables: int = 0) -> LayerGraph:
-    """A chain of layers of the given kinds; the second operand of an addition is a further region input. Some have one
-    of so many tables."""
+    """A chain of layers of the given kinds; the second operand of an elementwise layer is a further region input. Some
+    have one of so many tables."""
     layers: list[Layer] = []
     source = None
     entries = [rng.integers(0, 256, 256, np.uint8).tobytes() for _ in range(tables)]
@@ -192,6 +199,11 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
     x = operands[0]
     if isinstance(layer, Add):
         return _evaluate_add(layer, operands)
+    if isinstance(layer, Mul):
+        a, b = (values - t.zero_point for values, t in zip(operands, layer.inputs, strict=True))
+        scales = [np.float32(t.scale) for t in (*layer.inputs, o)]
+        factor = float(scales[0] * scales[1] / scales[2])
+        return exact.elementwise(lambda product: exact.rescale(product, factor), a * b) + o.zero_point
     if isinstance(layer, FullyConnected):
         acc = layer.weights.astype(np.int64) @ (x.reshape(-1) - i.zero_point) + layer.bias
         return _rescale(acc, layer, exact.rescale_once)

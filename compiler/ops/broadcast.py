@@ -21,7 +21,7 @@ __all__ = ["RESIZE_BILINEAR", "elementwise_operands"]
 
 
 def _broadcast(
-    graph: Graph, node: Node, operands: Operands, index: int, layout: Layout, what: str
+    graph: Graph, node: Node, operands: Operands, index: int, layout: Layout, what: str, *, pixel: bool
 ) -> tuple[Tensor, tuple[Layer, ...]]:
     """An operand in the layout of the output, which is the natural one, and the layers that make it so.
 
@@ -29,6 +29,8 @@ def _broadcast(
     ----------
     what
         The operand, in the names of tensors in between.
+    pixel
+        An operand of one pixel stays one.
 
     Raises
     ------
@@ -50,7 +52,7 @@ def _broadcast(
         wide = inner_tensor(graph, node, tensor, f"{what}, channels", channels=layout[2])
         layers.append(selection_layer(wide.name, tensor, wide, np.zeros(layout[2], np.int64)))
         tensor = wide
-    if (tensor.rows, tensor.columns) != layout[:2]:
+    if (tensor.rows, tensor.columns) != layout[:2] and not (pixel and tensor.rows == tensor.columns == 1):
         whole = inner_tensor(graph, node, tensor, what, rows=layout[0], columns=layout[1])
         layers.append(repeated_layer(whole.name, tensor, whole))
         tensor = whole
@@ -58,7 +60,7 @@ def _broadcast(
 
 
 def elementwise_operands(
-    graph: Graph, node: Node, operands: Operands, indices: Sequence[int], *, whole: bool = False
+    graph: Graph, node: Node, operands: Operands, indices: Sequence[int], *, whole: bool = False, pixel: bool = False
 ) -> tuple[Layout, tuple[tuple[Tensor, ...], tuple[Layer, ...]]]:
     """Operands in one layout, which the output has, too, with the layers that bring them there.
 
@@ -66,6 +68,8 @@ def elementwise_operands(
     ----------
     whole
         Parts of tensors are copied.
+    pixel
+        An operand that is a pixel of the channels stays one, if the other is none.
     """
     out, _ = int8_type(node.operation.outputs[0], "the output")
     repeated = [graph.values[index].type.elements != out.elements for index in indices]
@@ -77,8 +81,9 @@ def elementwise_operands(
     layers: list[Layer] = []
     for number, (index, again) in enumerate(zip(indices, repeated, strict=True)):
         if again:
-            tensor, more = _broadcast(graph, node, operands, index, layout, f"operand {number}")
+            tensor, more = _broadcast(graph, node, operands, index, layout, f"operand {number}", pixel=pixel)
             layers += more
+            pixel &= (tensor.rows, tensor.columns) == layout[:2]
         else:
             tensor = operands.tensor(index, layout)
         if whole and tensor.whole:

@@ -14,17 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
-from nnloom.arch.numerics import split_factor
 from nnloom.arch.operation import Quantization, TensorType
 from nnloom.arch.reference import evaluate
 
-from ..affine import VALUES, Affine, fit, products
+from ..affine import VALUES, Affine, fit
 from ..graph import DepthwiseConv2D, Layer, Tensor
 from ..ir import Graph, Node
 from .operator import Operands, Operator, Refusal, int8_type, natural_layout, output_tensor
 
 __all__ = [
-    "MUL",
     "RESCALING",
     "Constant",
     "Hint",
@@ -200,13 +198,5 @@ def difference(q_in: Quantization, q_out: Quantization, constant: Constant | Non
     return [(-slope if constant and constant.first else slope, ())]
 
 
-def _product(q_in: Quantization, q_out: Quantization, constant: Constant | None) -> list[Hint]:
-    assert constant
-    a, b, out = (np.float32(q.scale) for q in (q_in, constant.quantization, q_out))
-    factor = float(a * b / out)
-    return [(factor * int(n), products(abs(int(n)), *split_factor(factor))) for n in constant.offsets]
-
-
 RESCALING = _operator(ratio)
 """QUANTIZE, the RELU family"""
-MUL = _operator(_product)

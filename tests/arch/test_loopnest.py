@@ -15,9 +15,11 @@ from tests.harness import compile_region
 
 COMPACT = compact(weight_words=16384, field_bits=14)
 CONFIGS = {
-    "16x9": AcceleratorConfig(),
-    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
-    "without overlap": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False),
+    "16x9": AcceleratorConfig(elementwise_mul=True),
+    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192, elementwise_mul=True),
+    "without overlap": AcceleratorConfig(
+        lanes=4, taps=3, requant_units=1, weight_words=16384, overlap=False, elementwise_mul=True
+    ),
     "compact": COMPACT,
 }
 
@@ -26,7 +28,9 @@ CONFIGS = {
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_cycles_are_those_of_the_steps(name, kind):
     config = CONFIGS[name]
-    if (kind in ("add", "subtract") and not config.elementwise_add) or (kind == "maximum" and not config.max_pool):
+    missing = ("add", "subtract") * (not config.elementwise_add) + ("maximum",) * (not config.max_pool)
+    missing += ("multiply", "multiply_pixel") * (not config.elementwise_mul)
+    if kind in missing:
         pytest.skip("not on this engine")
     slides = 0
     for seed in range(6):

@@ -137,15 +137,16 @@ def test_of_equal_candidates_one_is_on_the_front():
 @pytest.mark.parametrize(
     ("kinds", "features"),
     [
-        (("conv", "dense"), (False, False, False)),
-        (("conv", "average"), (True, False, False)),
-        (("conv", "maximum"), (True, True, False)),
-        (("depthwise", "add"), (True, False, True)),
+        (("conv", "dense"), (False, False, False, False)),
+        (("conv", "average"), (True, False, False, False)),
+        (("conv", "maximum"), (True, True, False, False)),
+        (("depthwise", "add"), (True, False, True, False)),
+        (("conv", "multiply"), (True, False, False, True)),
     ],
 )
 def test_features_only_where_the_network_uses_them(kinds, features):
     for config in shapes(_graphs(*kinds)):
-        assert (config.depthwise, config.max_pool, config.elementwise_add) == features
+        assert (config.depthwise, config.max_pool, config.elementwise_add, config.elementwise_mul) == features
 
 
 def test_row_triples_only_where_a_convolution_has_three_rows():

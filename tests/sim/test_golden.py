@@ -16,17 +16,17 @@ from tests.sim.test_illegal_programs import CONFIGS as RANDOM_CONFIGS
 from tests.sim.test_illegal_programs import Generator, size
 
 CONFIGS = {
-    "16x9": AcceleratorConfig(),
-    "8x5": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192),
-    "8x3": AcceleratorConfig(lanes=8, taps=3, requant_units=8, weight_words=16384),
-    "4x3": AcceleratorConfig(lanes=4, taps=3, requant_units=1, weight_words=32768),
-    "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=2, weight_words=8192),
-    "2x16x9": AcceleratorConfig(pixels=2, tables=8),
-    "32x9": AcceleratorConfig(lanes=32, taps=9, requant_units=8),
-    "16x9 with row triples": AcceleratorConfig(row_triples=True),
-    "2x16x9 with row triples": AcceleratorConfig(pixels=2, row_triples=True),
+    "16x9": AcceleratorConfig(elementwise_mul=True),
+    "8x5": AcceleratorConfig(elementwise_mul=True, lanes=8, taps=5, requant_units=2, weight_words=8192),
+    "8x3": AcceleratorConfig(elementwise_mul=True, lanes=8, taps=3, requant_units=8, weight_words=16384),
+    "4x3": AcceleratorConfig(elementwise_mul=True, lanes=4, taps=3, requant_units=1, weight_words=32768),
+    "2x8x5": AcceleratorConfig(elementwise_mul=True, pixels=2, lanes=8, taps=5, requant_units=2, weight_words=8192),
+    "2x16x9": AcceleratorConfig(elementwise_mul=True, pixels=2, tables=8),
+    "32x9": AcceleratorConfig(elementwise_mul=True, lanes=32, taps=9, requant_units=8),
+    "16x9 with row triples": AcceleratorConfig(elementwise_mul=True, row_triples=True),
+    "2x16x9 with row triples": AcceleratorConfig(elementwise_mul=True, pixels=2, row_triples=True),
     "2x32x11 with row triples": AcceleratorConfig(
-        pixels=2, lanes=32, taps=11, requant_units=8, activation_bytes=1 << 18, row_triples=True
+        elementwise_mul=True, pixels=2, lanes=32, taps=11, requant_units=8, activation_bytes=1 << 18, row_triples=True
     ),
 }
 
@@ -199,7 +199,7 @@ def test_products_are_float32_only_where_every_sum_is_exact():
 def test_a_model_that_ran_before_equals_a_new_one(kind):
     rng = np.random.default_rng([5, EVERY_KIND.index(kind)])
     graph = random_graph(rng, [kind, kind])
-    compiled = compile_region(AcceleratorConfig(), graph)
+    compiled = compile_region(CONFIGS["16x9"], graph)
     old = golden_for(compiled, rng)
     for _ in range(3):
         new = golden_for(compiled, rng)

@@ -25,11 +25,13 @@ from tests.harness import compile_region, random_inputs
 
 CONFIGS = {
     "16x9": AcceleratorConfig(),
-    "8x5 with 2 requantization units": AcceleratorConfig(lanes=8, taps=5, requant_units=2, weight_words=8192, tables=1),
+    "8x5 with 2 requantization units": AcceleratorConfig(
+        lanes=8, taps=5, requant_units=2, weight_words=8192, elementwise_mul=True, tables=1
+    ),
     "2x16x9": AcceleratorConfig(pixels=2, tables=8),
     "16x9 with row triples": AcceleratorConfig(row_triples=True),
     "2x16x9 with row triples and product registers": AcceleratorConfig(
-        pixels=2, row_triples=True, product_registers=True, field_bits=14, tables=8
+        pixels=2, row_triples=True, product_registers=True, field_bits=14, elementwise_mul=True, tables=8
     ),
     "2x8x5 with 4 requantization units": AcceleratorConfig(
         pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192
@@ -37,7 +39,7 @@ CONFIGS = {
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
     ),
-    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14, tables=4),
+    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14, elementwise_mul=True, tables=4),
     "compact": compact(weight_words=16384, field_bits=14),
     "4x3 with one requantization unit": AcceleratorConfig(
         lanes=4, taps=3, requant_units=1, weight_words=16384, tables=2
@@ -51,6 +53,8 @@ def chains(config: AcceleratorConfig, count: int):
         "add": not config.elementwise_add,
         "subtract": not config.elementwise_add,
         "maximum": not config.max_pool,
+        "multiply": not config.elementwise_mul,
+        "multiply_pixel": not config.elementwise_mul,
     }
     kinds = [kind for kind in EVERY_KIND if not missing.get(kind)]
     seed = 0
