@@ -38,6 +38,7 @@ __all__ = [
     "build",
     "compile_model",
     "doctor",
+    "driver",
     "explore",
     "inspect",
     "program",
@@ -479,6 +480,22 @@ def _litert(artifact: Path) -> tuple[LiteRtReference | None, str]:
         return LiteRtReference(artifact / MODEL_FILE), ""
     except (ModelError, ToolMissingError) as error:
         return None, str(error)
+
+
+def driver(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom driver"""
+    from nnloom.runtime.c_driver import driver_files
+
+    files = driver_files(Artifact.load(options.artifact))
+    folder = Path(options.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_atomically(folder / name, text.encode())
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot write there ({error.strerror or error}); choose another -o") from error
+    console.say(f"{folder}: {', '.join(files)}")
+    return {"path": str(folder), "files": list(files)}
 
 
 def program(options: argparse.Namespace, console: Console) -> dict[str, Any]:

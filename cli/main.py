@@ -170,6 +170,22 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.set_defaults(run=commands.build)
 
+    p = _subparser(
+        verbs,
+        "driver",
+        "write a C driver of an artifact, for microcontrollers",
+        "nnloom driver build/kws -o kws_driver",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="driver",
+        help="folder to write to; others' files stay (default: driver)",
+    )
+    p.set_defaults(run=commands.driver)
+
     p = _subparser(verbs, "program", "load the bitstream into the board (openFPGALoader)", "nnloom program build/kws")
     p.add_argument("artifact", help="artifact directory")
     p.add_argument(
