@@ -141,13 +141,18 @@ def _depth_to_space(graph: Graph, node: Node, operands: Operands) -> Made:
     return Made(tuple(layers), (output,))
 
 
+def _integers(graph: Graph, index: int | None) -> list[int]:
+    """The numbers of a constant operand."""
+    data = graph.constant(index)
+    if data is None:
+        raise Refusal("where it moves values to is not constant")
+    return [int(v) for v in data.reshape(-1)]
+
+
 def _batch_to_space(graph: Graph, node: Node, operands: Operands) -> Made:
     """Images of the batch, which lie below each other."""
     source_type, out = _image(node)
-    known = [graph.constant(index) for index in node.inputs[1:]]
-    if any(k is None for k in known):
-        raise Refusal("where it moves values to is not constant")
-    block, crops = ([int(v) for v in np.reshape(k, -1)] for k in known)
+    block, crops = (_integers(graph, index) for index in node.inputs[1:])
     if len(block) != 2:
         raise Refusal(f"blocks of {len(block)} dimensions")
     _steps(*block)

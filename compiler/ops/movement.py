@@ -186,10 +186,10 @@ def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
     origin = [0, 0, 0]
     layers: list[Layer] = []
     for source in sources:
-        size = source.rows, source.columns, source.channels
-        place = output.part((origin[0], origin[1], origin[2]), size)
+        extent = source.rows, source.columns, source.channels
+        place = output.part((origin[0], origin[1], origin[2]), extent)
         layers.append(copy_layer(node.name, source, place))
-        origin[axis] += size[axis]
+        origin[axis] += extent[axis]
     return Made(tuple(layers), (output,))
 
 
