@@ -161,6 +161,7 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.compiler.explore import explore as explore_configurations
 
     _check_writable(options.plot, "--plot")
+    _check_writable(options.save, "--save")
     if options.plot:
         from .plot import check_plot
 
@@ -172,11 +173,15 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         progress=console.phase,
         advance=console.advance,
     )
+    smallest = None if options.latency is None else found.smallest(options.latency)
     if options.plot:
         from .plot import plot_exploration
 
         console.phase("plotting")
-        plot_exploration(found, Path(options.plot))
+        plot_exploration(found, Path(options.plot), smallest)
+    if options.save:
+        config = (smallest or found.chosen).config
+        write_atomically(Path(options.save), (json.dumps(config.to_dict(), indent=1) + "\n").encode())
     titles = ["pixels x lanes x taps", "requant units", "weights KiB", "activations KiB", "cycles", "latency us"]
     titles += ["MACs on it"] if found.is_cut else []
     rows = [
@@ -193,9 +198,19 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         for c in (found.candidates if found.is_cut else found.front)
     ]
     console.table([*titles, *found.best.resources.to_dict()], rows)
+    result = _exploration(found)
+    if smallest:
+        result["smallest"] = smallest.to_dict()
+        c = smallest.config
+        console.say(
+            f"smallest for {options.latency:,g} us: {c.pixels} x {c.lanes} x {c.taps}, "
+            f"{c.requant_units} requantization units, {smallest.latency_us:,} us"
+        )
+    if options.save:
+        console.say(f"{options.save}: the {'smallest' if smallest else 'chosen'} configuration")
     if found.is_cut:
         console.say(f"'nnloom compile --config auto' uses {found.reason()}")
-        return _exploration(found)
+        return result
     uses = "the board's default, which is as fast as the first" if found.chosen is found.default else "the first"
     console.say(
         f"{len(found.front)} of {len(found.candidates)} configurations that fit are on the Pareto front; "
@@ -203,7 +218,7 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     )
     if options.plot:
         console.say(options.plot)
-    return _exploration(found)
+    return result
 
 
 def _exploration(found: Exploration) -> dict[str, Any]:

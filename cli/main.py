@@ -47,6 +47,19 @@ def _megahertz(text: str) -> float:
     return value
 
 
+def _microseconds(text: str) -> float:
+    """Microseconds of a time such as 1ms, 250us or 0.5s."""
+    number, unit = text.rstrip("smuµ"), text[len(text.rstrip("smuµ")) :]
+    scale = {"s": 1e6, "ms": 1e3, "us": 1.0, "µs": 1.0}.get(unit)
+    try:
+        value = float(number) * (scale or 0.0)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is no time, such as 1ms or 250us")
+    return value
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 10_000:
         raise argparse.ArgumentTypeError(f"{text} is no number of processes")
@@ -140,6 +153,10 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--scheduler", metavar="ADDRESS", help="evaluate on a Dask scheduler, tcp://HOST:PORT (default: this machine)"
     )
+    p.add_argument(
+        "--latency", type=_microseconds, metavar="TIME", help="find the smallest that takes at most so long: 1ms"
+    )
+    p.add_argument("--save", metavar="FILE", help="write the configuration, for compile --config FILE")
     p.set_defaults(run=commands.explore)
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")

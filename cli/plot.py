@@ -12,7 +12,7 @@ from nnloom.arch.files import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from nnloom.compiler.explore import Exploration
+    from nnloom.compiler.explore import Candidate, Exploration
 
 __all__ = ["check_plot", "draw_exploration", "plot_exploration"]
 
@@ -35,8 +35,11 @@ def check_plot(path: Path) -> None:
         raise ToolMissingError("Matplotlib is not installed; pip install 'nnloom[explore]'") from error
 
 
-def draw_exploration(found: Exploration) -> Figure:
-    """Latency against LUT4, DSP blocks and block RAM: every candidate, the front, and what `--config auto` takes."""
+def draw_exploration(found: Exploration, smallest: Candidate | None = None) -> Figure:
+    """Latency against LUT4, DSP blocks and block RAM: every candidate, the front, and what `--config auto` takes.
+
+    smallest: the one that meets a latency, marked, too.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4), layout="constrained")
@@ -46,6 +49,8 @@ def draw_exploration(found: Exploration) -> Figure:
             (found.candidates, dict(s=10, color="0.75", label="fits")),
             (found.front, dict(s=16, color="tab:blue", label="Pareto front")),
             ((found.chosen,), dict(s=90, color="tab:red", marker="*", label="used by --config auto")),
+            *(((smallest,), dict(s=70, color="tab:green", marker="D", label="smallest for --latency")),)
+            * bool(smallest),
         ):
             panel.scatter([c.resources.to_dict()[name] for c in group], [c.latency_us for c in group], **style)
         panel.set_xlabel(label)
@@ -58,8 +63,8 @@ def draw_exploration(found: Exploration) -> Figure:
     return figure
 
 
-def plot_exploration(found: Exploration, path: Path) -> None:
+def plot_exploration(found: Exploration, path: Path, smallest: Candidate | None = None) -> None:
     """Write `draw_exploration` to `path`, an .svg or .png."""
     image = io.BytesIO()
-    draw_exploration(found).savefig(image, format=path.suffix.lower().removeprefix("."))
+    draw_exploration(found, smallest).savefig(image, format=path.suffix.lower().removeprefix("."))
     write_atomically(path, image.getvalue())

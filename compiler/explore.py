@@ -136,6 +136,29 @@ class Exploration:
             return self.default
         return self.best
 
+    def smallest(self, latency_us: float) -> Candidate:
+        """The smallest candidate that is fast enough: the one that leaves most of the board's scarcest primitive.
+
+        Raises
+        ------
+        ConfigError
+            If none is; the message says how fast the fastest is.
+        """
+        enough = [c for c in self.candidates if c.latency_us <= latency_us]
+        if not enough:
+            raise ConfigError(
+                f"no configuration for {self.board.name} takes {self.model} in {latency_us:,g} us; the fastest takes "
+                f"{self.best.latency_us:,} us"
+            )
+        available = self.board.primitives
+
+        def size(c: Candidate) -> tuple[float, ...]:
+            used = c.resources.to_dict()
+            shares = sorted((used[name] / available[name] for name in used if name in available), reverse=True)
+            return (*shares, c.latency_us)
+
+        return min(enough, key=size)
+
     def reason(self) -> str:
         """Why `chosen` is chosen, in one line."""
         if self.is_cut:

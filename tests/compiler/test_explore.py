@@ -190,6 +190,22 @@ def test_the_program_memory_holds_as_many_layers_as_the_network_has():
     assert not emit(found.chosen.config, [graph]).parts
 
 
+def test_the_smallest_for_a_latency():
+    """It is fast enough, and every other that is takes more of what the board has least of."""
+    found = explore_graphs(_graphs("conv", "dense"), model="chain", board=BOARD, workers=1)
+
+    def share(candidate):
+        used = candidate.resources.to_dict()
+        return max(used[name] / BOARD.primitives[name] for name in used)
+
+    for latency_us in (1.5 * found.best.latency_us, 4 * found.best.latency_us):
+        chosen = found.smallest(latency_us)
+        enough = [c for c in found.candidates if c.latency_us <= latency_us]
+        assert chosen in enough and share(chosen) == min(map(share, enough)) < share(found.best)
+    with pytest.raises(ConfigError, match=r"takes chain in 0\.01 us; the fastest takes [\d.]+ us"):
+        found.smallest(0.01)
+
+
 def test_on_dask_the_result_is_the_same():
     distributed = pytest.importorskip("dask.distributed")
     graphs = _graphs("conv", "dense")
