@@ -21,7 +21,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.legality import MOST_ROW_STEP
 
 from .carried_steps import CarriedSteps, carried_steps
-from .graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, LayerGraph, Tensor
+from .graph import Add, Conv2D, DepthwiseConv2D, FullyConnected, Layer, LayerGraph, Mul, Tensor
 from .lower import is_narrow
 
 __all__ = ["with_carried_rows", "with_spare_rows"]
@@ -79,7 +79,7 @@ def _may_have_spare_rows(graph: LayerGraph, tensor: Tensor) -> bool:
         return False
     users = [layer for layer in graph.layers if any(t.name == tensor.name for t in (*layer.inputs, layer.output))]
     whole = not any(t.whole for layer in users for t in (*layer.inputs, layer.output) if t.name == tensor.name)
-    return whole and not any(isinstance(layer, Add) for layer in users)
+    return whole and not any(isinstance(layer, Add | Mul) for layer in users)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
 from .memory import MemoryPlan, plan_memory
 from .parts import cut
+from .split_sums import with_split_sums
 from .unread import without_unread
 
 __all__ = ["Emitted", "EmittedRegion", "emit", "prepared"]
@@ -77,7 +78,7 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
     """
     plain = [_planned(config, graph) for graph in graphs]
     spare = [_with_spare_rows(config, *item) for item in plain]
-    fast, carried = ([(with_carried_rows(config, graph), plan) for graph, plan in form] for form in (spare, plain))
+    fast, carried = ([(_faster(config, graph), plan) for graph, plan in form] for form in (spare, plain))
     # Faster, but with more layers and weights: not where that makes parts necessary.
     for form in (fast, carried, plain):
         forms, plans = [graph for graph, _ in form], [plan for _, plan in form]
@@ -94,6 +95,10 @@ def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, 
         return first, plan_memory(config, first)
     except CapacityError:
         return second, plan_memory(config, second)
+
+
+def _faster(config: AcceleratorConfig, graph: LayerGraph) -> LayerGraph:
+    return with_split_sums(config, with_carried_rows(config, graph))
 
 
 def _with_spare_rows(config: AcceleratorConfig, graph: LayerGraph, plan: MemoryPlan) -> tuple[LayerGraph, MemoryPlan]:

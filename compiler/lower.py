@@ -53,6 +53,7 @@ __all__ = [
     "channel_multipliers",
     "is_narrow",
     "located",
+    "long_rows",
     "lower",
     "lower_layer",
     "lower_layers",
@@ -264,7 +265,7 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
             if not config.elementwise_add:
                 return "the configuration has no addend queue (elementwise_add=False)"
             a, b = layer.inputs
-            if any(t.whole for t in (a, b, layer.output)):
+            if any(not _has_whole_rows(t) for t in (a, b, layer.output)):
                 return "addition of parts of tensors"
             if (a.rows, a.columns, a.channels) != (b.rows, b.columns, b.channels):
                 return "addition with broadcasting"
@@ -330,6 +331,14 @@ def located(config: AcceleratorConfig, locations: Mapping[str, TensorLocation], 
         pixel_stride=location.pixel_stride * tensor.column_step,
         shape=tensor.shape,
     )
+
+
+def _has_whole_rows(tensor: Tensor) -> bool:
+    """Whether rows follow each other in memory as those of a tensor that is no part do."""
+    if tensor.whole is None:
+        return True
+    steps = tensor.row_step, tensor.column_step
+    return (tensor.columns, tensor.channels) == tensor.whole[1:] and steps == (1, 1)
 
 
 def _unreadable(config: AcceleratorConfig, tensor: Tensor) -> str | None:
@@ -779,15 +788,20 @@ def _long_rows(
     uneven = out.rows > config.row_banks and out.rows % config.row_banks and not tails
     if gaps or uneven or any(s.row_stride != out.row_stride for s in sources):
         return out.rows, row_bytes
-    bank_bytes = -(-out.rows // config.row_banks) * row_bytes
+    return long_rows(config, out.rows, row_bytes, words)
+
+
+def long_rows(config: AcceleratorConfig, rows: int, row_bytes: int, words: int) -> tuple[int, int]:
+    """So many rows, or each bank's as one, whichever takes fewer batches of so many words: (rows, bytes of each)."""
+    banks = min(rows, config.row_banks)
+    bank_bytes = -(-rows // config.row_banks) * row_bytes
 
     def batches(rows: int, size: int) -> int:
         return rows * -(-size // (words * config.lanes))
 
-    banks = min(out.rows, config.row_banks)
-    if bank_bytes < 1 << config.field_bits and batches(banks, bank_bytes) < batches(out.rows, row_bytes):
+    if bank_bytes < 1 << config.field_bits and batches(banks, bank_bytes) < batches(rows, row_bytes):
         return banks, bank_bytes
-    return out.rows, row_bytes
+    return rows, row_bytes
 
 
 def _lower_add(
@@ -932,7 +946,7 @@ def lower_layers(
         sources = [located(config, locations, tensor) for tensor in layer.inputs]
         out = located(config, locations, layer.output)
         lowered = lower_layer(config, layer, sources, out, tails=all(_is_written(config, written, s) for s in sources))
-        if layer.output.whole is None:
+        if _has_whole_rows(layer.output) and layer.output.origin[0] % config.row_banks == 0:
             _note_written(config, written, out)
             if isinstance(layer, Add | Mul) and lowered.descriptor.n_oy < out.rows:
                 written[:, out.base : out.base + _bank_granules(config, out)] = True
