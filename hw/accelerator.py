@@ -34,7 +34,7 @@ from .activation_memory import (
     enabled_banks,
 )
 from .compact import CompactAccelerator
-from .delay import delay
+from .delay import SPREAD_LATENCY, delay, spread
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .mac_array import MacArray, mac_latency
@@ -242,7 +242,9 @@ class Accelerator(wiring.Component):
         step = sequencer.step
         # The words of a set are shifted together; then they wait in `held` for the results before them to
         # pass, while the next set comes in.
-        load = delay(m, step.load, loopnest.OPERAND_STAGE, "load", reset=True)
+        # Each of the two takes hundreds of bits.
+        load = delay(m, step.load, loopnest.OPERAND_STAGE - SPREAD_LATENCY, "load", reset=True)
+        loads = spread(m, self.technology, load, config.lanes, "parameter_loads")
         parts, held = (
             [
                 Signal(8 * config.weight_word_bytes, name=f"{name}_{i}", reset_less=True)
@@ -253,18 +255,23 @@ class Accelerator(wiring.Component):
         if config.overlap:
             hold = max(1, mac_latency(config) - loopnest.PARAMETER_SPACING)
             assert hold <= loopnest.PARAMETER_SPACING - config.parameter_words + 1
-            load_last = delay(m, step.load & step.load_last, loopnest.OPERAND_STAGE + hold, "load_last", reset=True)
-            take_over = delay(m, load_last, mac_latency(config) - hold - 1, "take_over", reset=True)
+            ahead = loopnest.OPERAND_STAGE + hold - SPREAD_LATENCY
+            load_last = delay(m, step.load & step.load_last, ahead, "load_last", reset=True)
+            holds = spread(m, self.technology, load_last, config.lanes, "parameter_holds")
+            until = mac_latency(config) - hold - 1 + SPREAD_LATENCY
+            take_over = delay(m, load_last, until, "take_over", reset=True)
         else:
-            load_last = take_over = Const(0, 1)
-        with m.If(load):
-            m.d.sync += [a.eq(b) for a, b in zip(parts, [*parts[1:], weights.word], strict=True)]
-        if config.overlap:
-            with m.If(load_last):
-                m.d.sync += [a.eq(b) for a, b in zip(held, parts, strict=True)]
-        else:
-            held = parts
+            take_over = Const(0, 1)
         lane_bits = 8 * config.taps
+        for lane in range(config.lanes):
+            mine = slice(lane * lane_bits, (lane + 1) * lane_bits)
+            with m.If(loads[lane]):
+                m.d.sync += [a[mine].eq(b[mine]) for a, b in zip(parts, [*parts[1:], weights.word], strict=True)]
+            if config.overlap:
+                with m.If(holds[lane]):
+                    m.d.sync += [a[mine].eq(b[mine]) for a, b in zip(held, parts, strict=True)]
+        if not config.overlap:
+            held = parts
         for lane in range(config.lanes):
             together = Cat(part[lane * lane_bits : (lane + 1) * lane_bits] for part in held)
             m.d.comb += requantizer.parameters[lane].eq(together[:72])
@@ -427,8 +434,7 @@ class Accelerator(wiring.Component):
             program.w_addr.eq(offset >> (2 + PROGRAM_COLUMN_BITS)),
             program.w_data.eq(Cat(program_shift, request.data)),
         ]
-        # The long way to the weight memory takes a cycle of its own.
-        m.d.sync += [
+        m.d.comb += [
             weights.host_write.eq(valid & writes_to[HostAddress.WEIGHTS] & ~busy),
             weights.host_address.eq(offset),
             weights.host_data.eq(request.data),

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 
 from .delay import delay
-from .technology import MULTIPLIER_LATENCY, RAM_LATENCY, Technology
+from .technology import LANES_OF_A_COPY, MULTIPLIER_LATENCY, RAM_LATENCY, Technology
 
 __all__ = [
     "ADDRESS_LATENCY",
@@ -212,11 +212,12 @@ class ActivationMemory(wiring.Component):
         second = delay(m, request.second, MULTIPLIER_LATENCY + 1 + RAM_LATENCY, "second")
         for r in range(len(self.rows)):
             rotated = Signal(8 * config.lanes, name=f"rotated_{r}", reset_less=True)
-            bank = Signal(2, name=f"rotated_bank_{r}", reset_less=True)
-            m.d.sync += [
-                bank.eq(select + r if r < 2 else select + second + (r - 2)),
-                rotated.eq(Array(read_data)[bank]),
-            ]
+            turns = self.technology.fanout(width=2, count=config.lanes // LANES_OF_A_COPY)
+            m.submodules[f"rotated_bank_{r}"] = turns
+            m.d.comb += turns.value.eq(select + r if r < 2 else select + second + (r - 2))
+            for group, bank in enumerate(turns.copies):
+                mine = slice(8 * LANES_OF_A_COPY * group, 8 * LANES_OF_A_COPY * (group + 1))
+                m.d.sync += rotated[mine].eq(Array(word[mine] for word in read_data)[bank])
             m.d.comb += self.rows[r].as_value().eq(rotated)
 
         host_bank = delay(m, self.host_bank, 2 + RAM_LATENCY + 1, "host_bank")

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.loopnest import maximum_taps, tree_levels
 
-from .delay import delay
+from .delay import SPREAD_LATENCY, delay, spread
 from .technology import MULTIPLIER_LATENCY, Technology
 
 __all__ = ["MacArray", "mac_latency"]
@@ -65,16 +65,14 @@ class MacArray(wiring.Component):
         m = Module()
         config = self.config
 
-        ahead = mac_latency(config) - 2
+        ahead = mac_latency(config) - 1 - SPREAD_LATENCY
         # One copy for each lane: every accumulator bit depends on both.
-        m.submodules.control = controls = self.technology.fanout(width=2, count=config.lanes * config.pixels)
-        m.d.comb += controls.value.eq(
-            Cat(delay(m, self.multiply, ahead, "multiply", reset=True), delay(m, self.first, ahead, "first"))
-        )
+        control = Cat(delay(m, self.multiply, ahead, "multiply", reset=True), delay(m, self.first, ahead, "first"))
+        controls = spread(m, self.technology, control, config.lanes * config.pixels, "control")
         first_weights = self._weights_of_first_pixel(m)
         for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
             name = f"{pixel}_{lane}"
-            multiply, first = controls.copies[pixel * config.lanes + lane]
+            multiply, first = controls[pixel * config.lanes + lane]
             operands = (self.second_operands if pixel else self.operands)[lane]
             weights = self.weights[lane] if pixel else first_weights[lane]
             values = []

@@ -8,7 +8,7 @@ from nnloom.arch.config import AcceleratorConfig
 
 from .activation_memory import ROW_FETCH_LATENCY, rows_layout
 from .delay import delay
-from .technology import Technology
+from .technology import LANES_OF_A_COPY, Technology
 
 __all__ = ["AHEAD", "OPERAND_LATENCY", "OperandFetch", "description_latency"]
 
@@ -22,10 +22,6 @@ AHEAD = 2
 def description_latency(config: AcceleratorConfig) -> int:
     """Cycles from the description of a request to its rows."""
     return AHEAD if config.overlap else ROW_FETCH_LATENCY
-
-
-LANES_OF_A_COPY = 4
-"""Lanes that take the shared vector from one register."""
 
 
 class OperandFetch(wiring.Component):
@@ -92,7 +88,7 @@ class OperandFetch(wiring.Component):
             in_rows = Signal.like(self.in_rows, reset_less=True)
             kernel_rows = Signal.like(self.kernel_rows, reset_less=True)
             m.d.sync += [in_rows.eq(self.in_rows), kernel_rows.eq(self.kernel_rows)]
-        row_valid = []
+        row_valid, rows_inside = [], []
         for r in range(len(self.rows)):
             row = Signal(signed(config.field_bits + 3), name=f"row_{r}", reset_less=True)
             # How far down the kernel: the second pixel has a kernel of its own.
@@ -105,6 +101,7 @@ class OperandFetch(wiring.Component):
                 inside.eq(~row[-1] & (row < in_rows) & (down < kernel_rows)),
                 valid.eq(inside),
             ]
+            rows_inside.append(inside)
             row_valid.append(delay(m, valid, late, f"row_valid_{r}"))
         # Bytes before the row's start, and bytes left in it, both limited to 0 .. taps or more.
         wide = signed(config.field_bits + 3)
@@ -119,17 +116,14 @@ class OperandFetch(wiring.Component):
                 m.d.sync += limited.eq(limit)
             with m.Else():
                 m.d.sync += limited.eq(distance[: taps.bit_length()])
-        q_valid = Signal(reset_less=True)
         byte_valid = Signal(taps, reset_less=True)
         pair_valid = Signal(max(1, half), reset_less=True)
         for i in range(taps):
             m.d.sync += byte_valid[i].eq((few[0] <= i) & (few[1] > i))
         for i in range(half):
             m.d.sync += pair_valid[i].eq((few[0] <= i) & (few[1] > i))
-        m.d.sync += q_valid.eq((few[0] == 0) & (few[1] != 0))
-        q_valid, byte_valid, pair_valid = (
-            delay(m, value, late, name)
-            for value, name in ((q_valid, "q_valid"), (byte_valid, "byte_valid"), (pair_valid, "pair_valid"))
+        byte_valid, pair_valid = (
+            delay(m, value, late, name) for value, name in ((byte_valid, "byte_valid"), (pair_valid, "pair_valid"))
         )
         # The byte shift, once for every byte; the rows come in the next cycle.
         shift_1 = Signal(granule_bits, reset_less=True)
@@ -162,7 +156,6 @@ class OperandFetch(wiring.Component):
         triple: Value = Const(0)
         if config.row_triples:
             triple = self.row_triple if stands else delay(m, self.row_triple, since, "triple")
-        load = delay(m, self.valid & ~self.dense, since, "load", reset=True)
 
         # Stage 2: padding; the shared vector and the window.
         # The shared vector leaves from copies, each for some of the lanes.
@@ -199,23 +192,32 @@ class OperandFetch(wiring.Component):
         fetched = [Signal(8 * lanes, name=f"fetched_{r}", reset_less=True) for r in range(rows)]
         for r in range(rows):
             m.d.sync += fetched[r].eq(self.rows[r].as_value())
-        padding = Cat([pad] * lanes)
+        # Whether a column is loaded, and which of its rows belong to the tensor: every bit of the window depends on it.
+        m.submodules.columns = columns = self.technology.fanout(width=rows + 1, count=groups)
+        inside = Cat(here & (few[0] == 0) & (few[1] != 0) for here in rows_inside[:rows])
+        m.d.comb += columns.value.eq(
+            Cat(
+                delay(m, self.valid & ~self.dense, since - 1, "load", reset=True),
+                delay(m, inside, late, "column_inside"),
+            )
+        )
+        padding = Cat([pad] * LANES_OF_A_COPY)
         window = [
             [Signal(8 * lanes, name=f"window_{c}_{r}", reset_less=True) for r in range(rows)]
             for c in range(config.window_columns)
         ]
-        with m.If(load):
-            for r in range(rows):
-                for c in range(config.window_columns - 1):
-                    m.d.sync += window[c][r].eq(window[c + 1][r])
-                m.d.sync += window[-1][r].eq(Mux(q_valid & row_valid[r], fetched[r], padding))
+        apart = config.elementwise_mul and config.window_columns == 1
+        previous = Signal(8 * lanes, reset_less=True) if apart else window[max(0, config.window_columns - 2)][0]
+        for group, (load, *valid) in enumerate(columns.copies):
+            mine = slice(8 * LANES_OF_A_COPY * group, 8 * LANES_OF_A_COPY * (group + 1))
+            with m.If(load):
+                for r in range(rows):
+                    for c in range(config.window_columns - 1):
+                        m.d.sync += window[c][r][mine].eq(window[c + 1][r][mine])
+                    m.d.sync += window[-1][r][mine].eq(Mux(valid[r], fetched[r][mine], padding))
+                if apart:
+                    m.d.sync += previous[mine].eq(window[-1][0][mine])
         if config.elementwise_mul:
-            if config.window_columns > 1:
-                previous = window[-2][0]
-            else:
-                previous = Signal(8 * lanes, reset_less=True)
-                with m.If(load):
-                    m.d.sync += previous.eq(window[-1][0])
             m.d.comb += [self.newest.eq(window[-1][0]), self.previous.eq(previous)]
         for lane in range(lanes):
             for tap in range(taps):

@@ -5,6 +5,8 @@ multipliers. Where limiting accumulators to 18 bits is proved to change no outpu
 elsewhere two (low 17 bits, then the rest). See docs/numerics.md for why dropping bits between the passes is exact.
 """
 
+import itertools
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -15,7 +17,7 @@ from nnloom.arch.loopnest import ADD_BATCH, TABLE_STAGES
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
 from .lookup import LOOKUP_LATENCY, LookupTables, TableWrite, table_bits
-from .technology import MULTIPLIER_LATENCY, Technology
+from .technology import LANES_OF_A_COPY, MULTIPLIER_LATENCY, Technology
 
 __all__ = ["REQUANT_LATENCY", "Requantizer", "mode_layout"]
 
@@ -46,8 +48,11 @@ assert TABLE_STAGES == 1 + LOOKUP_LATENCY
 
 LOW_BITS = 17
 
-LANES_OF_A_COPY = 4
-"""Lanes or units that one copy of a control signal drives."""
+
+def fits_18_bits(value: Value) -> Value:
+    """Whether the bits from 17 on of a 32-bit value are equal: four at a time, each with one of those before."""
+    fours = (value[i : i + 4] for i in range(17, 32, 3))
+    return Cat(four.all() | ~four.any() for four in fours).all()
 
 
 class Requantizer(wiring.Component):
@@ -144,11 +149,20 @@ class Requantizer(wiring.Component):
         def follow(value, cycles: int, name: str) -> list:
             return pipe(value, cycles, name) if overlapped else [value] * (cycles + 1)
 
+        def beside_units(values: list, age: int, name: str) -> list[Value]:
+            """`values[age]` for each unit: copies of a register, where it is one."""
+            if not overlapped:
+                return [values[0]] * units
+            copies = self.technology.fanout(width=len(values[age - 1]), count=-(-units // LANES_OF_A_COPY))
+            m.submodules[name] = copies
+            m.d.comb += copies.value.eq(values[age - 1])
+            return [copies.copies[unit // LANES_OF_A_COPY] for unit in range(units)]
+
         narrow = follow(mode.narrow, at_slot, "narrow")
-        double_rounding = follow(mode.double_rounding, at_product + mul + 3, "double_rounding")[at_product:]
-        zero_point = follow(mode.out_zero_point, at_product + mul + 7, "zero_point")[at_product:]
-        act_min = follow(mode.act_min, at_product + mul + 8, "act_min")[at_product:]
-        act_max = follow(mode.act_max, at_product + mul + 8, "act_max")[at_product:]
+        double_rounding = follow(mode.double_rounding, at_product + mul + 2, "double_rounding")[at_product:]
+        zero_point = follow(mode.out_zero_point, at_product + mul + 6, "zero_point")[at_product:]
+        act_min = follow(mode.act_min, at_product + mul + 7, "act_min")[at_product:]
+        act_max = follow(mode.act_max, at_product + mul + 7, "act_max")[at_product:]
         tabled: list = []
         if config.tables:
             tabled = follow(mode.table.any(), at_product + mul + 8 + TABLE_STAGES, "tabled")[at_product:]
@@ -160,8 +174,8 @@ class Requantizer(wiring.Component):
 
         # Capture the result and choose what is added to it: the bias, or in an ADD the rescaled operand Y.
         addend = Signal(data.ArrayLayout(signed(32), lanes), reset_less=True)
-        # What a result is, for two lanes each: operand Y, operand X, maximum.
-        m.submodules.kinds = kinds = self.technology.fanout(width=3, count=lanes // 2)
+        # What a result is, for each lane: operand Y, operand X, maximum.
+        m.submodules.kinds = kinds = self.technology.fanout(width=3, count=lanes)
         m.d.comb += kinds.value.eq(
             Cat(self.to_addend_ahead, self.from_addend_ahead, Mux(load, self.mode.maximum, mode.maximum))
         )
@@ -172,10 +186,12 @@ class Requantizer(wiring.Component):
         m.d.comb += valids.value.eq(self.valid)
         pair = self.pair if config.pixels > 1 else Const(0, 1)
         biased: list[list[Signal]] = []
+        shorts: list[list[Signal]] = []
         for pixel in range(config.pixels):
             biased.append([])
+            shorts.append([])
             for lane in range(lanes):
-                is_y, is_x, is_maximum = kinds.copies[lane // 2]
+                is_y, is_x, is_maximum = kinds.copies[lane]
                 value: Value = self.accumulators[pixel][lane]
                 bias: Value = parameters[lane][fields["bias"]].as_signed()
                 if pixel == 0 and config.max_pool:
@@ -190,14 +206,15 @@ class Requantizer(wiring.Component):
                 if overlapped or config.elementwise_add:
                     added = Signal(signed(32), name=f"added_{pixel}_{lane}", reset_less=True)
                 total = Signal(signed(32), name=f"biased_{pixel}_{lane}", reset_less=True)
+                short = Signal(name=f"short_{pixel}_{lane}", reset_less=True)
                 m.d.sync += captured.eq(value)
                 if added is not bias:
                     m.d.sync += added.eq(bias)
+                sum_ = (captured + added)[:32]
                 with m.If(valids.copies[lane // LANES_OF_A_COPY]):
-                    m.d.sync += total.eq(captured + added)
+                    m.d.sync += [total.eq(sum_), short.eq(fits_18_bits(sum_))]
                 biased[pixel].append(total)
-        # Whether a value has 18 bits, before one of them is chosen: that takes as long.
-        shorts = [[total[17:].all() | ~total[17:].any() for total in totals] for totals in biased]
+                shorts[pixel].append(short)
 
         # Passes, slots and pixels.
         # This counts one cycle ahead of the slots: what depends on it has a cycle to reach the units.
@@ -230,8 +247,12 @@ class Requantizer(wiring.Component):
             """
             return pipe(value, cycles + 1 + ahead, name, shape, reset=reset)[1 + ahead :]
 
-        is_high = since_slot(high & (wide | only_high), mul + 2, "is_high", 1, ahead=1)
-        is_only_high = since_slot(only_high, mul + 1, "is_only_high", 1, ahead=1)
+        # The last registers are copies: each of them selects, or clears, a whole word in every unit.
+        is_high = since_slot(high & (wide | only_high), mul + 1, "is_high", 1, ahead=1)
+        is_only_high = since_slot(only_high, mul, "is_only_high", 1, ahead=1)
+        m.submodules.high_passes = high_passes = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
+        m.submodules.only_high = only_highs = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
+        m.d.comb += [high_passes.value.eq(is_high[mul + 1]), only_highs.value.eq(is_only_high[mul])]
         # The only one that says that there is something: it moves the addend queue and that of the writes.
         later = TABLE_STAGES if config.tables else 0
         completes = since_slot(active & (final_pass | only_high), mul + 8 + later, "completes", 1, ahead=1, reset=True)
@@ -244,6 +265,10 @@ class Requantizer(wiring.Component):
             m.submodules.looked_up = looked_up = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
             m.d.comb += looked_up.value.eq(completes[mul + 7 + later] & tabled[mul + 7 + later])
 
+        doubles_low = beside_units(double_rounding, mul, "doubles_low")
+        doubles_carry = beside_units(double_rounding, mul + 3, "doubles_carry")
+        zero_points = beside_units(zero_point, mul + 7, "zero_points")
+        minima, maxima = beside_units(act_min, mul + 8, "minima"), beside_units(act_max, mul + 8, "maxima")
         y_addend = []
         y_bytes = []
         for unit in range(units):
@@ -287,21 +312,21 @@ class Requantizer(wiring.Component):
             # Age mul + 1: half of 2**31 before the high half is taken (a single rounding rounds later).
             rounded = Signal(signed(50), name=f"rounded_{unit}", reset_less=True)
             at_low, at_high = (Signal(name=f"{name}_{unit}", reset_less=True) for name in ("at_low", "at_high"))
-            nudge = double_rounding[mul] | ~nonzero[mul]
+            nudge = doubles_low[unit] | ~nonzero[mul]
             m.d.sync += [at_low.eq(nudge & ~is_high[mul]), at_high.eq(nudge & is_only_high[mul])]
             m.d.sync += rounded.eq(product + Cat(Const(0, 13), at_high, Const(0, 16), at_low, Const(0, 1)))
             # Age mul + 2: the high half; the low pass of a wide value was here one cycle ago.
             previous = Signal(signed(50), name=f"previous_{unit}", reset_less=True)
-            m.d.sync += previous.eq(Mux(is_only_high[mul + 1], 0, rounded))
+            m.d.sync += previous.eq(Mux(only_highs.copies[unit // LANES_OF_A_COPY], 0, rounded))
             x = Signal(signed(32), name=f"x_{unit}", reset_less=True)
-            with m.If(is_high[mul + 2]):
+            with m.If(high_passes.copies[unit // LANES_OF_A_COPY]):
                 m.d.sync += x.eq((rounded + (previous >> LOW_BITS)) >> (31 - LOW_BITS))
             with m.Else():
                 m.d.sync += x.eq(rounded >> 31)
             # Age mul + 3: half of 2**shift; in double rounding ties go away from zero.
             half_less_one = Signal(31, name=f"half_less_one_{unit}", reset_less=True)
             m.d.sync += half_less_one.eq(Cat(shifts[mul + 2] > i + 1 for i in range(31)))
-            carry = nonzero[mul + 3] & ~(double_rounding[mul + 3] & (x < 0))
+            carry = nonzero[mul + 3] & ~(doubles_carry[unit] & (x < 0))
             y0 = Signal(signed(33), name=f"y0_{unit}", reset_less=True)
             m.d.sync += y0.eq(x + half_less_one + carry)
             # Ages mul + 4, mul + 5: shift.
@@ -329,10 +354,10 @@ class Requantizer(wiring.Component):
             m.d.sync += [
                 below.eq(limited < low_clamp),
                 above.eq(limited > high_clamp),
-                offset.eq(limited + zero_point[mul + 7]),
+                offset.eq(limited + zero_points[unit]),
             ]
             byte = Signal(8, name=f"byte_{unit}", reset_less=True)
-            clamped = Mux(below, act_min[mul + 8], Mux(above, act_max[mul + 8], offset))
+            clamped = Mux(below, minima[unit], Mux(above, maxima[unit], offset))
             if config.tables:
                 entry = Signal(8, name=f"entry_{unit}", reset_less=True)
                 m.d.sync += entry.eq(clamped)
@@ -385,25 +410,34 @@ class Requantizer(wiring.Component):
             m.d.comb += self.last_ahead.eq(1)
 
         if config.elementwise_add:
-            # One queue per slot, all as wide as the units; they advance together.
-            push = completes[mul + 6] & goes_to_addend[mul + 6]
+            # A queue for each slot and some of the units; they advance together, from copies of what moves them.
+            push = completes[mul + 5] & goes_to_addend[mul + 5]
             pop = self.valid & from_addend[1]
-            write_index, read_index = Signal(range(ADD_BATCH)), Signal(range(ADD_BATCH))
-            with m.If(push & lasts[mul + 6]):
-                m.d.sync += write_index.eq(write_index + 1)
-            with m.If(pop):
-                m.d.sync += read_index.eq(read_index + 1)
-            for s in range(slots):
-                queue = memory.Memory(shape=32 * units, depth=ADD_BATCH, init=[], attrs={"ram_style": "distributed"})
-                m.submodules[f"addend_queue_{s}"] = queue
+            width = (ADD_BATCH - 1).bit_length()
+            indices, following = ([Signal(width, name=f"{name}_{i}") for i in range(2)] for name in ("index", "next"))
+            moves = (completes[mul + 6] & goes_to_addend[mul + 6] & lasts[mul + 6], pop)
+            for index, next_, move in zip(indices, following, moves, strict=True):
+                m.d.comb += next_.eq(index + move)
+                m.d.sync += index.eq(next_)
+            groups = -(-units // LANES_OF_A_COPY)
+            m.submodules.queue_moves = queue_moves = self.technology.fanout(width=2 * width + slots, count=groups)
+            pushes = [push & (slots_pipe[mul + 5] == s) for s in range(slots)]
+            m.d.comb += queue_moves.value.eq(Cat(following, pushes))
+            for s, group in itertools.product(range(slots), range(groups)):
+                mine = slice(LANES_OF_A_COPY * group, min(LANES_OF_A_COPY * (group + 1), units))
+                values = Cat(y[:32] for y in y_addend[mine])
+                queue = memory.Memory(shape=len(values), depth=ADD_BATCH, init=[], attrs={"ram_style": "distributed"})
+                m.submodules[f"addend_queue_{s}_{group}"] = queue
                 write = queue.write_port()
                 read = queue.read_port(domain="comb")
+                copy = queue_moves.copies[group]
                 m.d.comb += [
-                    write.en.eq(push & (slots_pipe[mul + 6] == s)),
-                    write.addr.eq(write_index),
-                    write.data.eq(Cat(y[:32] for y in y_addend)),
-                    read.addr.eq(read_index),
+                    write.addr.eq(copy[:width]),
+                    read.addr.eq(copy[width : 2 * width]),
+                    write.en.eq(copy[2 * width + s]),
+                    write.data.eq(values),
                 ]
                 # Wide results are two cycles apart: the next value is there in time.
-                m.d.sync += addend.as_value()[32 * units * s : 32 * units * (s + 1)].eq(read.data)
+                low = 32 * (units * s + LANES_OF_A_COPY * group)
+                m.d.sync += addend.as_value()[low : low + len(values)].eq(read.data)
         return m

@@ -12,6 +12,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 __all__ = [
+    "LANES_OF_A_COPY",
     "MULTIPLIER_LATENCY",
     "RAM_LATENCY",
     "CompactParts",
@@ -24,6 +25,9 @@ __all__ = [
     "SinglePortRam",
     "Technology",
 ]
+
+LANES_OF_A_COPY = 4
+"""Lanes, or units that work for a lane, that one copy of a shared register drives."""
 
 MULTIPLIER_LATENCY = 3
 """p(t + 3) = a(t) * b(t)"""

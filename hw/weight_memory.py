@@ -7,12 +7,13 @@ from amaranth.lib.wiring import In, Out
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import weight_stride, weight_word_columns
 
+from .delay import SPREAD_LATENCY, spread
 from .technology import RAM_LATENCY, Technology
 
 __all__ = ["WEIGHT_LATENCY", "WeightMemory"]
 
-WEIGHT_LATENCY = 1 + RAM_LATENCY
-"""Cycles from `address` to `word`: a register beside each memory, the memory."""
+WEIGHT_LATENCY = SPREAD_LATENCY + RAM_LATENCY
+"""Cycles from `address` to `word`: the way to each memory, the memory."""
 
 
 class WeightMemory(wiring.Component):
@@ -44,20 +45,32 @@ class WeightMemory(wiring.Component):
         column_bits = (weight_stride(config) // 4 - 1).bit_length()
         memories = config.lanes // config.weight_memory_lanes
         width = 8 * config.taps * config.weight_memory_lanes
+        # The long way from the host takes a cycle of its own, and a word has more bits than one register should enable.
+        m.submodules.shifts = shifts = self.technology.fanout(width=1, count=memories)
+        host_write = Signal()
+        host_address, host_data = Signal(28, reset_less=True), Signal(32, reset_less=True)
+        m.d.sync += [
+            host_write.eq(self.host_write),
+            host_address.eq(self.host_address),
+            host_data.eq(self.host_data),
+        ]
+        m.d.comb += shifts.value.eq(self.host_write)
         shift = Signal(32 * columns, reset_less=True)
-        column = self.host_address[2 : 2 + column_bits] if column_bits else 0
-        with m.If(self.host_write):
-            m.d.sync += shift.eq(Cat(shift, self.host_data)[32:])
+        column = host_address[2 : 2 + column_bits] if column_bits else 0
+        shifted = Cat(shift, host_data)[32:]
+        for index in range(memories):
+            mine = slice(len(shift) * index // memories, len(shift) * (index + 1) // memories)
+            with m.If(shifts.copies[index]):
+                m.d.sync += shift[mine].eq(shifted[mine])
         # One address for all memories would be the longest net of the design.
         address_bits = (config.weight_words - 1).bit_length()
-        m.submodules.read_address = read = self.technology.fanout(width=address_bits, count=memories)
+        read = spread(m, self.technology, self.address[:address_bits], memories, "read_address")
         m.submodules.write_address = write = self.technology.fanout(width=address_bits + 1, count=memories)
         m.d.comb += [
-            read.value.eq(self.address),
             write.value.eq(
                 Cat(
-                    self.host_write & (column == columns - 1),
-                    self.host_address[2 + column_bits : 2 + column_bits + address_bits],
+                    host_write & (column == columns - 1),
+                    host_address[2 + column_bits : 2 + column_bits + address_bits],
                 )
             ),
         ]
@@ -66,7 +79,7 @@ class WeightMemory(wiring.Component):
             m.submodules[f"memory_{index}"] = ram
             mine = slice(index * width, (index + 1) * width)
             m.d.comb += [
-                ram.r_addr.eq(read.copies[index]),
+                ram.r_addr.eq(read[index]),
                 self.word[mine].eq(ram.r_data),
                 ram.w_en.eq(write.copies[index][0]),
                 ram.w_addr.eq(write.copies[index][1:]),

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module, Signal
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import weight_stride, weight_word_columns
 from nnloom.arch.loopnest import maximum_taps
 from nnloom.hw.activation_memory import ROW_FETCH_LATENCY, ActivationMemory
+from nnloom.hw.delay import SPREAD_LATENCY, spread
 from nnloom.hw.mac_array import MacArray, mac_latency
 from nnloom.hw.operand import AHEAD, OPERAND_LATENCY, OperandFetch
 from nnloom.hw.technology import RAM_LATENCY, GenericTechnology, Multiplier, Ram
@@ -343,6 +345,24 @@ def test_mac_array_takes_weights_from_the_window(taps, pixels):
             await ctx.tick()
 
     simulate(dut, bench)
+
+
+@pytest.mark.parametrize("copies", [1, 4, 6, 32])
+def test_spread_makes_equal_copies_two_cycles_later(copies):
+    m = Module()
+    value = Signal(5)
+    copied = spread(m, GenericTechnology(), value, copies, "spread")
+    assert len(copied) == copies
+    values = np.random.default_rng(copies).integers(0, 32, 20).tolist()
+
+    async def bench(ctx):
+        for cycle, now in enumerate(values):
+            ctx.set(value, now)
+            if cycle >= SPREAD_LATENCY:
+                assert [ctx.get(copy) for copy in copied] == [values[cycle - SPREAD_LATENCY]] * copies
+            await ctx.tick()
+
+    simulate(m, bench)
 
 
 def test_weight_memory_commits_whole_words():
