@@ -23,7 +23,7 @@ PYNQ_Z2 = ZynqBoard(
     loader="",
     # 144 products, two multipliers for each of 16 requantization units, one for addresses: 177 DSP blocks. A second
     # pixel would need 321.
-    config=AcceleratorConfig(elementwise_mul=True),
+    config=AcceleratorConfig(elementwise_mul=True, tables=8),
     dsp_blocks=220,
     pins={},
     primitives={"LUT": 53200, "FF": 106400, "RAMB36": 140, "DSP48": 220},

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError, ToolMissingError
-from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, Counter
+from nnloom.arch.isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, TABLE_ENTRIES, Counter
 from nnloom.arch.link import LARGEST_WORDS
 
 from .board import Board
@@ -48,6 +48,10 @@ PRODUCT_BITS = 16
 
 FACTOR_GATES = 16
 """LUTs of a lane with products: two of its taps choose between weight and window, bit by bit."""
+
+TABLE_LUTS = 8
+TABLE_REGISTERS = 8
+"""Of each requantization unit, for what is looked up in tables and what comes from them."""
 
 HEADROOM = {"LUT4": 0.63, "TRELLIS_FF": 0.62, "DP16KD": 0.95}
 """Share of the device that a configuration may take: what the default of the ULX3S-85F takes. At 61 % of the LUTs it
@@ -87,7 +91,7 @@ def ram_shape(words: int) -> BlockShape:
 
 
 def block_rams(config: AcceleratorConfig) -> int:
-    """DP16KD blocks of the weight, activation and program memories, the cycle counters and the link's buffers.
+    """DP16KD blocks of weight, activation and program memory, the tables, the cycle counters and the link's buffers.
 
     Raises
     ------
@@ -105,6 +109,7 @@ def block_rams(config: AcceleratorConfig) -> int:
         ),
         (2 * config.row_banks, 8 * config.granule, config.bank_granules // 2),
         (1, 32 * PROGRAM_COLUMNS, -(-config.program_words // PROGRAM_COLUMNS)),
+        (config.requant_units if config.tables else 0, 8, TABLE_ENTRIES * max(1, config.tables)),
         (int(config.layer_counters), 32 * len(Counter), max(2, config.program_words // DESCRIPTOR_WORDS)),
         (1, 32, 2 * frame_words),
         (1, 8, 8 * frame_words),
@@ -190,6 +195,9 @@ def estimate(
         fitted["LUT4"] += FACTOR_GATES * config.lanes
         # The byte before, where the window has one column.
         fitted["TRELLIS_FF"] += 8 * config.lanes if config.window_columns == 1 else 0
+    if config.tables:
+        fitted["LUT4"] += TABLE_LUTS * config.requant_units
+        fitted["TRELLIS_FF"] += TABLE_REGISTERS * config.requant_units
     return Resources(
         LUT4=fitted["LUT4"],
         TRELLIS_FF=fitted["TRELLIS_FF"],

@@ -22,7 +22,7 @@ ULTRA96_V2 = ZynqBoard(
     baud=0,
     loader="",
     # 288 products, two multipliers for each of 16 requantization units, one for addresses: 321 DSP blocks.
-    config=AcceleratorConfig(pixels=2, weight_words=4096, activation_bytes=131072, elementwise_mul=True),
+    config=AcceleratorConfig(pixels=2, weight_words=4096, activation_bytes=131072, elementwise_mul=True, tables=8),
     dsp_blocks=360,
     pins={},
     primitives={"LUT": 70560, "FF": 141120, "RAMB36": 216, "DSP48": 360},

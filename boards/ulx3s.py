@@ -69,7 +69,7 @@ def _ulx3s(
 ULX3S_85F = _ulx3s(
     "85",
     clock_hz=120e6,
-    config=AcceleratorConfig(pixels=2, elementwise_mul=True),
+    config=AcceleratorConfig(pixels=2, elementwise_mul=True, tables=8),
     # Of 156: with the blocks nearly all used the placer takes far longer. The default configuration has 288 products,
     # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.
     dsp_blocks=145,
@@ -80,13 +80,13 @@ ULX3S_45F = _ulx3s(
     "45",
     clock_hz=100e6,
     # 96 products, nine further multipliers: 37 products are made of LUTs.
-    config=AcceleratorConfig(taps=6, requant_units=4, weight_words=1024, elementwise_mul=True),
+    config=AcceleratorConfig(taps=6, requant_units=4, weight_words=1024, elementwise_mul=True, tables=8),
     dsp_blocks=68,
     primitives={"LUT4": 43848, "TRELLIS_FF": 43848, "DP16KD": 108, "MULT18X18D": 72},
 )
 
 _SMALL = AcceleratorConfig(
-    lanes=8, taps=5, requant_units=2, activation_bytes=32768, weight_words=1024, elementwise_mul=True
+    lanes=8, taps=5, requant_units=2, activation_bytes=32768, weight_words=1024, elementwise_mul=True, tables=8
 )
 _LFE5U_25F = {"LUT4": 24288, "TRELLIS_FF": 24288, "DP16KD": 56, "MULT18X18D": 28}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nnloom.arch.config import PRODUCT_REGISTER_TAPS, AcceleratorConfig
+from nnloom.arch.config import MOST_TABLES, PRODUCT_REGISTER_TAPS, AcceleratorConfig
 from nnloom.arch.errors import (
     CapacityError,
     ConfigError,
@@ -33,6 +33,7 @@ from .fit import fit
 from .graph import Add, Conv2D, FullyConnected, LayerGraph, MaxPool2D, Mul
 from .ir import Graph
 from .larger import with_more_memory
+from .lower import tables_of
 from .partition import partition
 
 __all__ = [
@@ -47,7 +48,7 @@ __all__ = [
     "shapes",
 ]
 
-EVERYTHING = AcceleratorConfig(lanes=32, requant_units=8)
+EVERYTHING = AcceleratorConfig(lanes=32, requant_units=8, tables=MOST_TABLES)
 """A configuration with every feature, and the largest granules, of which parts of tensors are multiples: what it can
 run, some candidate can run."""
 
@@ -179,10 +180,12 @@ class Exploration:
         )
 
 
-def _features(graphs: Sequence[LayerGraph]) -> dict[str, bool]:
+def _features(graphs: Sequence[LayerGraph]) -> dict[str, Any]:
     """The options of a configuration that the layers use."""
     layers = [layer for graph in graphs for layer in graph.layers]
+    tables = len(tables_of(layers))
     return dict(
+        tables=1 << (tables - 1).bit_length() if tables else 0,
         depthwise=any(not isinstance(layer, Conv2D | FullyConnected) for layer in layers),
         max_pool=any(isinstance(layer, MaxPool2D) for layer in layers),
         elementwise_add=any(isinstance(layer, Add) for layer in layers),

@@ -9,17 +9,18 @@ fewest regions, since each node runs as early as its operands allow.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
 
 from .copies import copy_layer
-from .graph import Layer, LayerGraph, Tensor
+from .graph import DepthwiseConv2D, Layer, LayerGraph, Table, Tensor
 from .ir import Graph, Node
-from .lower import unsupported_reason
-from .ops import OPERATORS, LayoutConflict, Made, Refusal
-from .ops.operator import Layout, natural_layout
+from .lower import is_narrow, tables_of, unsupported_reason
+from .ops import OPERATORS, LayoutConflict, Made, Operator, Refusal
+from .ops.lookup import LOOKUP, lookup_layer, table_of
+from .ops.operator import Layout, natural_layout, output_tensor
 
 __all__ = ["CpuOperator", "Cuts", "Partitioned", "Region", "Stage", "partition"]
 
@@ -141,6 +142,28 @@ class _Region:
         self.makers += [node.outputs[0]] * len(made.layers)
         self.made |= dict(zip(node.outputs, made.outputs, strict=True))
 
+    def makers_of(self, value: int, reader: Node, readers: Mapping[int, Sequence[Node]]) -> list[int]:
+        """Which layers make a value, or parts of it, that only `reader` reads; none if it has others."""
+        tensor = self.made.get(value)
+        if tensor is None or tensor.whole:
+            return []
+        # Under other shapes, too.
+        same = {v for v, t in self.made.items() if t.name == tensor.name}
+        behind = [node for v in same for node in readers.get(v, ()) if node is not reader]
+        if not same.isdisjoint(self.graph.results) or any(node.outputs[0] not in same for node in behind):
+            return []
+        if any(t.name == tensor.name for layer in self.layers for t in layer.inputs):
+            return []
+        return [i for i, layer in enumerate(self.layers) if layer.output.name == tensor.name]
+
+    def look_up(self, value: int, output: int, tensor: Tensor, layers: Mapping[int, Layer]) -> None:
+        """Have layers, by their number, make the tensor of `output` instead of that of a value."""
+        before = self.made[value].name
+        self.made = {v: t for v, t in self.made.items() if t.name != before}
+        self.made[output] = tensor
+        for index, layer in layers.items():
+            self.layers[index] = layer
+
     def view(self, node: Node) -> None:
         """Give what a layer makes another shape."""
         assert node.inputs[0] is not None
@@ -179,13 +202,15 @@ class _Assignment:
     """why the node that makes a value first runs on the CPU"""
 
     def run(self) -> None:
-        readers = self.graph.readers()
+        self._readers = readers = self.graph.readers()
+        self._pending = self._needed_tables()
         self._views = {n.outputs[0] for n in self.graph.nodes if OPERATORS.get(n.kind) and OPERATORS[n.kind].view}
         self._only_flat = {v for v, nodes in readers.items() if all(n.kind == "FULLY_CONNECTED" for n in nodes)}
         for value in self.graph.sources:
             self.stage[value] = 0
         for node in self.graph.nodes:
             operands = self.graph.operands(node)
+            self._pending.pop(node.outputs[0], None)
             try:
                 self._accelerate(node, operands)
             except Refusal as refusal:
@@ -222,18 +247,107 @@ class _Assignment:
             while stage in self.ended:
                 stage += 1
             region = self.regions.get(stage) or _Region(self.graph, self.config, self._only_flat)
-            region.offered = {}
-            made = _made(entry.layer(self.graph, node, region))
-            for layer in made.layers:
-                reason = unsupported_reason(layer, self.config)
-                if reason:
-                    raise Refusal(reason)
-            if entry.follows and not self.accelerated.intersection(operands):
-                raise Refusal("no operand of it is on the accelerator")
-            self.regions[stage] = region
-            region.accept(node, made)
+            if not self._look_up_before(node, region):
+                made = self._layers(node, entry, region)
+                if entry.follows and not self.accelerated.intersection(operands):
+                    raise Refusal("no operand of it is on the accelerator")
+                self.regions[stage] = region
+                region.accept(node, made)
         self.stage.update(dict.fromkeys(node.outputs, stage))
         self.accelerated.update(node.outputs)
+
+    def _needed_tables(self) -> dict[int, bytes]:
+        """Tables of the nodes that the engine does in no other way, by the value that they make."""
+        nodes = [n for n in self.graph.nodes if _is_table_only(n.kind)]
+        return {node.outputs[0]: found[1].entries for node in nodes if (found := self._table(node))}
+
+    def _table(self, node: Node) -> tuple[int, Table] | None:
+        """The operand and table of a function of one int8 value; None if the node is none, or there are no tables."""
+        try:
+            return table_of(self.graph, node) if self.config.tables else None
+        except Refusal:
+            return None
+
+    def _has_room(self, node: Node, layers: Iterable[Layer], instead: Sequence[Layer] = ()) -> bool:
+        """Whether the engine has tables for a node's layers, which take the place of others; where it could do without,
+        for the nodes to come as well that are nothing but tables."""
+        gone = {id(layer) for layer in instead}
+        kept = [layer for region in self.regions.values() for layer in region.layers if id(layer) not in gone]
+        tables = set(tables_of((*kept, *layers)))
+        if not _is_table_only(node.kind):
+            tables.update(self._pending.values())
+        return len(tables) <= self.config.tables
+
+    def _look_up_before(self, node: Node, region: _Region) -> bool:
+        """Have the layers that make the operand do the node's function, if nobody else reads what they make now."""
+        found = self._table(node)
+        makers = region.makers_of(found[0], node, self._readers) if found else []
+        if not found or not makers:
+            return False
+        value, table = found
+        made = region.made[value]
+        tensor = output_tensor(self.graph, node, (made.rows, made.columns, made.channels))
+        layers = {}
+        for index in makers:
+            before = region.layers[index]
+            output = tensor
+            if before.output.whole:
+                output = dataclasses.replace(
+                    before.output, name=tensor.name, scale=tensor.scale, zero_point=tensor.zero_point
+                )
+            alone = dataclasses.replace(table, scale=before.output.scale, zero_point=before.output.zero_point)
+            then = before.table.then(table) if before.table else alone
+            layers[index] = dataclasses.replace(before, output=output, table=then)
+        if not self._has_room(node, layers.values(), [region.layers[index] for index in makers]):
+            return False
+        region.look_up(value, node.outputs[0], tensor, layers)
+        return True
+
+    def _layers(self, node: Node, entry: Operator, region: _Region) -> Made:
+        """The layers of a node; raises `Refusal`. A function of one value is a table if nothing else is as fast."""
+        assert entry.layer
+        refusal: Refusal | None = None
+        made = Made((), ())
+        try:
+            made = self._supported(entry, node, region)
+        except LayoutConflict:
+            raise
+        except Refusal as error:
+            refusal = error
+        if entry.layer is not lookup_layer and self._table(node) and (refusal or not _is_fast(made)):
+            looked_up = self._supported(LOOKUP, node, region)
+            if self._has_room(node, looked_up.layers):
+                return looked_up
+            if not refusal:
+                made = self._supported(entry, node, region)
+        if refusal:
+            raise refusal
+        if entry.layer is lookup_layer and not self._has_room(node, made.layers):
+            raise Refusal(f"the engine's tables ({self.config.tables}) hold other functions")
+        return made
+
+    def _supported(self, entry: Operator, node: Node, region: _Region) -> Made:
+        """What the operator table makes of a node, if the configuration can run it."""
+        assert entry.layer
+        region.offered = {}
+        made = _made(entry.layer(self.graph, node, region))
+        for layer in made.layers:
+            reason = unsupported_reason(layer, self.config)
+            if reason:
+                raise Refusal(reason)
+        return made
+
+
+def _is_table_only(kind: str) -> bool:
+    """Whether the engine does an operator in no other way."""
+    entry = OPERATORS.get(kind)
+    return entry is not None and entry.layer is lookup_layer
+
+
+def _is_fast(made: Made) -> bool:
+    """Whether a function of one value takes no longer than a copy."""
+    (layer, *others) = made.layers
+    return not others and isinstance(layer, DepthwiseConv2D) and is_narrow(layer)
 
 
 def _made(what: Layer | Sequence[Layer] | Made) -> Made:

@@ -26,6 +26,7 @@ _VERSION = {schema.BuiltinOperator.FULLY_CONNECTED: 4, schema.BuiltinOperator.TR
         schema.BuiltinOperator.PRELU,
         schema.BuiltinOperator.RELU_N1_TO_1,
         schema.BuiltinOperator.RELU_0_TO_1,
+        schema.BuiltinOperator.HARD_SWISH,
         schema.BuiltinOperator.CALL_ONCE,
         schema.BuiltinOperator.VAR_HANDLE,
         schema.BuiltinOperator.READ_VARIABLE,

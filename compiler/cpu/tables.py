@@ -14,35 +14,11 @@ from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.operation import TensorType
 from nnloom.arch.reference import evaluate
 
+from ..elementwise import BINARY, ELEMENTWISE, UNARY
 from ..ir import Graph, Node
 
 __all__ = ["ELEMENTWISE", "Table", "table_of"]
 
-_UNARY = (
-    "ABS",
-    "CAST",
-    "DEQUANTIZE",
-    "ELU",
-    "EXP",
-    "GELU",
-    "HARD_SWISH",
-    "LEAKY_RELU",
-    "LOG",
-    "LOGISTIC",
-    "NEG",
-    "QUANTIZE",
-    "RELU",
-    "RELU6",
-    "RELU_0_TO_1",
-    "RELU_N1_TO_1",
-    "RSQRT",
-    "SQRT",
-    "SQUARE",
-    "TANH",
-)
-_BINARY = ("ADD", "DIV", "MAXIMUM", "MINIMUM", "MUL", "PRELU", "SQUARED_DIFFERENCE", "SUB")
-ELEMENTWISE = (*_UNARY, *_BINARY)
-"""Operators that may be tables"""
 _EIGHT_BITS = ("int8", "uint8")
 VALUES = 256
 
@@ -62,7 +38,7 @@ def table_of(graph: Graph, node: Node) -> Table | None:
     """The operator as a table; None if it is not elementwise on 8-bit values, not defined for all, or not known."""
     op = node.operation
     operands = tuple(i for i in node.inputs if i is not None)
-    count = 1 if node.kind in _UNARY else 2 if node.kind in _BINARY else 0
+    count = 1 if node.kind in UNARY else 2 if node.kind in BINARY else 0
     types = [graph.values[i].type for i in operands]
     per_tensor = all(t.quantization is None or t.quantization.is_per_tensor for t in (*types, op.outputs[0]))
     if len(operands) != count or not per_tensor or any(t.dtype not in _EIGHT_BITS for t in types):

@@ -18,15 +18,24 @@ Build = Callable[[ModelWriter], list[int]]
 
 
 def exact(
-    folder: Path, build: Build, seed: int = 0, *, config: str = "2x16x9", native: bool = False, inputs: int = 3
+    folder: Path,
+    build: Build,
+    seed: int = 0,
+    *,
+    config: str = "2x16x9",
+    native: bool = False,
+    rtl: bool = False,
+    inputs: int = 3,
 ) -> Partitioned:
     """Compile a network, compare it with LiteRT, and return how it was partitioned.
 
     native: with CPU code, too, which takes seconds.
+    rtl: and in the RTL of one of `tests.fuzz.check.RTL_CONFIGS`.
     """
     m = ModelWriter(seed)
     data = m.finish(*build(m))
-    verdict = Checker(folder).check(Built(data, data, ()), configs=[config], native=native, seed=seed, inputs=inputs)
+    how = dict(native=native or rtl, rtl=rtl, seed=seed, inputs=inputs)
+    verdict = Checker(folder).check(Built(data, data, ()), configs=[config], **how)
     assert verdict.kind == "equal", verdict
     return partition(read_model(folder / "network.tflite"), CONFIGS[config])
 

@@ -10,6 +10,7 @@ import pytest
 
 from nnloom.arch.reference import evaluate
 from nnloom.compiler.ops import OPERATORS
+from nnloom.compiler.ops.lookup import lookup_layer
 from nnloom.runtime import InferenceSession
 from tests.compiler.litert import compile_without_code
 from tests.fuzz.check import Checker
@@ -20,17 +21,20 @@ from tests.operator_cases import cases
 COUNT = 30
 LEAST = {
     "ADD": 1,
+    "DIV": 0,
     "MAXIMUM": 0,
     "MINIMUM": 0,
     "MUL": 3,
+    "NEG": 0,
     "PAD": 1,
     "PADV2": 0,
     "QUANTIZE": 1,
     "RESIZE_BILINEAR": 0,
+    "SQUARED_DIFFERENCE": 0,
     "SUB": 3,
 }
 """of them at least on the accelerator, if not 4; tests of their own have more of these"""
-CONFIGS = ("2x16x9", "8x5 with larger memories", "2x16x9 with row triples")
+CONFIGS = ("2x16x9", "8x5 with larger memories", "2x8x5")
 MOVED = ("GATHER", "PACK", "SLICE", "SPLIT", "SPLIT_V", "STRIDED_SLICE", "TRANSPOSE", "UNPACK")
 """Operators that may have no layer of their own"""
 
@@ -41,7 +45,11 @@ def test_alone(tmp_path, monkeypatch, kind):
     entry = dataclasses.replace(OPERATORS[kind], follows=False)
     monkeypatch.setattr("nnloom.compiler.partition.OPERATORS", {**OPERATORS, kind: entry})
     seen: Counter[str] = Counter()
-    for number, case in enumerate(cases(13, COUNT, [kind])):
+    tried = cases(13, COUNT, [kind])
+    if OPERATORS[kind].layer is lookup_layer:
+        # Functions of float32 are another matter.
+        tried = [case for case in tried if "float" not in case.name]
+    for number, case in enumerate(tried):
         verdict = Checker(tmp_path).check(
             Built(case.model, case.model, ()), configs=[CONFIGS[number % len(CONFIGS)]], native=False, seed=number
         )

@@ -232,7 +232,7 @@ def test_a_dask_scheduler_that_is_not_there():
 def test_default_configuration_of_the_board_is_built_as_before():
     config = BOARD.config
     assert lut_multipliers(BOARD, config) == 176
-    assert dsp_blocks(config, 176) == 145 and block_rams(config) == 170
+    assert dsp_blocks(config, 176) == 145 and block_rams(config) == 186
     assert fits(BOARD, estimate(config, 176))
     assert not fits(BOARD, dataclasses.replace(estimate(config, 176), LUT4=limits(BOARD)["LUT4"] + 1))
 

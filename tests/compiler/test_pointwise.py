@@ -61,7 +61,7 @@ def test_of_one_value(tmp_path, name, seed):
         y = m.unary(name, x, m.scale(x) * spread(m, 0.2, 3.0))
         return [m.conv(y, 4, (1, 1))]
 
-    partitioned = exact(tmp_path, build, seed, config=("2x16x9", "8x5 with larger memories")[seed % 2])
+    partitioned = exact(tmp_path, build, seed, config=("16x9", "8x5 with larger memories")[seed % 2])
     assert [len(graph.layers) for graph in partitioned.graphs] == [3]
 
 
@@ -78,7 +78,7 @@ def test_of_one_value_and_a_constant(tmp_path, name, seed):
         y = m.binary(name, *operands, scale, activation=[None, "relu", "relu6"][seed % 3])
         return [m.conv(y, 4, (1, 1))]
 
-    partitioned = exact(tmp_path, build, seed, config=("2x16x9", "8x5 with larger memories")[seed % 2])
+    partitioned = exact(tmp_path, build, seed, config=("16x9", "8x5 with larger memories")[seed % 2])
     assert [len(graph.layers) for graph in partitioned.graphs] == [3], partitioned.cpu_operators
 
 
@@ -91,7 +91,7 @@ def test_limits(tmp_path, name):
         return [m.conv(m.binary(name, x, c, m.scale(x), zero_point=point), 4, (1, 1))]
 
     for seed in range(3):
-        assert [len(graph.layers) for graph in exact(tmp_path, build, seed).graphs] == [3]
+        assert [len(graph.layers) for graph in exact(tmp_path, build, seed, config="16x9").graphs] == [3]
 
 
 def test_constants_of_other_shapes_stay_on_the_cpu(tmp_path):
@@ -120,5 +120,5 @@ def test_subtraction_of_two_tensors(tmp_path, seed):
         y = m.binary("SUB", a, b, m.scale(a) * 1.4, activation=[None, "relu"][seed % 2])
         return [m.conv(y, 4), m.binary("SUB", y, y, m.scale(y))]
 
-    partitioned = exact(tmp_path, build, seed, config=("2x16x9", "8x5 with larger memories")[seed % 2])
+    partitioned = exact(tmp_path, build, seed, config=("16x9", "8x5 with larger memories")[seed % 2])
     assert [len(graph.layers) for graph in partitioned.graphs] == [5]

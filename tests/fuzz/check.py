@@ -34,24 +34,24 @@ _SMALL = dict(lanes=8, taps=5, requant_units=2)
 CONFIGS = {
     "16x9": AcceleratorConfig(),
     "2x16x9": get("ulx3s-85f").config,
-    "16x9 with row triples": AcceleratorConfig(row_triples=True),
-    "2x16x9 with row triples": AcceleratorConfig(pixels=2, row_triples=True),
+    "16x9 with row triples": AcceleratorConfig(row_triples=True, tables=1),
+    "2x16x9 with row triples": AcceleratorConfig(pixels=2, row_triples=True, tables=2),
     "2x16x9 with row triples and product registers": AcceleratorConfig(
-        pixels=2, row_triples=True, product_registers=True, field_bits=14, elementwise_mul=True
+        pixels=2, row_triples=True, product_registers=True, field_bits=14, elementwise_mul=True, tables=8
     ),
     "2x32x11": AcceleratorConfig(pixels=2, lanes=32, taps=11, requant_units=8, row_triples=True, elementwise_mul=True),
     "64x9": AcceleratorConfig(lanes=64, taps=9, requant_units=16, activation_bytes=1 << 18),
     "8x5": AcceleratorConfig(**_SMALL, activation_bytes=8192, weight_words=256, elementwise_mul=True),
     "8x5 with larger memories": AcceleratorConfig(**_SMALL, weight_words=8192),
     "8x5 with tiny memories": AcceleratorConfig(**_SMALL, activation_bytes=2048, weight_words=80, program_words=64),
-    "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192),
+    "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192, tables=8),
     "8x3 without pools and sums": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
     ),
     "8x3 for convolutions": AcceleratorConfig(
-        lanes=8, taps=3, depthwise=False, max_pool=False, elementwise_add=False, requant_units=8
+        lanes=8, taps=3, depthwise=False, max_pool=False, elementwise_add=False, requant_units=8, tables=2
     ),
-    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14, elementwise_mul=True),
+    "4x3 without overlap": without_overlap(weight_words=16384, field_bits=14, elementwise_mul=True, tables=4),
     "compact": compact(weight_words=16384, field_bits=14),
     "iCEBreaker": get("icebreaker").config,
     "Tang Nano 20K": get("tang-nano-20k").config,
