@@ -23,6 +23,7 @@ def short_program(config: AcceleratorConfig) -> Compiled:
     """A chain of all that the engine can do, the shortest of some."""
     kinds = ["conv", "depthwise", "average"]
     kinds += ["maximum"] * config.max_pool + ["add"] * config.elementwise_add
+    kinds += ["multiply_pixel"] * config.elementwise_mul
     candidates = (compile_region(config, random_graph(np.random.default_rng(seed), kinds)) for seed in range(60))
     return min(candidates, key=lambda compiled: program_cycles(config, compiled.descriptors))
 
