@@ -120,7 +120,8 @@ def test_the_plot_stars_what_auto_takes(found):
 
 
 def test_a_board_whose_own_configuration_lacks_an_operator_has_no_default():
-    config = dataclasses.replace(BOARD.config, max_pool=False, elementwise_add=False, depthwise=False)
+    without = dict.fromkeys(("max_pool", "elementwise_add", "elementwise_mul", "depthwise"), False)
+    config = dataclasses.replace(BOARD.config, **without)
     board = dataclasses.replace(BOARD, config=config)
     found = explore_graphs(_graphs("conv", "average"), model="chain", board=board, workers=1)
     assert found.default is None and found.chosen is found.best
