@@ -48,7 +48,7 @@ __all__ = [
     "shapes",
 ]
 
-EVERYTHING = AcceleratorConfig(lanes=32, requant_units=8, tables=MOST_TABLES)
+EVERYTHING = AcceleratorConfig(lanes=32, requant_units=8, elementwise_mul=True, tables=MOST_TABLES)
 """A configuration with every feature, and the largest granules, of which parts of tensors are multiples: what it can
 run, some candidate can run."""
 

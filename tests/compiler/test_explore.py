@@ -27,7 +27,7 @@ from nnloom.boards.resources import (
 from nnloom.cli.plot import draw_exploration
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
-from nnloom.compiler.explore import Candidate, evaluate, explore_graphs, pareto_front, shapes
+from nnloom.compiler.explore import EVERYTHING, Candidate, _features, evaluate, explore_graphs, pareto_front, shapes
 from nnloom.compiler.graph import LayerGraph, Padding
 from tests.graphs import random_graph, random_layer, tensor
 
@@ -148,6 +148,11 @@ def test_of_equal_candidates_one_is_on_the_front():
 def test_features_only_where_the_network_uses_them(kinds, features):
     for config in shapes(_graphs(*kinds)):
         assert (config.depthwise, config.max_pool, config.elementwise_add, config.elementwise_mul) == features
+
+
+def test_the_search_begins_with_every_feature():
+    """Else an operator that needs one would stay on the CPU in every candidate."""
+    assert all(getattr(EVERYTHING, name) for name in _features(()))
 
 
 def test_row_triples_only_where_a_convolution_has_three_rows():
