@@ -66,7 +66,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorLocation:
-    """An int8 tensor [rows, columns, channels] in activation memory.
+    """A tensor [rows, columns, channels] in activation memory, there int8.
 
     Row y lives in bank y mod row_banks, at granule base + (y // row_banks) * row_stride; pixels follow
     each other every `pixel_stride` bytes, channels every byte.
@@ -88,33 +88,41 @@ class TensorLocation:
     zero_point: int = 0
     layer: str = ""
     """layer that writes the tensor, empty for inputs"""
+    dtype: str = "int8"
+    """in which the host has it; of uint8 the memory has 128 less, and so have scale and zero point"""
 
     def granules(self, config: AcceleratorConfig) -> int:
         """Granules that the tensor takes in each bank, in whole words of the host bus."""
         return self._whole_words(config, -(-self.rows // config.row_banks) * self.row_stride)
 
-    def pack(self, config: AcceleratorConfig, values: NDArray[np.int8]) -> list[NDArray[np.uint8]]:
-        """The bytes of each bank from `base` on, for `values` of any shape with the right element count.
+    @property
+    def _sign(self) -> np.uint8:
+        """What turns the host's bytes into those of the memory, and back, by exclusive or."""
+        return np.uint8(0x80 if self.dtype == "uint8" else 0)
+
+    def pack(self, config: AcceleratorConfig, values: NDArray) -> list[NDArray[np.uint8]]:
+        """The bytes of each bank from `base` on, for `values` of `dtype`, any shape with the right element count.
 
         Padding channels, row tails and the tail of the last 32-bit word are zero. Returns `row_banks` uint8 arrays
         (empty for unused banks).
         """
-        data = np.ascontiguousarray(values, np.int8).reshape(self.rows, self.columns, self.channels).view(np.uint8)
+        data = np.ascontiguousarray(values, self.dtype).reshape(self.rows, self.columns, self.channels).view(np.uint8)
         rows = np.zeros((self.rows, self.row_stride * config.granule), np.uint8)
         pixels = np.zeros((self.rows, self.columns, self.pixel_stride), np.uint8)
-        pixels[:, :, : self.channels] = data
+        pixels[:, :, : self.channels] = data ^ self._sign
         rows[:, : self.columns * self.pixel_stride] = pixels.reshape(self.rows, -1)
         banks = [rows[bank :: config.row_banks].reshape(-1) for bank in range(config.row_banks)]
         return [np.pad(data, (0, self.bank_bytes(config, bank) - len(data))) for bank, data in enumerate(banks)]
 
-    def unpack(self, config: AcceleratorConfig, banks: list[NDArray[np.uint8]]) -> NDArray[np.int8]:
-        """Inverse of `pack`: int8 array of `shape`."""
+    def unpack(self, config: AcceleratorConfig, banks: list[NDArray[np.uint8]]) -> NDArray:
+        """Inverse of `pack`: array of `dtype` and `shape`."""
         rows = np.zeros((self.rows, self.row_stride * config.granule), np.uint8)
         for bank in range(config.row_banks):
             mine = rows[bank :: config.row_banks]
             mine[:] = banks[bank][: mine.size].reshape(mine.shape)
         pixels = rows[:, : self.columns * self.pixel_stride].reshape(self.rows, self.columns, self.pixel_stride)
-        return np.ascontiguousarray(pixels[:, :, : self.channels]).view(np.int8).reshape(self.shape)
+        values = np.ascontiguousarray(pixels[:, :, : self.channels]) ^ self._sign
+        return values.view(self.dtype).reshape(self.shape)
 
     def bank_bytes(self, config: AcceleratorConfig, bank: int) -> int:
         """Length of the byte block of one bank, a multiple of 4."""

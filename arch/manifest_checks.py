@@ -97,6 +97,7 @@ def _check_location(what: str, config: AcceleratorConfig, location: TensorLocati
     _check_shape(what, location.shape)
     elements = location.rows * location.columns * location.channels
     _expect(math.prod(location.shape) == elements, f"{what}: shape {list(location.shape)} has not {elements} elements")
+    _expect(location.dtype in ("int8", "uint8"), f"{what}: unknown dtype {location.dtype[:20]!r}")
     _check_quantization(what, location.scale, location.zero_point, "int8")
 
 
@@ -199,10 +200,10 @@ def _check_inside(what: str, step: HostStep, first: int, constants: int) -> None
 def _check_call(what: str, manifest: Manifest, step: HostStep, operands: Sequence[_Held | None]) -> list[_Held]:
     _expect(0 <= step.region < len(manifest.regions), f"{what}: there is no region {step.region}")
     region = manifest.regions[step.region]
-    wanted = [math.prod(location.shape) for location in region.inputs]
-    given = [math.prod(held[0]) for held in operands if held and held[1] == "int8"]
+    wanted = [(math.prod(location.shape), location.dtype) for location in region.inputs]
+    given = [(math.prod(held[0]), held[1]) for held in operands if held]
     _expect(given == wanted and len(operands) == len(wanted), f"{what}: operands that are not those of the region")
-    return [(location.shape, "int8") for location in region.outputs]
+    return [(location.shape, location.dtype) for location in region.outputs]
 
 
 def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None]) -> list[_Held]:

@@ -227,7 +227,7 @@ def activation_range(activation: str, scale: float, zero_point: int, dtype: str 
 
 
 def average_pool_multiplier(count: int) -> tuple[int, int]:
-    """Multiplier and shift that divide a sum of `count` int8 values, half away from zero, by *single* rounding.
+    """Multiplier and shift that divide a sum of `count` 8-bit values, half away from zero, by *single* rounding.
 
     TFLite's AVERAGE_POOL_2D adds half the count and truncates. A multiplier just above 2**k / count turns
     every tie into a value slightly beyond it, away from zero. The result is checked here for every
@@ -244,7 +244,7 @@ def average_pool_multiplier(count: int) -> tuple[int, int]:
     multiplier = (1 << (31 + shift)) // count + 1
     if multiplier >= 1 << 31 or count > 1 << 16:
         raise ValueError(f"average pool window of {count} elements is too large")
-    sums = np.arange(-128 * count, 127 * count + 1, dtype=np.int64)
+    sums = np.arange(-128 * count, 255 * count + 1, dtype=np.int64)
     want = np.where(sums >= 0, (sums + count // 2) // count, -((-sums + count // 2) // count))
     if not np.array_equal(requantize(sums, multiplier, shift, double_rounding=False), want):
         raise ValueError(f"average pool window of {count} elements has no exact multiplier")

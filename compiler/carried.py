@@ -100,6 +100,7 @@ def _is_column(config: AcceleratorConfig, layer: Layer) -> bool:
         isinstance(layer, DepthwiseConv2D)
         and config.window_columns > 1
         and (layer.output.columns, layer.weights.shape[1]) == (1, 1)
+        and layer.weights.itemsize == 1
         and not layer.output.whole
     )
 

@@ -61,8 +61,8 @@ class Emitted:
 
 
 def _outputs(graph: LayerGraph, plan: MemoryPlan) -> tuple[TensorLocation, ...]:
-    """Locations of the outputs with the shapes that the network gives them."""
-    return tuple(dataclasses.replace(plan.locations[t.name], shape=t.shape) for t in graph.outputs)
+    """Locations of the outputs with the shapes and types that the network gives them."""
+    return tuple(dataclasses.replace(plan.locations[t.name], shape=t.shape, dtype=t.dtype) for t in graph.outputs)
 
 
 def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
@@ -167,7 +167,7 @@ def _emit(
             name=f"region{index}",
             program_start=first,
             program_words=programmed - first,
-            inputs=tuple(plan.locations[t.name] for t in graph.inputs),
+            inputs=tuple(dataclasses.replace(plan.locations[t.name], dtype=t.dtype) for t in graph.inputs),
             outputs=_outputs(graph, plan),
             tensors=tuple(plan.locations[item.layer.output.name] for item in placed),
             parts=tuple(made) if parts else (),

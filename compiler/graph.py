@@ -51,6 +51,8 @@ class Tensor:
     """columns of the whole from one of the part to the next"""
     row_step: int = 1
     """rows of the whole from one of the part to the next; other than 1 only for what a layer writes"""
+    dtype: str = "int8"
+    """of a region's inputs and outputs: in which type the host has them, int8 or uint8"""
 
     @property
     def elements(self) -> int:
@@ -62,7 +64,7 @@ class Tensor:
         if self.whole is None:
             return self
         rows, columns, channels = self.whole
-        alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1)
+        alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1, dtype="int8")
         return dataclasses.replace(self, rows=rows, columns=columns, channels=channels, **alone)  # type: ignore[arg-type]
 
     def part(
@@ -156,7 +158,7 @@ class Layer:
 class Conv2D(Layer):
     """2-D convolution, dilation 1 (TFLite CONV_2D; with single rounding FULLY_CONNECTED of several rows)."""
 
-    weights: NDArray[np.int8] = field(repr=False)
+    weights: NDArray[np.signedinteger] = field(repr=False)
     """[output channels, kernel rows, kernel columns, input channels]"""
     weight_scales: NDArray[np.float64] = field(repr=False)
     """[output channels], float32 values"""
@@ -178,7 +180,7 @@ class Conv2D(Layer):
 class DepthwiseConv2D(Layer):
     """Depthwise 2-D convolution with channel multiplier 1; double rounding (TFLite DEPTHWISE_CONV_2D)."""
 
-    weights: NDArray[np.int8] = field(repr=False)
+    weights: NDArray[np.signedinteger] = field(repr=False)
     """[kernel rows, kernel columns, channels]"""
     weight_scales: NDArray[np.float64] = field(repr=False)
     bias: NDArray[np.int32] = field(repr=False)
@@ -202,7 +204,7 @@ class DepthwiseConv2D(Layer):
 class FullyConnected(Layer):
     """Matrix times the flattened input (row-major NHWC order); single rounding (TFLite FULLY_CONNECTED)."""
 
-    weights: NDArray[np.int8] = field(repr=False)
+    weights: NDArray[np.signedinteger] = field(repr=False)
     """[outputs, inputs]"""
     weight_scales: NDArray[np.float64] = field(repr=False)
     """[outputs] (per-tensor scales repeated)"""
@@ -222,6 +224,8 @@ class AveragePool2D(Layer):
     strides: tuple[int, int]
     padding: Padding = Padding()
     """nothing above 0: every window has as many values"""
+    half_up: bool = False
+    """rounded half up instead (uint8, which is never below 0)"""
 
 
 @dataclass(frozen=True, kw_only=True)

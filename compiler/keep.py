@@ -25,7 +25,7 @@ from .partition import Partitioned
 
 __all__ = ["STEPS", "KeptSteps"]
 
-STEPS = ("read", "simplify", "partition", "lower")
+STEPS = ("read", "simplify", "recentre", "partition", "lower")
 """Of a compilation, in order; the files of each are NUMBER-STEP.txt and NUMBER-STEP.json"""
 
 
@@ -66,6 +66,7 @@ class KeptSteps:
         if self._folder is None:
             return
         partitioned, regions = fitted.partitioned, fitted.emitted.regions
+        self.graph("recentre", partitioned.recentred)
         self._write("partition", _partition_text(partitioned), _partition_values(partitioned))
         self._write(
             "lower",

@@ -121,13 +121,13 @@ def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], out
     return [float(input_scale) * float(scale) / float(output_scale) for scale in weight_scales]
 
 
-def _folded_bias(weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int) -> NDArray[np.int64]:
+def _folded_bias(weights: NDArray[np.signedinteger], bias: NDArray[np.int32], zero_point: int) -> NDArray[np.int64]:
     """Bias less what the operand's zero point adds to each output; weights [outputs, ...]."""
     return bias.astype(np.int64) - zero_point * weights.reshape(len(weights), -1).astype(np.int64).sum(1)
 
 
 def accumulator_range(
-    weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int
+    weights: NDArray[np.signedinteger], bias: NDArray[np.int32], zero_point: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The smallest and largest accumulator that any input makes of each output.
 
@@ -138,7 +138,7 @@ def accumulator_range(
     return np.minimum(w * -128, w * 127).sum(1) + folded, np.maximum(w * -128, w * 127).sum(1) + folded
 
 
-def accumulators_fit(weights: NDArray[np.int8], bias: NDArray[np.int32], zero_point: int) -> bool:
+def accumulators_fit(weights: NDArray[np.signedinteger], bias: NDArray[np.int32], zero_point: int) -> bool:
     """Whether no input makes an accumulator exceed 32 bits, nor its start, the folded bias, does."""
     low, high = accumulator_range(weights, bias, zero_point)
     ends = np.concatenate([low, high, _folded_bias(weights, bias, zero_point)])
@@ -237,6 +237,9 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                 return str(error)
             if not accumulators_fit(_by_output(layer), layer.bias, layer.inputs[0].zero_point):
                 return "accumulators that may exceed 32 bits"
+            parts = int(_parts_needed(layer.weights).max(initial=0))
+            if parts > (config.window_columns if isinstance(layer, DepthwiseConv2D) else config.taps):
+                return f"weights of {parts} parts each (uint8 less a zero point), beyond what the window holds"
         case AveragePool2D():
             rows, columns = layer.window
             o, i = layer.output, layer.inputs[0]
@@ -375,7 +378,7 @@ class _Channels:
     weights int8 [channels, ...]; bias (folded with the input zero point), multiplier, shift: int64 [channels].
     """
 
-    weights: NDArray[np.int8]
+    weights: NDArray[np.signedinteger]
     bias: NDArray[np.int64]
     multiplier: NDArray[np.int64]
     shift: NDArray[np.int64]
@@ -383,7 +386,7 @@ class _Channels:
     """limiting every final accumulator to `NARROW_BITS` changes no output"""
 
 
-def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]) -> _Channels:
+def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.signedinteger]) -> _Channels:
     """Parameters of a layer's channels; weights [channels, ...].
 
     Requantization is monotonic, so what the largest and the smallest accumulator that any input can make become tells
@@ -417,7 +420,7 @@ def is_narrow(layer: DepthwiseConv2D) -> bool:
     return _channels(layer, layer.weights.transpose(2, 1, 0)).narrow
 
 
-def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.int8]):
+def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray[np.signedinteger]):
     """(bias folded with the input zero point, multipliers, shifts), int64 per channel; weights [channels, ...]."""
     bias = _folded_bias(weights, layer.bias, layer.inputs[0].zero_point)
     pairs = np.array(_multipliers(layer), np.int64).reshape(-1, 2)
@@ -435,7 +438,7 @@ def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> list[tuple
     return channel_multipliers(factors, ends, limits, double_rounding=layer.double_rounding)
 
 
-def _by_output(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> NDArray[np.int8]:
+def _by_output(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> NDArray[np.signedinteger]:
     """Weights [outputs, ...]."""
     return layer.weights.transpose(2, 0, 1) if isinstance(layer, DepthwiseConv2D) else layer.weights
 
@@ -494,38 +497,90 @@ def _interval(config: AcceleratorConfig, narrow: bool) -> int:
 
 
 def _dense_shape(
-    config: AcceleratorConfig, kernel_rows: int, row_bytes: int, output: Tensor, stride: int, interval: int
+    config: AcceleratorConfig, counts: Mapping[int, int], output: Tensor, stride: int, interval: int
 ) -> tuple[int, bool]:
     """From how many kernel rows a step takes its bytes, and whether two output rows are computed at once.
 
-    interval: fewest cycles between the results of one pixel.
+    counts: steps of a result where each takes its bytes from so many rows; interval: fewest cycles between the results
+    of one pixel.
     """
     out_rows = output.rows
     # The rows of a pair are neighbours, the first of them in an even bank.
     pairs = config.pixels > 1 and output.row_step == 1 and output.origin[0] % 2 == 0
 
-    def count(together: int) -> int:
-        return -(-kernel_rows // together) * -(-row_bytes // (config.taps // together))
-
     def cycles(together: int) -> tuple[int, bool]:
         """Of a column and channel group, and whether output rows are paired for it."""
-        alone = out_rows * max(count(together), interval)
+        alone = out_rows * max(counts[together], interval)
         # The second pixel of a row triple has the rows below: a stride of 1.
         if not pairs or stride > (1 if together == 3 else 2):
             return alone, False
-        paired = -(-out_rows // 2) * max(count(together), 2 * interval)
+        paired = -(-out_rows // 2) * max(counts[together], 2 * interval)
         return min(alone, paired), paired < alone
 
-    best = 2 if count(2) < count(1) else 1
-    if config.row_triples and cycles(3)[0] < cycles(best)[0]:
+    best = 2 if counts.get(2, counts[1]) < counts[1] else 1
+    if 3 in counts and cycles(3)[0] < cycles(best)[0]:
         best = 3
     return best, cycles(best)[1]
+
+
+@dataclass(frozen=True)
+class _RowSteps:
+    """How the bytes of a kernel row are spread over steps."""
+
+    first: int
+    """byte of the row at which the first step begins; below 0 before it"""
+    step: int
+    """bytes from one step to the next: fewer than a step takes, so that some bytes are in several"""
+    count: int
+    holders: NDArray[np.int64]
+    """of each byte the first step that takes it"""
+
+    def weights(self, rows: NDArray[np.signedinteger], taps: int) -> NDArray[np.int8]:
+        """Weights [..., bytes] as those of steps [..., count, taps]: what is beyond int8 goes to the next step."""
+        result = np.zeros((*rows.shape[:-1], self.count, taps), np.int8)
+        rest = rows.astype(np.int64)
+        positions = np.arange(rows.shape[-1])
+        more = 0
+        while rest.any():
+            part = np.clip(rest, -128, 127)
+            chosen = positions[part.reshape(-1, len(positions)).any(0)]
+            steps = self.holders[chosen] + more
+            result[..., steps, chosen - self.first - steps * self.step] = part[..., chosen]
+            rest -= part
+            more += 1
+        return result
+
+
+def _parts_needed(weights: NDArray[np.signedinteger]) -> NDArray[np.int64]:
+    """In how many int8 weights each one can be split, at least; 0 for zero."""
+    if weights.dtype == np.int8:
+        return (weights != 0).astype(np.int64)
+    w = weights.astype(np.int64)
+    return np.maximum(-(-w // 127), -(w // 128)) * (w != 0)
+
+
+def _row_steps(needed: NDArray[np.int64], taps: int) -> _RowSteps:
+    """The fewest steps of `taps` bytes in which each byte of a kernel row is as often as `needed` says."""
+    position = np.arange(len(needed))
+    best: _RowSteps | None = None
+    for step in range(taps, 0, -1):
+        for first in range(0, -taps, -1):
+            last = (position - first) // step
+            holders = np.maximum(-((first + taps - 1 - position) // step), 0)
+            if (last - holders + 1 < needed).any():
+                continue
+            count = int(np.max(holders + needed, where=needed > 0, initial=1))
+            if best is None or count < best.count:
+                best = _RowSteps(first, step, count, holders)
+    if best is None:
+        raise ValueError(f"weights of {int(needed.max())} parts for {taps} taps")
+    return best
 
 
 def _lower_dense(
     config: AcceleratorConfig,
     layer: Conv2D | FullyConnected,
-    kernel: NDArray[np.int8],
+    kernel: NDArray[np.signedinteger],
     strides: tuple[int, int],
     origin: tuple[int, int],
     source: TensorLocation,
@@ -540,13 +595,26 @@ def _lower_dense(
     rows = _pad_to(parameters.weights, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)
     rows = rows[:, :, :row_bytes]
     interval = _interval(config, parameters.narrow)
-    together, pixel_pair = _dense_shape(config, kernel_rows, row_bytes, layer.output, strides[0], interval)
-    # A step takes `share` bytes from each of `together` rows.
-    share = config.taps // together
-    row_steps, chunks = -(-kernel_rows // together), -(-row_bytes // share)
-    padded = _pad_to(_pad_to(rows, chunks * share, axis=2), row_steps * together, axis=1)
-    steps = padded.reshape(outputs, row_steps, together, chunks, share).transpose(0, 1, 3, 2, 4)
-    words = _group_words(config, parameters, _pad_to(steps.reshape(outputs, -1, together * share), config.taps, axis=2))
+    needed = _parts_needed(rows).max((0, 1))
+    if needed.max(initial=0) > 1:
+        # Weights of nine bits: steps overlap.
+        spread = _row_steps(needed, config.taps)
+        together, pixel_pair = _dense_shape(config, {1: kernel_rows * spread.count}, layer.output, strides[0], interval)
+        share, first, row_steps, chunks = spread.step, spread.first, kernel_rows, spread.count
+        steps = spread.weights(rows, config.taps).reshape(outputs, -1, config.taps)
+    else:
+        counts = {
+            together: -(-kernel_rows // together) * -(-row_bytes // (config.taps // together))
+            for together in ((1, 2, 3) if config.row_triples else (1, 2))
+        }
+        together, pixel_pair = _dense_shape(config, counts, layer.output, strides[0], interval)
+        # A step takes `share` bytes from each of `together` rows.
+        share, first = config.taps // together, 0
+        row_steps, chunks = -(-kernel_rows // together), -(-row_bytes // share)
+        padded = _pad_to(_pad_to(rows, chunks * share, axis=2), row_steps * together, axis=1)
+        grouped = padded.reshape(outputs, row_steps, together, chunks, share).transpose(0, 1, 3, 2, 4)
+        steps = _pad_to(grouped.reshape(outputs, -1, together * share), config.taps, axis=2)
+    words = _group_words(config, parameters, steps)
     fields = _output_fields(config, layer, out)
     if pixel_pair:
         fields |= dict(n_oy=-(-out.rows // 2), out_row_step=2)
@@ -565,7 +633,7 @@ def _lower_dense(
         n_ky=row_steps,
         n_kx=chunks,
         row_start=origin[0],
-        q_start=origin[1] * pixel,
+        q_start=origin[1] * pixel + first,
         row_step_oy=strides[0] * (2 if pixel_pair else 1),
         row_step_ky=together,
         q_step_ox=strides[1] * pixel,
@@ -626,6 +694,10 @@ def _lower_depthwise(
     origin = (-layer.padding.top, -layer.padding.left)
     # With a stride of 0, each result of a row reads the same columns.
     slide = columns > 1 and kernel_columns <= columns and kernel_rows <= rows and layer.strides[1] > 0
+    # Weights of nine bits: what is beyond eight multiplies the same column again a step later, when it is an older one.
+    needed = _parts_needed(kernel).max((0, 2))
+    parts = int(needed.max(initial=1))
+    slide = slide and parts == 1
     if slide:
         # One word; the kernel sits in the newest columns.
         taps = np.zeros((channels, columns, rows), np.int8)
@@ -654,10 +726,15 @@ def _lower_depthwise(
         # A word for each step: one column of three rows, in the newest column.
         turns = -(-kernel_rows // rows)
         split = _pad_to(kernel, turns * rows, axis=2).reshape(channels, kernel_columns, turns, rows)
-        taps = np.zeros((channels, turns, kernel_columns, columns, rows), np.int8)
-        taps[:, :, :, columns - 1] = split.transpose(0, 2, 1, 3)
-        steps = _pad_to(taps.reshape(channels, turns * kernel_columns, -1), config.taps, axis=2)
-        geometry = _window_geometry(source, out, (kernel_rows, kernel_columns), layer.strides, origin, rows)
+        loads = int(np.max(np.arange(kernel_columns) + np.maximum(needed, 1)))
+        taps = np.zeros((channels, turns, loads, columns, rows), np.int8)
+        rest = split.transpose(0, 2, 1, 3).astype(np.int64)
+        for more in range(parts):
+            part = np.clip(rest, -128, 127)[:, :, : loads - more]
+            taps[:, :, more : more + kernel_columns, columns - 1 - more] = part
+            rest[:, :, : loads - more] -= part
+        steps = _pad_to(taps.reshape(channels, turns * loads, -1), config.taps, axis=2)
+        geometry = _window_geometry(source, out, (kernel_rows, loads), layer.strides, origin, rows)
     words = _group_words(config, parameters, steps)
     fields = _output_fields(config, layer, out)
     descriptor = Descriptor(
@@ -702,7 +779,9 @@ def _lower_average_pool(
 ):
     count = layer.window[0] * layer.window[1]
     multiplier, shift = average_pool_multiplier(count) if count > 1 else (IDENTITY_MULTIPLIER, 0)
-    narrow = 128 * count < 1 << (NARROW_BITS - 1)
+    # Half up is half away from zero where nothing is below it: the sum of values that begin at 0.
+    offset = 128 if layer.half_up else 0
+    narrow = (128 + offset) * count < 1 << (NARROW_BITS - 1)
     descriptor = Descriptor(
         kind=Kind.WINDOW,
         double_rounding=0,
@@ -710,7 +789,7 @@ def _lower_average_pool(
         interval=_interval(config, narrow),
         weights_advance=0,
         **_input_fields(config, sources[0]),
-        **{**_output_fields(config, layer, out), "out_zero_point": 0},
+        **{**_output_fields(config, layer, out), "out_zero_point": -offset},
         **_window_geometry(
             sources[0],
             out,
@@ -721,7 +800,8 @@ def _lower_average_pool(
         ),
         q_step_g=config.lanes,
     )
-    return LoweredLayer(layer, descriptor, _shared_words(config, [(multiplier, shift)], [1] * config.window_rows))
+    words = _shared_words(config, [(multiplier, shift)], [1] * config.window_rows, bias=offset * count)
+    return LoweredLayer(layer, descriptor, words)
 
 
 def _lower_window_sum(config: AcceleratorConfig, layer: WindowSum, sources: list[TensorLocation], out: TensorLocation):

@@ -21,6 +21,7 @@ from .lower import is_narrow, tables_of, unsupported_reason
 from .ops import OPERATORS, LayoutConflict, Made, Operator, Refusal
 from .ops.lookup import LOOKUP, lookup_layer, table_of
 from .ops.operator import Layout, natural_layout, output_tensor
+from .recentre import Recentred, recentre
 
 __all__ = ["CpuOperator", "Cuts", "Partitioned", "Region", "Stage", "partition"]
 
@@ -70,6 +71,8 @@ class Partitioned:
     """A network as stages of CPU and accelerator."""
 
     graph: Graph
+    recentred: Graph
+    """the network as regions compute it: in int8"""
     stages: tuple[Stage, ...]
     cpu_operators: tuple[CpuOperator, ...]
     cuts: Cuts = field(default_factory=Cuts)
@@ -84,7 +87,7 @@ class Partitioned:
 class _Region:
     """A region under construction; the `Operands` of its layers."""
 
-    graph: Graph
+    network: Recentred
     config: AcceleratorConfig
     only_flat: set[int]
     """values that only fully connected layers read"""
@@ -96,6 +99,14 @@ class _Region:
     """of each layer, the first value that its node makes"""
     offered: dict[int, Tensor] = field(default_factory=dict)
     """inputs of the layer that is being made"""
+
+    @property
+    def graph(self) -> Graph:
+        return self.network.graph
+
+    def dtype(self, value: int) -> str:
+        """Type in which the host has it."""
+        return "uint8" if value in self.network.unsigned else self.graph.values[value].type.dtype
 
     def _known(self, value: int) -> Tensor | None:
         return self.made.get(value) or self.inputs.get(value) or self.offered.get(value)
@@ -133,6 +144,7 @@ class _Region:
             scale=q.scale,
             zero_point=q.zero_point,
             shape=item.type.shape,
+            dtype=self.dtype(value),
         )
 
     def accept(self, node: Node, made: Made) -> None:
@@ -185,6 +197,8 @@ class _Assignment:
     """One pass over the graph. Views in `kept_apart` run on the CPU: a layer needs their output in another layout."""
 
     graph: Graph
+    network: Recentred
+    """its twin, of which the layers are made"""
     config: AcceleratorConfig
     kept_apart: dict[int, str]
     """by the value that they make"""
@@ -208,11 +222,11 @@ class _Assignment:
         self._only_flat = {v for v, nodes in readers.items() if all(n.kind == "FULLY_CONNECTED" for n in nodes)}
         for value in self.graph.sources:
             self.stage[value] = 0
-        for node in self.graph.nodes:
+        for node, twin in zip(self.graph.nodes, self.network.graph.nodes, strict=True):
             operands = self.graph.operands(node)
             self._pending.pop(node.outputs[0], None)
             try:
-                self._accelerate(node, operands)
+                self._accelerate(twin, operands)
             except Refusal as refusal:
                 self._keep_apart(refusal, operands)
                 self.reasons[node.outputs[0]] = str(refusal)
@@ -228,16 +242,19 @@ class _Assignment:
                 raise _Restart(candidates[0], str(refusal))
 
     def _accelerate(self, node: Node, operands: tuple[int, ...]) -> None:
+        """Have an operator, given as the network's twin has it, run on the accelerator."""
         entry = OPERATORS.get(node.kind)
         if entry is None:
             raise Refusal(f"{node.kind} has no lowering")
+        if node.outputs[0] in self.network.reasons:
+            raise Refusal(self.network.reasons[node.outputs[0]])
         stage = max((self.stage[v] for v in operands), default=0)
         if entry.view:
             if not operands or operands[0] not in self.accelerated:
                 raise Refusal("reshape between CPU operators")
             if node.outputs[0] in self.kept_apart:
                 raise Refusal(self.kept_apart[node.outputs[0]])
-            entry.view(self.graph, node)
+            entry.view(self.network.graph, node)
             self.regions[stage].view(node)
         else:
             assert entry.layer
@@ -246,7 +263,7 @@ class _Assignment:
             self.ended.update(self.stage[last] for last in self.cuts.after.get(node.outputs[0], ()))
             while stage in self.ended:
                 stage += 1
-            region = self.regions.get(stage) or _Region(self.graph, self.config, self._only_flat)
+            region = self.regions.get(stage) or _Region(self.network, self.config, self._only_flat)
             if not self._look_up_before(node, region):
                 made = self._layers(node, entry, region)
                 if entry.follows and not self.accelerated.intersection(operands):
@@ -258,13 +275,17 @@ class _Assignment:
 
     def _needed_tables(self) -> dict[int, bytes]:
         """Tables of the nodes that the engine does in no other way, by the value that they make."""
-        nodes = [n for n in self.graph.nodes if _is_table_only(n.kind)]
+        nodes = [
+            node
+            for node in self.network.graph.nodes
+            if _is_table_only(node.kind) and node.outputs[0] not in self.network.reasons
+        ]
         return {node.outputs[0]: found[1].entries for node in nodes if (found := self._table(node))}
 
     def _table(self, node: Node) -> tuple[int, Table] | None:
         """The operand and table of a function of one int8 value; None if the node is none, or there are no tables."""
         try:
-            return table_of(self.graph, node) if self.config.tables else None
+            return table_of(self.network.graph, node) if self.config.tables else None
         except Refusal:
             return None
 
@@ -286,7 +307,7 @@ class _Assignment:
             return False
         value, table = found
         made = region.made[value]
-        tensor = output_tensor(self.graph, node, (made.rows, made.columns, made.channels))
+        tensor = output_tensor(self.network.graph, node, (made.rows, made.columns, made.channels))
         layers = {}
         for index in makers:
             before = region.layers[index]
@@ -330,7 +351,7 @@ class _Assignment:
         """What the operator table makes of a node, if the configuration can run it."""
         assert entry.layer
         region.offered = {}
-        made = _made(entry.layer(self.graph, node, region))
+        made = _made(entry.layer(self.network.graph, node, region))
         for layer in made.layers:
             reason = unsupported_reason(layer, self.config)
             if reason:
@@ -367,8 +388,9 @@ def partition(graph: Graph, config: AcceleratorConfig, cuts: Cuts | None = None)
 
 def _assign(graph: Graph, config: AcceleratorConfig, cuts: Cuts) -> _Assignment:
     kept_apart: dict[int, str] = {}
+    network = recentre(graph)
     while True:
-        assignment = _Assignment(graph, config, kept_apart, cuts)
+        assignment = _Assignment(graph, network, config, kept_apart, cuts)
         try:
             assignment.run()
             return assignment
@@ -392,7 +414,7 @@ def _assemble(assignment: _Assignment) -> Partitioned:
         for node in stage.nodes
         if node.outputs[0] not in assignment._views or node.outputs[0] in assignment.kept_apart
     )
-    return Partitioned(assignment.graph, tuple(stages), operators, assignment.cuts)
+    return Partitioned(assignment.graph, assignment.network.graph, tuple(stages), operators, assignment.cuts)
 
 
 def _region(assignment: _Assignment, region: _Region, number: int, name: str) -> Region:
@@ -417,7 +439,7 @@ def _region(assignment: _Assignment, region: _Region, number: int, name: str) ->
             )
             copies.append(copy_layer(tensor.name, part, tensor))
             makers.append(producers[value].outputs[0])
-        tensors.append(tensor)
+        tensors.append(dataclasses.replace(tensor, dtype=region.dtype(value)))
     layers = LayerGraph(
         name=name,
         inputs=tuple(region.inputs.values()),

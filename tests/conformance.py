@@ -2,6 +2,7 @@
 
 python -m tests.conformance --all             the NumPy references
 python -m tests.conformance --all --compiled  compiled for the ULX3S-85F: CPU code, golden model, portable runtime
+python -m tests.conformance CONV_2D --type uint8 --compiled --devices portable
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _operator(kind: str, args: argparse.Namespace, folder: Path) -> tuple[Counte
     types: set[str] = set()
     reasons: Counter[str] = Counter()
     wrong = []
-    for case in cases(args.seed, args.count, [kind]):
+    for case in cases(args.seed, args.count, [kind], args.type):
         outcome = check_compiled(case, folder, args.devices) if args.compiled else check(case)
         counts[outcome.status] += 1
         counts["on the accelerator"] += bool(outcome.layers)
@@ -213,6 +214,7 @@ def main() -> int:
     parser.add_argument("--all", action="store_true", help="check all operators")
     parser.add_argument("--count", type=int, default=100, help="cases of each operator (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the generator (default: %(default)s)")
+    parser.add_argument("--type", help="data type of operands, as uint8, where an operator takes it (default: any)")
     parser.add_argument("--show", type=int, default=3, help="wrong cases to show of each (default: %(default)s)")
     parser.add_argument("--compiled", action="store_true", help="compile each case instead of calling the reference")
     parser.add_argument(

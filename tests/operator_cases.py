@@ -21,10 +21,14 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
 
 
 class Draw:
-    """Random ingredients of cases."""
+    """Random ingredients of cases.
 
-    def __init__(self, seed: Sequence[int]) -> None:
+    prefer: the data type of operands that may have several, if it is one of them.
+    """
+
+    def __init__(self, seed: Sequence[int], prefer: str | None = None) -> None:
         self.rng = np.random.default_rng(seed)
+        self._prefer = prefer
 
     def chance(self, probability: float) -> bool:
         return bool(self.rng.random() < probability)
@@ -38,6 +42,8 @@ class Draw:
 
     def dtype(self, *dtypes: str) -> str:
         """The first of them half the time."""
+        if self._prefer in dtypes:
+            return self._prefer
         return dtypes[0] if self.chance(0.5) else self.pick(*dtypes)
 
     def scale(self, low: float = 1e-3, high: float = 0.2) -> float:
@@ -930,7 +936,7 @@ def _one_hot(draw: Draw) -> Spec:
     depth = draw.integer(1, 8)
     shape = draw.shape(1, 3)
     index = constant(draw.rng.integers(-2, depth + 2, shape), draw.pick("int32", "int64"))
-    dtype = draw.pick("int8", "uint8", "int32", "float32")
+    dtype = draw.dtype("int8", "uint8", "int32", "float32")
     t = TensorType((), dtype)
     on, off = (Operand(t, draw.values(t).reshape(())) for _ in range(2))
     axis = draw.pick(-1, draw.integer(0, len(shape)))
@@ -1281,8 +1287,10 @@ GENERATORS: dict[str, Sequence[Generator]] = {
 ATTEMPTS = 50
 
 
-def cases(seed: int, count_per_operator: int, kinds: Sequence[str] | None = None) -> Iterator[Case]:
-    """`count_per_operator` cases of each operator; the same for the same seed and operator.
+def cases(
+    seed: int, count_per_operator: int, kinds: Sequence[str] | None = None, prefer: str | None = None
+) -> Iterator[Case]:
+    """`count_per_operator` cases of each operator; the same for the same seed, operator and preferred data type.
 
     Raises
     ------
@@ -1291,13 +1299,13 @@ def cases(seed: int, count_per_operator: int, kinds: Sequence[str] | None = None
     """
     for kind in GENERATORS if kinds is None else kinds:
         for index in range(count_per_operator):
-            yield _case(kind, seed, index)
+            yield _case(kind, seed, index, prefer)
 
 
-def _case(kind: str, seed: int, index: int) -> Case:
+def _case(kind: str, seed: int, index: int, prefer: str | None) -> Case:
     refusal = ""
     for attempt in range(ATTEMPTS):
-        draw = Draw((seed, zlib.crc32(kind.encode()), index, attempt))
+        draw = Draw((seed, zlib.crc32(kind.encode()), index, attempt), prefer)
         generators = GENERATORS[kind]
         spec = generators[index % len(generators)](draw)
         given = [o for o in spec.operands if o is not None and o.is_input]

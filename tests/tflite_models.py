@@ -396,5 +396,39 @@ def edited(data: bytes, edit: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def as_uint8(data: bytes, rng: np.random.Generator, *, wide: bool = True) -> bytes:
+    """An int8 network as the uint8 one with the same shapes, as old converters made them.
+
+    Weights are of one scale and any zero point, drawn anew; `wide`: less their zero point many are beyond int8.
+    """
+    products = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+    def edit(model: Any) -> None:
+        (graph,) = model.subgraphs
+        kinds = [model.operatorCodes[op.opcodeIndex].builtinCode for op in graph.operators]
+        codes = [getattr(schema.BuiltinOperator, name) for name in products]
+        weighted = [op for op, kind in zip(graph.operators, kinds, strict=True) if kind in codes]
+        for index, tensor in enumerate(graph.tensors):
+            if tensor.type != schema.TensorType.INT8:
+                continue
+            tensor.type = schema.TensorType.UINT8
+            q, buffer = tensor.quantization, model.buffers[tensor.buffer]
+            q.zeroPoint = np.array(q.zeroPoint, np.int64) + 128
+            if buffer.data is None:
+                continue
+            buffer.data = np.array(buffer.data, np.uint8) ^ 0x80
+            if any(op.inputs[1] == index for op in weighted):
+                q.scale, q.quantizedDimension = np.median(q.scale).astype(np.float32).reshape(1), 0
+                q.zeroPoint = np.array([int(rng.choice([0, 100, 151, 255])) if wide else 128], np.int64)
+        for op in weighted:
+            bias = graph.tensors[op.inputs[-1]]
+            source = graph.tensors[op.inputs[2 if len(op.inputs) == 4 else 0]]
+            q = bias.quantization
+            q.scale = np.float32(source.quantization.scale[0]) * graph.tensors[op.inputs[1]].quantization.scale
+            q.zeroPoint, q.quantizedDimension = np.zeros(1, np.int64), 0
+
+    return edited(data, edit)
+
+
 def random_input(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
     return rng.integers(-128, 128, shape, np.int8)

@@ -13,7 +13,7 @@ from .elementwise import activate_plain
 from .hybrid import integers, is_hybrid, rescale
 from .support import activate, operand, parameters, refuse, require_types, to_int32, type_name
 
-__all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "transpose_conv"]
+__all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "product_scale", "transpose_conv"]
 
 # Products of integers and their sums are below 2**53 in magnitude: exact in float64, whose matrix product is fast.
 # Those of float32 are added up one after the other, as LiteRT does.
@@ -177,7 +177,14 @@ def _factors(op: Operation, activation: int, weight: int) -> NDArray[np.float64]
     if t is None or t.quantization is None:
         refuse(op, "weights without quantization")
     scale_in, scale_out = parameters(op, op.inputs[activation]).scale, parameters(op, op.outputs[0]).scale
-    return np.array([scale_in * s / scale_out for s in t.quantization.scales])
+    return np.array([product_scale(op, scale_in, s) / scale_out for s in t.quantization.scales])
+
+
+def product_scale(op: Operation, input_scale: float, weight_scale: float) -> float:
+    """What one step of a sum of products stands for: a product in float64, or in float32 (convolutions of uint8)."""
+    if op.kind != "FULLY_CONNECTED" and op.outputs[0].dtype == "uint8":
+        return float(np.float32(input_scale) * np.float32(weight_scale))
+    return input_scale * weight_scale
 
 
 def _total(op: Operation, acc: NDArray, bias: NDArray | None) -> NDArray[np.int64]:

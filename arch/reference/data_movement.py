@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..operation import Operation
+from ..operation import Operation, Quantization
 from .support import check_axis, operand, parameters, refuse, refuse_values, round_half_away, to_int32, type_name
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "padv2",
     "range_",
     "rank",
+    "rescaled_uint8",
     "reshape",
     "reverse_sequence",
     "reverse_v2",
@@ -106,6 +107,11 @@ def _rescaled_uint8(op: Operation, inputs: Sequence[NDArray | None], index: int)
         return x
     if t.dtype != "uint8":
         refuse(op, f"{t.dtype} operands of several quantizations")
+    return rescaled_uint8(x, q_in, q_out)
+
+
+def rescaled_uint8(x: NDArray, q_in: Quantization, q_out: Quantization) -> NDArray[np.uint8]:
+    """Values of 0 to 255 in another quantization, as CONCATENATION rescales them: in float32."""
     scale = np.float32(q_in.scale) * (np.float32(1) / np.float32(q_out.scale))
     bias = np.float32(-q_in.zero_point) * scale
     value = to_int32(round_half_away(x.astype(np.float32) * scale + bias)) + q_out.zero_point

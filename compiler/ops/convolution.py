@@ -29,6 +29,7 @@ from .operator import (
     inner_tensor,
     int8_type,
     natural_layout,
+    requantization_of,
     weights_of,
 )
 
@@ -55,14 +56,14 @@ def _image(node: Node, index: int = 0) -> tuple[int, ...]:
     return shape
 
 
-def _dilated(weights: NDArray[np.int8], node: Node) -> NDArray[np.int8]:
+def _dilated(weights: NDArray[np.signedinteger], node: Node) -> NDArray[np.signedinteger]:
     """Weights [outputs, rows, columns, inputs] with zeros between their taps."""
     rows, columns = node.operation.options["dilation"]
     outputs, kernel_rows, kernel_columns, inputs = weights.shape
     extent = (kernel_rows - 1) * rows + 1, (kernel_columns - 1) * columns + 1
     if extent[0] * extent[1] > _LARGEST_GROWTH * kernel_rows * kernel_columns:
         raise Refusal(f"dilation {(rows, columns)} makes a kernel of {extent[0]} x {extent[1]}, nearly all of it zeros")
-    result = np.zeros((outputs, *extent, inputs), np.int8)
+    result = np.zeros((outputs, *extent, inputs), weights.dtype)
     result[:, ::rows, ::columns] = weights
     return result
 
@@ -77,10 +78,10 @@ def _conv_2d(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[L
     return _convolution(graph, node, operands, _ungrouped(weights, groups), scales)
 
 
-def _ungrouped(weights: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
+def _ungrouped(weights: NDArray[np.signedinteger], groups: int) -> NDArray[np.signedinteger]:
     """Weights [outputs, rows, columns, inputs of a group] with zeros for the inputs of other groups."""
     outputs, rows, columns, depth = weights.shape
-    result = np.zeros((groups, outputs // groups, rows, columns, groups, depth), np.int8)
+    result = np.zeros((groups, outputs // groups, rows, columns, groups, depth), weights.dtype)
     for group in range(groups):
         result[group, ..., group, :] = weights.reshape(groups, -1, rows, columns, depth)[group]
     return result.reshape(outputs, rows, columns, groups * depth)
@@ -90,7 +91,7 @@ def _convolution(
     graph: Graph,
     node: Node,
     operands: Operands,
-    weights: NDArray[np.int8],
+    weights: NDArray[np.signedinteger],
     scales: NDArray[np.float64],
     *,
     index: int = 0,
@@ -107,6 +108,7 @@ def _convolution(
         weights=weights,
         weight_scales=scales,
         bias=bias_of(graph, node, len(weights), bias),
+        requantization=requantization_of(node, len(weights)),
         **geometry,
     )
 
@@ -127,7 +129,7 @@ def _depthwise_conv_2d(graph: Graph, node: Node, operands: Operands) -> Layer | 
 
 
 def _depthwise(
-    graph: Graph, node: Node, operands: Operands, weights: NDArray[np.int8], scales: NDArray[np.float64]
+    graph: Graph, node: Node, operands: Operands, weights: NDArray[np.signedinteger], scales: NDArray[np.float64]
 ) -> Layer | Sequence[Layer]:
     """weights [rows, columns, outputs], as many outputs side by side for each channel of the operand."""
     shape = _image(node)
@@ -147,6 +149,7 @@ def _depthwise(
         weights=weights,
         weight_scales=scales,
         bias=bias_of(graph, node, outputs),
+        requantization=requantization_of(node, outputs),
         **_geometry(node),
     )
     return (*copies, layer)

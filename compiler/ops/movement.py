@@ -14,12 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
+from nnloom.arch.operation import Quantization
 from nnloom.arch.reference import evaluate
+from nnloom.arch.reference.data_movement import rescaled_uint8
 
+from ..affine import VALUES
 from ..copies import copy_layer, selection_layer
 from ..graph import Layer, Padding, Tensor
 from ..ir import Graph, Node
+from ..recentre import OFFSET
 from .operator import Made, Operands, Operator, Refusal, inner_tensor, int8_type, natural_layout, output_tensor
+from .pointwise import ratio, straight_layer
 
 __all__ = ["CONCATENATION", "CUT", "PAD", "origins_of"]
 
@@ -174,7 +179,7 @@ def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
         source_type, q = int8_type(value_type, "an operand")
         if index is None or graph.constant(index) is not None:
             raise Refusal("constant operand")
-        if q != q_out:
+        if q != q_out and not node.operation.options.get("rescales"):
             raise Refusal("operands of several scales")
         size = [output.rows, output.columns, output.channels]
         size[axis] = 1
@@ -188,9 +193,18 @@ def _concatenation(graph: Graph, node: Node, operands: Operands) -> Made:
     for source in sources:
         extent = source.rows, source.columns, source.channels
         place = output.part((origin[0], origin[1], origin[2]), extent)
-        layers.append(copy_layer(node.name, source, place))
+        layers.append(_placed(node, source, place))
         origin[axis] += extent[axis]
     return Made(tuple(layers), (output,))
+
+
+def _placed(node: Node, source: Tensor, place: Tensor) -> Layer:
+    """An operand in its place, in the quantization of the output."""
+    if (source.scale, source.zero_point) == (place.scale, place.zero_point):
+        return copy_layer(node.name, source, place)
+    q_in, q_out = (Quantization.per_tensor(t.scale, t.zero_point + OFFSET) for t in (source, place))
+    answers = rescaled_uint8(VALUES + OFFSET, q_in, q_out).astype(np.int64) - OFFSET
+    return straight_layer(node.name, source, place, answers[:, None], ratio(q_in, q_out, None))
 
 
 def _with_gaps(graph: Graph, node: Node, sources: Sequence[Tensor], output: Tensor, granule: int) -> Made:
@@ -200,7 +214,7 @@ def _with_gaps(graph: Graph, node: Node, sources: Sequence[Tensor], output: Tens
     layers: list[Layer] = []
     for source, begin in zip(sources, begins[:-1], strict=True):
         size = source.rows, source.columns, source.channels
-        layers.append(copy_layer(node.name, source, apart.part((0, 0, int(begin)), size)))
+        layers.append(_placed(node, source, apart.part((0, 0, int(begin)), size)))
     chosen = np.concatenate([b + np.arange(s.channels) for s, b in zip(sources, begins[:-1], strict=True)])
     layers.append(selection_layer(node.name, apart, output, chosen))
     return Made(tuple(layers), (output,))

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.numerics import activation_range
+from nnloom.arch.numerics import activation_range, quantize_multiplier
 from nnloom.arch.operation import Quantization, TensorType
 
-from ..graph import Layer, Tensor
+from ..graph import Layer, Requantization, Tensor
 from ..ir import Graph, Node
+from ..recentre import INT9
 
 __all__ = [
     "LayoutConflict",
@@ -29,6 +30,7 @@ __all__ = [
     "int8_type",
     "natural_layout",
     "output_tensor",
+    "requantization_of",
     "weights_of",
 ]
 
@@ -148,8 +150,8 @@ def output_tensor(graph: Graph, node: Node, layout: Layout) -> Tensor:
     )
 
 
-def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float64]]:
-    """Constant int8 weights, and a scale for each index of `axis`.
+def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.signedinteger], NDArray[np.float64]]:
+    """Constant int8 weights (int16 of nine bits in the twin of uint8 ones), and a scale for each index of `axis`.
 
     Raises
     ------
@@ -159,7 +161,7 @@ def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.int8], N
     data, weights_type = graph.constant(node.inputs[1]), node.operation.inputs[1]
     if data is None or weights_type is None:
         raise Refusal("weights are not constant")
-    if weights_type.dtype not in ("int8", "int4"):
+    if weights_type.dtype not in ("int8", "int4", INT9):
         raise Refusal(f"weights are {weights_type.dtype}, not int8")
     q = weights_type.quantization
     if q is None:
@@ -177,9 +179,27 @@ def inner_tensor(graph: Graph, node: Node, like: Tensor, what: str, **changes: A
     name = f"{node.name} ({what})"
     while name in taken:
         name += "'"
-    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1)
+    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1, dtype="int8")
     tensor = dataclasses.replace(like, name=name, **{**alone, **changes})
     return dataclasses.replace(tensor, shape=(1, tensor.rows, tensor.columns, tensor.channels))
+
+
+def requantization_of(node: Node, outputs: int) -> Requantization | None:
+    """Multiplier and shift of each output of a convolution, where they are not those of its scales in float64.
+
+    Raises
+    ------
+    Refusal
+        If the engine has none for the factor.
+    """
+    scale = node.operation.options.get("product_scale")
+    if scale is None:
+        return None
+    _, q = int8_type(node.operation.outputs[0], "the output")
+    try:
+        return (quantize_multiplier(scale / q.scale),) * outputs
+    except ValueError as error:
+        raise Refusal(str(error)) from error
 
 
 def bias_of(graph: Graph, node: Node, outputs: int, index: int = 2) -> NDArray[np.int32]:

@@ -65,6 +65,7 @@ def _average_pool_2d(graph: Graph, node: Node, operands: Operands) -> Layer | Ma
     fields = _fields(graph, node, operands)
     (source,), output = fields["inputs"], fields["output"]
     padding = node.operation.options["padding"]
+    fields["half_up"] = node.operation.options.get("rounding") == "UP"
     if not any(padding):
         return AveragePool2D(**fields)
     window, strides = fields["window"], fields["strides"]

@@ -62,6 +62,13 @@ def test_each_byte_is_where_the_formula_says(config, seed):
     back = location.unpack(config, [np.append(d, np.uint8(1)) for d in dirty])
     assert back.dtype == np.int8
     np.testing.assert_array_equal(back, values)
+    # The host has uint8, 128 more: the memory has the same bytes, and the padding is still zero.
+    unsigned = dataclasses.replace(location, dtype="uint8")
+    for data, again in zip(banks, unsigned.pack(config, (values.astype(int) + 128).astype(np.uint8)), strict=True):
+        np.testing.assert_array_equal(data, again)
+    back = unsigned.unpack(config, [np.append(d, np.uint8(1)) for d in dirty])
+    assert back.dtype == np.uint8
+    np.testing.assert_array_equal(back.astype(int) - 128, values)
 
 
 @pytest.fixture
