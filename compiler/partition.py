@@ -161,7 +161,7 @@ class _Region:
             return []
         # Under other shapes, too.
         same = {v for v, t in self.made.items() if t.name == tensor.name}
-        behind = [node for v in same for node in readers.get(v, ()) if node is not reader]
+        behind = [node for v in same for node in readers.get(v, ()) if node.outputs != reader.outputs]
         if not same.isdisjoint(self.graph.results) or any(node.outputs[0] not in same for node in behind):
             return []
         if any(t.name == tensor.name for layer in self.layers for t in layer.inputs):

@@ -26,7 +26,7 @@ from nnloom.arch.reference.convolution import product_scale
 
 from .ir import Graph, Node, Value
 
-__all__ = ["INT9", "OFFSET", "Recentred", "recentre"]
+__all__ = ["INT9", "OFFSET", "SAME", "Recentred", "has_twin", "recentre"]
 
 OFFSET = 128
 """of uint8 values to their int8 twins"""
@@ -39,7 +39,7 @@ _OPTIONS: Mapping[str, Mapping[str, object]] = {
     "AVERAGE_POOL_2D": {"rounding": "UP"},
     "CONCATENATION": {"rescales": True},
 }
-_SAME = frozenset(
+SAME = frozenset(
     (
         *("ADD", "DIV", "GELU", "HARD_SWISH", "LOGISTIC", "TANH"),
         *("MAXIMUM", "MEAN", "MINIMUM", "MUL", "SUB", "SUM", "MAX_POOL_2D", "QUANTIZE"),
@@ -64,6 +64,11 @@ class Recentred:
     """why a node has none and is the network's own, by the first value that it makes"""
     unsigned: frozenset[int]
     """values that are uint8 in the network"""
+
+
+def has_twin(kind: str) -> bool:
+    """Whether an operator of uint8 has an int8 twin."""
+    return kind in SAME or kind in _PRODUCTS or kind in _OPTIONS
 
 
 def recentre(graph: Graph) -> Recentred:
@@ -103,7 +108,7 @@ def _twin_value(value: Value) -> Value:
 def _twin(graph: Graph, node: Node, values: list[Value]) -> Node | str:
     """A node's twin, or why it has none; the twins of weights join `values`."""
     op = node.operation
-    if node.kind not in _SAME and node.kind not in _PRODUCTS and node.kind not in _OPTIONS:
+    if not has_twin(node.kind):
         return f"{node.kind} of uint8 has no int8 twin"
     twin = dataclasses.replace(
         op,

@@ -28,6 +28,7 @@ from nnloom.compiler.cpu.operator import KERNELS
 from nnloom.compiler.cpu.tables import ELEMENTWISE
 from nnloom.compiler.frontend.tflite import VARIABLES
 from nnloom.compiler.ops import OPERATORS
+from nnloom.compiler.recentre import has_twin
 from nnloom.runtime.devices import serial
 
 HERE = Path(__file__).resolve().parent
@@ -319,6 +320,8 @@ def _operator_row(kind: str, passed: dict[str, int] | None, types: list[str]) ->
         where = engine.takes
     else:
         where = engine.takes + ("; only next to other layers" if engine.follows else "")
+    if has_twin(kind):
+        where = where.replace("int8", "int8 or uint8", 1)
     code = "kernel" if kind in KERNELS else "table of 8-bit values" if kind in ELEMENTWISE else ""
     code = "a view" if kind in VIEWS else "kernel" if kind == "SOFTMAX" else code
     counts = (

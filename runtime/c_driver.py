@@ -127,8 +127,9 @@ def _tensor(config: AcceleratorConfig, t: TensorLocation) -> str:
 def _about(direction: str, index: int, t: TensorLocation) -> str:
     name = t.name.encode("ascii", "backslashreplace").decode().replace("*/", "* /")
     shape = " x ".join(map(str, t.shape))
+    less = ", uint8 in the network: here 128 less" if t.dtype == "uint8" else ""
     return (
-        f"/* {direction} {index}: {name!r}, {shape}, scale {t.scale!r}, zero point {t.zero_point} */\n"
+        f"/* {direction} {index}: {name!r}, {shape}, scale {t.scale!r}, zero point {t.zero_point}{less} */\n"
         f"#define NNL_{direction.upper()}_{index}_BYTES {t.rows * t.columns * t.channels}\n"
     )
 

@@ -10,7 +10,7 @@
  *     int result = nnl_run(&device, 0, inputs, outputs);    (loads the board, the first time and after its reset)
  *
  * Tensors are int8, rows by columns by channels, without gaps. What the CPU does in the network, such as QUANTIZE and
- * SOFTMAX, is not in here: model.h names scale and zero point of each tensor.
+ * SOFTMAX, is not in here: model.h names scale and zero point of each tensor, and says where the network has uint8.
  */
 #ifndef NNLOOM_H
 #define NNLOOM_H
