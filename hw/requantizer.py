@@ -6,6 +6,7 @@ elsewhere two (low 17 bits, then the rest). See docs/numerics.md for why droppin
 """
 
 import itertools
+from dataclasses import dataclass
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, wiring
@@ -55,6 +56,96 @@ def fits_18_bits(value: Value) -> Value:
     return Cat(four.all() | ~four.any() for four in fours).all()
 
 
+AT_SLOT, AT_PRODUCT = 2, 3
+"""Cycles from `valid` to the turn of a slot, and to its operands in the multipliers (age 0)."""
+
+
+def pipe(m: Module, value, cycles: int, name: str, shape=None, *, reset: bool = False) -> list:
+    """`value` now and after 1 .. cycles cycles."""
+    result = [value]
+    for i in range(cycles):
+        register = Signal(shape or Value.cast(value).shape(), name=f"{name}_{i + 1}", reset_less=not reset)
+        m.d.sync += register.eq(result[-1])
+        result.append(register)
+    return result
+
+
+def since_slot(m: Module, value, cycles: int, name: str, shape=None, *, ahead: int = 0, reset: bool = False) -> list:
+    """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands.
+
+    `ahead`: 1 for a value of the count ahead, 0 for one of the slot.
+    """
+    return pipe(m, value, cycles + 1 + ahead, name, shape, reset=reset)[1 + ahead :]
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """What a layer, or a group of channels, is requantized with: of each lane, and for all."""
+
+    lanes: data.View
+    mode: data.View
+    load: Signal
+    multipliers: list[Value]
+    shifts: list[Value]
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """The mode where it is used: lists by age, but for `narrow`, which counts from `valid`."""
+
+    narrow: list
+    double_rounding: list
+    zero_point: list
+    act_min: list
+    act_max: list
+    tabled: list
+    table: list
+    clamps: wiring.Component
+
+
+@dataclass(frozen=True)
+class _Totals:
+    """Accumulators plus bias, [pixel][lane], and whether each has 18 bits; what waits for operand X of an ADD."""
+
+    biased: list[list[Signal]]
+    shorts: list[list[Signal]]
+    addend: data.View
+    to_addend: list
+    from_addend: list
+    pair: Value
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Whose turn it is: passes, slots and pixels. `slot` is now, the lists are by age."""
+
+    parts: wiring.Component
+    slot: Signal
+    second: Signal
+    more: Signal
+    is_high: list
+    is_only_high: list
+    high_passes: wiring.Component
+    only_highs: wiring.Component
+    completes: list
+    goes_to_addend: list
+    slots: list
+    lasts: list
+    tables: LookupTables | None
+    looked_up: wiring.Component | None
+
+
+@dataclass(frozen=True)
+class _BesideUnits:
+    """The mode for each unit, at the age at which it needs it."""
+
+    doubles_low: list[Value]
+    doubles_carry: list[Value]
+    zero_points: list[Value]
+    minima: list[Value]
+    maxima: list[Value]
+
+
 class Requantizer(wiring.Component):
     """`requant_units` units working through the `lanes` accumulators of a result, pixel after pixel.
 
@@ -100,23 +191,38 @@ class Requantizer(wiring.Component):
             }
         )
 
+    @property
+    def _later(self) -> int:
+        """Cycles that a lookup takes."""
+        return TABLE_STAGES if self.config.tables else 0
+
+    @property
+    def _unit_groups(self) -> int:
+        return -(-self.config.requant_units // LANES_OF_A_COPY)
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        lanes, units, slots = config.lanes, config.requant_units, config.requant_slots
+        parameters = self._elaborate_parameters(m)
+        mode = self._follow_mode(m, parameters.mode)
+        totals = self._elaborate_bias(m, parameters)
+        turns = self._elaborate_turns(m, mode, totals)
+        beside = self._beside_units(m, mode)
+        rescaled, results = [], []
+        for unit in range(config.requant_units):
+            addend, byte = self._elaborate_unit(m, unit, parameters, totals, turns, beside, mode.clamps)
+            rescaled.append(addend)
+            results.append(byte)
+        self._elaborate_output(m, mode, turns, results)
+        if config.elementwise_add:
+            self._elaborate_addend_queue(m, totals, turns, rescaled)
+        return m
+
+    def _elaborate_parameters(self, m: Module) -> _Parameters:
+        """Parameters and mode are taken over; those used later than the bias follow it."""
+        config = self.config
+        lanes = config.lanes
         fields = {name: slice(low, low + width) for name, low, width in PARAMETER}
-
-        def pipe(value, cycles: int, name: str, shape=None, *, reset: bool = False) -> list:
-            """`value` now and after 1 .. cycles cycles."""
-            result = [value]
-            for i in range(cycles):
-                register = Signal(shape or Value.cast(value).shape(), name=f"{name}_{i + 1}", reset_less=not reset)
-                m.d.sync += register.eq(result[-1])
-                result.append(register)
-            return result
-
-        mul = MULTIPLIER_LATENCY
-        # The parameters that are used later than the bias follow it, and so does the mode.
         overlapped = config.overlap
         scale_low, scale_high = fields["multiplier"].start, fields["shift"].stop
         parameters, mode = self.parameters, self.mode
@@ -143,20 +249,15 @@ class Requantizer(wiring.Component):
                 m.d.sync += scale[lane].eq(parameters[lane][scale_low:scale_high])
         multipliers = [scale[lane][: fields["shift"].start - scale_low] for lane in range(lanes)]
         shifts_of = [scale[lane][fields["shift"].start - scale_low :] for lane in range(lanes)]
-        at_slot, at_product = 2, 3
-        """Cycles from `valid` to the turn of a slot, and to its operands in the multipliers (age 0)."""
+        return _Parameters(parameters, mode, load, multipliers, shifts_of)
+
+    def _follow_mode(self, m: Module, mode: data.View) -> _Mode:
+        """The mode goes with the results that it holds for; without `overlap` it stands."""
+        config, mul = self.config, MULTIPLIER_LATENCY
+        at_slot, at_product = AT_SLOT, AT_PRODUCT
 
         def follow(value, cycles: int, name: str) -> list:
-            return pipe(value, cycles, name) if overlapped else [value] * (cycles + 1)
-
-        def beside_units(values: list, age: int, name: str) -> list[Value]:
-            """`values[age]` for each unit: copies of a register, where it is one."""
-            if not overlapped:
-                return [values[0]] * units
-            copies = self.technology.fanout(width=len(values[age - 1]), count=-(-units // LANES_OF_A_COPY))
-            m.submodules[name] = copies
-            m.d.comb += copies.value.eq(values[age - 1])
-            return [copies.copies[unit // LANES_OF_A_COPY] for unit in range(units)]
+            return pipe(m, value, cycles, name) if config.overlap else [value] * (cycles + 1)
 
         narrow = follow(mode.narrow, at_slot, "narrow")
         double_rounding = follow(mode.double_rounding, at_product + mul + 2, "double_rounding")[at_product:]
@@ -164,14 +265,22 @@ class Requantizer(wiring.Component):
         act_min = follow(mode.act_min, at_product + mul + 7, "act_min")[at_product:]
         act_max = follow(mode.act_max, at_product + mul + 7, "act_max")[at_product:]
         tabled: list = []
+        table: list = []
         if config.tables:
             tabled = follow(mode.table.any(), at_product + mul + 8 + TABLE_STAGES, "tabled")[at_product:]
             table = follow((mode.table - 1)[: table_bits(config)], at_product + mul + 9, "table")[at_product:]
-        m.submodules.clamps = clamps = self.technology.fanout(width=18, count=-(-units // LANES_OF_A_COPY))
+        m.submodules.clamps = clamps = self.technology.fanout(width=18, count=self._unit_groups)
         low = (act_min[mul + 6] - zero_point[mul + 6])[:9]
         high_limit = (act_max[mul + 6] - zero_point[mul + 6])[:9]
         m.d.comb += clamps.value.eq(Cat(low, high_limit))
+        return _Mode(narrow, double_rounding, zero_point, act_min, act_max, tabled, table, clamps)
 
+    def _elaborate_bias(self, m: Module, taken: _Parameters) -> _Totals:
+        """Results are captured and what is added to them: the bias, or in an ADD the rescaled operand Y."""
+        config, lanes = self.config, self.config.lanes
+        fields = {name: slice(low, low + width) for name, low, width in PARAMETER}
+        parameters, mode, load = taken.lanes, taken.mode, taken.load
+        overlapped, groups = config.overlap, -(-lanes // LANES_OF_A_COPY)
         # Capture the result and choose what is added to it: the bias, or in an ADD the rescaled operand Y.
         addend = Signal(data.ArrayLayout(signed(32), lanes), reset_less=True)
         # What a result is, for each lane: operand Y, operand X, maximum.
@@ -180,7 +289,7 @@ class Requantizer(wiring.Component):
             Cat(self.to_addend_ahead, self.from_addend_ahead, Mux(load, self.mode.maximum, mode.maximum))
         )
         to_addend, from_addend = (
-            pipe(value, 1, name) for value, name in ((self.to_addend_ahead, "to"), (self.from_addend_ahead, "from"))
+            pipe(m, value, 1, name) for value, name in ((self.to_addend_ahead, "to"), (self.from_addend_ahead, "from"))
         )
         m.submodules.valids = valids = self.technology.fanout(width=1, count=groups)
         m.d.comb += valids.value.eq(self.valid)
@@ -215,14 +324,19 @@ class Requantizer(wiring.Component):
                     m.d.sync += [total.eq(sum_), short.eq(fits_18_bits(sum_))]
                 biased[pixel].append(total)
                 shorts[pixel].append(short)
+        return _Totals(biased, shorts, addend, to_addend, from_addend, pair)
 
+    def _elaborate_turns(self, m: Module, mode: _Mode, totals: _Totals) -> _Turns:
+        """A count through passes, slots and pixels, and what follows from it for the units and for their results."""
+        config, mul = self.config, MULTIPLIER_LATENCY
+        slots = config.requant_slots
         # Passes, slots and pixels.
         # This counts one cycle ahead of the slots: what depends on it has a cycle to reach the units.
         active, more = Signal(), Signal(reset_less=True)
         high, only_high, second = (Signal(name=name, reset_less=True) for name in ("high", "only_high", "second"))
         slot_ahead = Signal(range(max(2, slots)), reset_less=True)
         last_slot = slot_ahead == slots - 1
-        wide = ~narrow[at_slot - 1]
+        wide = ~mode.narrow[AT_SLOT - 1]
         final_pass = ~wide | high
         with m.If(active):
             with m.If(~final_pass):
@@ -232,139 +346,180 @@ class Requantizer(wiring.Component):
                 with m.If(last_slot):
                     m.d.sync += [slot_ahead.eq(0), second.eq(1), more.eq(0), active.eq(more)]
         with m.If(self.valid):
-            m.d.sync += [active.eq(1), slot_ahead.eq(0), second.eq(0), more.eq(pair)]
-            m.d.sync += [only_high.eq(to_addend[1]), high.eq(to_addend[1])]
+            m.d.sync += [active.eq(1), slot_ahead.eq(0), second.eq(0), more.eq(totals.pair)]
+            m.d.sync += [only_high.eq(totals.to_addend[1]), high.eq(totals.to_addend[1])]
         # Which part of which pixel the units multiply: the upper bits, the lower ones, or all that a narrow one has.
-        m.submodules.parts = parts = self.technology.fanout(width=3, count=-(-units // LANES_OF_A_COPY))
+        m.submodules.parts = parts = self.technology.fanout(width=3, count=self._unit_groups)
         upper_ahead = only_high | (wide & high)
         m.d.comb += parts.value.eq(Cat(upper_ahead, wide & ~upper_ahead, second))
-        slot = pipe(slot_ahead, 1, "slot_ahead")[1]
-
-        def since_slot(value, cycles: int, name: str, shape=None, *, ahead: int = 0, reset: bool = False) -> list:
-            """Indexed by age, which counts from the cycle in which a unit's multipliers get their operands.
-
-            `ahead`: 1 for a value of the count ahead, 0 for one of the slot.
-            """
-            return pipe(value, cycles + 1 + ahead, name, shape, reset=reset)[1 + ahead :]
-
+        slot = pipe(m, slot_ahead, 1, "slot_ahead")[1]
         # The last registers are copies: each of them selects, or clears, a whole word in every unit.
-        is_high = since_slot(high & (wide | only_high), mul + 1, "is_high", 1, ahead=1)
-        is_only_high = since_slot(only_high, mul, "is_only_high", 1, ahead=1)
-        m.submodules.high_passes = high_passes = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
-        m.submodules.only_high = only_highs = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
+        is_high = since_slot(m, high & (wide | only_high), mul + 1, "is_high", 1, ahead=1)
+        is_only_high = since_slot(m, only_high, mul, "is_only_high", 1, ahead=1)
+        m.submodules.high_passes = high_passes = self.technology.fanout(width=1, count=self._unit_groups)
+        m.submodules.only_high = only_highs = self.technology.fanout(width=1, count=self._unit_groups)
         m.d.comb += [high_passes.value.eq(is_high[mul + 1]), only_highs.value.eq(is_only_high[mul])]
         # The only one that says that there is something: it moves the addend queue and that of the writes.
-        later = TABLE_STAGES if config.tables else 0
-        completes = since_slot(active & (final_pass | only_high), mul + 8 + later, "completes", 1, ahead=1, reset=True)
-        goes_to_addend = since_slot(only_high, mul + 8 + later, "goes_to_addend", 1, ahead=1)
-        slots_pipe = since_slot(slot_ahead, mul + 9 + later, "slot", ahead=1)
-        lasts = since_slot(last_slot, mul + 8 + later, "last_slot", 1, ahead=1)
+        later = self._later
+        tables: LookupTables | None = None
+        looked_up: wiring.Component | None = None
+        completes = since_slot(
+            m, active & (final_pass | only_high), mul + 8 + later, "completes", 1, ahead=1, reset=True
+        )
+        goes_to_addend = since_slot(m, only_high, mul + 8 + later, "goes_to_addend", 1, ahead=1)
+        slots_pipe = since_slot(m, slot_ahead, mul + 9 + later, "slot", ahead=1)
+        lasts = since_slot(m, last_slot, mul + 8 + later, "last_slot", 1, ahead=1)
         if config.tables:
             m.submodules.tables = tables = LookupTables(config, self.technology)
-            m.d.comb += [tables.write.eq(self.table_write), tables.table.eq(table[mul + 9])]
-            m.submodules.looked_up = looked_up = self.technology.fanout(width=1, count=-(-units // LANES_OF_A_COPY))
-            m.d.comb += looked_up.value.eq(completes[mul + 7 + later] & tabled[mul + 7 + later])
+            m.d.comb += [tables.write.eq(self.table_write), tables.table.eq(mode.table[mul + 9])]
+            m.submodules.looked_up = looked_up = self.technology.fanout(width=1, count=self._unit_groups)
+            m.d.comb += looked_up.value.eq(completes[mul + 7 + later] & mode.tabled[mul + 7 + later])
+        return _Turns(
+            parts,
+            slot,
+            second,
+            more,
+            is_high,
+            is_only_high,
+            high_passes,
+            only_highs,
+            completes,
+            goes_to_addend,
+            slots_pipe,
+            lasts,
+            tables,
+            looked_up,
+        )
 
-        doubles_low = beside_units(double_rounding, mul, "doubles_low")
-        doubles_carry = beside_units(double_rounding, mul + 3, "doubles_carry")
-        zero_points = beside_units(zero_point, mul + 7, "zero_points")
-        minima, maxima = beside_units(act_min, mul + 8, "minima"), beside_units(act_max, mul + 8, "maxima")
-        y_addend = []
-        y_bytes = []
-        for unit in range(units):
-            mine = [unit + units * s for s in range(slots)]
+    def _beside_units(self, m: Module, mode: _Mode) -> _BesideUnits:
+        """Copies of the mode's registers, each for some of the units."""
+        config, mul = self.config, MULTIPLIER_LATENCY
+        units = config.requant_units
 
-            def choose(values: list, mine: list[int] = mine) -> Value:
-                return values[mine[0]] if slots == 1 else Array(values[lane] for lane in mine)[slot]
+        def beside_units(values: list, age: int, name: str) -> list[Value]:
+            """`values[age]` for each unit: copies of a register, where it is one."""
+            if not config.overlap:
+                return [values[0]] * units
+            copies = self.technology.fanout(width=len(values[age - 1]), count=self._unit_groups)
+            m.submodules[name] = copies
+            m.d.comb += copies.value.eq(values[age - 1])
+            return [copies.copies[unit // LANES_OF_A_COPY] for unit in range(units)]
 
-            upper, lower, second_part = parts.copies[unit // LANES_OF_A_COPY]
-            a, is_short = choose(biased[0]), choose(shorts[0])
-            if config.pixels > 1:
-                a = Mux(second_part, choose(biased[1]), a)
-                is_short = Mux(second_part, choose(shorts[1]), is_short)
-            part = Signal(signed(18), name=f"part_{unit}", reset_less=True)
-            multiplier = Signal(31, name=f"multiplier_{unit}", reset_less=True)
-            m.d.sync += multiplier.eq(choose(multipliers))
-            with m.If(upper):
-                m.d.sync += part.eq(a[LOW_BITS:].as_signed())
-            with m.Elif(lower):
-                m.d.sync += part.eq(a[:LOW_BITS])
-            with m.Elif(is_short):
-                m.d.sync += part.eq(a[:18].as_signed())
-            with m.Else():
-                # The compiler has shown that the limit already reaches the clamp.
-                m.d.sync += part.eq(Cat((~a[31]).replicate(17), a[31]).as_signed())
-            m.submodules[f"low_{unit}"] = low_product = self.technology.multiplier(a_width=18, b_width=18)
-            m.submodules[f"high_{unit}"] = high_product = self.technology.multiplier(a_width=18, b_width=18)
-            m.d.comb += [
-                low_product.a.eq(part),
-                low_product.b.eq(multiplier[:LOW_BITS]),
-                high_product.a.eq(part),
-                high_product.b.eq(multiplier[LOW_BITS:]),
-            ]
-            shift = choose(shifts_of)
-            shifts = since_slot(shift, mul + 5, f"shift_{unit}")
-            nonzero = since_slot(shift != 0, mul + 3, f"nonzero_{unit}", 1)
+        doubles_low = beside_units(mode.double_rounding, mul, "doubles_low")
+        doubles_carry = beside_units(mode.double_rounding, mul + 3, "doubles_carry")
+        zero_points = beside_units(mode.zero_point, mul + 7, "zero_points")
+        minima, maxima = beside_units(mode.act_min, mul + 8, "minima"), beside_units(mode.act_max, mul + 8, "maxima")
+        return _BesideUnits(doubles_low, doubles_carry, zero_points, minima, maxima)
 
-            # Age mul: partial products -> product of 18 by 31 bits.
-            product = Signal(signed(50), name=f"product_{unit}", reset_less=True)
-            m.d.sync += product.eq(low_product.p + (high_product.p << LOW_BITS))
-            # Age mul + 1: half of 2**31 before the high half is taken (a single rounding rounds later).
-            rounded = Signal(signed(50), name=f"rounded_{unit}", reset_less=True)
-            at_low, at_high = (Signal(name=f"{name}_{unit}", reset_less=True) for name in ("at_low", "at_high"))
-            nudge = doubles_low[unit] | ~nonzero[mul]
-            m.d.sync += [at_low.eq(nudge & ~is_high[mul]), at_high.eq(nudge & is_only_high[mul])]
-            m.d.sync += rounded.eq(product + Cat(Const(0, 13), at_high, Const(0, 16), at_low, Const(0, 1)))
-            # Age mul + 2: the high half; the low pass of a wide value was here one cycle ago.
-            previous = Signal(signed(50), name=f"previous_{unit}", reset_less=True)
-            m.d.sync += previous.eq(Mux(only_highs.copies[unit // LANES_OF_A_COPY], 0, rounded))
-            x = Signal(signed(32), name=f"x_{unit}", reset_less=True)
-            with m.If(high_passes.copies[unit // LANES_OF_A_COPY]):
-                m.d.sync += x.eq((rounded + (previous >> LOW_BITS)) >> (31 - LOW_BITS))
-            with m.Else():
-                m.d.sync += x.eq(rounded >> 31)
-            # Age mul + 3: half of 2**shift; in double rounding ties go away from zero.
-            half_less_one = Signal(31, name=f"half_less_one_{unit}", reset_less=True)
-            m.d.sync += half_less_one.eq(Cat(shifts[mul + 2] > i + 1 for i in range(31)))
-            carry = nonzero[mul + 3] & ~(doubles_carry[unit] & (x < 0))
-            y0 = Signal(signed(33), name=f"y0_{unit}", reset_less=True)
-            m.d.sync += y0.eq(x + half_less_one + carry)
-            # Ages mul + 4, mul + 5: shift.
-            y1 = Signal(signed(33), name=f"y1_{unit}", reset_less=True)
-            m.d.sync += y1.eq(y0 >> (shifts[mul + 4] & 0b11000))
-            y2 = Signal(signed(33), name=f"y2_{unit}", reset_less=True)
-            m.d.sync += y2.eq(y1 >> shifts[mul + 5][:3])
-            y_addend.append(y2)
-            # Age mul + 6: limit to 10 bits, beyond every clamp. What exceeds 17 bits before the shift by at most 7
-            # exceeds them after it.
-            large = Signal(name=f"large_{unit}", reset_less=True)
-            m.d.sync += large.eq(~(y1[16:].all() | ~y1[16:].any()))
-            limited = Signal(signed(10), name=f"limited_{unit}", reset_less=True)
-            with m.If(large | ~(y2[9:17].all() | ~y2[9:17].any())):
-                m.d.sync += limited.eq(Cat((~y2[32]).replicate(9), y2[32]).as_signed())
-            with m.Else():
-                m.d.sync += limited.eq(y2[:10].as_signed())
-            # Ages mul + 7, mul + 8: clamp, zero point.
-            below = Signal(name=f"below_{unit}", reset_less=True)
-            above = Signal(name=f"above_{unit}", reset_less=True)
-            offset = Signal(8, name=f"offset_{unit}", reset_less=True)
-            low_clamp, high_clamp = (
-                clamps.copies[unit // LANES_OF_A_COPY][9 * i : 9 * i + 9].as_signed() for i in range(2)
-            )
-            m.d.sync += [
-                below.eq(limited < low_clamp),
-                above.eq(limited > high_clamp),
-                offset.eq(limited + zero_points[unit]),
-            ]
-            byte = Signal(8, name=f"byte_{unit}", reset_less=True)
-            clamped = Mux(below, minima[unit], Mux(above, maxima[unit], offset))
-            if config.tables:
-                entry = Signal(8, name=f"entry_{unit}", reset_less=True)
-                m.d.sync += entry.eq(clamped)
-                m.d.comb += tables.bytes[unit].eq(entry)
-                clamped = Mux(looked_up.copies[unit // LANES_OF_A_COPY], tables.values[unit], clamped)
-            m.d.sync += byte.eq(clamped)
-            y_bytes.append(byte)
+    def _elaborate_unit(
+        self,
+        m: Module,
+        unit: int,
+        parameters: _Parameters,
+        totals: _Totals,
+        turns: _Turns,
+        beside: _BesideUnits,
+        clamps: wiring.Component,
+    ) -> tuple[Signal, Signal]:
+        """A unit from the choice of its 18 bits on: its rescaled value for the addend queue, and its byte."""
+        config, mul = self.config, MULTIPLIER_LATENCY
+        units, slots, group = config.requant_units, config.requant_slots, unit // LANES_OF_A_COPY
+        mine = [unit + units * s for s in range(slots)]
+
+        def choose(values: list, mine: list[int] = mine) -> Value:
+            return values[mine[0]] if slots == 1 else Array(values[lane] for lane in mine)[turns.slot]
+
+        upper, lower, second_part = turns.parts.copies[group]
+        a, is_short = choose(totals.biased[0]), choose(totals.shorts[0])
+        if config.pixels > 1:
+            a = Mux(second_part, choose(totals.biased[1]), a)
+            is_short = Mux(second_part, choose(totals.shorts[1]), is_short)
+        part = Signal(signed(18), name=f"part_{unit}", reset_less=True)
+        multiplier = Signal(31, name=f"multiplier_{unit}", reset_less=True)
+        m.d.sync += multiplier.eq(choose(parameters.multipliers))
+        with m.If(upper):
+            m.d.sync += part.eq(a[LOW_BITS:].as_signed())
+        with m.Elif(lower):
+            m.d.sync += part.eq(a[:LOW_BITS])
+        with m.Elif(is_short):
+            m.d.sync += part.eq(a[:18].as_signed())
+        with m.Else():
+            # The compiler has shown that the limit already reaches the clamp.
+            m.d.sync += part.eq(Cat((~a[31]).replicate(17), a[31]).as_signed())
+        m.submodules[f"low_{unit}"] = low_product = self.technology.multiplier(a_width=18, b_width=18)
+        m.submodules[f"high_{unit}"] = high_product = self.technology.multiplier(a_width=18, b_width=18)
+        m.d.comb += [
+            low_product.a.eq(part),
+            low_product.b.eq(multiplier[:LOW_BITS]),
+            high_product.a.eq(part),
+            high_product.b.eq(multiplier[LOW_BITS:]),
+        ]
+        shift = choose(parameters.shifts)
+        shifts = since_slot(m, shift, mul + 5, f"shift_{unit}")
+        nonzero = since_slot(m, shift != 0, mul + 3, f"nonzero_{unit}", 1)
+
+        # Age mul: partial products -> product of 18 by 31 bits.
+        product = Signal(signed(50), name=f"product_{unit}", reset_less=True)
+        m.d.sync += product.eq(low_product.p + (high_product.p << LOW_BITS))
+        # Age mul + 1: half of 2**31 before the high half is taken (a single rounding rounds later).
+        rounded = Signal(signed(50), name=f"rounded_{unit}", reset_less=True)
+        at_low, at_high = (Signal(name=f"{name}_{unit}", reset_less=True) for name in ("at_low", "at_high"))
+        nudge = beside.doubles_low[unit] | ~nonzero[mul]
+        m.d.sync += [at_low.eq(nudge & ~turns.is_high[mul]), at_high.eq(nudge & turns.is_only_high[mul])]
+        m.d.sync += rounded.eq(product + Cat(Const(0, 13), at_high, Const(0, 16), at_low, Const(0, 1)))
+        # Age mul + 2: the high half; the low pass of a wide value was here one cycle ago.
+        previous = Signal(signed(50), name=f"previous_{unit}", reset_less=True)
+        m.d.sync += previous.eq(Mux(turns.only_highs.copies[group], 0, rounded))
+        x = Signal(signed(32), name=f"x_{unit}", reset_less=True)
+        with m.If(turns.high_passes.copies[group]):
+            m.d.sync += x.eq((rounded + (previous >> LOW_BITS)) >> (31 - LOW_BITS))
+        with m.Else():
+            m.d.sync += x.eq(rounded >> 31)
+        # Age mul + 3: half of 2**shift; in double rounding ties go away from zero.
+        half_less_one = Signal(31, name=f"half_less_one_{unit}", reset_less=True)
+        m.d.sync += half_less_one.eq(Cat(shifts[mul + 2] > i + 1 for i in range(31)))
+        carry = nonzero[mul + 3] & ~(beside.doubles_carry[unit] & (x < 0))
+        y0 = Signal(signed(33), name=f"y0_{unit}", reset_less=True)
+        m.d.sync += y0.eq(x + half_less_one + carry)
+        # Ages mul + 4, mul + 5: shift.
+        y1 = Signal(signed(33), name=f"y1_{unit}", reset_less=True)
+        m.d.sync += y1.eq(y0 >> (shifts[mul + 4] & 0b11000))
+        y2 = Signal(signed(33), name=f"y2_{unit}", reset_less=True)
+        m.d.sync += y2.eq(y1 >> shifts[mul + 5][:3])
+        # Age mul + 6: limit to 10 bits, beyond every clamp. What exceeds 17 bits before the shift by at most 7
+        # exceeds them after it.
+        large = Signal(name=f"large_{unit}", reset_less=True)
+        m.d.sync += large.eq(~(y1[16:].all() | ~y1[16:].any()))
+        limited = Signal(signed(10), name=f"limited_{unit}", reset_less=True)
+        with m.If(large | ~(y2[9:17].all() | ~y2[9:17].any())):
+            m.d.sync += limited.eq(Cat((~y2[32]).replicate(9), y2[32]).as_signed())
+        with m.Else():
+            m.d.sync += limited.eq(y2[:10].as_signed())
+        # Ages mul + 7, mul + 8: clamp, zero point.
+        below = Signal(name=f"below_{unit}", reset_less=True)
+        above = Signal(name=f"above_{unit}", reset_less=True)
+        offset = Signal(8, name=f"offset_{unit}", reset_less=True)
+        low_clamp, high_clamp = (clamps.copies[group][9 * i : 9 * i + 9].as_signed() for i in range(2))
+        m.d.sync += [
+            below.eq(limited < low_clamp),
+            above.eq(limited > high_clamp),
+            offset.eq(limited + beside.zero_points[unit]),
+        ]
+        byte = Signal(8, name=f"byte_{unit}", reset_less=True)
+        clamped = Mux(below, beside.minima[unit], Mux(above, beside.maxima[unit], offset))
+        if turns.tables is not None and turns.looked_up is not None:
+            entry = Signal(8, name=f"entry_{unit}", reset_less=True)
+            m.d.sync += entry.eq(clamped)
+            m.d.comb += turns.tables.bytes[unit].eq(entry)
+            clamped = Mux(turns.looked_up.copies[group], turns.tables.values[unit], clamped)
+        m.d.sync += byte.eq(clamped)
+        return y2, byte
+
+    def _elaborate_output(self, m: Module, mode: _Mode, turns: _Turns, y_bytes: list[Signal]) -> None:
+        """The bytes of a result together, and when they leave."""
+        config, mul, later = self.config, MULTIPLIER_LATENCY, self._later
+        lanes, units, slots = config.lanes, config.requant_units, config.requant_slots
+        completes, tabled = turns.completes, mode.tabled
 
         def leaving(values: list, age: int, name: str) -> Value:
             """What is known of the bytes that leave now, those of a table being `later` cycles older than `age`."""
@@ -385,7 +540,9 @@ class Requantizer(wiring.Component):
             return register
 
         finished = Signal()
-        finals = [final & last & ~gone for final, last, gone in zip(completes, lasts, goes_to_addend, strict=True)]
+        finals = [
+            final & last & ~gone for final, last, gone in zip(completes, turns.lasts, turns.goes_to_addend, strict=True)
+        ]
         m.d.comb += self.done_ahead.eq(leaves(finals, mul + 8))
         m.d.sync += finished.eq(self.done_ahead)
         m.d.comb += self.done.eq(finished)
@@ -395,49 +552,51 @@ class Requantizer(wiring.Component):
             held = Signal(8 * lanes, reset_less=True)
             # Without tables each slot is taken in all the time: no other slot's byte is there meanwhile.
             take = leaves(completes, mul + 9) if config.tables else Const(1, 1)
-            slot_leaving = leaving(slots_pipe, mul + 9, "slot")
+            slot_leaving = leaving(turns.slots, mul + 9, "slot")
             with m.If(take), m.Switch(slot_leaving):
                 for s in range(slots):
                     with m.Case(s):
                         m.d.sync += held[8 * units * s : 8 * units * (s + 1)].eq(Cat(y_bytes))
             m.d.comb += self.bytes.eq(Cat(held[: 8 * units * (slots - 1)], *y_bytes))
         if config.pixels > 1:
-            seconds = since_slot(second, mul + 9 + later, "second", ahead=1)
-            mores = since_slot(more, mul + 8 + later, "more", ahead=1)
+            seconds = since_slot(m, turns.second, mul + 9 + later, "second", ahead=1)
+            mores = since_slot(m, turns.more, mul + 8 + later, "more", ahead=1)
             m.d.comb += self.second.eq(leaving(seconds, mul + 9, "second"))
             m.d.comb += self.last_ahead.eq(~leaving(mores, mul + 8, "more"))
         else:
             m.d.comb += self.last_ahead.eq(1)
 
-        if config.elementwise_add:
-            # A queue for each slot and some of the units; they advance together, from copies of what moves them.
-            push = completes[mul + 5] & goes_to_addend[mul + 5]
-            pop = self.valid & from_addend[1]
-            width = (ADD_BATCH - 1).bit_length()
-            indices, following = ([Signal(width, name=f"{name}_{i}") for i in range(2)] for name in ("index", "next"))
-            moves = (completes[mul + 6] & goes_to_addend[mul + 6] & lasts[mul + 6], pop)
-            for index, next_, move in zip(indices, following, moves, strict=True):
-                m.d.comb += next_.eq(index + move)
-                m.d.sync += index.eq(next_)
-            groups = -(-units // LANES_OF_A_COPY)
-            m.submodules.queue_moves = queue_moves = self.technology.fanout(width=2 * width + slots, count=groups)
-            pushes = [push & (slots_pipe[mul + 5] == s) for s in range(slots)]
-            m.d.comb += queue_moves.value.eq(Cat(following, pushes))
-            for s, group in itertools.product(range(slots), range(groups)):
-                mine = slice(LANES_OF_A_COPY * group, min(LANES_OF_A_COPY * (group + 1), units))
-                values = Cat(y[:32] for y in y_addend[mine])
-                queue = memory.Memory(shape=len(values), depth=ADD_BATCH, init=[], attrs={"ram_style": "distributed"})
-                m.submodules[f"addend_queue_{s}_{group}"] = queue
-                write = queue.write_port()
-                read = queue.read_port(domain="comb")
-                copy = queue_moves.copies[group]
-                m.d.comb += [
-                    write.addr.eq(copy[:width]),
-                    read.addr.eq(copy[width : 2 * width]),
-                    write.en.eq(copy[2 * width + s]),
-                    write.data.eq(values),
-                ]
-                # Wide results are two cycles apart: the next value is there in time.
-                low = 32 * (units * s + LANES_OF_A_COPY * group)
-                m.d.sync += addend.as_value()[low : low + len(values)].eq(read.data)
-        return m
+    def _elaborate_addend_queue(self, m: Module, totals: _Totals, turns: _Turns, y_addend: list[Signal]) -> None:
+        """Rescaled operands Y wait for their X: a queue for each slot and some of the units."""
+        mul, units, slots = MULTIPLIER_LATENCY, self.config.requant_units, self.config.requant_slots
+        completes, goes_to_addend = turns.completes, turns.goes_to_addend
+        # A queue for each slot and some of the units; they advance together, from copies of what moves them.
+        push = completes[mul + 5] & goes_to_addend[mul + 5]
+        pop = self.valid & totals.from_addend[1]
+        width = (ADD_BATCH - 1).bit_length()
+        indices, following = ([Signal(width, name=f"{name}_{i}") for i in range(2)] for name in ("index", "next"))
+        moves = (completes[mul + 6] & goes_to_addend[mul + 6] & turns.lasts[mul + 6], pop)
+        for index, next_, move in zip(indices, following, moves, strict=True):
+            m.d.comb += next_.eq(index + move)
+            m.d.sync += index.eq(next_)
+        groups = -(-units // LANES_OF_A_COPY)
+        m.submodules.queue_moves = queue_moves = self.technology.fanout(width=2 * width + slots, count=groups)
+        pushes = [push & (turns.slots[mul + 5] == s) for s in range(slots)]
+        m.d.comb += queue_moves.value.eq(Cat(following, pushes))
+        for s, group in itertools.product(range(slots), range(groups)):
+            mine = slice(LANES_OF_A_COPY * group, min(LANES_OF_A_COPY * (group + 1), units))
+            values = Cat(y[:32] for y in y_addend[mine])
+            queue = memory.Memory(shape=len(values), depth=ADD_BATCH, init=[], attrs={"ram_style": "distributed"})
+            m.submodules[f"addend_queue_{s}_{group}"] = queue
+            write = queue.write_port()
+            read = queue.read_port(domain="comb")
+            copy = queue_moves.copies[group]
+            m.d.comb += [
+                write.addr.eq(copy[:width]),
+                read.addr.eq(copy[width : 2 * width]),
+                write.en.eq(copy[2 * width + s]),
+                write.data.eq(values),
+            ]
+            # Wide results are two cycles apart: the next value is there in time.
+            low = 32 * (units * s + LANES_OF_A_COPY * group)
+            m.d.sync += totals.addend.as_value()[low : low + len(values)].eq(read.data)
