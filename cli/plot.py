@@ -49,9 +49,13 @@ def draw_exploration(found: Exploration, smallest: Candidate | None = None) -> F
             (found.candidates, dict(s=10, color="0.75", label="fits")),
             (found.front, dict(s=16, color="tab:blue", label="Pareto front")),
             ((found.chosen,), dict(s=90, color="tab:red", marker="*", label="used by --config auto")),
-            *(((smallest,), dict(s=70, color="tab:green", marker="D", label="smallest for --latency")),)
-            * bool(smallest),
+            (
+                (smallest,) if smallest else (),
+                dict(s=70, color="tab:green", marker="D", label="smallest for --latency"),
+            ),
         ):
+            if not group:
+                continue
             panel.scatter([c.resources.to_dict()[name] for c in group], [c.latency_us for c in group], **style)
         panel.set_xlabel(label)
         panel.set_xlim(left=0)
