@@ -22,13 +22,14 @@ from .artifact import (
 from .errors import ArtifactError
 from .files import TEMPORARY, Scratch, replace_directory, restore_directory
 
-__all__ = ["check_output", "write_output"]
+__all__ = ["PAGE_FILE", "check_output", "write_output"]
 
 OWN = frozenset(
     {MANIFEST_FILE, REPORT_FILE, PROGRAM_FILE, WEIGHTS_FILE, TABLES_FILE, CPU_FILE, CONSTANTS_FILE, MODEL_FILE}
 )
-BUILT = frozenset({"nnloom.bit", "nnloom.fs", "nnloom.bin", "nnloom.hwh", "vivado"})
-"""What `nnloom build` adds for one board or another."""
+PAGE_FILE = "report.html"
+BUILT = frozenset({"nnloom.bit", "nnloom.fs", "nnloom.bin", "nnloom.hwh", "vivado", PAGE_FILE})
+"""What `nnloom build`, for one board or another, and `nnloom report` add."""
 
 
 def _manifest(output: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict, cast
 from .artifact import REPORT_FILE, Artifact
 from .errors import ArtifactError
 from .files import write_atomically
+from .markup import html_table
 from .schema import Count, SchemaError, check_value
 
 __all__ = [
@@ -134,6 +135,14 @@ class MemoryReport(_Memory, total=False):
     """the memories that make parts necessary"""
 
 
+class _System(TypedDict):
+    """What the board makes of the engine, before a build says more."""
+
+    clock_mhz: float
+    baud: Count
+    """of the serial line; 0: none"""
+
+
 class _Resource(TypedDict):
     used: Count
     available: Count
@@ -163,6 +172,7 @@ class _Values(TypedDict):
 class ReportValues(_Values, total=False):
     """The values of a report: those of compilation, then those that a build adds. Others may be there, too."""
 
+    system: _System
     exact: bool
     """every bit is that of the reference kernels"""
     cpu_macs: Count
@@ -201,7 +211,7 @@ class Report:
         self.values = cast(ReportValues, dict(values))
         if not self.values["mac_units"]:
             raise SchemaError("mac_units must be at least 1")
-        if self.values.get("clock_mhz", 1) <= 0:
+        if min(self.values.get("clock_mhz", 1), self.values.get("system", {"clock_mhz": 1})["clock_mhz"]) <= 0:
             raise SchemaError("clock_mhz must be above 0")
         for name in ("clock_mhz", "fmax_mhz", "resources") if self.values.get("bitstream") else ():
             if self.values.get(name) is None:
@@ -249,6 +259,25 @@ class Report:
         if {layer["region"] for layer in report.values["layers"] if layer["target"] == "accelerator"} != names:
             raise ArtifactError(f"{path}: its regions are not those of the artifact; compile the model again")
         return report
+
+    def _repr_html_(self) -> str:
+        values = self.values
+        rows = [
+            [
+                layer["name"],
+                layer["op"],
+                layer.get("region", "CPU"),
+                layer["macs"],
+                layer.get("cycles_estimated"),
+                layer.get("cycles_measured"),
+                f"{100 * layer['utilisation']:.1f} %" if layer.get("utilisation") else layer.get("reason", ""),
+            ]
+            for layer in values["layers"]
+        ]
+        kind = "estimated" if values["cycles_measured"] is None else "measured"
+        title = f"{values['model']} for {values['board']}: {values['cycles']:,} cycles ({kind}), "
+        title += f"{100 * values['utilisation']:.1f} % of {values['mac_units']} multipliers"
+        return html_table(title, ["layer", "operator", "runs on", "MACs", "estimated", "measured", "utilisation"], rows)
 
     def layers_of(self, region: str) -> list[LayerReport]:
         """The layers of a region, in order."""

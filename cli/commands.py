@@ -22,6 +22,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.files import Scratch, write_atomically
+from nnloom.arch.output import PAGE_FILE
 from nnloom.arch.report import Report
 from nnloom.arch.serving import ServerLimits
 
@@ -42,6 +43,7 @@ __all__ = [
     "explore",
     "inspect",
     "program",
+    "report",
     "run",
     "serve",
     "simulate",
@@ -76,6 +78,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     from nnloom.compiler.api import compile as compile_to_artifact
 
     output = Path(options.output or Path("build") / Path(options.model).stem)
+    _check_writable(options.html, "--html")
     config = _load_config(options.config)
     result = compile_to_artifact(
         options.model,
@@ -110,16 +113,17 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         console.say(f"  configuration {_shape(report['config'])}: {report['config_reason']}")
     if options.bitstream:
         report |= _build(output, console)
+    if options.html:
+        artifact = Artifact.load(output)
+        _write_page(artifact, Report.load(artifact), Path(options.html), None, None, console)
     return {"artifact": str(output), **report}
 
 
 def _parts(report: dict[str, Any]) -> str:
     """What a network in parts costs at each inference."""
-    from nnloom import boards
-
     memory = report["memory"]
     text = f"{memory['parts']} parts are loaded for each inference, {memory['bytes_loaded_per_inference']:,} bytes"
-    baud = boards.get(report["board"]).baud
+    baud = report["system"]["baud"] if "system" in report else 0
     text += f", {10 * memory['bytes_loaded_per_inference'] / baud:.1f} s at {baud:,} baud" if baud else ""
     return text + "".join(f"; {cause}" for cause in memory.get("parts_because", ()))
 
@@ -605,8 +609,11 @@ def _serve_board(options: argparse.Namespace, console: Console) -> dict[str, Any
     return {"device": board.device, "cycles": cycles}
 
 
-def _count(options: argparse.Namespace, console: Console, report: Report) -> None:
-    """Run an artifact on zeros; what the device has counted goes into the report, waits beside the cycles."""
+def _count(options: argparse.Namespace, console: Console, report: Report) -> list[float]:
+    """Run an artifact on zeros; what the device has counted goes into the report, waits beside the cycles.
+
+    Returns the seconds that the CPU took before each region, and after the last.
+    """
     from nnloom.runtime import InferenceSession
 
     device = options.measured
@@ -617,7 +624,8 @@ def _count(options: argparse.Namespace, console: Console, report: Report) -> Non
     with InferenceSession(options.artifact, device, fallback=False, profiling=True, progress=console.phase) as session:
         console.phase(f"running {report.values['model']} on {device}")
         session.run({info.name: np.zeros(info.shape, info.dtype) for info in session.get_inputs()})
-        segments = [segment for segment in session.profile().segments if segment.name]
+        profile = session.profile()
+    segments = [segment for segment in profile.segments if segment.name]
     counts = {segment.name: [cycles for _, cycles in segment.layers] for segment in segments}
     report.note_cycles(counts, sum(sum(cycles) for cycles in counts.values()))
     for segment in segments:
@@ -627,6 +635,33 @@ def _count(options: argparse.Namespace, console: Console, report: Report) -> Non
                 "parameters": waits.parameters,
                 "requantization": waits.requantization,
             }
+    return [segment.seconds for segment in profile.segments if not segment.name]
+
+
+def report(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom report: an HTML page, and a trace on request."""
+    artifact = Artifact.load(options.artifact)
+    loaded = Report.load(artifact)
+    target = Path(options.output or artifact.path)
+    if target.is_dir():
+        target = target / PAGE_FILE
+    _check_writable(str(target), "-o")
+    _check_writable(options.trace, "--trace")
+    host = _count(options, console, loaded) if options.measured else None
+    return _write_page(artifact, loaded, target, options.trace, host, console)
+
+
+def _write_page(
+    artifact: Artifact, report: Report, target: Path, trace: str | None, host: list[float] | None, console: Console
+) -> dict[str, Any]:
+    from .html_report import chrome_trace, html_page
+
+    write_atomically(target, html_page(artifact, report, host).encode())
+    console.say(str(target))
+    if trace:
+        write_atomically(Path(trace), json.dumps(chrome_trace(artifact, report, host)).encode())
+        console.say(f"{trace}: for ui.perfetto.dev or chrome://tracing")
+    return {"path": str(target), "trace": trace}
 
 
 def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:

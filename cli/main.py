@@ -88,6 +88,17 @@ def _add_native(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_measured(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--measured",
+        metavar="DEVICE",
+        nargs="?",
+        const="sim",
+        help=f"run the accelerator's part once, on zeros, and show what its {what}: "
+        "serial:PORT[?baud=N&timeout=S], pynq or sim (default of the option: %(const)s)",
+    )
+
+
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from nnloom import __version__
@@ -139,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--keep", metavar="DIR", help="write what each step makes there, as text and JSON (read, simplify, ...)"
     )
+    p.add_argument("--html", metavar="FILE", help="write the report as an HTML page, too: see 'nnloom report'")
     p.set_defaults(run=commands.compile_model)
 
     p = _subparser(
@@ -281,15 +293,20 @@ def build_parser() -> argparse.ArgumentParser:
         "nnloom inspect build/kws --measured serial:/dev/ttyUSB0",
     )
     p.add_argument("artifact", help="artifact directory")
-    p.add_argument(
-        "--measured",
-        metavar="DEVICE",
-        nargs="?",
-        const="sim",
-        help="run the accelerator's part once, on zeros, and show what its counters say beside the estimates: "
-        "serial:PORT[?baud=N&timeout=S], pynq or sim (default of the option: %(const)s)",
-    )
+    _add_measured(p, "counters say beside the estimates")
     p.set_defaults(run=commands.inspect)
+
+    p = _subparser(
+        verbs,
+        "report",
+        "write an HTML page about an artifact: layers, timeline, memory, roofline",
+        "nnloom report build/kws -o kws.html --trace kws.json",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument("-o", "--output", metavar="FILE", help="page to write (default: report.html in the artifact)")
+    p.add_argument("--trace", metavar="FILE", help="write the timeline as a trace for Perfetto or Chrome, too (JSON)")
+    _add_measured(p, "counters say, and how long the CPU takes")
+    p.set_defaults(run=commands.report)
 
     p = _subparser(verbs, "doctor", "what is installed, and what missing things would enable", "nnloom doctor")
     p.set_defaults(run=commands.doctor)

@@ -17,6 +17,7 @@ from nnloom.arch.artifact import (
     MODEL_FILE,
     REPORT_FILE,
     STATES_FILE,
+    Artifact,
     Manifest,
     file_sha256,
     write_artifact,
@@ -26,7 +27,7 @@ from nnloom.arch.cpu_target import CpuTarget, get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError
 from nnloom.arch.extras import require
 from nnloom.arch.output import check_output, write_output
-from nnloom.arch.report import write_report
+from nnloom.arch.report import Report, write_report
 from nnloom.arch.trust import note_compiled_here
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ class CompileResult:
 
     path: Path
     report: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        return Report.load(Artifact.load(self.path))._repr_html_()
 
 
 def compile(
@@ -122,7 +126,7 @@ def compile(
         larger = find_larger(graph, fitted, config, target)
     host = plan_host(fitted.partitioned)
     manifest = _manifest(fitted, host, target, config, cpu_target)
-    report = make_report(fitted, config, target.name, choice, inexact, larger)
+    report = make_report(fitted, config, target, choice, inexact, larger)
     with write_output(output) as folder:
         say("compiling the CPU code")
         _write(folder, Path(model), fitted, host, manifest, report, cpu_target)

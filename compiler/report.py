@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.boards import Board
 
 from .cost import cycle_shares, layer_cycles, operation_macs
 from .exactness import Inexact
@@ -40,7 +41,7 @@ class ConfigChoice:
 def make_report(
     fitted: Fitted,
     config: AcceleratorConfig,
-    board: str,
+    board: Board,
     choice: ConfigChoice,
     inexact: Inexact,
     larger: Larger | None = None,
@@ -105,7 +106,8 @@ def make_report(
     return {
         "model": partitioned.graph.name,
         "model_sha256": partitioned.graph.sha256,
-        "board": board,
+        "board": board.name,
+        "system": {"clock_mhz": board.clock_hz / 1e6, "baud": board.baud},
         "exact": not inexact,
         "config": config.to_dict(),
         "config_hash": f"{config.hash:#010x}",

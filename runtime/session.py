@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from nnloom.arch.artifact import CPU_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceCause, DeviceError, InputError, ToolMissingError
 from nnloom.arch.extras import require
+from nnloom.arch.markup import html_table
 from nnloom.arch.report import Report
 from nnloom.arch.trust import was_compiled_here
 
@@ -106,6 +107,14 @@ class Profile:
 
     seconds: float
     segments: tuple[Segment, ...]
+
+    def _repr_html_(self) -> str:
+        rows: list[list[object]] = []
+        for segment in self.segments:
+            rows.append([segment.name or "CPU", segment.device, round(1e6 * segment.seconds, 1), segment.cycles])
+            rows += [[f"  {name}", "", "", cycles] for name, cycles in segment.layers]
+        title = f"{1e6 * self.seconds:,.1f} us an inference"
+        return html_table(title, ["part", "device", "us", "cycles"], rows)
 
 
 def _open_device(
@@ -274,6 +283,17 @@ class InferenceSession:
                 continue
             self._device, self._loaded, self.device = candidate, True, f"serial:{port}"
             return
+
+    def _repr_html_(self) -> str:
+        manifest = self._artifact.manifest
+        kinds = (("input", manifest.inputs), ("output", manifest.outputs), ("state", manifest.states))
+        rows = [
+            [kind, info.name, info.shape, info.dtype, info.scale or None, info.zero_point if info.scale else None]
+            for kind, infos in kinds
+            for info in infos
+        ]
+        title = f"{manifest.model} on {self.device}, compiled for {manifest.board}"
+        return html_table(title, ["", "name", "shape", "type", "scale", "zero point"], rows)
 
     @property
     def artifact(self) -> Artifact:

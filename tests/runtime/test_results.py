@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from nnloom.arch.errors import ArtifactError
+from nnloom.arch.markup import html_table
+from nnloom.arch.report import Report
 from nnloom.cli import main
 from nnloom.compiler import compile as compile_to_artifact
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.relax_vm import RelaxProgram
 from nnloom.sim.litert import LiteRtReference
-from tests.artifacts import SMALL
+from tests.artifacts import SMALL, make_artifact, random_network_inputs
+from tests.graphs import random_graph
 from tests.tflite_models import ModelWriter
 
 
@@ -119,3 +122,18 @@ def test_the_copy_that_is_loaded_does_not_stay(viewing, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="changed while it was loaded"):
         RelaxProgram(viewing / "cpu.so", [1], "x86-64", sha256="0" * 64)
     assert [path.name for path in tmp_path.iterdir()] == ["no"]
+
+
+def test_notebooks_show_tables_whose_names_are_escaped(tmp_path):
+    graph = random_graph(np.random.default_rng(6), ["conv", "dense"])
+    make_artifact(tmp_path, graph)
+    with InferenceSession(tmp_path, "model") as session:
+        session.run(random_network_inputs(np.random.default_rng(7), graph))
+        shown = [session._repr_html_(), session.profile()._repr_html_(), Report.load(session.artifact)._repr_html_()]
+    for text in shown:
+        assert text.startswith("<table>") and text.count("<tr>") == text.count("</tr>") > 1
+    assert graph.inputs[0].name in shown[0] and graph.layers[0].name in shown[1] and graph.layers[1].name in shown[2]
+    assert html_table("<b>", ["<i>"], [["<u>", 1234, None]]) == (
+        "<table><caption>&lt;b&gt;</caption><thead><tr><th>&lt;i&gt;</th></tr></thead><tbody><tr><td>&lt;u&gt;</td>"
+        '<td style="text-align:right">1,234</td><td></td></tr></tbody></table>'
+    )
