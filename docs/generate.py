@@ -20,6 +20,7 @@ import tflite
 from nnloom.arch import isa, legality, link
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.reference import REFERENCES
+from nnloom.arch.register_map import member_docs
 from nnloom.arch.report import REPORT_VERSION, ReportValues
 from nnloom.arch.schema import json_schema
 from nnloom.cli.main import build_parser
@@ -43,17 +44,8 @@ def _table(titles: list[str], rows: list[list[object]]) -> Iterator[str]:
     yield ""
 
 
-def _doc_of(enum: type, source: list[str], name: str) -> str:
-    """The string below a member of an enumeration."""
-    start = next(i for i, line in enumerate(source) if line.startswith(f"class {enum.__name__}("))
-    index = next(i for i in range(start, len(source)) if source[i].strip().startswith(f"{name} = "))
-    following = source[index + 1].strip()
-    return following.strip('"') if following.startswith('"""') else ""
-
-
 def isa_page() -> str:
     """Markdown of the instruction set."""
-    source = Path(isa.__file__).read_text().splitlines()
     config = AcceleratorConfig()
     lines = [
         "# Instruction set, memory map, registers",
@@ -68,7 +60,8 @@ def isa_page() -> str:
         "## Kinds",
         "",
         *_table(
-            ["value", "kind", "operands"], [[k.value, k.name, _doc_of(isa.Kind, source, k.name)] for k in isa.Kind]
+            ["value", "kind", "operands"],
+            [[k.value, k.name, member_docs(isa.Kind).get(str(k.name), "")] for k in isa.Kind],
         ),
         "## Descriptor",
         "",
@@ -102,13 +95,13 @@ def isa_page() -> str:
         "",
         *_table(
             ["offset", "register", "meaning"],
-            [[f"0x{r.value:02X}", r.name, _doc_of(isa.Register, source, r.name)] for r in isa.Register],
+            [[f"0x{r.value:02X}", r.name, member_docs(isa.Register).get(str(r.name), "")] for r in isa.Register],
         ),
         "## Counters",
         "",
         *_table(
             ["counter", "name", "meaning"],
-            [[c.value, c.name, _doc_of(isa.Counter, source, c.name)] for c in isa.Counter],
+            [[c.value, c.name, member_docs(isa.Counter).get(str(c.name), "")] for c in isa.Counter],
         ),
         "A cycle that is none of the last three issues a step.",
         "",
@@ -116,7 +109,7 @@ def isa_page() -> str:
         "",
         *_table(
             ["bit", "name", "meaning"],
-            [[s.value.bit_length() - 1, s.name, _doc_of(isa.Status, source, str(s.name))] for s in isa.Status],
+            [[s.value.bit_length() - 1, s.name, member_docs(isa.Status).get(str(s.name), "")] for s in isa.Status],
         ),
         "## Error causes",
         "",
@@ -125,7 +118,7 @@ def isa_page() -> str:
         "",
         *_table(
             ["value", "name", "meaning"],
-            [[c.value, c.name, _doc_of(isa.ErrorCause, source, c.name)] for c in isa.ErrorCause],
+            [[c.value, c.name, member_docs(isa.ErrorCause).get(str(c.name), "")] for c in isa.ErrorCause],
         ),
         "A program that is ended by an error sets DONE, too; what it has written to activation memory is undefined.",
         "",
@@ -154,7 +147,6 @@ def _header(fields: tuple[link.HeaderField, ...]) -> Iterator[str]:
 
 def protocol_page() -> str:
     """Markdown of the host link's protocol."""
-    source = Path(link.__file__).read_text().splitlines()
     request = link.Request(
         opcode=link.Opcode.START,
         sequence=7,
@@ -201,7 +193,7 @@ def protocol_page() -> str:
         "",
         *_table(
             ["value", "opcode", "what the board does"],
-            [[o.value, o.name, _doc_of(link.Opcode, source, o.name)] for o in link.Opcode],
+            [[o.value, o.name, member_docs(link.Opcode).get(str(o.name), "")] for o in link.Opcode],
         ),
         "START writes the registers PROGRAM_START and CONTROL. Performance counters are registers, read by",
         f"READ and sent with DONE: {', '.join(r.name for r in link.DONE_REGISTERS)}.",
@@ -213,7 +205,7 @@ def protocol_page() -> str:
         "",
         *_table(
             ["value", "answer", "meaning"],
-            [[a.value, a.name, _doc_of(link.Answer, source, a.name)] for a in link.Answer],
+            [[a.value, a.name, member_docs(link.Answer).get(str(a.name), "")] for a in link.Answer],
         ),
         "## Each request happens once",
         "",

