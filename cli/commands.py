@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import MODEL_FILE, Artifact
+from nnloom.arch.artifact import MODEL_FILE, Artifact, TensorInfo
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
 from nnloom.arch.extras import require
@@ -40,6 +40,7 @@ __all__ = [
     "compile_model",
     "doctor",
     "driver",
+    "evaluate",
     "explore",
     "inspect",
     "program",
@@ -499,6 +500,62 @@ def _litert(artifact: Path) -> tuple[LiteRtReference | None, str]:
         return LiteRtReference(artifact / MODEL_FILE), ""
     except (ModelError, ToolMissingError) as error:
         return None, str(error)
+
+
+def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom evaluate: the artifact, LiteRT's reference kernels with its model and, if given, the float model."""
+    from nnloom.runtime import InferenceSession
+    from nnloom.runtime.evaluate import Evaluation, LabelledData, real_values
+    from nnloom.runtime.evaluate import evaluate as evaluate_network
+    from nnloom.runtime.inputs import check_inputs
+    from nnloom.sim.litert import LiteRtReference
+
+    from .input_files import read_labelled
+
+    path = Path(options.artifact)
+    found: list[Evaluation] = []
+    with InferenceSession(path, options.device, native=options.native, progress=console.phase) as session:
+        infos, output = session.get_inputs(), session.get_outputs()[0]
+        data = LabelledData.from_arrays(read_labelled(options.data), infos)
+        if options.limit:
+            data = LabelledData(data.inferences[: options.limit], data.labels[: options.limit])
+
+        def measure(what: str, run: Callable[[dict[str, NDArray]], NDArray]) -> None:
+            console.phase(f"evaluating {what}")
+            found.append(evaluate_network(what, run, data, options.metric, advance=console.advance))
+
+        measure(f"{path} on {options.device}", lambda x: real_values(output, session.run(x)[output.name]))
+        answered_by = {"on_device": session.stats().on_device, "fallbacks": session.stats().fallbacks}
+    litert, why_not = _litert(path)
+    if litert:
+        measure(
+            "LiteRT's reference kernels",
+            lambda x: real_values(output, litert.run(*check_inputs(infos, x))[0]),
+        )
+    if options.float:
+        model = LiteRtReference(Path(options.float))
+        measure(str(options.float), lambda x: model.run(*(_as_float(info, x[info.name]) for info in infos))[0])
+    console.table(
+        ["network", options.metric, "inferences", "a second"],
+        [[e.what, f"{e.value:.4f}", e.count, round(e.count / e.seconds, 1) if e.seconds else ""] for e in found],
+    )
+    same = bool(np.array_equal(found[0].predictions, found[1].predictions)) if litert else None
+    if litert:
+        console.say("every prediction is LiteRT's" if same else "predictions DIFFER from LiteRT's: please report this")
+    else:
+        console.say(f"not compared with LiteRT: {why_not}")
+    if found[0].confusion is not None:
+        classes = range(len(found[0].confusion))
+        console.say("labels in rows, predictions in columns:")
+        console.table(["", *map(str, classes)], [[str(i), *found[0].confusion[i].tolist()] for i in classes])
+    return {"evaluations": [e.to_dict() for e in found], "equals_litert": same, **answered_by}
+
+
+def _as_float(info: TensorInfo, value: NDArray) -> NDArray:
+    """An input of the network as its float model takes it."""
+    from nnloom.runtime.evaluate import real_values
+
+    return real_values(info, value).astype(np.float32).reshape(info.shape)
 
 
 def driver(options: argparse.Namespace, console: Console) -> dict[str, Any]:

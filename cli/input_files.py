@@ -9,7 +9,7 @@ from nnloom.arch.array_files import ArrayFileError, read_arrays
 from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.errors import InputError
 
-__all__ = ["read_inputs"]
+__all__ = ["read_inputs", "read_labelled"]
 
 
 def read_inputs(path: str | None, infos: tuple[TensorInfo, ...]) -> dict[str, NDArray]:
@@ -31,3 +31,20 @@ def read_inputs(path: str | None, infos: tuple[TensorInfo, ...]) -> dict[str, ND
     if len(infos) != 1:
         raise InputError(f"{path}: the network has {len(infos)} inputs; give an .npz with their names")
     return {infos[0].name: arrays}
+
+
+def read_labelled(path: str) -> dict[str, NDArray]:
+    """The arrays of a file with labelled data.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it is not an .npz.
+    """
+    try:
+        arrays = read_arrays(path)
+    except ArrayFileError as error:
+        raise InputError(str(error)) from error
+    if isinstance(arrays, np.ndarray):
+        raise InputError(f"{path}: one array; give an .npz with the inputs and 'labels'")
+    return arrays

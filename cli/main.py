@@ -62,7 +62,7 @@ def _microseconds(text: str) -> float:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 10_000:
-        raise argparse.ArgumentTypeError(f"{text} is no number of processes")
+        raise argparse.ArgumentTypeError(f"{text} is no number from 1 to 9999")
     return int(text)
 
 
@@ -198,6 +198,31 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.set_defaults(run=commands.build)
+
+    p = _subparser(
+        verbs,
+        "evaluate",
+        "measure how good a network is on labelled data",
+        "nnloom evaluate build/kws --data test.npz --device model",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "--data",
+        metavar="FILE",
+        required=True,
+        help=".npz with 'labels' and the inputs, by name or (if one) as 'inputs'",
+    )
+    p.add_argument(
+        "--metric",
+        choices=("top1", "mae", "auc"),
+        default="top1",
+        help="top1: right classes; mae: mean absolute error; auc: area under the ROC curve (default: %(default)s)",
+    )
+    p.add_argument("--device", default="cpu", help="as of run (default: %(default)s)")
+    p.add_argument("--float", metavar="MODEL", help="the float .tflite model that the network was made from, beside it")
+    p.add_argument("--limit", type=_positive, metavar="N", help="the first N inferences only")
+    _add_native(p)
+    p.set_defaults(run=commands.evaluate)
 
     p = _subparser(
         verbs,

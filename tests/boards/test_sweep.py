@@ -83,7 +83,7 @@ def test_a_worker_of_this_machine_that_dies_is_an_error(folder, monkeypatch):
         (["--seeds", "4-1"], "1 to 1000 seeds"),
         (["--seeds", "1-3", "--seed", "1"], "give --seed or --seeds, not both"),
         (["--jobs", "2"], "--jobs and --scheduler are for --seeds"),
-        (["--seeds", "1-3", "--jobs", "0"], "0 is no number of processes"),
+        (["--seeds", "1-3", "--jobs", "0"], "0 is no number from 1 to 9999"),
         (["--seeds", "1-3", "--scheduler", "here"], "here: not the address of a Dask scheduler"),
     ],
 )
