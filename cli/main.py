@@ -19,7 +19,6 @@ from nnloom.arch.errors import NnloomError, ToolMissingError
 from nnloom.arch.extras import missing_package
 from nnloom.arch.serving import ServerLimits
 
-from . import commands
 from .console import Console
 
 __all__ = ["build_parser", "main"]
@@ -151,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--keep", metavar="DIR", help="write what each step makes there, as text and JSON (read, simplify, ...)"
     )
     p.add_argument("--html", metavar="FILE", help="write the report as an HTML page, too: see 'nnloom report'")
-    p.set_defaults(run=commands.compile_model)
+    p.set_defaults(run="compile_model")
 
     p = _subparser(
         verbs,
@@ -169,7 +168,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--latency", type=_microseconds, metavar="TIME", help="find the smallest that takes at most so long: 1ms"
     )
     p.add_argument("--save", metavar="FILE", help="write the configuration, for compile --config FILE")
-    p.set_defaults(run=commands.explore)
+    p.set_defaults(run="explore")
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
     p.add_argument("artifact", nargs="?", help="artifact directory")
@@ -197,7 +196,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--scheduler", metavar="ADDRESS", help="with --seeds: on a Dask scheduler's workers, tcp://HOST:PORT"
     )
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
-    p.set_defaults(run=commands.build)
+    p.set_defaults(run="build")
 
     p = _subparser(
         verbs,
@@ -238,7 +237,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="driver",
         help="folder to write to; others' files stay (default: driver)",
     )
-    p.set_defaults(run=commands.driver)
+    p.set_defaults(run="driver")
 
     p = _subparser(verbs, "program", "load the bitstream into the board (openFPGALoader)", "nnloom program build/kws")
     p.add_argument("artifact", help="artifact directory")
@@ -249,7 +248,7 @@ def build_parser() -> argparse.ArgumentParser:
         "memory, which forgets when the power goes)",
     )
     p.add_argument("--cable", help="openFPGALoader's name of the cable (default: the board's own)")
-    p.set_defaults(run=commands.program)
+    p.set_defaults(run="program")
 
     for name, summary, example in (
         ("run", "run a network", "nnloom run build/kws --input x.npy --output y.npy --device cpu"),
@@ -279,7 +278,7 @@ def build_parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="instead: run the complete system as a board on a pseudo-terminal until interrupted",
             )
-        p.set_defaults(run=commands.run if name == "run" else commands.simulate)
+        p.set_defaults(run="run" if name == "run" else "simulate")
 
     p = _subparser(
         verbs,
@@ -309,7 +308,7 @@ def build_parser() -> argparse.ArgumentParser:
             metavar="N" if isinstance(field.default, int) else "S",
             help=f"{field.metadata['doc']} (default: {text})",
         )
-    p.set_defaults(run=commands.serve)
+    p.set_defaults(run="serve")
 
     p = _subparser(
         verbs,
@@ -319,7 +318,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     p.add_argument("artifact", help="artifact directory")
     _add_measured(p, "counters say beside the estimates")
-    p.set_defaults(run=commands.inspect)
+    p.set_defaults(run="inspect")
 
     p = _subparser(
         verbs,
@@ -331,31 +330,31 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", metavar="FILE", help="page to write (default: report.html in the artifact)")
     p.add_argument("--trace", metavar="FILE", help="write the timeline as a trace for Perfetto or Chrome, too (JSON)")
     _add_measured(p, "counters say, and how long the CPU takes")
-    p.set_defaults(run=commands.report)
+    p.set_defaults(run="report")
 
     p = _subparser(verbs, "doctor", "what is installed, and what missing things would enable", "nnloom doctor")
-    p.set_defaults(run=commands.doctor)
+    p.set_defaults(run="doctor")
 
     p = _subparser(verbs, "boards", "list the boards", "nnloom boards")
-    p.set_defaults(run=commands.boards)
+    p.set_defaults(run="boards")
 
     zoo = verbs.add_parser(
         "zoo", help="real models to start with", description="Real models that packages on PyPI ship."
     )
     zoo_verbs = zoo.add_subparsers(dest="zoo_verb", metavar="COMMAND", parser_class=_Parser)
     zoo.add_argument("--json", action="store_true", help="machine-readable result on stdout")
-    zoo.set_defaults(run=commands.zoo_list, words=(), kind=None, package=None)
+    zoo.set_defaults(run="zoo_list", words=(), kind=None, package=None)
     p = _subparser(zoo_verbs, "list", "list the models", "nnloom zoo list --kind int8 keyword")
     p.add_argument("words", nargs="*", metavar="WORD", help="only models with these words in name or description")
     p.add_argument("--kind", help="only models of this kind: int8, streaming int8, float16 or float")
     p.add_argument("--package", metavar="NAME", help="only models of this package")
-    p.set_defaults(run=commands.zoo_list)
+    p.set_defaults(run="zoo_list")
     p = _subparser(zoo_verbs, "fetch", "fetch a model into the current folder", "nnloom zoo fetch keyword_spotting")
     p.add_argument("name", help="model name, or 'recordings' for the spoken words yes.npy and no.npy")
     p.add_argument(
         "-o", "--output", metavar="PATH", help="file to write (default: NAME.tflite); a folder for recordings"
     )
-    p.set_defaults(run=commands.zoo_fetch)
+    p.set_defaults(run="zoo_fetch")
     return parser
 
 
@@ -368,7 +367,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     console = Console(quiet=options.json)
     try:
-        result = options.run(options, console)
+        from . import commands  # with NumPy and the artifact's reader, which --help does without
+
+        result = getattr(commands, options.run)(options, console)
         if options.json:
             print(json.dumps(result, indent=1))
         return 0

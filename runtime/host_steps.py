@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from nnloom.arch.array_files import ArrayFileError, read_arrays
 from nnloom.arch.artifact import CONSTANTS_FILE, Artifact, HostPlan
 from nnloom.arch.errors import ArtifactError
-from nnloom.arch.reference import evaluate
 
 __all__ = ["HostSteps"]
 
@@ -77,6 +76,9 @@ class HostSteps:
         operands
             Its operands without constants, in order.
         """
+        # A hundred operators, which a network whose code is in its library needs none of.
+        from nnloom.arch.reference import evaluate
+
         step = self._all[index]
         assert step.operation is not None
         given = iter(operands)

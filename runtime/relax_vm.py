@@ -1,4 +1,8 @@
-"""Runs the CPU library of an artifact in TVM's Relax VM, with accelerator regions as callbacks."""
+"""Runs the CPU library of an artifact in TVM's Relax VM, with accelerator regions as callbacks.
+
+Of TVM only its runtime library and its foreign function interface (`tvm_ffi`) are loaded: the package `tvm` brings the
+compiler, which takes a second and 200 MB.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import contextlib
 import hashlib
 import math
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,14 +52,14 @@ _lock = threading.Lock()
 
 def _register(kind: Literal["accelerator", "step"], index: int, outputs: int) -> None:
     """Have `nnloom.KIND.INDEX.OUTPUTS` call what the running program has for it; the last arguments are its outputs."""
-    import tvm
+    import tvm_ffi
 
     name = f"nnloom.{kind}.{index}.{outputs}"
 
     def run(*arguments: Any) -> None:
         call = _current.call
         first_output = len(arguments) - outputs
-        inputs = [np.array(argument.numpy()) for argument in arguments[:first_output]]
+        inputs = [np.array(np.from_dlpack(argument)) for argument in arguments[:first_output]]
         try:
             results = getattr(call, kind)(index, inputs)
         except BaseException as error:
@@ -61,12 +67,11 @@ def _register(kind: Literal["accelerator", "step"], index: int, outputs: int) ->
             call.error = error
             raise RuntimeError("an operator outside of the library failed") from None
         for target, result in zip(arguments[first_output:], results, strict=True):
-            # Not ascontiguousarray, which makes [1] of a single number's [].
-            target.copyfrom(np.asarray(result, order="C"))
+            np.copyto(np.from_dlpack(target), result, casting="no")
 
     with _lock:
         if name not in _registered:
-            tvm.register_global_func(name, run, override=True)
+            tvm_ffi.register_global_func(name, run, override=True)
             _registered.add(name)
 
 
@@ -101,6 +106,24 @@ def _private_copy(library: Path, sha256: str | None) -> Iterator[Path]:
         copy = scratch.path / library.name
         copy.write_bytes(data)
         yield copy
+
+
+CPU, POOLED_ALLOCATOR = 1, 2
+"""What `vm_initialization` takes: DLPack's number of the CPU, and `tvm.relax.VirtualMachine.POOLED_ALLOCATOR`"""
+
+
+def _load_runtime() -> Any:
+    """The module `tvm_ffi`, with TVM's runtime library in the process (ImportError, OSError or RuntimeError)."""
+    spec = find_spec("tvm")
+    if spec is None or spec.origin is None:
+        raise ImportError("no package tvm")
+    import tvm_ffi
+    from tvm_ffi.libinfo import load_lib_ctypes
+
+    if "tvm" not in sys.modules:  # it has loaded the library itself
+        folder = Path(spec.origin).parent / "lib"
+        load_lib_ctypes("tvm", "tvm_runtime", "RTLD_GLOBAL", extra_lib_paths=[folder])
+    return tvm_ffi
 
 
 class RelaxProgram:
@@ -140,9 +163,8 @@ class RelaxProgram:
         step: Step | None = None,
     ) -> None:
         try:
-            import tvm
-            from tvm import relax
-        except ImportError as error:
+            tvm_ffi = _load_runtime()
+        except (ImportError, OSError, RuntimeError) as error:
             raise ToolMissingError("TVM is not installed; pip install 'nnloom[compiler]'") from error
         pass_interrupts()
         missing = missing_features(get_cpu_target(cpu))
@@ -151,7 +173,7 @@ class RelaxProgram:
                 f"{library}: its code is for {cpu}, which needs {', '.join(missing)}; compile the model on this "
                 "computer or with another --cpu"
             )
-        self._tvm = tvm
+        self._tvm_ffi = tvm_ffi
         self._library = library
         self._step = step
         self._lock = threading.Lock()
@@ -162,7 +184,8 @@ class RelaxProgram:
             _register("step", index, outputs)
         try:
             with _private_copy(library, sha256) as copy:
-                self._machine = relax.VirtualMachine(tvm.runtime.load_module(str(copy)), tvm.cpu())
+                self._machine = tvm_ffi.load_module(str(copy))["vm_load_executable"]()
+            self._machine["vm_initialization"](CPU, 0, POOLED_ALLOCATOR)
             self._whole, self._partitioned = self._machine["main_cpu"], self._machine["main"]
         except (OSError, RuntimeError, ValueError, AttributeError) as error:
             line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
@@ -173,7 +196,7 @@ class RelaxProgram:
         kinds = [(value.shape, value.dtype) for value in inputs]
         if kinds != [(array.shape, array.dtype) for array, _ in self._staged]:
             arrays = [_aligned(shape, dtype) for shape, dtype in kinds]
-            self._staged = [(array, self._tvm.runtime.from_dlpack(array)) for array in arrays]
+            self._staged = [(array, self._tvm_ffi.from_dlpack(array)) for array in arrays]
         for (array, _), value in zip(self._staged, inputs, strict=True):
             np.copyto(array, value)
         return [tensor for _, tensor in self._staged]
@@ -201,5 +224,5 @@ class RelaxProgram:
             finally:
                 del _current.call
             # Copied before the next call: an output that is an input, or a reshape of it, lives in the staged tensor.
-            tensors = [result] if hasattr(result, "numpy") else result
+            tensors = [result] if hasattr(result, "__dlpack__") else result
             return [np.array(np.from_dlpack(tensor), order="C") for tensor in tensors]

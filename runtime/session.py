@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, overload
+from typing import TYPE_CHECKING, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,9 +26,11 @@ from nnloom.arch.trust import was_compiled_here
 from .devices.base import Device, DeviceStats, LayerWaits, RegionResult
 from .host_steps import HostSteps
 from .inputs import as_arrays, check_inputs, join_batch, split_batch
-from .portable import PortableProgram
 from .relax_vm import RelaxProgram
 from .states import check_states, initial_states
+
+if TYPE_CHECKING:
+    from .portable import PortableProgram
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "PassedOver", "Profile", "Segment", "SessionStats"]
 
@@ -149,10 +151,10 @@ def _open_program(artifact: Artifact, native: bool | None) -> tuple[RelaxProgram
     if native and digest is None:
         raise ArtifactError(f"{artifact.path}: holds no native code; compile the model again")
     if native is False or digest is None:
-        return PortableProgram(artifact), ""
+        return _open_portable(artifact), ""
     if not native and not was_compiled_here(digest):
         note = f"{artifact.path}: its native code was not compiled here and is not loaded"
-        return PortableProgram(artifact), f"{note}; the portable runtime gives the same bits (--native loads it)"
+        return _open_portable(artifact), f"{note}; the portable runtime gives the same bits (--native loads it)"
     try:
         outputs = [len(region.outputs) for region in artifact.manifest.regions]
         host = HostSteps.load(artifact)
@@ -168,7 +170,14 @@ def _open_program(artifact: Artifact, native: bool | None) -> tuple[RelaxProgram
     except ToolMissingError:
         if native:
             raise
-        return PortableProgram(artifact), ""
+        return _open_portable(artifact), ""
+
+
+def _open_portable(artifact: Artifact) -> PortableProgram:
+    # With the golden model, which the native code does without.
+    from .portable import PortableProgram
+
+    return PortableProgram(artifact)
 
 
 class InferenceSession:
