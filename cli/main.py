@@ -221,7 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument("--float", metavar="MODEL", help="the float .tflite model that the network was made from, beside it")
     p.add_argument("--limit", type=_positive, metavar="N", help="the first N inferences only")
     _add_native(p)
-    p.set_defaults(run=commands.evaluate)
+    p.set_defaults(run="evaluate")
 
     p = _subparser(
         verbs,
