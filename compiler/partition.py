@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from nnloom.arch.config import AcceleratorConfig
 
 from .copies import copy_layer
-from .graph import DepthwiseConv2D, Layer, LayerGraph, Table, Tensor
+from .graph import DepthwiseConv2D, Layer, LayerGraph, Tensor
 from .ir import Graph, Node
 from .lower import is_narrow, tables_of, unsupported_reason
 from .ops import OPERATORS, LayoutConflict, Made, Operator, Refusal
-from .ops.lookup import LOOKUP, lookup_layer, table_of
+from .ops.lookup import OneValue, copy_with_table, function_of_one_value, lookup_layer
 from .ops.operator import Layout, natural_layout, output_tensor
 from .recentre import Recentred, recentre
 
@@ -97,6 +97,8 @@ class _Region:
     layers: list[Layer] = field(default_factory=list)
     makers: list[int] = field(default_factory=list)
     """of each layer, the first value that its node makes"""
+    here: set[int] = field(default_factory=set)
+    """values that the nodes of its layers make, also those that no tensor holds any more"""
     offered: dict[int, Tensor] = field(default_factory=dict)
     """inputs of the layer that is being made"""
 
@@ -153,26 +155,47 @@ class _Region:
         self.layers += made.layers
         self.makers += [node.outputs[0]] * len(made.layers)
         self.made |= dict(zip(node.outputs, made.outputs, strict=True))
+        self.here.update(node.outputs)
 
-    def makers_of(self, value: int, reader: Node, readers: Mapping[int, Sequence[Node]]) -> list[int]:
-        """Which layers make a value, or parts of it, that only `reader` reads; none if it has others."""
+    def spared(self, function: OneValue, node: Node, readers: Mapping[int, Sequence[Node]]) -> set[int]:
+        """Values between a node and what it is a function of that nobody else reads, and this region makes."""
+        spared = {n.outputs[0] for n in function.between} & self.here
+        spared -= set(self.graph.results)
+        while True:
+            last = {node.outputs[0], *spared}
+            read = {v for v in spared if any(n.outputs[0] not in last for n in readers.get(v, ()))}
+            if not read:
+                return spared
+            spared -= read
+
+    def makers_of(self, value: int, inside: set[int], readers: Mapping[int, Sequence[Node]]) -> list[int]:
+        """Which layers make a value, or parts of it, that only the nodes that make other values read; none if others
+        do."""
         tensor = self.made.get(value)
         if tensor is None or tensor.whole:
             return []
         # Under other shapes, too.
         same = {v for v, t in self.made.items() if t.name == tensor.name}
-        behind = [node for v in same for node in readers.get(v, ()) if node.outputs != reader.outputs]
-        if not same.isdisjoint(self.graph.results) or any(node.outputs[0] not in same for node in behind):
+        behind = [node.outputs[0] for v in same for node in readers.get(v, ())]
+        if not same.isdisjoint(self.graph.results) or not (same | inside).issuperset(behind):
             return []
-        if any(t.name == tensor.name for layer in self.layers for t in layer.inputs):
+        others = [x for x, maker in zip(self.layers, self.makers, strict=True) if maker not in inside]
+        if any(t.name == tensor.name for layer in others for t in layer.inputs):
             return []
         return [i for i, layer in enumerate(self.layers) if layer.output.name == tensor.name]
+
+    def drop(self, values: set[int]) -> None:
+        """Leave out the layers of nodes that make these values, which nobody reads any more."""
+        kept = [i for i, maker in enumerate(self.makers) if maker not in values]
+        self.layers, self.makers = [self.layers[i] for i in kept], [self.makers[i] for i in kept]
+        self.made = {value: tensor for value, tensor in self.made.items() if value not in values}
 
     def look_up(self, value: int, output: int, tensor: Tensor, layers: Mapping[int, Layer]) -> None:
         """Have layers, by their number, make the tensor of `output` instead of that of a value."""
         before = self.made[value].name
         self.made = {v: t for v, t in self.made.items() if t.name != before}
         self.made[output] = tensor
+        self.here.add(output)
         for index, layer in layers.items():
             self.layers[index] = layer
 
@@ -217,6 +240,8 @@ class _Assignment:
 
     def run(self) -> None:
         self._readers = readers = self.graph.readers()
+        producers = self.network.graph.producers().items()
+        self._producers = {value: node for value, node in producers if value not in self.network.reasons}
         self._pending = self._needed_tables()
         self._views = {n.outputs[0] for n in self.graph.nodes if OPERATORS.get(n.kind) and OPERATORS[n.kind].view}
         self._only_flat = {v for v, nodes in readers.items() if all(n.kind == "FULLY_CONNECTED" for n in nodes)}
@@ -280,12 +305,12 @@ class _Assignment:
             for node in self.network.graph.nodes
             if _is_table_only(node.kind) and node.outputs[0] not in self.network.reasons
         ]
-        return {node.outputs[0]: found[1].entries for node in nodes if (found := self._table(node))}
+        return {node.outputs[0]: found.table.entries for node in nodes if (found := self._function(node))}
 
-    def _table(self, node: Node) -> tuple[int, Table] | None:
-        """The operand and table of a function of one int8 value; None if the node is none, or there are no tables."""
+    def _function(self, node: Node) -> OneValue | None:
+        """The node as a function of one int8 value; None if it is none, or there are no tables."""
         try:
-            return table_of(self.network.graph, node) if self.config.tables else None
+            return function_of_one_value(self.network.graph, node, self._producers) if self.config.tables else None
         except Refusal:
             return None
 
@@ -301,12 +326,14 @@ class _Assignment:
 
     def _look_up_before(self, node: Node, region: _Region) -> bool:
         """Have the layers that make the operand do the node's function, if nobody else reads what they make now."""
-        found = self._table(node)
-        makers = region.makers_of(found[0], node, self._readers) if found else []
-        if not found or not makers:
+        found = self._function(node)
+        if not found:
             return False
-        value, table = found
-        made = region.made[value]
+        spared = region.spared(found, node, self._readers)
+        makers = region.makers_of(found.value, {node.outputs[0], *spared}, self._readers)
+        if not makers:
+            return False
+        made, table = region.made[found.value], found.table
         tensor = output_tensor(self.network.graph, node, (made.rows, made.columns, made.channels))
         layers = {}
         for index in makers:
@@ -319,9 +346,11 @@ class _Assignment:
             alone = dataclasses.replace(table, scale=before.output.scale, zero_point=before.output.zero_point)
             then = before.table.then(table) if before.table else alone
             layers[index] = dataclasses.replace(before, output=output, table=then)
-        if not self._has_room(node, layers.values(), [region.layers[index] for index in makers]):
+        gone = [x for i, x in enumerate(region.layers) if i in layers or region.makers[i] in spared]
+        if not self._has_room(node, layers.values(), gone):
             return False
-        region.look_up(value, node.outputs[0], tensor, layers)
+        region.look_up(found.value, node.outputs[0], tensor, layers)
+        region.drop(spared)
         return True
 
     def _layers(self, node: Node, entry: Operator, region: _Region) -> Made:
@@ -335,9 +364,11 @@ class _Assignment:
             raise
         except Refusal as error:
             refusal = error
-        if entry.layer is not lookup_layer and self._table(node) and (refusal or not _is_fast(made)):
-            looked_up = self._supported(LOOKUP, node, region)
+        found = None if entry.layer is lookup_layer else self._function(node)
+        if found and (refusal or not _is_fast(made)):
+            looked_up = self._supported(_copying(found), node, region)
             if self._has_room(node, looked_up.layers):
+                region.drop(region.spared(found, node, self._readers))
                 return looked_up
             if not refusal:
                 made = self._supported(entry, node, region)
@@ -363,6 +394,11 @@ def _is_table_only(kind: str) -> bool:
     """Whether the engine does an operator in no other way."""
     entry = OPERATORS.get(kind)
     return entry is not None and entry.layer is lookup_layer
+
+
+def _copying(function: OneValue) -> Operator:
+    """A node as a copy of what it is a function of."""
+    return Operator(layer=lambda graph, node, operands: copy_with_table(graph, node, operands, function))
 
 
 def _is_fast(made: Made) -> bool:

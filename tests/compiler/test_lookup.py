@@ -127,6 +127,47 @@ def test_gates_of_squeeze_and_excite(tmp_path):
     assert first.table and not second.table
 
 
+def swish(m: ModelWriter, x: int) -> int:
+    y = function(m, "LOGISTIC", x)
+    return m.binary("MUL", x, y, m.scale(x) * 0.9)
+
+
+def hard_swish_in_pieces(m: ModelWriter, x: int) -> int:
+    three = m.constant((), 3 / 127, 0)
+    y = m.binary("ADD", x, three, m.scale(x) * 1.1, activation="relu6")
+    return m.binary("MUL", m.binary("MUL", x, y, m.scale(x)), m.constant((), 1 / 6 / 127, 0), m.scale(x) / 6)
+
+
+def two_branches(m: ModelWriter, x: int) -> int:
+    a, b = function(m, "TANH", function(m, "ABS", x)), function(m, "LEAKY_RELU", x)
+    return m.binary("MAXIMUM", m.unary("QUANTIZE", a, m.scale(b), 4), b, m.scale(b), zero_point=4)
+
+
+@pytest.mark.parametrize("pieces", [swish, hard_swish_in_pieces, two_branches])
+@pytest.mark.parametrize("before", ["conv", "add"])
+def test_two_functions_of_one_value_are_one(tmp_path, pieces, before):
+    def build(m: ModelWriter) -> list[int]:
+        x = image(m, 8)
+        return [m.conv(pieces(m, m.add(x, m.conv(x, 8)) if before == "add" else x), 4)]
+
+    made = layers(exact(tmp_path, build, 12))
+    assert len(made) == {"conv": 2, "add": 4}[before]
+    assert sum(bool(layer.table) for layer in made) == 1
+
+
+@pytest.mark.parametrize("kept", ["between", "origin"])
+def test_of_two_functions_what_others_read_stays(tmp_path, kept):
+    def build(m: ModelWriter) -> list[int]:
+        x = image(m, 8)
+        y = function(m, "LOGISTIC", x)
+        z = m.binary("MUL", x, y, m.scale(x) * 0.9)
+        return [m.conv(z, 4), m.conv(y if kept == "between" else x, 4)]
+
+    made = layers(exact(tmp_path, build, 13))
+    # The functions are copies: both, or the one that takes the other's place.
+    assert [bool(layer.table) for layer in made[:-2]] == ([False, True, True] if kept == "between" else [False, True])
+
+
 def test_functions_beyond_the_tables_stay_on_the_cpu(tmp_path):
     """Those that the engine does otherwise leave the tables to those that it does not."""
 
