@@ -721,23 +721,47 @@ def _write_page(
     return {"path": str(target), "trace": trace}
 
 
+def _shape_text(info: TensorInfo) -> str:
+    return " x ".join(map(str, info.shape)) or "scalar"
+
+
+def _quantization(info: TensorInfo) -> tuple[str, str]:
+    """Scale and zero point; empty where there are none."""
+    return (f"{info.scale:.9g}", str(info.zero_point)) if info.scale else ("", "")
+
+
 def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom inspect"""
-    loaded = Report.load(Artifact.load(options.artifact))
+    artifact = Artifact.load(options.artifact)
+    loaded = Report.load(artifact)
     if options.measured:
         _count(options, console, loaded)
-    report: dict[str, Any] = dict(loaded.values)
+    manifest = artifact.manifest
+    interface = {"inputs": manifest.inputs, "outputs": manifest.outputs}
+    report: dict[str, Any] = {
+        **{kind: [dataclasses.asdict(info) for info in infos] for kind, infos in interface.items()},
+        **loaded.values,
+    }
     console.say(
         f"{report['model']} for {report['board']}, configuration {report['config_hash']}: {_shape(report['config'])} "
         f"({report['config_reason']})"
     )
+    console.table(
+        ["", "name", "shape", "type", "scale", "zero point"],
+        [
+            [kind[:-1], info.name, _shape_text(info), info.dtype, *_quantization(info)]
+            for kind, infos in interface.items()
+            for info in infos
+        ],
+    )
+    console.say()
     causes = ("start", "parameters", "requantization") if options.measured else ()
     rows = []
     for layer in report["layers"]:
         measured = layer.get("cycles_measured")
         rows.append(
             [
-                layer["name"][-44:],
+                layer["name"],
                 layer["op"],
                 layer["target"],
                 layer["macs"],
@@ -752,7 +776,7 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     memory = report["memory"]
     if report["states"]:
         console.say("\nstate from run to run:")
-        console.table(["state", "shape", "type"], [[s["name"][-60:], s["shape"], s["dtype"]] for s in report["states"]])
+        console.table(["state", "shape", "type"], [[s["name"], s["shape"], s["dtype"]] for s in report["states"]])
     console.say()
     console.say(
         f"total: {report['macs']:,} macs, {report['cycles']:,} cycles "
@@ -769,7 +793,7 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     console.table(
         ["tensor", "granule", "granules per bank", "live in layers"],
         [
-            [t["name"][-44:], t["granule"], t["granules_per_bank"], f"{t['first_layer']} to {t['last_layer']}"]
+            [t["name"], t["granule"], t["granules_per_bank"], f"{t['first_layer']} to {t['last_layer']}"]
             for t in memory["tensors"]
         ],
     )

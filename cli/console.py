@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import threading
 import time
@@ -14,6 +15,9 @@ __all__ = ["Console"]
 
 PATIENCE = 2.0
 """Seconds that a phase may last before a line about it is printed, where there is no terminal."""
+
+SHORT = 12
+"""Characters of a cell that is not wrapped."""
 
 
 def _make_bar() -> Any:
@@ -29,6 +33,24 @@ def _make_bar() -> Any:
     bar = Progress(*columns, console=RichConsole(stderr=True))
     bar.start()
     return bar
+
+
+def _wrapped(titles: list[str], cells: list[list[str]], numeric: list[bool]) -> bool:
+    """Print a table whose cells wrap; False without Rich."""
+    try:
+        from rich.console import Console as RichConsole
+        from rich.table import Table
+        from rich.text import Text
+    except ImportError:
+        return False
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for i, (title, right) in enumerate(zip(titles, numeric, strict=True)):
+        short = max((len(row[i]) for row in cells), default=0) <= SHORT
+        table.add_column(title, justify="right" if right else "left", no_wrap=short, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    RichConsole(highlight=False, width=shutil.get_terminal_size().columns).print(table)
+    return True
 
 
 class Console:
@@ -93,13 +115,21 @@ class Console:
         sys.stdout.flush()
 
     def table(self, titles: list[str], rows: list[list[Any]]) -> None:
-        """Columns of text; numbers to the right."""
+        """Columns of text; numbers to the right.
+
+        On a terminal that is too narrow cells wrap, where Rich is installed; elsewhere a line stays a line.
+        """
         cells = [[f"{v:,}" if isinstance(v, int) else printable(str(v)) for v in row] for row in rows]
         widths = [max(len(row[i]) for row in [titles, *cells]) for i in range(len(titles))]
         numeric = [
             bool(rows) and all(isinstance(row[i], int | float) or row[i] == "" for row in rows)
             for i in range(len(titles))
         ]
+        needed = sum(widths) + 2 * (len(widths) - 1)
+        if not self._quiet and sys.stdout.isatty() and needed > shutil.get_terminal_size().columns:
+            self.close()
+            if _wrapped(titles, cells, numeric):
+                return
         for row in [titles, *cells]:
             line = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
             self.say("  ".join(line).rstrip())

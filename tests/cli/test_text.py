@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from nnloom.cli.console import Console
@@ -34,3 +36,24 @@ def test_whatever_is_shown_is_printable(capfd):
     out, err = capfd.readouterr()
     assert "".join((out + err).split("\n")).isprintable()
     assert out.count("\n") == 6 and err.count("\n") == 2
+
+
+@pytest.mark.parametrize("width", [44, 200])
+def test_tables_wrap_on_a_narrow_terminal_only(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [["model/block_1/[bold]expand[/bold]_convolution/Relu6", "conv2d", 12800], ["short", "add", 1]]
+    Console(quiet=False).table(["layer", "operator", "macs"], rows)
+    plain = capsys.readouterr().out
+    assert plain.count("\n") == 3  # a script reads it: a line is a row
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Console(quiet=False).table(["layer", "operator", "macs"], rows)
+    shown = capsys.readouterr().out
+    if width == 200:
+        assert shown == plain
+        return
+    lines = shown.splitlines()
+    assert len(lines) > 3 and max(map(len, lines)) <= width
+    assert "".join(line[:20].split()[0] for line in lines[1:-1]).startswith("model/block_1/[bold]")
+    monkeypatch.setitem(sys.modules, "rich.table", None)
+    Console(quiet=False).table(["layer", "operator", "macs"], rows)
+    assert capsys.readouterr().out == plain
