@@ -209,7 +209,10 @@ def _evaluate(layer: Layer, operands: list[NDArray]) -> NDArray[np.int64]:
         return _rescale(acc, layer, exact.rescale_once)
     pad = getattr(layer, "padding", Padding())
     fill = -128 if isinstance(layer, MaxPool2D) else i.zero_point
-    x = np.pad(x, ((pad.top, pad.bottom), (pad.left, pad.right), (0, 0)), constant_values=fill)
+    more = [[max(0, n) for n in edges] for edges in ((pad.top, pad.bottom), (pad.left, pad.right))]
+    x = np.pad(x, (*more, (0, 0)), constant_values=fill)
+    # Less than none: rows and columns that are left out.
+    x = x[max(0, -pad.top) : len(x) - max(0, -pad.bottom), max(0, -pad.left) : x.shape[1] - max(0, -pad.right)]
     if isinstance(layer, AveragePool2D | MaxPool2D | WindowSum):
         kernel = layer.window
     elif isinstance(layer, DepthwiseConv2D):

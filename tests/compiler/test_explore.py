@@ -28,7 +28,7 @@ from nnloom.cli.plot import draw_exploration
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
 from nnloom.compiler.explore import EVERYTHING, Candidate, _features, evaluate, explore_graphs, pareto_front, shapes
-from nnloom.compiler.graph import LayerGraph, Padding
+from nnloom.compiler.graph import LayerGraph, Padding, Table
 from tests.graphs import random_graph, random_layer, tensor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +233,21 @@ def test_on_dask_the_result_is_the_same():
 def test_a_dask_scheduler_that_is_not_there():
     with pytest.raises(ConfigError, match=r"cannot connect to the Dask scheduler tcp://127\.0\.0\.1:9 \("):
         explore_graphs(_graphs("dense"), model="chain", board=BOARD, scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(("functions", "tables"), [(0, 0), (1, 1), (3, 4)])
+def test_engines_have_as_many_tables_as_the_network_has_functions(functions, tables):
+    (graph,) = _graphs("dense")
+    (layer,) = graph.layers
+    table = Table(entries=bytes(256), scale=0.1, zero_point=0)
+    several = [dataclasses.replace(table, entries=bytes([n]) * 256) for n in range(functions)]
+    layers = [layer, *(dataclasses.replace(layer, table=t) for t in several * 2)]
+    found = list(shapes([dataclasses.replace(graph, layers=tuple(layers))]))
+    assert found and {config.tables for config in found} == {tables}
+    # A block RAM for each unit, whatever the number.
+    smallest = dataclasses.replace(found[0], activation_bytes=2048, weight_words=64, program_words=32)
+    without = dataclasses.replace(smallest, tables=0)
+    assert block_rams(smallest) - block_rams(without) == (smallest.requant_units if tables else 0)
 
 
 def test_default_configuration_of_the_board_is_built_as_before():
