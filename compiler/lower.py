@@ -237,9 +237,6 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                 return str(error)
             if not accumulators_fit(_by_output(layer), layer.bias, layer.inputs[0].zero_point):
                 return "accumulators that may exceed 32 bits"
-            parts = int(_parts_needed(layer.weights).max(initial=0))
-            if parts > (config.window_columns if isinstance(layer, DepthwiseConv2D) else config.taps):
-                return f"weights of {parts} parts each (uint8 less a zero point), beyond what the window holds"
         case AveragePool2D():
             rows, columns = layer.window
             o, i = layer.output, layer.inputs[0]
@@ -572,8 +569,8 @@ def _row_steps(needed: NDArray[np.int64], taps: int) -> _RowSteps:
             count = int(np.max(holders + needed, where=needed > 0, initial=1))
             if best is None or count < best.count:
                 best = _RowSteps(first, step, count, holders)
-    if best is None:
-        raise ValueError(f"weights of {int(needed.max())} parts for {taps} taps")
+    # With a step of 1 each byte is in `taps` steps, three at least, and 255 is the sum of three int8 weights.
+    assert best
     return best
 
 
@@ -694,9 +691,7 @@ def _lower_depthwise(
     origin = (-layer.padding.top, -layer.padding.left)
     # With a stride of 0, each result of a row reads the same columns.
     slide = columns > 1 and kernel_columns <= columns and kernel_rows <= rows and layer.strides[1] > 0
-    # Weights of nine bits: what is beyond eight multiplies the same column again a step later, when it is an older one.
-    needed = _parts_needed(kernel).max((0, 2))
-    parts = int(needed.max(initial=1))
+    parts = int(_parts_needed(kernel).max(initial=1))
     slide = slide and parts == 1
     if slide:
         # One word; the kernel sits in the newest columns.
@@ -722,11 +717,22 @@ def _lower_depthwise(
         origin = (origin[0] + carried.first, origin[1])
         geometry = _window_geometry(source, out, (carried.loads, 1), layer.strides, origin, 1)
         geometry |= dict(row_step_ky=carried.distance, kernel_rows=255)
+    elif parts > columns:
+        # Weights of nine bits, and no older columns: steps whose rows overlap.
+        spread = _row_steps(_parts_needed(kernel).max((0, 1)), rows)
+        taps = np.zeros((channels, spread.count, kernel_columns, columns, rows), np.int8)
+        taps[:, :, :, columns - 1] = spread.weights(kernel, rows).transpose(0, 2, 1, 3)
+        steps = _pad_to(taps.reshape(channels, spread.count * kernel_columns, -1), config.taps, axis=2)
+        origin = (origin[0] + spread.first, origin[1])
+        geometry = _window_geometry(source, out, (spread.count, kernel_columns), layer.strides, origin, 1)
+        geometry |= dict(row_step_ky=spread.step, kernel_rows=255)
     else:
-        # A word for each step: one column of three rows, in the newest column.
+        # A word for each step: one column of three rows, in the newest column. Of weights of nine bits, what is beyond
+        # eight multiplies the column again a step later, when it is an older one.
         turns = -(-kernel_rows // rows)
         split = _pad_to(kernel, turns * rows, axis=2).reshape(channels, kernel_columns, turns, rows)
-        loads = int(np.max(np.arange(kernel_columns) + np.maximum(needed, 1)))
+        needed = np.maximum(_parts_needed(kernel).max((0, 2)), 1)
+        loads = int(np.max(np.arange(kernel_columns) + needed))
         taps = np.zeros((channels, turns, loads, columns, rows), np.int8)
         rest = split.transpose(0, 2, 1, 3).astype(np.int64)
         for more in range(parts):
