@@ -405,9 +405,14 @@ def as_uint8(data: bytes, rng: np.random.Generator, *, wide: bool = True) -> byt
 
     def edit(model: Any) -> None:
         (graph,) = model.subgraphs
-        kinds = [model.operatorCodes[op.opcodeIndex].builtinCode for op in graph.operators]
+        kinds = [model.operatorCodes[op.opcodeIndex] for op in graph.operators]
         codes = [getattr(schema.BuiltinOperator, name) for name in products]
-        weighted = [op for op, kind in zip(graph.operators, kinds, strict=True) if kind in codes]
+        weighted = [
+            op
+            for op, kind in zip(graph.operators, kinds, strict=True)
+            if max(kind.builtinCode, kind.deprecatedBuiltinCode) in codes
+        ]
+        turned = set()
         for index, tensor in enumerate(graph.tensors):
             if tensor.type != schema.TensorType.INT8:
                 continue
@@ -416,14 +421,21 @@ def as_uint8(data: bytes, rng: np.random.Generator, *, wide: bool = True) -> byt
             q.zeroPoint = np.array(q.zeroPoint, np.int64) + 128
             if buffer.data is None:
                 continue
-            buffer.data = np.array(buffer.data, np.uint8) ^ 0x80
+            if tensor.buffer not in turned:
+                buffer.data = np.array(buffer.data, np.uint8) ^ 0x80
+                turned.add(tensor.buffer)
             if any(op.inputs[1] == index for op in weighted):
                 q.scale, q.quantizedDimension = np.median(q.scale).astype(np.float32).reshape(1), 0
                 q.zeroPoint = np.array([int(rng.choice([0, 100, 151, 255])) if wide else 128], np.int64)
-        for op in weighted:
-            bias = graph.tensors[op.inputs[-1]]
-            source = graph.tensors[op.inputs[2 if len(op.inputs) == 4 else 0]]
+        for op, kind in zip(graph.operators, kinds, strict=True):
+            turned_round = max(kind.builtinCode, kind.deprecatedBuiltinCode) == schema.BuiltinOperator.TRANSPOSE_CONV
+            place = 3 if turned_round else 2
+            if op not in weighted or len(op.inputs) <= place or op.inputs[place] < 0:
+                continue
+            bias, source = graph.tensors[op.inputs[place]], graph.tensors[op.inputs[2 if turned_round else 0]]
             q = bias.quantization
+            if q is None or bias.type != schema.TensorType.INT32:
+                continue
             q.scale = np.float32(source.quantization.scale[0]) * graph.tensors[op.inputs[1]].quantization.scale
             q.zeroPoint, q.quantizedDimension = np.zeros(1, np.int64), 0
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tests.tflite_models import as_uint8
+
 from .draw import Draw, Recipe, Step
 from .network import Inapplicable, Network, Value, Writing, schema
 from .operators import STEPS, draw_scale, draw_zero_point
@@ -180,4 +182,9 @@ def _finish(net: Network, d: Draw, p: Profile) -> tuple[bytes, bytes]:
         opcode_for_each=d.chance(p.odd / 2),
         open_batch=d.chance(p.odd / 2),
     )
-    return net.write(outputs, writing)
+    files = net.write(outputs, writing)
+    if not p.unsigned:
+        return files
+    seed = d.between(0, 1 << 20)
+    data, reference = (as_uint8(file, np.random.default_rng(seed), wide=seed % 4 > 0) for file in files)
+    return data, reference

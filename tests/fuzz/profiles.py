@@ -34,6 +34,8 @@ class Profile:
     edges: dict[str, float] = field(default_factory=lambda: {"INT8": 4, "UINT8": 1, "FLOAT32": 1})
     """types of inputs"""
     max_elements: int = 4096
+    unsigned: bool = False
+    """uint8 throughout, with weights of any zero point"""
 
 
 _COMMON = {
@@ -94,6 +96,9 @@ _BEYOND = {
     "float_between": 1,
 }
 """Operators that nnloom need not know: right, or refused well."""
+
+_SIGNED = ("conv_by_value", "dense_by_value", "resize_bilinear", "arg_max", "sub")
+"""Steps that LiteRT refuses for uint8, or too often"""
 
 _STATES = {"window": 4, "delay": 3, "running_sum": 2, "svdf": 2}
 """Operators that remember, in steps of `tests.fuzz.states`."""
@@ -168,6 +173,19 @@ PROFILES = {
             extreme=0.0,
             odd=0.0,
             max_elements=8192,
+        ),
+        # As old converters made them: operators that have kernels of uint8.
+        Profile(
+            name="uint8",
+            steps=(1, 8),
+            kinds={kind: weight for kind, weight in _COMMON.items() if kind not in _SIGNED},
+            sides=(1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13),
+            channels=(1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 20),
+            kernels=(1, 2, 3, 3, 3, 4, 5, 7),
+            strides=(1, 1, 1, 2, 2, 3, 4),
+            ranks=(4, 4, 4, 4, 2, 2, 3),
+            edges={"INT8": 1},
+            unsigned=True,
         ),
         # Networks that remember from run to run, and what stands between their states.
         Profile(
