@@ -43,7 +43,9 @@ def judge(totals: Totals, networks: int) -> None:
     assert totals.accelerated >= 0.4 * networks
 
 
-@pytest.mark.parametrize(("profile", "count"), [("mixed", 100), ("wide", 100), ("chains", 30), ("states", 40)])
+@pytest.mark.parametrize(
+    ("profile", "count"), [("mixed", 100), ("wide", 100), ("chains", 30), ("states", 40), ("uint8", 30)]
+)
 def test_networks_without_cpu_code(profile, count):
     with Worker() as worker:
         judge(run(worker, profile, range(count), native_share=0.0), count)
