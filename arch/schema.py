@@ -163,7 +163,7 @@ def json_schema(kind: Any, documentation: Callable[[type], Mapping[str, str]] = 
         return {"anyOf": [json_schema(each, documentation) for each in arguments]}
     if origin in (tuple, list):
         return {"type": "array", "items": json_schema(arguments[0], documentation)}
-    if origin is dict:
+    if origin in (dict, Mapping):
         return {"type": "object", "additionalProperties": json_schema(arguments[1], documentation)}
     if typing.is_typeddict(kind) or _is_dataclass(kind):
         texts = documentation(kind)

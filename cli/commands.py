@@ -59,15 +59,9 @@ def _load_config(path: str | None) -> AcceleratorConfig | Literal["auto"] | None
         return None
     if path == "auto":
         return "auto"
-    try:
-        values = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give a JSON file") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: not a JSON object of configuration values")
-    return AcceleratorConfig.from_dict(values)
+    from nnloom.arch.settings import read_config
+
+    return read_config(path)
 
 
 def _read_report(artifact: str) -> dict[str, Any]:
@@ -263,11 +257,11 @@ def _placement(options: argparse.Namespace) -> dict[str, Any]:
 def _build(
     artifact: Path, console: Console, *, use_cache: bool = True, placement: Mapping[str, Any] = MappingProxyType({})
 ) -> dict[str, Any]:
-    from nnloom.boards import get
+    from nnloom.boards.files import board_of
     from nnloom.boards.flow import build as build_bitstream
     from nnloom.boards.zynq import ZynqBoard
 
-    if isinstance(get(Artifact.load(artifact).manifest.board), ZynqBoard):
+    if isinstance(board_of(Artifact.load(artifact)), ZynqBoard):
         if any(value is not None for value in placement.values()):
             raise ConfigError("--seed, --seeds and --clock are for nextpnr; the Vivado project has its own clock")
         return _build_vivado(artifact, use_cache, console)
@@ -333,10 +327,44 @@ def _build_board(options: argparse.Namespace, console: Console) -> dict[str, Any
     return {"board": board.name, "path": str(target), **dataclasses.asdict(result)}
 
 
+def _synthesize(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """How much of the device a system takes, without placing it."""
+    from nnloom.boards import get
+    from nnloom.boards.files import board_of
+    from nnloom.boards.flow import synthesize_system
+    from nnloom.boards.zynq import ZynqBoard
+
+    if options.output is not None or any(value is not None for value in _placement(options).values()):
+        raise ConfigError("--synth-only places nothing: without -o, --seed, --seeds and --clock")
+    if options.board is not None:
+        board = get(options.board)
+        config = board.config
+    else:
+        artifact = Artifact.load(options.artifact)
+        board, config = board_of(artifact), artifact.manifest.config
+    if isinstance(board, ZynqBoard):
+        raise ConfigError(f"{board.name}: 'nnloom build' without Vivado estimates it, without --synth-only")
+    resources = synthesize_system(board, config, use_cache=not options.no_cache, progress=console.phase)
+    console.table(
+        ["resource", "used", "available", "share"],
+        [
+            [name, v["used"], v["available"], f"{100 * v['used'] / v['available']:.1f} %" if v["available"] else ""]
+            for name, v in resources.items()
+        ],
+    )
+    over = [name for name, v in resources.items() if v["used"] > v["available"]]
+    console.say(
+        f"{board.name} has too little: {', '.join(over)}" if over else "not placed: whether it meets the clock is open"
+    )
+    return {"board": board.name, "config": config.to_dict(), "resources": resources, "fits": not over}
+
+
 def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom build"""
     if (options.artifact is None) == (options.board is None):
         raise ConfigError("build needs an artifact directory or --board NAME, and not both")
+    if options.synth_only:
+        return _synthesize(options, console)
     if options.board is not None:
         return _build_board(options, console)
     if options.output is not None:

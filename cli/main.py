@@ -23,6 +23,8 @@ from .console import Console
 
 __all__ = ["build_parser", "main"]
 
+BOARD_HELP = "board name, see 'nnloom boards', or a file of one, BOARD.yaml (default: %(default)s)"
+
 
 def _subparser(verbs: Any, name: str, summary: str, example: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(
@@ -129,12 +131,12 @@ def build_parser() -> argparse.ArgumentParser:
         verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws --keep steps"
     )
     p.add_argument("model", help="int8 .tflite file")
-    p.add_argument("--board", default="ulx3s-85f", help="board name, see 'nnloom boards' (default: %(default)s)")
+    p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
     p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
     p.add_argument(
         "--config",
         metavar="FILE",
-        help="accelerator configuration as JSON, or 'auto': the fastest that fits the board (default: the board's)",
+        help="configuration (YAML or JSON), or 'auto': the fastest that fits the board (default: the board's)",
     )
     p.add_argument(
         "--cpu",
@@ -159,7 +161,7 @@ def build_parser() -> argparse.ArgumentParser:
         "nnloom explore kws.tflite --board ulx3s-85f --plot front.svg",
     )
     p.add_argument("model", help="int8 .tflite file")
-    p.add_argument("--board", default="ulx3s-85f", help="board name, see 'nnloom boards' (default: %(default)s)")
+    p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
     p.add_argument("--plot", metavar="FILE", help="plot the Pareto front (.svg or .png)")
     p.add_argument(
         "--scheduler", metavar="ADDRESS", help="evaluate on a Dask scheduler, tcp://HOST:PORT (default: this machine)"
@@ -172,7 +174,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(verbs, "build", "build the bitstream of an artifact", "nnloom build build/kws")
     p.add_argument("artifact", nargs="?", help="artifact directory")
-    p.add_argument("--board", help="instead of an artifact: build this board's default system")
+    p.add_argument(
+        "--board", help="instead of an artifact: build the default system of this board (name or BOARD.yaml)"
+    )
     p.add_argument("-o", "--output", metavar="FILE", help="with --board: where to (default: nnloom.bit, .fs, .bin)")
     p.add_argument(
         "--clock",
@@ -196,6 +200,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--scheduler", metavar="ADDRESS", help="with --seeds: on a Dask scheduler's workers, tcp://HOST:PORT"
     )
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
+    p.add_argument(
+        "--synth-only", action="store_true", help="only synthesize, and show how much of the device the system takes"
+    )
     p.set_defaults(run="build")
 
     p = _subparser(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from nnloom.arch.artifact import (
+    BOARD_FILE,
     CONSTANTS_FILE,
     CPU_FILE,
     MODEL_FILE,
@@ -71,7 +73,7 @@ def compile(
     model
         Path of an int8 .tflite file.
     board
-        Name of a board (`nnloom.boards`).
+        Name of a board (`nnloom.boards`), or a YAML or JSON file of one.
     output
         Artifact directory; an existing artifact is replaced, but only on success.
     config
@@ -97,6 +99,7 @@ def compile(
         `ToolMissingError` or `BuildError`, each with a message of one line.
     """
     from nnloom import boards
+    from nnloom.boards.files import board_values
 
     from .exactness import check_cpu_operators
     from .fit import fit
@@ -128,6 +131,8 @@ def compile(
     manifest = _manifest(fitted, host, target, config, cpu_target)
     report = make_report(fitted, config, target, choice, inexact, larger)
     with write_output(output) as folder:
+        if type(target) is boards.Board and target not in boards.builtin_boards():
+            (folder / BOARD_FILE).write_text(json.dumps(board_values(target), indent=1) + "\n")
         say("compiling the CPU code")
         _write(folder, Path(model), fitted, host, manifest, report, cpu_target)
     return CompileResult(output, report)

@@ -23,6 +23,7 @@ from nnloom.arch.reference import REFERENCES
 from nnloom.arch.register_map import member_docs
 from nnloom.arch.report import REPORT_VERSION, ReportValues
 from nnloom.arch.schema import json_schema
+from nnloom.boards import Board
 from nnloom.cli.main import build_parser
 from nnloom.compiler.cpu.coverage import VIEWS
 from nnloom.compiler.cpu.operator import KERNELS
@@ -404,12 +405,24 @@ def report_schema() -> str:
     return _schema(ReportValues, "nnloom report.json", text)
 
 
+def config_schema() -> str:
+    """JSON schema of a configuration's file."""
+    return _schema(AcceleratorConfig, "nnloom accelerator configuration", "Shape of the engine: --config FILE.")
+
+
+def board_schema() -> str:
+    """JSON schema of a board's file."""
+    return _schema(Board, "nnloom board", "A board of the open FPGA tools: --board FILE.yaml.")
+
+
 PAGES = {
     "isa.md": isa_page,
     "protocol.md": protocol_page,
     "cli.md": cli_page,
     "operators.md": operators_page,
     "report.schema.json": report_schema,
+    "config.schema.json": config_schema,
+    "board.schema.json": board_schema,
 }
 
 

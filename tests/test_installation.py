@@ -56,6 +56,13 @@ def test_every_folder_with_modules_is_installed():
             if any(folder.glob("*.py")):
                 found.add(".".join([name, *folder.relative_to(top).parts]))
     assert found == set(setuptools["packages"])
-    data = {file.name for top in folders.values() for file in top.rglob("*") if file.is_file()}
-    listed = {name for names in setuptools["package-data"].values() for name in names}
-    assert {name for name in data if not name.endswith((".py", ".pyc"))} == listed
+    data = {file for top in folders.values() for file in top.rglob("*") if file.is_file()}
+    listed = set()
+    for package, patterns in setuptools["package-data"].items():
+        top = max((name for name in folders if f"{package}.".startswith(f"{name}.")), key=len)
+        folder = folders[top].joinpath(*package.removeprefix(top).strip(".").split("."))
+        for pattern in patterns:
+            found = set(folder.glob(pattern))
+            assert found, f"{package}: nothing is called {pattern}"
+            listed |= found
+    assert {file for file in data if file.suffix not in (".py", ".pyc")} == listed

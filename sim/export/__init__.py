@@ -216,14 +216,14 @@ class _Writer:
 
     def write_system(self, inputs: Sequence[Mapping[str, NDArray]], *, clock_hz: float | None, baud: int | None) -> str:
         """The whole system. Returns the top module's name."""
-        from nnloom.boards import get as get_board
+        from nnloom.boards.files import board_of
         from nnloom.hw.soc import SerialSystem
         from nnloom.runtime.devices.model import ModelDevice
 
         from .documents import core_file, system_page
 
         top = "nnloom_system"
-        clock_hz = clock_hz or get_board(self._artifact.manifest.board).clock_hz
+        clock_hz = clock_hz or board_of(self._artifact).clock_hz
         baud = baud or int(clock_hz // LEAST_BIT_CYCLES)
         try:
             system = SerialSystem(self._artifact.manifest.config, clock_hz=clock_hz, baud=baud)

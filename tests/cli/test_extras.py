@@ -53,8 +53,8 @@ def test_the_list_of_extras_is_that_of_the_installation():
     brought = packages_distributions()
     for extra, modules in EXTRAS.items():
         requirements = list(project[extra])
-        for other in re.findall(r"nnloom\[(\w+)\]", " ".join(requirements)):
-            requirements += project[other]
+        for others in re.findall(r"nnloom\[([\w,-]+)\]", " ".join(requirements)):
+            requirements += [text for other in others.split(",") for text in project[other]]
         names = {re.split(r"[\[=<>;\s]", text)[0].lower().replace("_", "-") for text in requirements} - {"nnloom"}
         listed = {name.lower().replace("_", "-") for module in modules for name in brought[module]}
         assert names <= listed, f"{extra}: {names - listed} brings no module of EXTRAS"
