@@ -1,5 +1,7 @@
 """The loop nest in hardware: one descriptor in, one step a cycle out."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -61,6 +63,107 @@ _EVENT_LAYOUT = data.StructLayout(
 )
 
 
+class _Loop:
+    """A loop counter: remaining turns after this one, and whether this is the last.
+
+    What it starts from is made of `count`, that of the next descriptor, while `settle`.
+    """
+
+    def __init__(self, m: Module, name: str, bits: int, count: Value, settle: Signal) -> None:
+        self.remaining = Signal(bits, name=f"{name}_remaining", reset_less=True)
+        self.last = Signal(name=f"{name}_last", reset_less=True)
+        self.top = Signal(bits, name=f"{name}_top", reset_less=True)
+        self.single = Signal(name=f"{name}_single", reset_less=True)
+        with m.If(settle):
+            m.d.sync += [self.top.eq(count - 1), self.single.eq(count == 1)]
+
+    def reload(self) -> list:
+        return [self.remaining.eq(self.top), self.last.eq(self.single)]
+
+    def advance(self) -> list:
+        return [self.remaining.eq(self.remaining - 1), self.last.eq(self.remaining == 1)]
+
+
+@dataclass(frozen=True)
+class _Loops:
+    """Where in the loop nest the next step is."""
+
+    kx: _Loop
+    ky: _Loop
+    ox: _Loop
+    oy: _Loop
+    g: _Loop
+    settle: Signal
+    """The next descriptor stands: what loops start from is made of it."""
+    slide_first_zero: Signal
+    slide_step_one: Signal
+    first: Signal
+    """The first step of a result."""
+    phase: Signal
+    """ADD, product: operand X."""
+    fire: Signal
+    """Slide: the window is complete."""
+    fire_wait: Signal
+    """Slide: loads until then."""
+    product: Value
+
+    def begin_row(self, descriptor: data.View) -> list:
+        """Statements that go to the first step of an output row."""
+        begin_row = [*self.kx.reload(), *self.ky.reload(), *self.ox.reload(), self.first.eq(1), self.phase.eq(0)]
+        begin_row += [self.fire.eq(self.slide_first_zero), self.fire_wait.eq(descriptor.slide_first)]
+        return begin_row
+
+
+@dataclass(frozen=True)
+class _Pacing:
+    """Which steps are issued, and what keeps them apart."""
+
+    timer: Signal
+    busy: Signal
+    """The interval of the last result is not over."""
+    spacing: Signal
+    spaced: Signal
+    """The last set of parameters is far enough away."""
+    load_index: Signal
+    load_final: Value
+    parameters_free: Value
+    """Parameters may be loaded."""
+    result: Signal
+    """The step, if issued, completes a result."""
+    run: Signal
+    issue: Signal
+    """A step is issued."""
+
+
+@dataclass(frozen=True)
+class _Addresses:
+    """Addresses of the next step, and what the next turn of each loop will make of them."""
+
+    q: Signal
+    q_ox: Signal
+    q_ox_next: Signal
+    q_row: Signal
+    q_row_next: Signal
+    q_g: Signal
+    q_g_next: Signal
+    row: Signal
+    row_oy: Signal
+    row_oy_next: Signal
+    kernel_row: Signal
+    weight: Signal
+    weight_first: Signal
+    group: Signal
+    group_next: Signal
+    load: Signal
+    out: Signal
+    out_row: Signal
+    """Counted from the row in bank 0: that of the next output row."""
+    out_row_next: Signal
+    out_g: Signal
+    out_g_next: Signal
+    out_bank: Signal
+
+
 class Sequencer(wiring.Component):
     """Runs descriptors: issues `nnloom.arch.loopnest.steps`, paced, one step a cycle.
 
@@ -107,6 +210,11 @@ class Sequencer(wiring.Component):
             }
         )
 
+    @property
+    def _paced(self) -> bool:
+        """The compact engine lets a step wait by itself."""
+        return not self.config.compact
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
         if self.config.overlap:
@@ -134,46 +242,43 @@ class Sequencer(wiring.Component):
 
         malformed: set as the next descriptor is refused, in the state before it would begin.
         """
+        loops = self._elaborate_loops(m)
+        pacing = self._elaborate_pacing(m, is_add, loops)
+        self._elaborate_event(m, event, is_add, loops, pacing)
+        self._elaborate_states(m, event, is_add, taken, malformed, loops, pacing)
+        self._elaborate_turns(m, event, is_add, loops, pacing)
+
+    def _elaborate_loops(self, m: Module) -> _Loops:
+        """Loop counters. What they start from is made of the next descriptor, in the state before it is taken."""
         config = self.config
         d = self.active
-
-        # Loop counters: remaining turns after this one, and whether this is the last. What they start from is made of
-        # the next descriptor, in the state before it is taken.
         settle = Signal()
         slide_first_zero, slide_step_one = Signal(reset_less=True), Signal(reset_less=True)
         with m.If(settle):
             m.d.sync += [slide_first_zero.eq(self.next.slide_first == 0), slide_step_one.eq(self.next.slide_step == 1)]
 
-        class Loop:
-            def __init__(self, name: str, count: Value) -> None:
-                self.remaining = Signal(config.field_bits, name=f"{name}_remaining", reset_less=True)
-                self.last = Signal(name=f"{name}_last", reset_less=True)
-                self.top = Signal(config.field_bits, name=f"{name}_top", reset_less=True)
-                self.single = Signal(name=f"{name}_single", reset_less=True)
-                with m.If(settle):
-                    m.d.sync += [self.top.eq(count - 1), self.single.eq(count == 1)]
-
-            def reload(self) -> list:
-                return [self.remaining.eq(self.top), self.last.eq(self.single)]
-
-            def advance(self) -> list:
-                return [self.remaining.eq(self.remaining - 1), self.last.eq(self.remaining == 1)]
-
-        kx, ky, ox, oy, g = (Loop(name, self.next[f"n_{name}"]) for name in ("kx", "ky", "ox", "oy", "g"))
+        kx, ky, ox, oy, g = (
+            _Loop(m, name, config.field_bits, self.next[f"n_{name}"], settle) for name in ("kx", "ky", "ox", "oy", "g")
+        )
         first, phase = Signal(reset_less=True), Signal(reset_less=True)
         fire, fire_wait = Signal(reset_less=True), Signal(8, reset_less=True)
         product: Value = d.product if config.elementwise_mul else Const(0, 1)
+        return _Loops(
+            kx, ky, ox, oy, g, settle, slide_first_zero, slide_step_one, first, phase, fire, fire_wait, product
+        )
 
-        # Pacing.
+    def _elaborate_pacing(self, m: Module, is_add: Signal, loops: _Loops) -> _Pacing:
+        """When a step may be issued: results and parameters keep the distances that the pipeline needs."""
+        config = self.config
+        d = self.active
+        kx, ky, fire = loops.kx, loops.ky, loops.fire
         timer = Signal(8)
         busy = Signal()
         spacing = Signal(range(PARAMETER_SPACING + 1))
         spaced = Signal(init=1)
         load_index = Signal(range(max(2, config.parameter_words)))
         load_final = load_index == config.parameter_words - 1
-        y_interval = Const(max(1, config.requant_slots), 8)
-        paced = not config.compact  # which lets a step wait by itself
-        if paced:
+        if self._paced:
             with m.If(busy):
                 m.d.sync += [timer.eq(timer - 1), busy.eq(timer > 1)]
             with m.If(~spaced):
@@ -194,6 +299,15 @@ class Sequencer(wiring.Component):
             result.eq(Mux(d.slide, fire, is_add | (kx.last & ky.last))),
             issue.eq(run & ~(result & busy)),
         ]
+        return _Pacing(timer, busy, spacing, spaced, load_index, load_final, parameters_free, result, run, issue)
+
+    def _elaborate_event(self, m: Module, event, is_add: Signal, loops: _Loops, pacing: _Pacing) -> None:
+        """What a step is, and which loop it turns."""
+        config = self.config
+        d = self.active
+        kx, ky, ox, oy, g = loops.kx, loops.ky, loops.ox, loops.oy, loops.g
+        first, phase, fire = loops.first, loops.phase, loops.fire
+        load_final, result, issue = pacing.load_final, pacing.result, pacing.issue
         m.d.sync += [
             event.load.eq(0),
             event.load_last.eq(load_final),
@@ -214,8 +328,21 @@ class Sequencer(wiring.Component):
             event.turn_oy.eq(issue & kx.last & ky.last & ox.last),
         ]
 
-        begin_row = [*kx.reload(), *ky.reload(), *ox.reload(), first.eq(1), phase.eq(0)]
-        begin_row += [fire.eq(slide_first_zero), fire_wait.eq(d.slide_first)]
+    def _elaborate_states(
+        self,
+        m: Module,
+        event,
+        is_add: Signal,
+        taken: Signal,
+        malformed: Signal,
+        loops: _Loops,
+        pacing: _Pacing,
+    ) -> None:
+        """From descriptor to descriptor, and from one set of parameters to the next."""
+        config = self.config
+        d = self.active
+        kx, ky, ox, oy, g = loops.kx, loops.ky, loops.ox, loops.oy, loops.g
+        load_index, load_final, run, issue = pacing.load_index, pacing.load_final, pacing.run, pacing.issue
         completed = Signal()
         m.d.sync += completed.eq(0)
         with m.If(completed):
@@ -253,7 +380,7 @@ class Sequencer(wiring.Component):
                 with m.If(self.stop):
                     end_program()
             with m.State("DELAY"):
-                m.d.comb += [starting.eq(1), settle.eq(1)]
+                m.d.comb += [starting.eq(1), loops.settle.eq(1)]
                 m.d.sync += [delay.eq(delay - 1), delayed.eq(delay == 1)]
                 with m.If(delayed):
                     m.d.comb += malformed.eq(check.illegal)
@@ -271,16 +398,16 @@ class Sequencer(wiring.Component):
                 m.next = "BEGIN"
             with m.State("BEGIN"):
                 m.d.comb += [starting.eq(1), self.probe.eq(1)]
-                m.d.sync += [probe_x.eq(1), event.phase.eq((d.kind == Kind.ADD) | product)]
-                m.d.sync += [*g.reload(), *oy.reload(), *begin_row, load_index.eq(0), event.begin.eq(1)]
+                m.d.sync += [probe_x.eq(1), event.phase.eq((d.kind == Kind.ADD) | loops.product)]
+                m.d.sync += [*g.reload(), *oy.reload(), *loops.begin_row(d), load_index.eq(0), event.begin.eq(1)]
                 m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += loading.eq(1)
-                with m.If(parameters_free & (spaced | (load_index != 0))):
+                with m.If(pacing.parameters_free & (pacing.spaced | (load_index != 0))):
                     m.d.sync += event.load.eq(1)
-                    if paced:
+                    if self._paced:
                         with m.If(load_index == 0):
-                            m.d.sync += [spacing.eq(PARAMETER_SPACING - 1), spaced.eq(0)]
+                            m.d.sync += [pacing.spacing.eq(PARAMETER_SPACING - 1), pacing.spaced.eq(0)]
                     m.d.sync += load_index.eq(Mux(load_final, 0, load_index + 1))
                     with m.If(load_final):
                         m.next = "RUN"
@@ -314,21 +441,28 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.finished.eq(1)
                     m.next = "IDLE"
 
-        with m.If(issue):
-            if paced:
-                with m.If(result):
+    def _elaborate_turns(self, m: Module, event, is_add: Signal, loops: _Loops, pacing: _Pacing) -> None:
+        """A step that is issued moves the loops on."""
+        d = self.active
+        kx, ky, ox, oy, g = loops.kx, loops.ky, loops.ox, loops.oy, loops.g
+        first, phase, fire, fire_wait = loops.first, loops.phase, loops.fire, loops.fire_wait
+        timer, busy = pacing.timer, pacing.busy
+        y_interval = Const(max(1, self.config.requant_slots), 8)
+        with m.If(pacing.issue):
+            if self._paced:
+                with m.If(pacing.result):
                     pace = Mux(is_add & ~phase, y_interval, d.interval)
                     m.d.sync += [timer.eq(pace - 1), busy.eq(pace > 1)]
             # Slide: loads until the window is complete.
             with m.If(fire):
-                m.d.sync += [fire_wait.eq(d.slide_step - 1), fire.eq(slide_step_one)]
+                m.d.sync += [fire_wait.eq(d.slide_step - 1), fire.eq(loops.slide_step_one)]
             with m.Else():
                 m.d.sync += [fire_wait.eq(fire_wait - 1), fire.eq(fire_wait == 1)]
             m.d.sync += first.eq(kx.last & ky.last)
             with m.If(~kx.last):
                 m.d.sync += kx.advance()
             with m.Else():
-                m.d.sync += [*kx.reload(), phase.eq((is_add | product) & ~ky.last)]
+                m.d.sync += [*kx.reload(), phase.eq((is_add | loops.product) & ~ky.last)]
                 with m.If(~ky.last):
                     m.d.sync += ky.advance()
                 with m.Else():
@@ -336,7 +470,7 @@ class Sequencer(wiring.Component):
                     with m.If(~ox.last):
                         m.d.sync += ox.advance()
                     with m.Else():
-                        m.d.sync += begin_row
+                        m.d.sync += loops.begin_row(d)
                         with m.If(~oy.last):
                             m.d.sync += oy.advance()
                         with m.Else():
@@ -349,6 +483,13 @@ class Sequencer(wiring.Component):
         Registers have a bit more than addresses, so that none comes back into its range unseen. Returns whether one has
         left it.
         """
+        addresses = self._elaborate_step(m, event)
+        self._turn_addresses(m, event, is_add, addresses)
+        self._begin_addresses(m, event, is_add, addresses)
+        return self._watch_addresses(m, event, taken, addresses)
+
+    def _elaborate_step(self, m: Module, event) -> _Addresses:
+        """The registers of the addresses, and the step that is made of them."""
         config = self.config
         d = self.active
 
@@ -404,7 +545,40 @@ class Sequencer(wiring.Component):
             s.half.eq(event.half),
             s.pair.eq(event.pair),
         ]
+        return _Addresses(
+            q,
+            q_ox,
+            q_ox_next,
+            q_row,
+            q_row_next,
+            q_g,
+            q_g_next,
+            row,
+            row_oy,
+            row_oy_next,
+            kernel_row,
+            weight,
+            weight_first,
+            group,
+            group_next,
+            load,
+            out,
+            out_row,
+            out_row_next,
+            out_g,
+            out_g_next,
+            out_bank,
+        )
 
+    def _turn_addresses(self, m: Module, event, is_add: Signal, addresses: _Addresses) -> None:
+        """A step moves the addresses on, each by the loop that turns."""
+        config = self.config
+        d = self.active
+        a = addresses
+        q, q_ox, q_ox_next, q_row, q_row_next = a.q, a.q_ox, a.q_ox_next, a.q_row, a.q_row_next
+        row, row_oy, row_oy_next, kernel_row = a.row, a.row_oy, a.row_oy_next, a.kernel_row
+        weight, weight_first, load = a.weight, a.weight_first, a.load
+        out, out_row, out_row_next, out_bank = a.out, a.out_row, a.out_row_next, a.out_bank
         with m.If(event.load):
             m.d.sync += load.eq(load + 1)
         with m.If(event.step):
@@ -437,29 +611,41 @@ class Sequencer(wiring.Component):
             m.d.sync += [kernel_row.eq(0), weight.eq(weight_first)]
             with m.If(is_add):
                 m.d.sync += load.eq(load - 2 * config.parameter_words)
+
+    def _begin_addresses(self, m: Module, event, is_add: Signal, addresses: _Addresses) -> None:
+        """The addresses that a channel group begins with."""
+        config = self.config
+        d = self.active
+        a = addresses
         # Two sets of parameters stand before the weights of an ADD.
-        weights = group + Mux(is_add, 2 * config.parameter_words, config.parameter_words)
+        weights = a.group + Mux(is_add, 2 * config.parameter_words, config.parameter_words)
         with m.If(event.begin):
             m.d.sync += [
-                load.eq(group),
-                weight.eq(weights),
-                weight_first.eq(weights),
-                q.eq(q_g),
-                q_ox.eq(q_g),
-                q_ox_next.eq(q_g_next),
-                q_row.eq(q_g),
-                q_row_next.eq(q_g_next),
-                row.eq(d.row_start),
-                row_oy.eq(d.row_start),
-                row_oy_next.eq(d.row_start + d.row_step_oy),
-                kernel_row.eq(0),
-                out.eq(out_g),
-                out_row_next.eq(out_g),
-                out_bank.eq(d.out_row_start),
-                group.eq(group_next),
-                q_g.eq(q_g + d.q_step_g),
-                out_g.eq(out_g_next),
+                a.load.eq(a.group),
+                a.weight.eq(weights),
+                a.weight_first.eq(weights),
+                a.q.eq(a.q_g),
+                a.q_ox.eq(a.q_g),
+                a.q_ox_next.eq(a.q_g_next),
+                a.q_row.eq(a.q_g),
+                a.q_row_next.eq(a.q_g_next),
+                a.row.eq(d.row_start),
+                a.row_oy.eq(d.row_start),
+                a.row_oy_next.eq(d.row_start + d.row_step_oy),
+                a.kernel_row.eq(0),
+                a.out.eq(a.out_g),
+                a.out_row_next.eq(a.out_g),
+                a.out_bank.eq(d.out_row_start),
+                a.group.eq(a.group_next),
+                a.q_g.eq(a.q_g + d.q_step_g),
+                a.out_g.eq(a.out_g_next),
             ]
+
+    def _watch_addresses(self, m: Module, event, taken: Signal, addresses: _Addresses) -> Value:
+        """The addresses that a layer begins with. Returns whether a step has one that the engine does not have."""
+        config = self.config
+        d, s = self.active, self.step
+        q, row, kernel_row = addresses.q, addresses.row, addresses.kernel_row
         # Is an address in use that the engine does not have? Results are watched where they are written.
         last_kernel_row: Value = kernel_row[8]
         if config.row_triples:
@@ -471,5 +657,9 @@ class Sequencer(wiring.Component):
             beyond[1].eq((s.load | s.step) & (s.weight >= config.weight_words)),
         ]
         with m.If(taken):
-            m.d.sync += [q_g.eq(self.next.q_start), group.eq(self.next.weight_base), out_g.eq(self.next.out_base)]
+            m.d.sync += [
+                addresses.q_g.eq(self.next.q_start),
+                addresses.group.eq(self.next.weight_base),
+                addresses.out_g.eq(self.next.out_base),
+            ]
         return beyond.any()
