@@ -1,5 +1,7 @@
 """From fetched rows to multiplier operands: byte alignment, padding, window registers."""
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -22,6 +24,36 @@ AHEAD = 2
 def description_latency(config: AcceleratorConfig) -> int:
     """Cycles from the description of a request to its rows."""
     return AHEAD if config.overlap else ROW_FETCH_LATENCY
+
+
+@dataclass(frozen=True)
+class _Validity:
+    """Which rows and bytes are valid."""
+
+    few: list[Signal]
+    """Bytes before the row's start, and bytes left in it, both limited to 0 .. taps or more."""
+    rows_inside: list[Signal]
+    row_valid: list[Value]
+    byte_valid: Value
+    pair_valid: Value
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What is known of the bytes, in the cycle in which they are aligned."""
+
+    pad: Value
+    pair: Value
+    triple: Value
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Bytes of the fetched rows, from byte `q` on."""
+
+    pixels: list[tuple[list[Signal], list[Signal]]]
+    """Of each pixel: [taps] of its row, [half of the taps] of the row below."""
+    by_row: list[list[Signal]]
 
 
 class OperandFetch(wiring.Component):
@@ -70,21 +102,35 @@ class OperandFetch(wiring.Component):
             }
         )
 
+    @property
+    def _stands(self) -> bool:
+        """A descriptor that stands needs no registers, and the verdicts wait instead of what they are made of."""
+        return not self.config.overlap
+
+    @property
+    def _late(self) -> int:
+        """Cycles that the verdicts wait."""
+        return description_latency(self.config) - AHEAD
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-        taps, lanes = config.taps, config.lanes
-        half, third = taps // 2, taps // 3
-        rows = config.window_rows
-        granule_bits = (config.granule - 1).bit_length()
+        validity = self._elaborate_validity(m)
+        aligned = self._elaborate_alignment(m)
+        described = self._follow_description(m)
+        shared = self._elaborate_shared(m, validity, aligned, described)
+        if self.config.depthwise:
+            self._elaborate_window(m, validity, described, shared)
+        else:
+            for lane in range(self.config.lanes):
+                m.d.comb += self.operands[lane].as_value().eq(shared[0][lane])
+        return m
 
-        # A descriptor that stands needs no registers, and the verdicts wait instead of what they are made of.
-        stands = not config.overlap
-        late = description_latency(config) - AHEAD
-
-        # Which rows and bytes are valid, from two cycles before the rows come: distances, limits, comparison.
+    def _elaborate_validity(self, m: Module) -> _Validity:
+        """Which rows and bytes are valid, from two cycles before the rows come: distances, limits, comparison."""
+        config, taps = self.config, self.config.taps
+        half = taps // 2
         in_rows, kernel_rows = self.in_rows, self.kernel_rows
-        if not stands:
+        if not self._stands:
             in_rows = Signal.like(self.in_rows, reset_less=True)
             kernel_rows = Signal.like(self.kernel_rows, reset_less=True)
             m.d.sync += [in_rows.eq(self.in_rows), kernel_rows.eq(self.kernel_rows)]
@@ -102,7 +148,7 @@ class OperandFetch(wiring.Component):
                 valid.eq(inside),
             ]
             rows_inside.append(inside)
-            row_valid.append(delay(m, valid, late, f"row_valid_{r}"))
+            row_valid.append(delay(m, valid, self._late, f"row_valid_{r}"))
         # Bytes before the row's start, and bytes left in it, both limited to 0 .. taps or more.
         wide = signed(config.field_bits + 3)
         lead, left = Signal(wide, reset_less=True), Signal(wide, reset_less=True)
@@ -123,15 +169,22 @@ class OperandFetch(wiring.Component):
         for i in range(half):
             m.d.sync += pair_valid[i].eq((few[0] <= i) & (few[1] > i))
         byte_valid, pair_valid = (
-            delay(m, value, late, name) for value, name in ((byte_valid, "byte_valid"), (pair_valid, "pair_valid"))
+            delay(m, value, self._late, name)
+            for value, name in ((byte_valid, "byte_valid"), (pair_valid, "pair_valid"))
         )
-        # The byte shift, once for every byte; the rows come in the next cycle.
+        return _Validity(few, rows_inside, row_valid, byte_valid, pair_valid)
+
+    def _elaborate_alignment(self, m: Module) -> _Aligned:
+        """The byte shift, once for every byte; the rows come in the next cycle."""
+        config, taps = self.config, self.config.taps
+        half, third = taps // 2, taps // 3
+        granule_bits = (config.granule - 1).bit_length()
         shift_1 = Signal(granule_bits, reset_less=True)
         third_row = config.row_triples and config.pixels == 1
         copies_needed = (taps + half) * config.pixels + (third if third_row else 0)
         m.submodules.shifts = shifts = self.technology.fanout(width=granule_bits, count=copies_needed)
         m.d.sync += shift_1.eq(self.q[:granule_bits])
-        m.d.comb += shifts.value.eq(delay(m, shift_1, late, "shift"))
+        m.d.comb += shifts.value.eq(delay(m, shift_1, self._late, "shift"))
         copies = iter(shifts.copies)
 
         def aligned(row, count: int, name: str) -> list:
@@ -148,20 +201,39 @@ class OperandFetch(wiring.Component):
         by_row = [row for pixel in pixels for row in pixel]
         if third_row:
             by_row.append(aligned(self.rows[2], third, "third"))
+        return _Aligned(pixels, by_row)
 
-        since = AHEAD + 1 + late
+    @property
+    def _since(self) -> int:
+        """Cycles from the description of a request to its aligned bytes."""
+        return AHEAD + 1 + self._late
+
+    def _follow_description(self, m: Module) -> _Described:
+        """What the description says goes with the bytes; without `overlap` it stands."""
+        config, stands, since = self.config, self._stands, self._since
         one_pad = stands and not (config.elementwise_add or config.elementwise_mul)
         pad = self.pad if one_pad else delay(m, self.pad, since, "pad")
         pair = self.row_pair if stands else delay(m, self.row_pair, since, "pair")
         triple: Value = Const(0)
         if config.row_triples:
             triple = self.row_triple if stands else delay(m, self.row_triple, since, "triple")
+        return _Described(pad, pair, triple)
 
-        # Stage 2: padding; the shared vector and the window.
-        # The shared vector leaves from copies, each for some of the lanes.
+    def _elaborate_shared(
+        self, m: Module, validity: _Validity, aligned: _Aligned, described: _Described
+    ) -> list[list[Value]]:
+        """Stage 2: padding; the vector that the lanes share. Returns it for each pixel and lane.
+
+        It leaves from copies, each for some of the lanes.
+        """
+        config, taps, lanes = self.config, self.config.taps, self.config.lanes
+        half, third = taps // 2, taps // 3
+        row_valid, byte_valid, pair_valid = validity.row_valid, validity.byte_valid, validity.pair_valid
+        by_row = aligned.by_row
+        pad, pair, triple = described.pad, described.pair, described.triple
         groups = lanes // LANES_OF_A_COPY
         shared = []
-        for pixel, (top, below) in enumerate(pixels):
+        for pixel, (top, below) in enumerate(aligned.pixels):
             m.submodules[f"shared_{pixel}"] = vector = self.technology.fanout(width=8 * taps, count=groups)
             bytes_ = []
             for i in range(taps):
@@ -182,26 +254,30 @@ class OperandFetch(wiring.Component):
             for lane in range(lanes):
                 m.d.comb += self.second_operands[lane].as_value().eq(shared[1][lane])
 
-        if not config.depthwise:
-            for lane in range(lanes):
-                m.d.comb += self.operands[lane].as_value().eq(shared[0][lane])
-            return m
+        return shared
 
+    def _elaborate_window(
+        self, m: Module, validity: _Validity, described: _Described, shared: list[list[Value]]
+    ) -> None:
+        """Stage 2: the window, which every column load shifts, or what the lanes share."""
+        config, taps, lanes, rows = self.config, self.config.taps, self.config.lanes, self.config.window_rows
+        groups = lanes // LANES_OF_A_COPY
+        since, few = self._since, validity.few
         m.submodules.use_dense = use_dense = self.technology.fanout(width=1, count=lanes)
-        m.d.comb += use_dense.value.eq(self.dense if stands else delay(m, self.dense, since, "dense"))
+        m.d.comb += use_dense.value.eq(self.dense if self._stands else delay(m, self.dense, since, "dense"))
         fetched = [Signal(8 * lanes, name=f"fetched_{r}", reset_less=True) for r in range(rows)]
         for r in range(rows):
             m.d.sync += fetched[r].eq(self.rows[r].as_value())
         # Whether a column is loaded, and which of its rows belong to the tensor: every bit of the window depends on it.
         m.submodules.columns = columns = self.technology.fanout(width=rows + 1, count=groups)
-        inside = Cat(here & (few[0] == 0) & (few[1] != 0) for here in rows_inside[:rows])
+        inside = Cat(here & (few[0] == 0) & (few[1] != 0) for here in validity.rows_inside[:rows])
         m.d.comb += columns.value.eq(
             Cat(
                 delay(m, self.valid & ~self.dense, since - 1, "load", reset=True),
-                delay(m, inside, late, "column_inside"),
+                delay(m, inside, self._late, "column_inside"),
             )
         )
-        padding = Cat([pad] * LANES_OF_A_COPY)
+        padding = Cat([described.pad] * LANES_OF_A_COPY)
         window = [
             [Signal(8 * lanes, name=f"window_{c}_{r}", reset_less=True) for r in range(rows)]
             for c in range(config.window_columns)
@@ -227,4 +303,3 @@ class OperandFetch(wiring.Component):
                 m.d.comb += self.operands[lane][tap].eq(
                     Mux(use_dense.copies[lane], shared[0][lane][8 * tap : 8 * tap + 8], own)
                 )
-        return m
