@@ -1,6 +1,8 @@
 """DMA between DDR (AXI4) and the host bus, driven by lists of descriptors in DDR (`nnloom.arch.dma`)."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -39,6 +41,87 @@ class DescriptorWords(data.Struct):
     last: 1
     row_words: 16
     row_step: 16
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """What the registers tell of the list, and what they ask for."""
+
+    busy: Signal
+    done: Signal
+    error: Signal
+    aborted: Signal
+    cause: Signal
+    list_address: Signal
+    error_address: Signal
+    completed: Signal
+    start: Signal
+    abort: Signal
+    resetting: Signal
+    """`abort` and `resetting` stay set until the engine clears them."""
+
+    @property
+    def outcome(self) -> list[Signal]:
+        """What the list before has left, but its cause."""
+        return [self.done, self.error, self.aborted, self.completed, self.error_address, self.abort]
+
+    def fail(self, reason: DmaCause, address: Value | None = None) -> list:
+        """Statements that end the list with an error."""
+        return [
+            self.error.eq(1),
+            self.cause.eq(reason),
+            *([] if address is None else [self.error_address.eq(address)]),
+        ]
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """Read bursts: addresses run ahead of the data."""
+
+    read_address: Signal
+    """Of the next burst."""
+    read_left: Signal
+    """Beats not yet asked for."""
+    answer_address: Signal
+    """Of the beat that comes next."""
+    asked: Signal
+    """Bursts under way."""
+    good: Signal
+    """The beat is no error response."""
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    """The transfer at hand."""
+
+    descriptor: data.View
+    beats: Signal
+    words_left: Signal
+    """On the host bus."""
+    host_address: Signal
+    row_address: Signal
+    row_left: Signal
+    taken: Signal
+    transferred: Signal
+    """A request of the transfer was taken, not one of a RUN."""
+    beat: data.View
+    """One beat, towards the host bus or from it."""
+    beat_index: Signal
+    beat_full: Signal
+
+
+@dataclass(frozen=True)
+class _Burst:
+    """One burst of a STORE."""
+
+    burst_write: memory.WritePort
+    burst_count: Signal
+    """Beats collected."""
+    sent: Signal
+    """Beats sent."""
+    write_address: Signal
+    write_left: Signal
+    write_beats: Signal
 
 
 class DmaEngine(wiring.Component):
@@ -86,35 +169,37 @@ class DmaEngine(wiring.Component):
             }
         )
 
+    @property
+    def _beat_bytes(self) -> int:
+        return self.data_width // 8
+
+    @property
+    def _beat_words(self) -> int:
+        return self._beat_bytes // 4
+
+    @property
+    def _size(self) -> int:
+        """Bits of an address within a beat."""
+        return (self._beat_bytes - 1).bit_length()
+
+    @property
+    def _burst_bits(self) -> int:
+        return (self.burst_beats - 1).bit_length()
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        axi, request, response = self.axi, self.host.request, self.host.response
-        beat_bytes = self.data_width // 8
-        beat_words = beat_bytes // 4
-        size = (beat_bytes - 1).bit_length()
-        burst_bits = (self.burst_beats - 1).bit_length()
-
+        axi, size = self.axi, self._size
         busy, done, error, aborted = (Signal(name=n) for n in ("busy", "done", "error", "aborted"))
         cause = Signal(4)
-        list_address, error_address = Signal(32), Signal(32)
+        list_address, error_address = (Signal(32) for _ in range(2))
         completed = Signal(32)
         start, abort, resetting = Signal(), Signal(), Signal()
-        self._registers(
-            m,
-            Cat(busy, done, error, aborted, Const(0, 4), cause),
-            start,
-            abort,
-            resetting,
-            list_address,
-            completed,
-            error_address,
-            [done, error, aborted],
+        progress = _Progress(
+            busy, done, error, aborted, cause, list_address, error_address, completed, start, abort, resetting
         )
+        self._registers(m, progress)
         stopping = Signal()
         m.d.comb += stopping.eq(abort | error)
-
-        def fail(reason: DmaCause, address=None) -> list:
-            return [error.eq(1), cause.eq(reason), *([] if address is None else [error_address.eq(address)])]
 
         m.d.comb += [
             *(getattr(axi, f"{c}size").eq(size) for c in ("aw", "ar")),
@@ -122,18 +207,39 @@ class DmaEngine(wiring.Component):
             *(getattr(axi, f"{c}cache").eq(_NORMAL_MEMORY) for c in ("aw", "ar")),
         ]
 
-        def first_beats(address, left):
-            """Beats of the next burst: to the next multiple of the largest burst, or what is left."""
-            room = self.burst_beats - address[size : size + burst_bits]
-            return Mux(left < room, left, room)[: burst_bits + 1]
+        reads = self._elaborate_reads(m, stopping)
+        transfer = self._elaborate_transfer(m)
+        burst = self._elaborate_burst(m, transfer)
+        fetched = Signal(range(DESCRIPTOR_BYTES // self._beat_bytes + 1))
+        engine_status = Signal(3)
+        with m.FSM():
+            self._fetch_states(m, progress, reads, transfer, fetched, stopping)
+            self._decode_state(m, progress, reads, transfer, burst, stopping)
+            self._load_state(m, progress, reads, transfer, stopping)
+            self._store_states(m, progress, transfer, burst, stopping)
+            self._run_states(m, progress, transfer, engine_status)
+            self._end_states(m, progress, reads, transfer, fetched, stopping)
+        with m.If(resetting):
+            m.d.comb += self.engine_reset.eq(1)
+            with m.If(self.engine_reset_done):
+                m.d.sync += resetting.eq(0)
+        return m
 
-        # Read bursts: addresses run ahead of the data.
+    def _first_beats(self, address: Signal, left: Signal) -> Value:
+        """Beats of the next burst: to the next multiple of the largest burst, or what is left."""
+        size, burst_bits = self._size, self._burst_bits
+        room = self.burst_beats - address[size : size + burst_bits]
+        return Mux(left < room, left, room)[: burst_bits + 1]
+
+    def _elaborate_reads(self, m: Module, stopping: Signal) -> _Reads:
+        """Read bursts: addresses run ahead of the data."""
+        axi, size, burst_bits, beat_bytes = self.axi, self._size, self._burst_bits, self._beat_bytes
         read_address, read_left = Signal(32), Signal(25)  # of the next burst; beats not yet asked for
         answer_address = Signal(32)  # of the beat that comes next
         asked = Signal(range(IN_FLIGHT + 1))  # bursts under way
         read_beats = Signal(burst_bits + 1)
         m.d.comb += [
-            read_beats.eq(first_beats(read_address, read_left)),
+            read_beats.eq(self._first_beats(read_address, read_left)),
         ]
         burst_ends = Signal()
         m.d.comb += burst_ends.eq(axi.rvalid & axi.rready & axi.rlast)
@@ -154,8 +260,11 @@ class DmaEngine(wiring.Component):
         m.d.comb += good.eq((axi.rresp == AxiResponse.OKAY) | (axi.rresp == AxiResponse.EXOKAY))
         with m.If(axi.rvalid & axi.rready):
             m.d.sync += answer_address.eq(answer_address + beat_bytes)
+        return _Reads(read_address, read_left, answer_address, asked, good)
 
-        # The transfer at hand.
+    def _elaborate_transfer(self, m: Module) -> _Transfer:
+        """The transfer at hand: what is left of it, and its next address on the host bus."""
+        request, beat_words = self.host.request, self._beat_words
         descriptor = Signal(DescriptorWords)
         beats = Signal(25)
         m.d.comb += beats.eq((descriptor.words + (beat_words - 1)) >> (beat_words - 1).bit_length())
@@ -181,8 +290,24 @@ class DmaEngine(wiring.Component):
         beat = Signal(data.ArrayLayout(32, beat_words))
         beat_index = Signal(range(max(beat_words, 2)))
         beat_full = Signal()
+        return _Transfer(
+            descriptor,
+            beats,
+            words_left,
+            host_address,
+            row_address,
+            row_left,
+            taken,
+            transferred,
+            beat,
+            beat_index,
+            beat_full,
+        )
 
-        # One burst of a STORE.
+    def _elaborate_burst(self, m: Module, transfer: _Transfer) -> _Burst:
+        """One burst of a STORE: collected, then sent; strobes leave out what is behind the last word."""
+        axi, burst_bits, beat_bytes, beat_words = self.axi, self._burst_bits, self._beat_bytes, self._beat_words
+        descriptor, beat = transfer.descriptor, transfer.beat
         m.submodules.burst = burst = memory.Memory(
             shape=self.data_width, depth=self.burst_beats, init=[], attrs={"ram_style": "distributed"}
         )
@@ -191,7 +316,7 @@ class DmaEngine(wiring.Component):
         sent = Signal(burst_bits + 1)  # beats sent
         write_address, write_left = Signal(32), Signal(25)
         write_beats = Signal(burst_bits + 1)
-        m.d.comb += write_beats.eq(first_beats(write_address, write_left))
+        m.d.comb += write_beats.eq(self._first_beats(write_address, write_left))
         beat_last = Signal()
         m.d.comb += [
             burst_write.addr.eq(burst_count),
@@ -205,219 +330,249 @@ class DmaEngine(wiring.Component):
         full = (1 << beat_bytes) - 1
         masks = [full, *((1 << 4 * i) - 1 for i in range(1, beat_words))]
         m.d.comb += axi.wstrb.eq(Mux(beat_last, Array(Const(v, beat_bytes) for v in masks)[surplus], full))
+        return _Burst(burst_write, burst_count, sent, write_address, write_left, write_beats)
 
-        fetched = Signal(range(DESCRIPTOR_BYTES // beat_bytes + 1))
-        engine_status = Signal(3)
-        with m.FSM():
-            with m.State("IDLE"), m.If(start):
-                m.d.sync += [
-                    *(s.eq(0) for s in (done, error, aborted, completed, error_address, abort)),
-                    cause.eq(DmaCause.NONE),
-                    busy.eq(1),
-                    answer_address.eq(list_address),
-                    read_address.eq(list_address),
-                    read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
-                    fetched.eq(0),
-                ]
-                with m.If(list_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()):
-                    m.d.sync += [*fail(DmaCause.DESCRIPTOR, list_address), read_left.eq(0)]
-                    m.next = "END"
-                with m.Else():
-                    m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.comb += axi.rready.eq(1)
-                with m.If(axi.rvalid):
-                    m.d.sync += [
-                        descriptor.as_value().eq(Cat(descriptor.as_value(), axi.rdata)[-8 * DESCRIPTOR_BYTES :]),
-                        fetched.eq(fetched + 1),
-                    ]
-                    with m.If(~good & ~error):
-                        m.d.sync += fail(DmaCause.FETCH, answer_address)
-                with m.If(fetched == DESCRIPTOR_BYTES // beat_bytes):
-                    m.next = "DECODE"
-                with m.Elif(stopping & (asked == 0)):
-                    m.next = "END"
-            with m.State("DECODE"):
-                m.d.sync += [
-                    words_left.eq(descriptor.words),
-                    host_address.eq(descriptor.host_address),
-                    row_address.eq(descriptor.host_address),
-                    row_left.eq(descriptor.row_words),
-                    answer_address.eq(descriptor.ddr_address),
-                    write_address.eq(descriptor.ddr_address),
-                    write_left.eq(beats),
-                    beat_full.eq(0),
-                    beat_index.eq(0),
-                    burst_count.eq(0),
-                    sent.eq(0),
-                ]
-                misplaced = Signal()
-                m.d.comb += misplaced.eq(
-                    descriptor.ddr_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()
-                    | descriptor.host_address[:2].any()
-                    | (descriptor.words == 0)
-                )
-                with m.If(stopping):
-                    m.next = "END"
-                with m.Elif(descriptor.command == DmaCommand.RUN):
-                    m.next = "RUN"
-                with m.Elif(misplaced | (descriptor.command > DmaCommand.RUN)):
-                    m.d.sync += fail(DmaCause.DESCRIPTOR, list_address + (completed << 4))
-                    m.next = "END"
-                with m.Elif(descriptor.command == DmaCommand.LOAD):
-                    m.d.sync += [read_address.eq(descriptor.ddr_address), read_left.eq(beats)]
-                    m.next = "LOAD"
-                with m.Else():
-                    m.next = "STORE"
-            with m.State("LOAD"):
-                last_word = Signal()
-                m.d.comb += [
-                    last_word.eq((beat_index == beat_words - 1) | (words_left == 1)),
-                    request.payload.write.eq(1),
-                    request.payload.data.eq(beat[beat_index]),
-                    request.valid.eq(beat_full),
-                    transferred.eq(taken),
-                    # The next beat may come as the last word of this one goes.
-                    axi.rready.eq(~beat_full | (taken & last_word)),
-                ]
-                with m.If(taken):
-                    m.d.sync += beat_index.eq(Mux(last_word, 0, beat_index + 1))
-                    with m.If(last_word):
-                        m.d.sync += beat_full.eq(0)
-                with m.If(axi.rvalid & axi.rready):
-                    m.d.sync += [beat.as_value().eq(axi.rdata), beat_full.eq(good & ~stopping)]
-                    with m.If(~good & ~error):
-                        m.d.sync += fail(DmaCause.READ, answer_address)
-                with m.If(~beat_full & (asked == 0) & ~axi.arvalid & (stopping | (words_left == 0))):
-                    m.next = "NEXT"
-            with m.State("STORE"):
-                # One word after the other: the accelerator answers a read before it takes the next request.
-                with m.If(beat_full):
-                    m.d.comb += burst_write.en.eq(1)
-                    m.d.sync += [beat_full.eq(0), burst_count.eq(burst_count + 1)]
-                with m.Elif(stopping):
-                    m.next = "NEXT"
-                with m.Elif(burst_count == write_beats):
-                    m.d.sync += [axi.awvalid.eq(1), axi.awaddr.eq(write_address), axi.awlen.eq(write_beats - 1)]
-                    m.d.sync += axi.wvalid.eq(1)
-                    m.next = "SEND"
-                with m.Else():
-                    m.next = "STORE_REQUEST"
-            with m.State("STORE_REQUEST"):
-                m.d.comb += [request.valid.eq(1), transferred.eq(taken)]
-                with m.If(taken):
-                    m.next = "STORE_WORD"
-            with m.State("STORE_WORD"):
-                m.d.comb += response.ready.eq(1)
-                with m.If(response.valid):
-                    m.d.sync += beat[beat_index].eq(response.payload.data)
-                    with m.If((beat_index == beat_words - 1) | (words_left == 0)):
-                        m.d.sync += [beat_full.eq(1), beat_index.eq(0)]
-                    with m.Else():
-                        m.d.sync += beat_index.eq(beat_index + 1)
-                    m.next = "STORE"
-            with m.State("SEND"):
-                with m.If(axi.awready):
-                    m.d.sync += axi.awvalid.eq(0)
-                with m.If(axi.wready):
-                    m.d.sync += sent.eq(sent + 1)
-                    with m.If(axi.wlast):
-                        m.d.sync += axi.wvalid.eq(0)
-                with m.If(~axi.awvalid & ~axi.wvalid):
-                    m.d.comb += axi.bready.eq(1)
-                    with m.If(axi.bvalid):
-                        m.d.sync += [
-                            burst_count.eq(0),
-                            sent.eq(0),
-                            write_address.eq(write_address + (burst_count << size)),
-                            write_left.eq(write_left - burst_count),
-                        ]
-                        with m.If((axi.bresp == AxiResponse.SLVERR) | (axi.bresp == AxiResponse.DECERR)):
-                            m.d.sync += fail(DmaCause.WRITE, write_address)
-                            m.next = "NEXT"
-                        with m.Elif(write_left == burst_count):
-                            m.next = "NEXT"
-                        with m.Else():
-                            m.next = "STORE"
-            with m.State("RUN"):
-                m.d.comb += [
-                    request.valid.eq(1),
-                    request.payload.write.eq(1),
-                    request.payload.address.eq(HostAddress.REGISTERS + Register.PROGRAM_START),
-                    request.payload.data.eq(descriptor.host_address),
-                ]
-                with m.If(taken):
-                    m.next = "RUN_START"
-            with m.State("RUN_START"):
-                m.d.comb += [
-                    request.valid.eq(1),
-                    request.payload.write.eq(1),
-                    request.payload.address.eq(HostAddress.REGISTERS + Register.CONTROL),
-                    request.payload.data.eq(1),
-                ]
-                with m.If(taken):
-                    m.next = "RUN_POLL"
-            with m.State("RUN_POLL"):
-                m.d.comb += [
-                    request.valid.eq(1),
-                    request.payload.address.eq(HostAddress.REGISTERS + Register.STATUS),
-                ]
-                with m.If(taken):
-                    m.next = "RUN_STATUS"
-            with m.State("RUN_STATUS"):
-                m.d.comb += response.ready.eq(1)
-                m.d.comb += engine_status.eq(response.payload.data)
-                with m.If(response.valid):
-                    with m.If((engine_status & Status.BUSY).any() & ~abort):
-                        m.next = "RUN_POLL"
-                    with m.Else():
-                        with m.If((engine_status & Status.ERROR).any() & ~abort):
-                            m.d.sync += fail(DmaCause.ENGINE)
-                        m.next = "NEXT"
-            with m.State("NEXT"):
-                # `read_left` is not zero if the list is ended early.
-                m.d.sync += [read_left.eq(0), fetched.eq(0)]
-                with m.If(stopping):
-                    m.next = "END"
-                with m.Else():
-                    m.d.sync += completed.eq(completed + 1)
-                    following = Signal(32)
-                    m.d.comb += following.eq(list_address + ((completed + 1) << 4))
-                    with m.If(descriptor.last):
-                        m.next = "END"
-                    with m.Else():
-                        m.d.sync += [
-                            answer_address.eq(following),
-                            read_address.eq(following),
-                            read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
-                        ]
-                        m.next = "FETCH"
-            with m.State("END"):
-                m.d.sync += read_left.eq(0)
-                m.d.comb += self.engine_reset.eq(abort)
-                with m.If(~abort | self.engine_reset_done):
-                    m.d.sync += [busy.eq(0), done.eq(1), aborted.eq(abort), abort.eq(0)]
-                    m.next = "IDLE"
-        with m.If(resetting):
-            m.d.comb += self.engine_reset.eq(1)
-            with m.If(self.engine_reset_done):
-                m.d.sync += resetting.eq(0)
-        return m
-
-    def _registers(
-        self,
-        m: Module,
-        status,
-        start: Signal,
-        abort: Signal,
-        resetting: Signal,
-        list_address: Signal,
-        completed: Signal,
-        error_address: Signal,
-        flags: list[Signal],
+    def _fetch_states(
+        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, fetched: Signal, stopping: Signal
     ) -> None:
-        """The registers; `abort` and `resetting` stay set until the engine clears them."""
+        """A list begins; a descriptor comes from DDR."""
+        axi = self.axi
+        beat_bytes = self._beat_bytes
+        list_address = progress.list_address
+        with m.State("IDLE"), m.If(progress.start):
+            m.d.sync += [
+                *(s.eq(0) for s in progress.outcome),
+                progress.cause.eq(DmaCause.NONE),
+                progress.busy.eq(1),
+                reads.answer_address.eq(list_address),
+                reads.read_address.eq(list_address),
+                reads.read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
+                fetched.eq(0),
+            ]
+            with m.If(list_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()):
+                m.d.sync += [*progress.fail(DmaCause.DESCRIPTOR, list_address), reads.read_left.eq(0)]
+                m.next = "END"
+            with m.Else():
+                m.next = "FETCH"
+        with m.State("FETCH"):
+            m.d.comb += axi.rready.eq(1)
+            with m.If(axi.rvalid):
+                m.d.sync += [
+                    transfer.descriptor.as_value().eq(
+                        Cat(transfer.descriptor.as_value(), axi.rdata)[-8 * DESCRIPTOR_BYTES :]
+                    ),
+                    fetched.eq(fetched + 1),
+                ]
+                with m.If(~reads.good & ~progress.error):
+                    m.d.sync += progress.fail(DmaCause.FETCH, reads.answer_address)
+            with m.If(fetched == DESCRIPTOR_BYTES // beat_bytes):
+                m.next = "DECODE"
+            with m.Elif(stopping & (reads.asked == 0)):
+                m.next = "END"
+
+    def _decode_state(
+        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, burst: _Burst, stopping: Signal
+    ) -> None:
+        """What the descriptor asks for, and whether it can be done."""
+        descriptor = transfer.descriptor
+        with m.State("DECODE"):
+            m.d.sync += [
+                transfer.words_left.eq(descriptor.words),
+                transfer.host_address.eq(descriptor.host_address),
+                transfer.row_address.eq(descriptor.host_address),
+                transfer.row_left.eq(descriptor.row_words),
+                reads.answer_address.eq(descriptor.ddr_address),
+                burst.write_address.eq(descriptor.ddr_address),
+                burst.write_left.eq(transfer.beats),
+                transfer.beat_full.eq(0),
+                transfer.beat_index.eq(0),
+                burst.burst_count.eq(0),
+                burst.sent.eq(0),
+            ]
+            misplaced = Signal()
+            m.d.comb += misplaced.eq(
+                descriptor.ddr_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()
+                | descriptor.host_address[:2].any()
+                | (descriptor.words == 0)
+            )
+            with m.If(stopping):
+                m.next = "END"
+            with m.Elif(descriptor.command == DmaCommand.RUN):
+                m.next = "RUN"
+            with m.Elif(misplaced | (descriptor.command > DmaCommand.RUN)):
+                m.d.sync += progress.fail(DmaCause.DESCRIPTOR, progress.list_address + (progress.completed << 4))
+                m.next = "END"
+            with m.Elif(descriptor.command == DmaCommand.LOAD):
+                m.d.sync += [reads.read_address.eq(descriptor.ddr_address), reads.read_left.eq(transfer.beats)]
+                m.next = "LOAD"
+            with m.Else():
+                m.next = "STORE"
+
+    def _load_state(self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, stopping: Signal) -> None:
+        """LOAD: from DDR to the host bus."""
+        axi = self.axi
+        request = self.host.request
+        beat_words = self._beat_words
+        taken, beat_index, beat_full = transfer.taken, transfer.beat_index, transfer.beat_full
+        with m.State("LOAD"):
+            last_word = Signal()
+            m.d.comb += [
+                last_word.eq((beat_index == beat_words - 1) | (transfer.words_left == 1)),
+                request.payload.write.eq(1),
+                request.payload.data.eq(transfer.beat[beat_index]),
+                request.valid.eq(beat_full),
+                transfer.transferred.eq(taken),
+                # The next beat may come as the last word of this one goes.
+                axi.rready.eq(~beat_full | (taken & last_word)),
+            ]
+            with m.If(taken):
+                m.d.sync += beat_index.eq(Mux(last_word, 0, beat_index + 1))
+                with m.If(last_word):
+                    m.d.sync += beat_full.eq(0)
+            with m.If(axi.rvalid & axi.rready):
+                m.d.sync += [transfer.beat.as_value().eq(axi.rdata), beat_full.eq(reads.good & ~stopping)]
+                with m.If(~reads.good & ~progress.error):
+                    m.d.sync += progress.fail(DmaCause.READ, reads.answer_address)
+            with m.If(~beat_full & (reads.asked == 0) & ~axi.arvalid & (stopping | (transfer.words_left == 0))):
+                m.next = "NEXT"
+
+    def _store_states(
+        self, m: Module, progress: _Progress, transfer: _Transfer, burst: _Burst, stopping: Signal
+    ) -> None:
+        """STORE: from the host bus to DDR, a burst after the other."""
+        axi = self.axi
+        request, response = self.host.request, self.host.response
+        beat_words, size = self._beat_words, self._size
+        beat_index, beat_full = transfer.beat_index, transfer.beat_full
+        burst_count, sent, write_address = burst.burst_count, burst.sent, burst.write_address
+        write_left = burst.write_left
+        with m.State("STORE"):
+            # One word after the other: the accelerator answers a read before it takes the next request.
+            with m.If(beat_full):
+                m.d.comb += burst.burst_write.en.eq(1)
+                m.d.sync += [beat_full.eq(0), burst_count.eq(burst_count + 1)]
+            with m.Elif(stopping):
+                m.next = "NEXT"
+            with m.Elif(burst_count == burst.write_beats):
+                m.d.sync += [axi.awvalid.eq(1), axi.awaddr.eq(write_address), axi.awlen.eq(burst.write_beats - 1)]
+                m.d.sync += axi.wvalid.eq(1)
+                m.next = "SEND"
+            with m.Else():
+                m.next = "STORE_REQUEST"
+        with m.State("STORE_REQUEST"):
+            m.d.comb += [request.valid.eq(1), transfer.transferred.eq(transfer.taken)]
+            with m.If(transfer.taken):
+                m.next = "STORE_WORD"
+        with m.State("STORE_WORD"):
+            m.d.comb += response.ready.eq(1)
+            with m.If(response.valid):
+                m.d.sync += transfer.beat[beat_index].eq(response.payload.data)
+                with m.If((beat_index == beat_words - 1) | (transfer.words_left == 0)):
+                    m.d.sync += [beat_full.eq(1), beat_index.eq(0)]
+                with m.Else():
+                    m.d.sync += beat_index.eq(beat_index + 1)
+                m.next = "STORE"
+        with m.State("SEND"):
+            with m.If(axi.awready):
+                m.d.sync += axi.awvalid.eq(0)
+            with m.If(axi.wready):
+                m.d.sync += sent.eq(sent + 1)
+                with m.If(axi.wlast):
+                    m.d.sync += axi.wvalid.eq(0)
+            with m.If(~axi.awvalid & ~axi.wvalid):
+                m.d.comb += axi.bready.eq(1)
+                with m.If(axi.bvalid):
+                    m.d.sync += [
+                        burst_count.eq(0),
+                        sent.eq(0),
+                        write_address.eq(write_address + (burst_count << size)),
+                        write_left.eq(write_left - burst_count),
+                    ]
+                    with m.If((axi.bresp == AxiResponse.SLVERR) | (axi.bresp == AxiResponse.DECERR)):
+                        m.d.sync += progress.fail(DmaCause.WRITE, write_address)
+                        m.next = "NEXT"
+                    with m.Elif(write_left == burst_count):
+                        m.next = "NEXT"
+                    with m.Else():
+                        m.next = "STORE"
+
+    def _run_states(self, m: Module, progress: _Progress, transfer: _Transfer, engine_status: Signal) -> None:
+        """RUN: starts the program and asks for its status until it has ended."""
+        request, response = self.host.request, self.host.response
+        taken = transfer.taken
+        with m.State("RUN"):
+            m.d.comb += [
+                request.valid.eq(1),
+                request.payload.write.eq(1),
+                request.payload.address.eq(HostAddress.REGISTERS + Register.PROGRAM_START),
+                request.payload.data.eq(transfer.descriptor.host_address),
+            ]
+            with m.If(taken):
+                m.next = "RUN_START"
+        with m.State("RUN_START"):
+            m.d.comb += [
+                request.valid.eq(1),
+                request.payload.write.eq(1),
+                request.payload.address.eq(HostAddress.REGISTERS + Register.CONTROL),
+                request.payload.data.eq(1),
+            ]
+            with m.If(taken):
+                m.next = "RUN_POLL"
+        with m.State("RUN_POLL"):
+            m.d.comb += [
+                request.valid.eq(1),
+                request.payload.address.eq(HostAddress.REGISTERS + Register.STATUS),
+            ]
+            with m.If(taken):
+                m.next = "RUN_STATUS"
+        with m.State("RUN_STATUS"):
+            m.d.comb += response.ready.eq(1)
+            m.d.comb += engine_status.eq(response.payload.data)
+            with m.If(response.valid):
+                with m.If((engine_status & Status.BUSY).any() & ~progress.abort):
+                    m.next = "RUN_POLL"
+                with m.Else():
+                    with m.If((engine_status & Status.ERROR).any() & ~progress.abort):
+                        m.d.sync += progress.fail(DmaCause.ENGINE)
+                    m.next = "NEXT"
+
+    def _end_states(
+        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, fetched: Signal, stopping: Signal
+    ) -> None:
+        """To the next descriptor, or to the end of the list."""
+        beat_bytes = self._beat_bytes
+        completed, abort = progress.completed, progress.abort
+        read_left = reads.read_left
+        with m.State("NEXT"):
+            # `read_left` is not zero if the list is ended early.
+            m.d.sync += [read_left.eq(0), fetched.eq(0)]
+            with m.If(stopping):
+                m.next = "END"
+            with m.Else():
+                m.d.sync += completed.eq(completed + 1)
+                following = Signal(32)
+                m.d.comb += following.eq(progress.list_address + ((completed + 1) << 4))
+                with m.If(transfer.descriptor.last):
+                    m.next = "END"
+                with m.Else():
+                    m.d.sync += [
+                        reads.answer_address.eq(following),
+                        reads.read_address.eq(following),
+                        read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
+                    ]
+                    m.next = "FETCH"
+        with m.State("END"):
+            m.d.sync += read_left.eq(0)
+            m.d.comb += self.engine_reset.eq(abort)
+            with m.If(~abort | self.engine_reset_done):
+                m.d.sync += [progress.busy.eq(0), progress.done.eq(1), progress.aborted.eq(abort), abort.eq(0)]
+                m.next = "IDLE"
+
+    def _registers(self, m: Module, progress: _Progress) -> None:
+        """The registers of the host."""
         request, response = self.registers.request, self.registers.response
+        flags = progress.done, progress.error, progress.aborted
+        status = Cat(progress.busy, *flags, Const(0, 4), progress.cause)
         busy, done = status[0], status[1]
         enable = Signal()
         answering = Signal()
@@ -425,7 +580,7 @@ class DmaEngine(wiring.Component):
         offset = request.payload.address[:12]
         written = request.payload.data
         m.d.comb += [
-            request.ready.eq(~answering & ~resetting),
+            request.ready.eq(~answering & ~progress.resetting),
             response.valid.eq(answering),
             response.payload.data.eq(answer),
             self.interrupt.eq(enable & done),
@@ -435,15 +590,15 @@ class DmaEngine(wiring.Component):
         with m.If(request.valid & request.ready):
             with m.If(request.payload.write), m.Switch(offset):
                 with m.Case(DmaRegister.CONTROL):
-                    m.d.comb += start.eq((written & DmaControl.START).any() & ~busy)
+                    m.d.comb += progress.start.eq((written & DmaControl.START).any() & ~busy)
                     with m.If((written & DmaControl.ABORT).any() & busy):
-                        m.d.sync += abort.eq(1)
+                        m.d.sync += progress.abort.eq(1)
                     with m.If((written & DmaControl.RESET).any() & ~busy):
-                        m.d.sync += resetting.eq(1)
+                        m.d.sync += progress.resetting.eq(1)
                 with m.Case(DmaRegister.STATUS), m.If(~busy):
                     m.d.sync += [flag.eq(0) for flag in flags]
                 with m.Case(DmaRegister.LIST), m.If(~busy):
-                    m.d.sync += list_address.eq(written)
+                    m.d.sync += progress.list_address.eq(written)
                 with m.Case(DmaRegister.INTERRUPT_ENABLE):
                     m.d.sync += enable.eq(written[0])
             with m.Else():
@@ -452,9 +607,9 @@ class DmaEngine(wiring.Component):
                     for register, value in (
                         (DmaRegister.ID, Const(DMA_MAGIC, 32)),
                         (DmaRegister.STATUS, status),
-                        (DmaRegister.LIST, list_address),
-                        (DmaRegister.COMPLETED, completed),
-                        (DmaRegister.ERROR_ADDRESS, error_address),
+                        (DmaRegister.LIST, progress.list_address),
+                        (DmaRegister.COMPLETED, progress.completed),
+                        (DmaRegister.ERROR_ADDRESS, progress.error_address),
                         (DmaRegister.INTERRUPT_ENABLE, enable),
                     ):
                         with m.Case(register):
