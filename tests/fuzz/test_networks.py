@@ -44,7 +44,7 @@ def judge(totals: Totals, networks: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("profile", "count"), [("mixed", 100), ("wide", 100), ("chains", 30), ("states", 40), ("uint8", 30)]
+    ("profile", "count"), [("mixed", 100), ("wide", 100), ("chains", 30), ("states", 40), ("uint8", 20)]
 )
 def test_networks_without_cpu_code(profile, count):
     with Worker() as worker:
