@@ -8,7 +8,9 @@ input and a byte of weight for every lane. Behind the slots is a pipeline withou
 reads no activations: the first one of every result, which clears the accumulators, is one.
 """
 
-from amaranth.hdl import Array, Cat, Const, EnableInserter, Module, Mux, Signal, signed
+from dataclasses import dataclass
+
+from amaranth.hdl import Array, Cat, Const, EnableInserter, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -180,6 +182,57 @@ class CompactWeightMemory(wiring.Component):
         return m
 
 
+@dataclass(frozen=True)
+class _Engine:
+    """The blocks, and the signals that start a program."""
+
+    program: list[wiring.Component]
+    fetch: DescriptorFetch
+    sequencer: Sequencer
+    activations: CompactActivationMemory
+    weights: CompactWeightMemory
+    requantizer: SerialRequantizer
+    start: Signal
+    program_start: Signal
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Which byte of which row a slot reads, two cycles after it."""
+
+    reading: Value
+    product: Value
+    """With `column`, the granule."""
+    column: Signal
+    bank: Signal
+    inside: Signal
+    """The byte belongs to the tensor."""
+    q: Value
+    """A cycle after the slot."""
+    beyond: Signal
+    """The last byte of an input is beyond the memory."""
+
+
+@dataclass(frozen=True)
+class _Result:
+    """A result that waits for a cycle in which nothing is read."""
+
+    pending: Signal
+    place: data.View
+    result: Signal
+    writing: Value
+
+
+@dataclass(frozen=True)
+class _HostAccess:
+    """What the host does with the memories while no program runs."""
+
+    access: Signal
+    write: Signal
+    weights: Signal
+    tap: Signal
+
+
 class CompactAccelerator(wiring.Component):
     """The compact engine with its memories, registers and host bus: as `Accelerator`, with `config.compact`.
 
@@ -207,8 +260,38 @@ class CompactAccelerator(wiring.Component):
         self.technology: Technology = technology or GenericTechnology()
         super().__init__({"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)})
 
+    @property
+    def _memory_bits(self) -> int:
+        """Bits of a granule's number."""
+        return (self.config.bank_granules - 1).bit_length()
+
+    @property
+    def _target(self) -> data.StructLayout:
+        """Where a result goes."""
+        return data.StructLayout({"bank": 2, "granule": self.config.field_bits, "enable": 2})
+
     def elaborate(self, platform: object) -> Module:
         m = Module()
+        tick = Signal()
+        engine = self._elaborate_blocks(m, tick)
+        sequencer = engine.sequencer
+        slot = self._elaborate_slots(m, sequencer, tick)
+        reading = self._elaborate_reading(m, engine, slot)
+        result, host = self._elaborate_memories(m, engine, slot, reading)
+        self._elaborate_lanes(m, engine, slot, reading)
+        output_beyond = self._elaborate_write_back(m, engine, slot, result)
+        m.submodules.control = control = ProgramControl(watchdog_bits=self.watchdog_bits)
+        m.d.comb += [
+            control.start.eq(engine.start),
+            control.finished.eq(sequencer.finished),
+            control.illegal.eq(sequencer.illegal | engine.fetch.illegal | reading.beyond | output_beyond),
+            sequencer.stop.eq(control.stop),
+        ]
+        self._elaborate_host(m, engine, host, control)
+        return m
+
+    def _elaborate_blocks(self, m: Module, tick: Signal) -> _Engine:
+        """The blocks, and the way of a program to the sequencer, which goes on with `tick`."""
         config = self.config
         column_depth = -(-config.program_words // PROGRAM_COLUMNS)
         program = [self.technology.ram(width=32, depth=column_depth) for _ in range(PROGRAM_COLUMNS)]
@@ -216,7 +299,6 @@ class CompactAccelerator(wiring.Component):
             m.submodules[f"program_{i}"] = column
         m.submodules.fetch = fetch = DescriptorFetch(config, address_width=len(program[0].r_addr))
         sequencer = Sequencer(config, drain=write_stage(config))
-        tick = Signal()
         m.submodules.sequencer = EnableInserter(tick)(sequencer)
         m.submodules.activations = activations = CompactActivationMemory(config, self.technology)
         m.submodules.weights = weights = CompactWeightMemory(config, self.technology)
@@ -234,10 +316,12 @@ class CompactAccelerator(wiring.Component):
             sequencer.next.eq(fetch.descriptor),
             sequencer.next_valid.eq(fetch.valid),
         ]
-        slot = self._elaborate_slots(m, sequencer, tick)
+        return _Engine(program, fetch, sequencer, activations, weights, requantizer, start, program_start)
 
-        active = sequencer.active
-        # Cycle 1 of a slot: which byte of which row.
+    def _elaborate_reading(self, m: Module, engine: _Engine, slot: data.View) -> _Reading:
+        """Cycle 1 of a slot: which byte of which row."""
+        config = self.config
+        active = engine.sequencer.active
         reading = delay(m, slot.read, 2, "read", reset=True)
         row, q, kernel_row = (delay(m, slot[name], 1, name) for name in ("row", "q", "kernel_row"))
         m.submodules.row_product = row_product = self.technology.product(signed_a=False)
@@ -256,21 +340,27 @@ class CompactAccelerator(wiring.Component):
             ),
         ]
         # The probe: cycle 2 has the parts of its address, cycle 3 whether the sum is beyond the memory.
-        memory_bits = (config.bank_granules - 1).bit_length()
-        probed = delay(m, sequencer.probe & ~slot.read, 3, "probe", reset=True)
+        memory_bits = self._memory_bits
+        probed = delay(m, engine.sequencer.probe & ~slot.read, 3, "probe", reset=True)
         input_beyond = Signal()
         total = Signal(memory_bits + 1)
         m.d.comb += total.eq(row_product.p[:memory_bits] + column[:memory_bits])
         m.d.sync += input_beyond.eq(
             probed & (total[-1] | row_product.p[memory_bits:].any() | column[memory_bits:].any())
         )
-        # Cycle 2: a result goes to memory where nothing is read, and the host has the memory while no program runs.
-        target = data.StructLayout({"bank": 2, "granule": config.field_bits, "enable": 2})
+        return _Reading(reading, row_product.p, column, bank, inside, q, input_beyond)
+
+    def _elaborate_memories(
+        self, m: Module, engine: _Engine, slot: data.View, reads: _Reading
+    ) -> tuple[_Result, _HostAccess]:
+        """Cycle 2: a result goes to memory where nothing is read, and the host has the memory while no program runs."""
+        config = self.config
+        activations, weights = engine.activations, engine.weights
         pending = Signal()
-        place = Signal(target, reset_less=True)
+        place = Signal(self._target, reset_less=True)
         result = Signal(8 * config.lanes, reset_less=True)
         host_access, host_write = Signal(), Signal()
-        writing = pending & ~reading
+        writing = pending & ~reads.reading
         granule_bits = len(activations.granule)
         offset = self.host.request.payload.address[:28]
         word = offset[1 : 1 + granule_bits]
@@ -281,8 +371,8 @@ class CompactAccelerator(wiring.Component):
                 activations.granule.eq(word),
                 activations.write.eq(host_write.replicate(2)),
             ]
-        with m.Elif(reading):
-            m.d.comb += [activations.bank.eq(bank), activations.granule.eq(row_product.p + column)]
+        with m.Elif(reads.reading):
+            m.d.comb += [activations.bank.eq(reads.bank), activations.granule.eq(reads.product + reads.column)]
         with m.Else():
             m.d.comb += [
                 activations.bank.eq(place.bank),
@@ -298,8 +388,16 @@ class CompactAccelerator(wiring.Component):
             weights.host_offset.eq(offset),
             weights.host_data.eq(self.host.request.payload.data),
         ]
-        # Cycle 4: padding, products.
-        valid, odd_byte = delay(m, inside, READ_LATENCY - 2, "inside"), delay(m, q[0], READ_LATENCY - 1, "q_0")
+        return _Result(pending, place, result, writing), _HostAccess(host_access, host_write, host_weights, host_tap)
+
+    def _elaborate_lanes(self, m: Module, engine: _Engine, slot: data.View, reads: _Reading) -> None:
+        """Cycle 4: padding, products; then the requantizer."""
+        config, active = self.config, engine.sequencer.active
+        activations, weights, requantizer = engine.activations, engine.weights, engine.requantizer
+        valid, odd_byte = (
+            delay(m, reads.inside, READ_LATENCY - 2, "inside"),
+            delay(m, reads.q[0], READ_LATENCY - 1, "q_0"),
+        )
         dense = active.kind == Kind.DENSE
         shared = Mux(odd_byte, activations.r_data[8:16], activations.r_data[:8])
         add = delay(m, slot.read & slot.multiply, READ_LATENCY, "add", reset=True)
@@ -324,8 +422,14 @@ class CompactAccelerator(wiring.Component):
             ),
         ]
 
-        # A result's address follows it: through the accumulators, through the requantizer, to the write.
-        step = sequencer.step
+    def _elaborate_write_back(self, m: Module, engine: _Engine, slot: data.View, waiting: _Result) -> Signal:
+        """A result's address follows it: through the accumulators, through the requantizer, to the write.
+
+        Returns whether a result is beyond the memory.
+        """
+        requantizer, memory_bits, target = engine.requantizer, self._memory_bits, self._target
+        pending, place, result, writing = waiting.pending, waiting.place, waiting.result, waiting.writing
+        step = engine.sequencer.step
         issued, finishing = Signal(target, reset_less=True), Signal(target, reset_less=True)
         output_beyond = Signal()
         out, lower_only = step.out_granule, step.half
@@ -351,27 +455,7 @@ class CompactAccelerator(wiring.Component):
             self.trace.enable.eq(place.enable),
             self.trace.data.eq(result),
         ]
-        m.submodules.control = control = ProgramControl(watchdog_bits=self.watchdog_bits)
-        m.d.comb += [
-            control.start.eq(start),
-            control.finished.eq(sequencer.finished),
-            control.illegal.eq(sequencer.illegal | fetch.illegal | input_beyond | output_beyond),
-            sequencer.stop.eq(control.stop),
-        ]
-        self._elaborate_host(
-            m,
-            program,
-            activations,
-            host_access,
-            host_write,
-            host_weights,
-            host_tap,
-            start,
-            program_start,
-            sequencer,
-            control,
-        )
-        return m
+        return output_beyond
 
     def _elaborate_slots(self, m: Module, sequencer: Sequencer, tick: Signal):
         """The slots of the sequencer's step; `tick` lets it go on to the next one."""
@@ -415,23 +499,11 @@ class CompactAccelerator(wiring.Component):
             m.d.sync += [blocked.eq(blocked - 1), free.eq(blocked == 1)]
         return slot
 
-    def _elaborate_host(
-        self,
-        m: Module,
-        program: list,
-        activations: CompactActivationMemory,
-        access: Signal,
-        write: Signal,
-        weights: Signal,
-        tap: Signal,
-        start: Signal,
-        program_start: Signal,
-        sequencer: Sequencer,
-        control: ProgramControl,
-    ) -> None:
+    def _elaborate_host(self, m: Module, engine: _Engine, memories: _HostAccess, control: ProgramControl) -> None:
         """Registers and memory windows."""
         config = self.config
         request, response = self.host.request, self.host.response
+        program, program_start, tap = engine.program, engine.program_start, memories.tap
         busy = control.busy
         m.d.comb += self.busy.eq(busy)
 
@@ -449,7 +521,7 @@ class CompactAccelerator(wiring.Component):
                 (Register.STATUS, control.status),
                 (Register.CYCLES, control.cycles),
                 (Register.PROGRAM_START, program_start),
-                (Register.LAYERS, sequencer.completed),
+                (Register.LAYERS, engine.sequencer.completed),
             ):
                 with m.Case(register):
                     m.d.comb += register_value.eq(value)
@@ -471,11 +543,11 @@ class CompactAccelerator(wiring.Component):
                             with m.Case(Register.PROGRAM_START):
                                 m.d.sync += program_start.eq(written)
                             with m.Case(Register.CONTROL), m.If(written[0] & ~busy):
-                                m.d.comb += start.eq(1)
+                                m.d.comb += engine.start.eq(1)
                     with m.Elif(busy):
                         m.d.comb += control.access.eq(1)
                     with m.Elif(window == HostAddress.ACTIVATIONS >> 28):
-                        m.d.comb += [access.eq(1), write.eq(request.payload.write)]
+                        m.d.comb += [memories.access.eq(1), memories.write.eq(request.payload.write)]
                         with m.If(~request.payload.write):
                             m.next = "READ"
                     with m.Elif(request.payload.write & (window == HostAddress.WEIGHTS >> 28)):
@@ -483,7 +555,7 @@ class CompactAccelerator(wiring.Component):
                     with m.Elif(request.payload.write & (window == HostAddress.PROGRAM >> 28)):
                         m.d.comb += program_write.eq(1)
             with m.State("WEIGHTS"):
-                m.d.comb += weights.eq(1)
+                m.d.comb += memories.weights.eq(1)
                 m.d.sync += tap.eq(tap + 1)
                 with m.If(tap == config.taps - 1):
                     m.next = "ACCEPT"
@@ -491,7 +563,7 @@ class CompactAccelerator(wiring.Component):
                 # The access was a cycle ago.
                 m.d.sync += wait.eq(wait + 1)
                 with m.If(wait == 1):
-                    m.d.sync += answer.eq(activations.r_data)
+                    m.d.sync += answer.eq(engine.activations.r_data)
                     m.next = "ACCEPT"
             with m.State("ACCEPT"):
                 m.d.comb += request.ready.eq(1)
