@@ -6,6 +6,8 @@ One feed-forward pipeline, no stalls: the sequencer paces the steps so that noth
              \\-> weight memory ------------------------^        (parameters) ^
 """
 
+from dataclasses import dataclass
+
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -67,6 +69,55 @@ def make_accelerator(
     """
     kind = CompactAccelerator if config.compact else Accelerator
     return kind(config, technology, watchdog_bits=watchdog_bits)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """What the host reaches, and the signals beside it."""
+
+    program: wiring.Component
+    activations: ActivationMemory
+    weights: WeightMemory
+    requantizer: Requantizer
+    sequencer: Sequencer
+    control: ProgramControl
+    written: data.View
+    """The engine's write to the activation memory."""
+    start: Signal
+    program_start: Signal
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """Counters at the end of each descriptor; without `config.layer_counters` there are none."""
+
+    ram: wiring.Component | None
+    waits: list[Signal]
+
+
+@dataclass(frozen=True)
+class _HostRequest:
+    """A request of the host, a cycle after it was taken."""
+
+    request: data.View
+    valid: Signal
+    reading: Signal
+    """A read holds off the next request."""
+    ready: Signal
+    in_window: dict[HostAddress, Signal]
+    writes_to: dict[HostAddress, Signal]
+    offset: Value
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in the activation memory a request is."""
+
+    columns: int
+    """Host words of an access to the memory."""
+    column: Value
+    granule: Value
+    bank: Value
 
 
 class Accelerator(wiring.Component):
@@ -179,7 +230,8 @@ class Accelerator(wiring.Component):
             sequencer.stop.eq(control.stop),
         ]
         self._elaborate_host(
-            m, program, activations, weights, requantizer, written, start, program_start, sequencer, control
+            m,
+            _Blocks(program, activations, weights, requantizer, sequencer, control, written, start, program_start),
         )
         return m
 
@@ -362,45 +414,42 @@ class Accelerator(wiring.Component):
         ]
         return written, output_beyond
 
-    def _elaborate_host(
-        self,
-        m: Module,
-        program,
-        activations,
-        weights,
-        requantizer: Requantizer,
-        written,
-        start,
-        program_start,
-        sequencer: Sequencer,
-        control: ProgramControl,
-    ) -> None:
+    def _elaborate_host(self, m: Module, blocks: _Blocks) -> None:
         """Registers, memory windows, cycle counters."""
-        config = self.config
+        m.d.comb += self.busy.eq(blocks.control.busy)
+        counters = self._elaborate_counters(m, blocks)
+        host = self._elaborate_request(m, blocks)
+        self._elaborate_writes(m, blocks, counters, host)
+        place = self._elaborate_activation_writes(m, blocks, host)
+        self._elaborate_reads(m, blocks, counters, host, place)
+
+    def _elaborate_counters(self, m: Module, blocks: _Blocks) -> _Counters:
+        """Counters at the end of each descriptor.
+
+        A start, which clears the count of descriptors, may write once too often: after the last, or at 0.
+        """
+        config, sequencer = self.config, blocks.sequencer
+        if not config.layer_counters:
+            return _Counters(None, [])
+        m.submodules.counters = counters = self.technology.ram(
+            width=32 * len(Counter), depth=max(2, config.program_words // DESCRIPTOR_WORDS)
+        )
+        waits = [Signal(32, name=f"waits_{i}") for i in range(len(Counter) - 1)]
+        for count, happens in zip(waits, sequencer.waits, strict=True):
+            with m.If(happens):
+                m.d.sync += count.eq(count + 1)
+        layer = Signal.like(counters.w_addr)
+        m.d.sync += layer.eq(sequencer.completed)
+        m.d.comb += [
+            counters.w_en.eq(layer[0] != sequencer.completed[0]),
+            counters.w_addr.eq(layer),
+            counters.w_data.eq(Cat(blocks.control.cycles, waits)),
+        ]
+        return _Counters(counters, waits)
+
+    def _elaborate_request(self, m: Module, blocks: _Blocks) -> _HostRequest:
+        """A request is registered and decoded in the next cycle; a read holds off the next request."""
         host = self.host
-        busy, cycles = control.busy, control.cycles
-        m.d.comb += self.busy.eq(busy)
-
-        # Counters at the end of each descriptor. A start, which clears the count of descriptors, may write once too
-        # often: after the last, or at 0.
-        waits: list[Signal] = []
-        if config.layer_counters:
-            m.submodules.counters = counters = self.technology.ram(
-                width=32 * len(Counter), depth=max(2, config.program_words // DESCRIPTOR_WORDS)
-            )
-            waits = [Signal(32, name=f"waits_{i}") for i in range(len(Counter) - 1)]
-            for count, happens in zip(waits, sequencer.waits, strict=True):
-                with m.If(happens):
-                    m.d.sync += count.eq(count + 1)
-            layer = Signal.like(counters.w_addr)
-            m.d.sync += layer.eq(sequencer.completed)
-            m.d.comb += [
-                counters.w_en.eq(layer[0] != sequencer.completed[0]),
-                counters.w_addr.eq(layer),
-                counters.w_data.eq(Cat(cycles, waits)),
-            ]
-
-        # A request is registered and decoded in the next cycle; a read holds off the next request.
         request = Signal.like(host.request.payload, reset_less=True)
         valid = Signal()
         reading, ready = Signal(), Signal(init=1)
@@ -417,14 +466,21 @@ class Accelerator(wiring.Component):
                 m.d.sync += [in_window[w].eq(here), writes_to[w].eq(here & host.request.payload.write)]
         offset = request.address[:28]
         memory_access = valid & ~in_window[HostAddress.REGISTERS]
-        m.d.comb += control.access.eq(memory_access)
+        m.d.comb += blocks.control.access.eq(memory_access)
+        return _HostRequest(request, valid, reading, ready, in_window, writes_to, offset)
 
+    def _elaborate_writes(self, m: Module, blocks: _Blocks, counters: _Counters, host: _HostRequest) -> None:
+        """Writes to the registers and to program, weights and tables."""
+        config = self.config
+        program, weights, requantizer = blocks.program, blocks.weights, blocks.requantizer
+        busy = blocks.control.busy
+        request, valid, writes_to, offset = host.request, host.valid, host.writes_to, host.offset
         with m.If(valid & writes_to[HostAddress.REGISTERS]), m.Switch(offset[:8]):
             with m.Case(Register.PROGRAM_START):
-                m.d.sync += program_start.eq(request.data)
+                m.d.sync += blocks.program_start.eq(request.data)
             with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
-                m.d.comb += start.eq(1)
-                m.d.sync += [count.eq(0) for count in waits]
+                m.d.comb += blocks.start.eq(1)
+                m.d.sync += [count.eq(0) for count in counters.waits]
         program_write = valid & writes_to[HostAddress.PROGRAM] & ~busy
         program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
         with m.If(program_write):
@@ -449,7 +505,11 @@ class Accelerator(wiring.Component):
             ]
             m.d.comb += requantizer.table_write.eq(table_write)
 
-        # Activation memory: columns are shifted into a granule, the last one commits it.
+    def _elaborate_activation_writes(self, m: Module, blocks: _Blocks, host: _HostRequest) -> _Place:
+        """Activation memory: columns are shifted into a granule, the last one commits it."""
+        config, activations, written = self.config, blocks.activations, blocks.written
+        busy = blocks.control.busy
+        request, valid, writes_to, offset = host.request, host.valid, host.writes_to, host.offset
         columns = granule_columns(config)
         column_bits = (columns - 1).bit_length()
         granule_bits = (config.granule - 1).bit_length()
@@ -486,13 +546,23 @@ class Accelerator(wiring.Component):
             activations.write.eq(Mux(engine_writes, written.as_value(), host_write.as_value())),
             activations.write.enable.eq(written.enable.as_value() | host_enable.as_value()),
         ]
+        return _Place(columns, column, granule, bank)
 
+    def _elaborate_reads(
+        self, m: Module, blocks: _Blocks, counters: _Counters, host: _HostRequest, place: _Place
+    ) -> None:
+        """Reads of the registers, of activations and of counters."""
+        config, activations, control = self.config, blocks.activations, blocks.control
+        busy, response = control.busy, self.host.response
+        request, valid, in_window, offset = host.request, host.valid, host.in_window, host.offset
+        reading, ready = host.reading, host.ready
+        columns, column = place.columns, place.column
         # A read comes after the write before it.
         read_wait = Signal(range(RAM_LATENCY + 5))
         read_column, read_counter = Signal.like(column, reset_less=True), Signal(range(len(Counter)), reset_less=True)
         read_activations, read_counters = Signal(reset_less=True), Signal(reset_less=True)
-        if config.layer_counters:
-            m.d.comb += counters.r_addr.eq(offset[4:])
+        if counters.ram is not None:
+            m.d.comb += counters.ram.r_addr.eq(offset[4:])
         register_value = Signal(32)
         with m.Switch(offset[:8]):
             for register, value in (
@@ -500,9 +570,9 @@ class Accelerator(wiring.Component):
                 (Register.VERSION, Const(ISA_VERSION, 32)),
                 (Register.CONFIG_HASH, Const(config.hash, 32)),
                 (Register.STATUS, control.status),
-                (Register.CYCLES, cycles),
-                (Register.PROGRAM_START, program_start),
-                (Register.LAYERS, sequencer.completed),
+                (Register.CYCLES, control.cycles),
+                (Register.PROGRAM_START, blocks.program_start),
+                (Register.LAYERS, blocks.sequencer.completed),
             ):
                 with m.Case(register):
                     m.d.comb += register_value.eq(value)
@@ -520,20 +590,20 @@ class Accelerator(wiring.Component):
             ]
         m.d.comb += [
             activations.host_read.eq(~busy),
-            activations.host_bank.eq(bank),
-            activations.host_granule.eq(granule),
+            activations.host_bank.eq(place.bank),
+            activations.host_granule.eq(place.granule),
         ]
         with m.If(reading & (read_wait != 0)):
             m.d.sync += read_wait.eq(read_wait - 1)
             with m.If((read_wait == 1) & read_activations):
                 words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
                 m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
-            if config.layer_counters:
+            if counters.ram is not None:
                 with m.If((read_wait == 1) & read_counters):
-                    m.d.sync += answer.eq(counters.r_data.word_select(read_counter, 32))
+                    m.d.sync += answer.eq(counters.ram.r_data.word_select(read_counter, 32))
         m.d.comb += [
-            host.response.valid.eq(reading & (read_wait == 0)),
-            host.response.payload.data.eq(answer),
+            response.valid.eq(reading & (read_wait == 0)),
+            response.payload.data.eq(answer),
         ]
-        with m.If(host.response.valid & host.response.ready):
+        with m.If(response.valid & response.ready):
             m.d.sync += [reading.eq(0), ready.eq(1)]
