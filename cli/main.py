@@ -232,6 +232,37 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(
         verbs,
+        "export",
+        "write the RTL of an artifact for other tools, with documents and a cocotb test bench",
+        "nnloom export build/kws -o kws_rtl",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="folder to write to; an earlier export goes (default: ARTIFACT-rtl)",
+    )
+    p.add_argument(
+        "--system",
+        action="store_true",
+        help="the whole system with its serial line",
+    )
+    p.add_argument(
+        "--input",
+        metavar="FILE",
+        help="inputs of the recorded inferences, as those of 'nnloom simulate' (default: two random ones)",
+    )
+    p.add_argument("--clock", type=_megahertz, metavar="MHZ", help="with --system: its clock (default: the board's)")
+    p.add_argument(
+        "--baud",
+        type=int,
+        help="with --system: bit rate of the serial line (default: an eighth of the clock, the fastest one)",
+    )
+    p.set_defaults(run="export")
+
+    p = _subparser(
+        verbs,
         "driver",
         "write a C driver of an artifact, for microcontrollers",
         "nnloom driver build/kws -o kws_driver",

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.artifact import MODEL_FILE, Artifact
 from nnloom.arch.errors import ModelError, ToolMissingError
 
-__all__ = ["LiteRtReference"]
+__all__ = ["LiteRtReference", "open_reference"]
 
 _NOT_AMONG_THE_REFERENCES = ("unresolved custom op", "Didn't find op for builtin opcode")
 """Custom operators and newer versions that only LiteRT's usual kernels have."""
@@ -76,3 +77,13 @@ class LiteRtReference:
     def differences(self, inputs: Sequence[NDArray], outputs: Sequence[NDArray]) -> list[int]:
         """How many values of each output are not LiteRT's."""
         return [int((a != b).sum()) for a, b in zip(self.run(*inputs), outputs, strict=True)]
+
+
+def open_reference(artifact: Artifact) -> tuple[LiteRtReference | None, str]:
+    """LiteRT with an artifact's model, or None and why it cannot be asked."""
+    if MODEL_FILE not in artifact.manifest.files:
+        return None, "the artifact does not hold its model"
+    try:
+        return LiteRtReference(artifact.path / MODEL_FILE), ""
+    except (ModelError, ToolMissingError) as error:
+        return None, str(error)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorInfo
 from nnloom.compiler import zoo
-from nnloom.sim.cocotb.fixtures import accelerator, rtl_session
+from nnloom.sim.fixtures import accelerator, rtl_session
 
 __all__ = ["accelerator", "rtl_session"]
 

@@ -13,7 +13,7 @@ from cocotb.task import bridge, resume
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
-from nnloom.arch.errors import ConfigError
+from nnloom.arch.errors import ConfigError, DeviceError
 from nnloom.runtime.devices.base import Device, HostBusDevice, RegionResult
 from nnloom.runtime.devices.serial import SerialDevice, SerialLink
 from nnloom.runtime.session import InferenceSession
@@ -25,7 +25,7 @@ from .uart import UartPort
 
 __all__ = ["Accelerator", "Host", "rtl_writes"]
 
-LINK_SECONDS = 2.0
+LINK_SECONDS = 0.005
 """Simulated silence after which the driver sends a request again."""
 
 
@@ -41,9 +41,13 @@ class Host(Protocol):
 
 def rtl_writes(writes: Sequence[EngineWrite], lanes: int) -> RtlWrites:
     """What a `WriteMonitor` collected, as arrays."""
-    columns = (np.array([getattr(w, n) for w in writes], np.int64) for n in ("cycle", "bank", "granule", "enable"))
-    data = b"".join(w.data.to_bytes(lanes, "little") for w in writes)
-    return RtlWrites(*columns, np.frombuffer(data, np.uint8).reshape(-1, lanes))
+    return RtlWrites(
+        cycle=np.array([w.cycle for w in writes], np.int64),
+        bank=np.array([w.bank for w in writes], np.int64),
+        granule=np.array([w.granule for w in writes], np.int64),
+        enable=np.array([w.enable for w in writes], np.int64),
+        data=np.frombuffer(b"".join(w.data.to_bytes(lanes, "little") for w in writes), np.uint8).reshape(-1, lanes),
+    )
 
 
 class _BusDevice(HostBusDevice):
@@ -70,7 +74,10 @@ class _BusDevice(HostBusDevice):
         return np.array(resume(self._host.read_words)(addresses.tolist()), np.uint32)
 
     def wait_done(self) -> int:
-        resume(wait_idle)(self._dut)
+        try:
+            resume(wait_idle)(self._dut)
+        except TimeoutError as error:
+            raise DeviceError(f"{error}; reset it") from error
         return super().wait_done()
 
     def run_region(

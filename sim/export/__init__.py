@@ -166,13 +166,15 @@ class _Writer:
 
     def write_engine(self, inputs: Sequence[Mapping[str, NDArray]]) -> str:
         """The engine, alone and behind buses. Returns the top module's name."""
+        from amaranth.lib.wiring import Component
+
         from nnloom.hw.engine_top import ENGINE, AxiLiteTop, EngineTop, WishboneTop
 
         from .documents import core_file, engine_page
         from .recorder import Recorder
 
         config, manifest = self._artifact.manifest.config, self._artifact.manifest
-        tops = {
+        tops: dict[str, Component] = {
             ENGINE: EngineTop(config),
             "nnloom_axi_lite": AxiLiteTop(config),
             "nnloom_wishbone": WishboneTop(config),
@@ -218,6 +220,7 @@ class _Writer:
         """The whole system. Returns the top module's name."""
         from nnloom.boards.files import board_of
         from nnloom.hw.soc import SerialSystem
+        from nnloom.hw.uart import baud_divisor
         from nnloom.runtime.devices.model import ModelDevice
 
         from .documents import core_file, system_page
@@ -226,10 +229,11 @@ class _Writer:
         clock_hz = clock_hz or board_of(self._artifact).clock_hz
         baud = baud or int(clock_hz // LEAST_BIT_CYCLES)
         try:
-            system = SerialSystem(self._artifact.manifest.config, clock_hz=clock_hz, baud=baud)
+            bit_cycles = baud_divisor(clock_hz, baud)
         except ValueError as error:
             raise ConfigError(f"{error}; choose another --baud or --clock") from error
-        signatures, bit_cycles = {top: system.signature}, system.divisor
+        system = SerialSystem(self._artifact.manifest.config, clock_hz=clock_hz, baud=baud)
+        signatures = {top: system.signature}
         self._verilog(top, system)
         cases = self._record(inputs, ModelDevice())
         shutil.copytree(self._artifact.path, self._folder / "artifact", ignore=self._not_of_artifact)

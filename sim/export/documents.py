@@ -173,9 +173,8 @@ targets:
     toplevel: {top}
   lint:
     <<: *default
-    default_tool: verilator
-    tools:
-      verilator:
-        mode: lint-only
-        verilator_options: [-Wno-lint, -Wno-style]
+    flow: lint
+    flow_options:
+      tool: verilator
+      verilator_options: [-Wno-lint, -Wno-style]
 """

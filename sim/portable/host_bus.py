@@ -170,8 +170,14 @@ class WriteMonitor:
                 await FallingEdge(self._clock)
                 self._cycle += 1
                 if dut.write_valid.value == 1:
-                    place = (int(getattr(dut, f"write_{name}").value) for name in ("bank", "granule", "enable"))
-                    self.writes.append(EngineWrite(self._cycle, *place, self._data()))
+                    write = EngineWrite(
+                        cycle=self._cycle,
+                        bank=int(dut.write_bank.value),
+                        granule=int(dut.write_granule.value),
+                        enable=int(dut.write_enable.value),
+                        data=self._data(),
+                    )
+                    self.writes.append(write)
                 if dut.busy.value != 1:
                     break
 

@@ -94,6 +94,7 @@ MISSING = {
     "explore m.tflite --plot front.svg": "Matplotlib is not installed; pip install 'nnloom[explore]'",
     "run kws --input x.npy --device sim": "amaranth is not installed; pip install 'nnloom[sim]'",
     "simulate kws --input x.npy": "amaranth is not installed; pip install 'nnloom[sim]'",
+    "export kws": "amaranth is not installed; pip install 'nnloom[sim]'",
     "simulate kws --serve": "amaranth is not installed; pip install 'nnloom[sim]'",
     "inspect kws --measured": "amaranth is not installed; pip install 'nnloom[sim]'",
     "build kws": "amaranth is not installed; pip install 'nnloom[fpga]'",

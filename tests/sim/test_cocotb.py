@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import cocotb
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.isa import HostAddress, weight_stride
 from nnloom.runtime import InferenceSession
+from nnloom.runtime.devices import verified
+from nnloom.runtime.devices.model import ModelDevice
+from nnloom.sim import simulate, verify
 from nnloom.sim.cocotb import Accelerator
 from tests.artifacts import make_artifact
 from tests.graphs import KINDS, random_graph
@@ -61,9 +67,58 @@ def test_on_verilator(accelerator, artifact):
 
 
 @pytest.mark.verilator
+def test_failures_are_told(accelerator, artifact, tmp_path):
+    module = tmp_path / "failing.py"
+    module.write_text("import cocotb\n@cocotb.test()\nasync def wrong(dut):\n    assert False, 'told'\n")
+    with pytest.raises(AssertionError, match="1 of 1 cocotb tests failed"):
+        accelerator(artifact, module=module)
+    with pytest.raises(AssertionError, match=r"0 of 0|without results"):
+        accelerator(artifact, module=module, test="no such name")
+
+
+@pytest.mark.icarus
+@pytest.mark.slow
+def test_on_icarus(accelerator, artifact, tmp_path):
+    waves = tmp_path / "run.fst"
+    assert accelerator(artifact, simulator="icarus", waves=waves) == 2
+    assert waves.stat().st_size > 10_000
+
+
+@pytest.mark.verilator
 def test_a_session_on_rtl(rtl_session, artifact):
     session = rtl_session(artifact)
     (inputs,) = _inputs(Artifact.load(artifact), 1)
     want = InferenceSession(artifact, "model").run(inputs)
     for name, value in session.run(inputs).items():
         np.testing.assert_array_equal(value, want[name])
+
+
+@pytest.mark.verilator
+def test_verify_and_simulate(artifact):
+    """What `nnloom simulate` does, from Python."""
+    (inputs,) = _inputs(Artifact.load(artifact), 1)
+    stacked = {name: np.concatenate([value, value]) for name, value in inputs.items()}
+    found = verify(artifact, stacked)
+    assert found.inferences == 2 and found.cycles > 100
+    assert sum(map(sum, found.layer_cycles.values())) == found.cycles
+    assert not found.litert and found.why_not_litert == "the artifact does not hold its model"
+    report = json.loads((artifact / "report.json").read_text())
+    assert report["cycles_measured"] == found.cycles
+    want = InferenceSession(artifact, "model").run(inputs)
+    for name, value in simulate(artifact, inputs).outputs.items():
+        np.testing.assert_array_equal(value, want[name])
+        np.testing.assert_array_equal(found.outputs[name], np.concatenate([want[name]] * 2))
+
+
+def test_verify_compares_with_the_cpu(artifact, monkeypatch):
+    """An engine that agrees with the golden model, but not with the CPU's code."""
+    (inputs,) = _inputs(Artifact.load(artifact), 1)
+    monkeypatch.setattr(verified, "VerifiedRtlDevice", lambda **_: _Inverted())
+    with pytest.raises(DeviceError, match=r"values of .* differ from the CPU's"):
+        verify(artifact, inputs, save=False)
+
+
+class _Inverted(ModelDevice):
+    def run_region(self, region, inputs, *, count_layers=False):
+        result = super().run_region(region, inputs)
+        return replace(result, outputs=[~output for output in result.outputs])

@@ -11,6 +11,7 @@ from nnloom.compiler.cost import program_cycles
 from nnloom.runtime import InferenceSession
 from nnloom.sim.golden import GoldenModel
 from nnloom.sim.litert import LiteRtReference
+from nnloom.sim.scoreboard import GoldenScoreboard
 from tests.conftest import NETWORKS
 
 INPUTS = 20
@@ -65,26 +66,18 @@ def test_cpu_equals_litert(name, artifacts, model_path, network_inputs):
             )
 
 
-def check_rtl(session, golden, name, value, reference=None):
+def check_rtl(session, scoreboard, name, value, reference=None):
     """One inference on RTL: every write of the engine equals the golden model's. Returns the cycles."""
     info = session.get_inputs()[0]
     (region,) = session.artifact.manifest.regions
     (output,) = session.run({info.name: value}).values()
     if reference is not None:
-        np.testing.assert_array_equal(output, reference.run(value)[0])
+        np.testing.assert_array_equal(output, reference.run(value)[0], err_msg=name)
     writes = session.accelerator.simulation.writes()
-    golden.write_tensor(region.inputs[0], as_int8(info, value))
-    traces = golden.run(region.program_start)
-    granule = golden.config.granule
-    for field in ("bank", "granule", "enable"):
-        want = np.concatenate([getattr(t, field) for t in traces])
-        np.testing.assert_array_equal(getattr(writes, field), want, err_msg=f"{name}: {field}")
-    want = np.concatenate([t.data for t in traces])
-    for part in range(2):
-        chosen = (writes.enable >> part & 1).astype(bool)
-        columns = slice(part * granule, (part + 1) * granule)
-        np.testing.assert_array_equal(writes.data[chosen, columns], want[chosen, columns], err_msg=name)
-    return session.last_cycles
+    cycles = session.last_cycles
+    layers = scoreboard.check(region, [as_int8(info, value)], writes, [cycles])
+    assert sum(layers) == cycles and len(layers) == len(region.tensors)
+    return cycles
 
 
 @pytest.mark.model
@@ -94,11 +87,11 @@ def test_rtl_equals_golden_model_and_litert_in_every_write(artifacts, model_path
     rng = np.random.default_rng(5)
     with InferenceSession(artifacts(NETWORKS[0]), "sim") as first:
         device = first.accelerator
-        sessions, goldens, references, pending = {}, {}, {}, []
+        sessions, scoreboards, references, pending = {}, {}, {}, []
         for name in NETWORKS:
             session = sessions[name] = InferenceSession(artifacts(name), "cpu")
             artifact = session.artifact
-            goldens[name] = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
+            scoreboards[name] = GoldenScoreboard(artifact)
             references[name] = LiteRtReference(model_path(name))
             values = network_inputs(name, session.get_inputs()[0], INPUTS)
             # Groups of five, so that networks follow each other in changing order.
@@ -111,7 +104,7 @@ def test_rtl_equals_golden_model_and_litert_in_every_write(artifacts, model_path
             device.load(session.artifact)
             device.simulation.writes()
             for value in values:
-                cycles[name].add(check_rtl(session, goldens[name], name, value, references[name]))
+                cycles[name].add(check_rtl(session, scoreboards[name], name, value, references[name]))
             session._device = None
     for name in NETWORKS:
         (measured,) = cycles[name]  # the same for every input
@@ -135,10 +128,10 @@ def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_in
         artifact = session.artifact
         config = artifact.manifest.config
         assert config.compact
-        golden = GoldenModel(config, artifact.program, artifact.weights, artifact.tables)
+        scoreboard = GoldenScoreboard(artifact)
         session.accelerator.simulation.writes()
         for value in network_inputs(name, session.get_inputs()[0], 3):
-            measured = check_rtl(session, golden, name, value, reference)
+            measured = check_rtl(session, scoreboard, name, value, reference)
             assert measured == program_cycles(config, decode_program(artifact.program)) <= 800_000
 
 
@@ -148,10 +141,10 @@ def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_in
 def test_keyword_spotting_in_icarus(artifacts, model_path, network_inputs):
     with InferenceSession(artifacts("keyword_spotting"), "sim", simulator="icarus") as session:
         artifact = session.artifact
-        golden = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
+        scoreboard = GoldenScoreboard(artifact)
         (value, *_) = network_inputs("keyword_spotting", session.get_inputs()[0], 1)
         session.accelerator.simulation.writes()
-        check_rtl(session, golden, "keyword_spotting", value, LiteRtReference(model_path("keyword_spotting")))
+        check_rtl(session, scoreboard, "keyword_spotting", value, LiteRtReference(model_path("keyword_spotting")))
 
 
 @pytest.mark.model

@@ -1,4 +1,4 @@
-"""Fixtures for pytest: in `conftest.py`, `from nnloom.sim.cocotb.fixtures import accelerator, rtl_session`."""
+"""Fixtures for pytest: in `conftest.py`, `from nnloom.sim.fixtures import accelerator, rtl_session`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["accelerator", "rtl_session"]
 @pytest.fixture
 def accelerator(request: pytest.FixtureRequest) -> Callable[..., int]:
     """Runs the cocotb tests of the module that asks for it: `accelerator("build/kws")`; options as `run_tests`."""
-    from .runner import run_tests
+    from .cocotb import run_tests
 
     def run(artifact: str | Path, **options: Any) -> int:
         options.setdefault("module", request.path)
