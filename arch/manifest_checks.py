@@ -61,6 +61,8 @@ def check_interface(manifest: Manifest) -> None:
 def _check_info(what: str, info: TensorInfo) -> None:
     _check_shape(what, info.shape)
     _expect(info.dtype in DTYPES, f"{what}: unknown dtype {info.dtype[:20]!r}")
+    axes = info.permutation
+    _expect(not axes or sorted(axes) == list(range(len(info.shape))), f"{what}: {list(axes)[:33]} is no permutation")
     _check_quantization(what, info.scale, info.zero_point, info.dtype)
 
 
@@ -163,7 +165,7 @@ def check_host_plan(manifest: Manifest) -> None:
     plan: HostPlan = manifest.host
     _expect(0 <= plan.constants <= 1 << 20, f"host plan: {plan.constants} constants")
     sources = (*manifest.inputs, *manifest.states)
-    values: list[_Held | None] = [(info.shape, info.dtype) for info in sources]
+    values: list[_Held | None] = [(info.held_shape, info.dtype) for info in sources]
     values += [None] * plan.constants
     for index, step in enumerate(plan.steps):
         what = f"host step {index}"
@@ -181,7 +183,7 @@ def check_host_plan(manifest: Manifest) -> None:
     for kind, numbers, infos in (("output", plan.outputs, manifest.outputs), ("state", plan.states, manifest.states)):
         _expect(all(0 <= i < len(values) for i in numbers), f"host plan: {kind}s that are not made")
         made = [values[i] for i in numbers]
-        wanted = [(info.shape, info.dtype) for info in infos]
+        wanted = [(info.held_shape, info.dtype) for info in infos]
         matches = len(made) == len(wanted) and all(m is None or m == w for m, w in zip(made, wanted, strict=True))
         _expect(matches, f"host plan: its {kind}s are not those of the network")
 
@@ -212,6 +214,7 @@ def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None])
     what = f"{what} ({op.kind})"
     _expect(len(operands) == len(op.inputs), f"{what}: {len(operands)} operands instead of {len(op.inputs)}")
     _expect(bool(op.outputs), f"{what}: no outputs")
+    _expect(op.rounding in ("tflite", "onnx"), f"{what}: unknown rounding {op.rounding[:20]!r}")
     for held, stated in zip(operands, op.inputs, strict=True):
         _expect((held is None) == (stated is None), f"{what}: an operand that is left out in one place only")
         if held is not None and stated is not None and held[1] != "constant":

@@ -11,6 +11,11 @@ Beside them, or instead:
 
 An operator with states (`nnloom.arch.reference.STATES`) has their new values as its last outputs.
 
+The options of an operator with the rounding "onnx" are those of ONNX in snake case, but for these. Beside them:
+
+- `limits`: least and greatest quantized value of the output;
+- `in_float`: why ONNX Runtime's result may differ from the reference's in the last bit.
+
 Operands are those of the file, in its order, None where an optional one is left out; shapes, axes and paddings that
 TFLite passes as tensors are operands here too.
 """
@@ -95,6 +100,8 @@ class Operation:
     outputs: tuple[TensorType, ...]
     options: dict[str, Any] = field(default_factory=dict)
     """JSON values; sequences are tuples"""
+    rounding: str = "tflite"
+    """whose arithmetic it has: "tflite" or "onnx"; what only moves values has the first"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -103,6 +110,7 @@ class Operation:
             "inputs": [_type_to_dict(t) if t else None for t in self.inputs],
             "outputs": [_type_to_dict(t) for t in self.outputs],
             "options": self.options,
+            "rounding": self.rounding,
         }
 
     @classmethod
@@ -113,6 +121,7 @@ class Operation:
             inputs=tuple(None if t is None else _type_from_dict(t) for t in values["inputs"]),
             outputs=tuple(_type_from_dict(t) for t in values["outputs"]),
             options={key: _tuples(value) for key, value in values["options"].items()},
+            rounding=values["rounding"],
         )
 
 

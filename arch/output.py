@@ -14,6 +14,7 @@ from .artifact import (
     FORMAT,
     MANIFEST_FILE,
     MODEL_FILE,
+    ONNX_FILE,
     PROGRAM_FILE,
     REPORT_FILE,
     TABLES_FILE,
@@ -25,7 +26,17 @@ from .files import TEMPORARY, Scratch, replace_directory, restore_directory
 __all__ = ["PAGE_FILE", "check_output", "write_output"]
 
 OWN = frozenset(
-    {MANIFEST_FILE, REPORT_FILE, PROGRAM_FILE, WEIGHTS_FILE, TABLES_FILE, CPU_FILE, CONSTANTS_FILE, MODEL_FILE}
+    {
+        MANIFEST_FILE,
+        REPORT_FILE,
+        PROGRAM_FILE,
+        WEIGHTS_FILE,
+        TABLES_FILE,
+        CPU_FILE,
+        CONSTANTS_FILE,
+        MODEL_FILE,
+        ONNX_FILE,
+    }
 )
 PAGE_FILE = "report.html"
 BUILT = frozenset({"nnloom.bit", "nnloom.fs", "nnloom.bin", "nnloom.hwh", "vivado", PAGE_FILE})

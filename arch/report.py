@@ -63,6 +63,31 @@ class _Larger(TypedDict):
     cut: bool
 
 
+class _Difference(TypedDict):
+    channel: Count
+    sums: Count
+    """for so many sums the nearest multiplier gives another output than ONNX Runtime"""
+    first: int
+    """one of them"""
+
+
+class _Rounding(TypedDict):
+    channels: Count
+    proved: Count
+    """for which a multiplier rounds as ONNX Runtime does, for every sum that there can be"""
+    nudged: Count
+    """of these, whose multiplier is not the nearest to their factor"""
+    sums: Count
+    """of the other channels: those for which the nearest multiplier gives another output"""
+
+
+class RoundingReport(_Rounding, total=False):
+    """What is proved of products that round as ONNX Runtime does."""
+
+    differences: list[_Difference]
+    """the channels for which there is no such multiplier"""
+
+
 class _Layer(TypedDict):
     name: str
     op: str
@@ -76,8 +101,10 @@ class LayerReport(_Layer, total=False):
     reason: str
     """why the CPU runs it"""
     exact: bool
-    """every bit is that of the reference kernels; of the CPU"""
+    """every bit is that of the reference kernels"""
     inexact_reason: str | None
+    rounding: RoundingReport
+    """of products of ONNX networks"""
     region: str
     """of the accelerator"""
     stage: Count
@@ -175,6 +202,8 @@ class ReportValues(_Values, total=False):
     system: _System
     exact: bool
     """every bit is that of the reference kernels"""
+    rounding: RoundingReport
+    """of all products of an ONNX network, wherever they run"""
     cpu_macs: Count
     engine_share: float
     """the accelerator's share of all multiply-accumulates"""

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,6 +82,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         config=config,
         cpu=options.cpu,
         strict=options.strict,
+        shapes=_shapes(options.shape),
+        unproved=options.unproved,
         keep=options.keep,
         progress=console.phase,
         advance=console.advance,
@@ -101,9 +103,15 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         console.say(f"  {line}")
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
-    for layer in on_cpu:
+    for layer in report["layers"]:
         if not layer["exact"]:
             console.say(f"  not exact: {layer['name']} ({layer['inexact_reason']}); --strict refuses this")
+    rounding = report["rounding"]
+    if rounding["channels"]:
+        console.say(
+            f"  the accelerator rounds as ONNX Runtime, proved, in {rounding['proved']:,} of {rounding['channels']:,} "
+            "channels" + (_unproved(report) if rounding["proved"] < rounding["channels"] else "")
+        )
     if report["config_source"] == "auto":
         console.say(f"  configuration {_shape(report['config'])}: {report['config_reason']}")
     if options.bitstream:
@@ -112,6 +120,28 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         artifact = Artifact.load(output)
         _write_page(artifact, Report.load(artifact), Path(options.html), None, None, console)
     return {"artifact": str(output), **report}
+
+
+def _unproved(report: dict[str, Any]) -> str:
+    """Where the layers with the other channels run."""
+    layers = [layer for layer in report["layers"] if layer.get("rounding", {}).get("differences")]
+    count = sum(layer["target"] == "cpu" for layer in layers)
+    return f"; layers with others: {count} on the CPU, exact, and {len(layers) - count} on the accelerator (--unproved)"
+
+
+def _shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """Shapes by input, from NAME=1,2,3."""
+    shapes = {}
+    for text in given or ():
+        name, _, sizes = text.rpartition("=")
+        try:
+            shape = tuple(int(n) for n in sizes.split(","))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            raise InputError(f"--shape {text}: not an input and its sizes; write --shape input=1,3,224,224")
+        shapes[name] = shape
+    return shapes
 
 
 def _parts(report: dict[str, Any]) -> str:
@@ -168,6 +198,8 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     found = explore_configurations(
         options.model,
         board=options.board,
+        shapes=_shapes(options.shape),
+        unproved=options.unproved,
         scheduler=options.scheduler,
         progress=console.phase,
         advance=console.advance,
@@ -489,10 +521,10 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     _write_outputs(options.output, found.outputs)
     facts = {"device": found.device, "native": found.native, "passed_over": [], "cycles": found.cycles}
     result = _show_outputs(console, found.outputs, found.inferences, facts)
-    equals = "the CPU's and those of LiteRT's reference kernels" if found.litert else "the CPU's"
+    equals = f"the CPU's and those of {found.reference}" if found.reference else "the CPU's"
     console.say(f"every write of the engine equals the golden model's; outputs equal {equals}")
-    if not found.litert:
-        console.say(f"not compared with LiteRT: {found.why_not_litert}")
+    if not found.reference:
+        console.say(f"not compared with other code: {found.why_not_litert}")
     return {**result, "cycles_estimated": found.cycles_estimated, "verified": True, "litert": found.litert}
 
 
@@ -525,7 +557,7 @@ def export(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """nnloom evaluate: the artifact, LiteRT's reference kernels with its model and, if given, the float model."""
+    """nnloom evaluate: the artifact, LiteRT or ONNX Runtime with its model and, if given, the float model."""
     from nnloom.runtime import InferenceSession
     from nnloom.runtime.evaluate import Evaluation, LabelledData, real_values
     from nnloom.runtime.evaluate import evaluate as evaluate_network
@@ -548,12 +580,9 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
         measure(f"{path} on {options.device}", lambda x: real_values(output, session.run(x)[output.name]))
         answered_by = {"on_device": session.stats().on_device, "fallbacks": session.stats().fallbacks}
-    litert, why_not = open_reference(Artifact.load(path))
-    if litert:
-        measure(
-            "LiteRT's reference kernels",
-            lambda x: real_values(output, litert.run(*check_inputs(infos, x))[0]),
-        )
+    reference, why_not = open_reference(Artifact.load(path))
+    if reference:
+        measure(reference.name, lambda x: real_values(output, reference.run(*check_inputs(infos, x))[0]))
     if options.float:
         model = LiteRtReference(Path(options.float))
         measure(str(options.float), lambda x: model.run(*(_as_float(info, x[info.name]) for info in infos))[0])
@@ -561,16 +590,19 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         ["network", options.metric, "inferences", "a second"],
         [[e.what, f"{e.value:.4f}", e.count, round(e.count / e.seconds, 1) if e.seconds else ""] for e in found],
     )
-    same = bool(np.array_equal(found[0].predictions, found[1].predictions)) if litert else None
-    if litert:
-        console.say("every prediction is LiteRT's" if same else "predictions DIFFER from LiteRT's: please report this")
+    same = bool(np.array_equal(found[0].predictions, found[1].predictions)) if reference else None
+    if reference:
+        whose = reference.name if reference.name == "ONNX Runtime" else "LiteRT"
+        console.say(
+            f"every prediction is {whose}'s" if same else f"predictions DIFFER from {whose}'s: please report this"
+        )
     else:
-        console.say(f"not compared with LiteRT: {why_not}")
+        console.say(f"not compared with other code: {why_not}")
     if found[0].confusion is not None:
         classes = range(len(found[0].confusion))
         console.say("labels in rows, predictions in columns:")
         console.table(["", *map(str, classes)], [[str(i), *found[0].confusion[i].tolist()] for i in classes])
-    return {"evaluations": [e.to_dict() for e in found], "equals_litert": same, **answered_by}
+    return {"evaluations": [e.to_dict() for e in found], "equals_reference": same, **answered_by}
 
 
 def _as_float(info: TensorInfo, value: NDArray) -> NDArray:

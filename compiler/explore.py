@@ -8,10 +8,10 @@ Partitioning does not depend on the shape and is done once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -385,6 +385,8 @@ def explore(
     model: str | Path,
     *,
     board: str = "ulx3s-85f",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    unproved: Literal["cpu", "accelerator"] = "cpu",
     scheduler: str | None = None,
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -398,9 +400,11 @@ def explore(
     Parameters
     ----------
     model
-        Path of an int8 .tflite file.
+        Path of an int8 .tflite or .onnx file.
     board
         Name of a board (`nnloom.boards`).
+    shapes, unproved
+        As for `nnloom.compiler.compile`.
     scheduler
         Address of a Dask scheduler ("tcp://host:port") whose workers evaluate; default: processes of this machine.
         They are started afresh, so that a script needs `if __name__ == "__main__":`.
@@ -419,13 +423,16 @@ def explore(
     from nnloom import boards
 
     from .frontend import read_model
+    from .ops.rounding import take_nearest
 
     say = progress or (lambda _: None)
     target = boards.get(board)
     if scheduler:
         check_scheduler(scheduler)
     say("reading the model")
-    graph = read_model(model)
+    graph = read_model(model, shapes=shapes)
+    if unproved == "accelerator":
+        graph = take_nearest(graph)
     found = explore_graph(graph, board=target, scheduler=scheduler, workers=workers, progress=progress, advance=advance)
     if found is None:
         raise ModelError(f"{graph.name}: nothing of it runs on the accelerator; nnloom inspect tells why")

@@ -126,6 +126,8 @@ def _activation_after(graph: Graph, node: Node, producers: Producers) -> Node | 
     out = node.operation.outputs[0]
     if before is None or before.kind not in _ACTIVATED or before.operation.options.get("activation") != "NONE":
         return None
+    if "onnx" in (before.operation.rounding, node.operation.rounding):
+        return None
     if before.operation.outputs[0].quantization != out.quantization or out.dtype not in ("int8", "uint8"):
         return None
     if out.quantization is None or not out.quantization.is_per_tensor or 6 / out.quantization.scale > _LARGEST_LIMIT:

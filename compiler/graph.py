@@ -13,6 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from .onnx_rounding import Proof
+
 __all__ = [
     "Add",
     "AveragePool2D",
@@ -138,6 +140,8 @@ class Layer:
     output: Tensor
     act_min: int = -128
     act_max: int = 127
+    proof: Proof | None = None
+    """that its rounding is ONNX Runtime's, or for which channels it is not; None: it is LiteRT's"""
     table: Table | None = None
     """what results become after the clamp"""
 
@@ -202,13 +206,15 @@ class DepthwiseConv2D(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class FullyConnected(Layer):
-    """Matrix times the flattened input (row-major NHWC order); single rounding (TFLite FULLY_CONNECTED)."""
+    """Matrix times the flattened input (row-major NHWC order); single rounding (TFLite FULLY_CONNECTED, QGemm)."""
 
     weights: NDArray[np.signedinteger] = field(repr=False)
     """[outputs, inputs]"""
     weight_scales: NDArray[np.float64] = field(repr=False)
     """[outputs] (per-tensor scales repeated)"""
     bias: NDArray[np.int32] = field(repr=False)
+    requantization: Requantization | None = None
+    """instead of the scales'"""
     double_rounding: ClassVar[bool] = False
 
     @property
@@ -247,6 +253,8 @@ class WindowSum(Layer):
     """int8"""
     multiplier: int
     shift: int
+    double_rounding: bool = True
+    """of the requantization"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,11 +262,18 @@ class Add(Layer):
     """Elementwise sum of two tensors in one layout (TFLite int8 ADD), or the first less the second (SUB)."""
 
     subtract: bool = False
+    requantization: Requantization | None = None
+    """of the operand with the smaller scale and of the sum, instead of the scales'"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mul(Layer):
     """Product of two tensors in one layout, or of which one is a pixel for all of the output (TFLite int8 MUL)."""
+
+    requantization: Requantization | None = None
+    """of the product, instead of the scales'"""
+    double_rounding: bool = True
+    """of the requantization"""
 
     @property
     def pixel(self) -> int | None:

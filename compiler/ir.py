@@ -7,7 +7,7 @@ for people, and made unique where a file repeats or omits them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -72,6 +72,13 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     states: tuple[State, ...] = ()
+    format: str = "tflite"
+    """of the model file: tflite or onnx"""
+    permutations: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """of inputs and outputs that are held with their axes in another order than in the file: which of the file's axes
+    each of the value's is"""
+    prepared: bytes | None = field(default=None, repr=False)
+    """the model as it was read, if the file was changed first"""
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -133,8 +140,15 @@ class Graph:
         if value.type.dtype == "float32":
             q = next((self.values[i].type.quantization for i in neighbours), None)
         scale, zero_point = (q.scale, q.zero_point) if q and q.is_per_tensor else (0.0, 0)
+        axes = self.permutations.get(index, ())
+        shape = value.type.shape
         return TensorInfo(
-            name=value.name, shape=value.type.shape, dtype=value.type.dtype, scale=scale, zero_point=zero_point
+            name=value.name,
+            shape=tuple(shape[axes.index(i)] for i in range(len(axes))) if axes else shape,
+            dtype=value.type.dtype,
+            scale=scale,
+            zero_point=zero_point,
+            permutation=axes,
         )
 
     def replace_nodes(self, nodes: Iterable[Node], values: Iterable[Value] | None = None) -> Graph:

@@ -287,7 +287,8 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
             if layer.pixel is None and any(t.whole for t in (*layer.inputs, layer.output)):
                 return "multiplication of parts of tensors"
             try:
-                quantize_multiplier(_mul_factor(layer))
+                if layer.requantization is None:
+                    quantize_multiplier(_mul_factor(layer))
             except ValueError as error:
                 return str(error)
         case _:
@@ -426,7 +427,7 @@ def _channel_parameters(layer: Conv2D | DepthwiseConv2D | FullyConnected, weight
 
 def _multipliers(layer: Conv2D | DepthwiseConv2D | FullyConnected) -> list[tuple[int, int]]:
     """Multiplier and shift of each channel; ValueError for a factor that the engine cannot do exactly."""
-    if not isinstance(layer, FullyConnected) and layer.requantization is not None:
+    if layer.requantization is not None:
         return list(layer.requantization)
     factors = real_multipliers(layer.inputs[0].scale, layer.weight_scales, layer.result.scale)
     limits = layer.act_min - layer.result.zero_point, layer.act_max - layer.result.zero_point
@@ -817,12 +818,14 @@ def _lower_window_sum(config: AcceleratorConfig, layer: WindowSum, sources: list
     limit = 1 << (NARROW_BITS - 1)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
-        y = requantize(acc, layer.multiplier, layer.shift, double_rounding=True) + layer.result.zero_point
+        y = requantize(acc, layer.multiplier, layer.shift, double_rounding=layer.double_rounding)
+        y = y + layer.result.zero_point
         return np.clip(y, layer.act_min, layer.act_max)
 
     narrow = np.array_equal(output(ends), output(np.clip(ends, -limit, limit - 1)))
     descriptor = Descriptor(
         kind=Kind.WINDOW,
+        double_rounding=int(layer.double_rounding),
         narrow=int(narrow),
         interval=_interval(config, narrow),
         weights_advance=0,
@@ -914,7 +917,7 @@ def _lower_add(
         kernel_rows=1,
     )
     # Row 1 of the window reads as padding, the zero point: value minus zero point in one step.
-    sets = [quantize_multiplier(y_factor), quantize_multiplier(out_factor)]
+    sets = list(layer.requantization or (quantize_multiplier(y_factor), quantize_multiplier(out_factor)))
     if not layer.subtract:
         return LoweredLayer(layer, descriptor, _shared_words(config, sets, [1, -1]))
     # A weight for each word of a batch: those of operand Y, then those of X.
@@ -944,6 +947,7 @@ def _lower_mul(
     descriptor = Descriptor(
         kind=Kind.WINDOW,
         product=1,
+        double_rounding=int(layer.double_rounding),
         narrow=1,
         interval=_interval(config, True),
         weights_advance=0,
@@ -957,7 +961,8 @@ def _lower_mul(
         pad_value2=points[1],
         kernel_rows=1,
     )
-    words = _shared_words(config, [quantize_multiplier(_mul_factor(layer))], [], bias=bias)
+    sets = list(layer.requantization or (quantize_multiplier(_mul_factor(layer)),))
+    words = _shared_words(config, sets, [], bias=bias)
     return LoweredLayer(layer, descriptor, words)
 
 

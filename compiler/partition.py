@@ -269,8 +269,9 @@ class _Assignment:
     def _accelerate(self, node: Node, operands: tuple[int, ...]) -> None:
         """Have an operator, given as the network's twin has it, run on the accelerator."""
         entry = OPERATORS.get(node.kind)
-        if entry is None:
-            raise Refusal(f"{node.kind} has no lowering")
+        if entry is None or node.operation.rounding not in entry.roundings:
+            whose = " as ONNX Runtime computes it" if entry else ""
+            raise Refusal(f"{node.kind}{whose} has no lowering")
         if node.outputs[0] in self.network.reasons:
             raise Refusal(self.network.reasons[node.outputs[0]])
         stage = max((self.stage[v] for v in operands), default=0)

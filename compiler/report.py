@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from .cost import cycle_shares, layer_cycles, operation_macs
 from .exactness import Inexact
 from .fit import Fitted
 from .larger import Larger
+from .onnx_rounding import Proof
+from .ops.rounding import proof_of
 
 __all__ = ["ConfigChoice", "make_report"]
 
@@ -52,9 +55,11 @@ def make_report(
     macs / cycles / mac_units; macs counts convolutions and matrix products of the accelerator only, `cpu_macs` those of
     the CPU, and `engine_share` is the accelerator's share of both. `would_take_more` names a board and configuration
     with memory for more of a network that had to be cut. `exact` says whether every bit is that
-    of the reference kernels; `inexact` names the operators that are float code.
+    of the reference kernels; `inexact` names the operators that are float code. `rounding` counts the channels of
+    products that round as ONNX Runtime does, and for how many of them the accelerator does, too: that is proved.
     """
     partitioned, emitted = fitted.partitioned, fitted.emitted
+    proofs = {node.name: proof for node in partitioned.graph.nodes if (proof := proof_of(partitioned.graph, node))}
     layers: list[dict[str, Any]] = []
     total = 0
     graph = partitioned.graph
@@ -84,6 +89,7 @@ def make_report(
                     "utilisation": round(item.macs / count / config.multipliers, 4),
                     "weight_bytes": int(item.weights.size),
                     "cycle_shares": {name: round(value, 2) for name, value in asdict(share).items()},
+                    **_exactness(item.layer.name, inexact, proofs),
                 }
             )
     macs = sum(layer["macs"] for layer in layers)
@@ -98,8 +104,7 @@ def make_report(
             "inputs": [graph.values[i].name for i in graph.operands(nodes[op.name][1])],
             "output": op.name,
             "macs": operation_macs(nodes[op.name][1].operation),
-            "exact": op.name not in inexact,
-            "inexact_reason": inexact.get(op.name),
+            **_exactness(op.name, inexact, proofs),
         }
         for op in partitioned.cpu_operators
     ]
@@ -109,6 +114,7 @@ def make_report(
         "board": board.name,
         "system": {"clock_mhz": board.clock_hz / 1e6, "baud": board.baud},
         "exact": not inexact,
+        "rounding": _rounding(list(proofs.values())),
         "config": config.to_dict(),
         "config_hash": f"{config.hash:#010x}",
         "config_source": choice.source,
@@ -154,6 +160,29 @@ def make_report(
                 for life in r.plan.lifetimes
             ],
         },
+    }
+
+
+def _exactness(name: str, inexact: Inexact, proofs: Mapping[str, Proof]) -> dict[str, Any]:
+    """Whether a layer is exact, and what is proved of its rounding, if that is ONNX Runtime's."""
+    values: dict[str, Any] = {"exact": name not in inexact, "inexact_reason": inexact.get(name)}
+    if name in proofs:
+        values["rounding"] = _rounding([proofs[name]]) | {
+            "differences": [
+                {"channel": d.channel, "sums": d.accumulators, "first": d.first} for d in proofs[name].differences
+            ]
+        }
+    return values
+
+
+def _rounding(proofs: Sequence[Proof]) -> dict[str, int]:
+    """Channels, those for which a multiplier is proved, those of these whose multiplier is not the nearest, and the
+    sums for which the nearest multiplier of the others gives another output."""
+    return {
+        "channels": sum(len(p.pairs) for p in proofs),
+        "proved": sum(p.proved for p in proofs),
+        "nudged": sum(p.nudged for p in proofs),
+        "sums": sum(d.accumulators for p in proofs for d in p.differences),
     }
 
 

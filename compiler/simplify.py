@@ -14,6 +14,7 @@ from nnloom.arch.reference import evaluate
 
 from .folding import fold
 from .ir import Graph, Node, Value
+from .tables import collapse
 
 __all__ = ["simplify"]
 
@@ -33,7 +34,7 @@ def simplify(graph: Graph) -> Graph:
         else:
             for index, value in zip(node.outputs, folded, strict=True):
                 values[index] = value
-    folded_graph = fold(graph.replace_nodes(nodes, values))
+    folded_graph = fold(collapse(graph.replace_nodes(nodes, values)))
     return folded_graph.replace_nodes(_needed(graph.results, list(folded_graph.nodes)))
 
 

@@ -11,7 +11,7 @@ from nnloom.arch.artifact import TensorInfo
 from nnloom.arch.errors import InputError
 from nnloom.arch.numerics import quantize
 
-__all__ = ["as_arrays", "check_input", "check_inputs", "join_batch", "split_batch"]
+__all__ = ["as_arrays", "check_input", "check_inputs", "join_batch", "split_batch", "to_network", "to_user"]
 
 
 def as_arrays(
@@ -89,6 +89,19 @@ def join_batch(parts: Sequence[NDArray]) -> NDArray:
 def check_inputs(infos: Sequence[TensorInfo], arrays: Mapping[str, NDArray]) -> list[NDArray]:
     """The inputs of an inference in the network's order, as it takes them; see `InferenceSession.run`."""
     return [check_input(info, arrays[info.name]) for info in infos]
+
+
+def to_network(infos: Sequence[TensorInfo], values: Sequence[NDArray]) -> list[NDArray]:
+    """Inputs as the network has them: with their axes in its order."""
+    return [
+        np.ascontiguousarray(value.transpose(info.permutation)) if info.permutation else value
+        for info, value in zip(infos, values, strict=True)
+    ]
+
+
+def to_user(info: TensorInfo, value: NDArray) -> NDArray:
+    """An output as the user has it: with its axes in the order of the model file."""
+    return np.ascontiguousarray(value.transpose(np.argsort(info.permutation))) if info.permutation else value
 
 
 def _names(infos: Sequence[TensorInfo]) -> str:

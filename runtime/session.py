@@ -25,7 +25,7 @@ from nnloom.arch.trust import was_compiled_here
 
 from .devices.base import Device, DeviceStats, LayerWaits, RegionResult
 from .host_steps import HostSteps
-from .inputs import as_arrays, check_inputs, join_batch, split_batch
+from .inputs import as_arrays, check_inputs, join_batch, split_batch, to_network, to_user
 from .relax_vm import RelaxProgram
 from .states import check_states, initial_states
 
@@ -471,7 +471,7 @@ class InferenceSession:
     def _answer(self, arrays: Mapping[str, NDArray], *, queued: bool = False) -> dict[str, NDArray]:
         """Run every inference of a batch, then keep the states; what was queued before `close` is answered still."""
         infos = self.get_inputs()
-        cases = [check_inputs(infos, case) for case in split_batch(infos, arrays)]
+        cases = [to_network(infos, check_inputs(infos, case)) for case in split_batch(infos, arrays)]
         with self._lock:
             self._check_open(self._released if queued else self._closed)
             states, results = self._states, []
@@ -487,10 +487,11 @@ class InferenceSession:
     def _check_results(self, results: list[NDArray]) -> tuple[list[NDArray], list[NDArray]]:
         """(outputs, states). Code and manifest agree, unless somebody has edited one of them."""
         got = [(value.shape, str(value.dtype)) for value in results]
-        if got != [(info.shape, info.dtype) for info in (*self.get_outputs(), *self.get_states())]:
+        if got != [(info.held_shape, info.dtype) for info in (*self.get_outputs(), *self.get_states())]:
             raise ArtifactError(f"{self._artifact.path}: its code gives other outputs than the manifest says")
-        count = len(self.get_outputs())
-        return results[:count], results[count:]
+        outputs = self.get_outputs()
+        given = [to_user(info, value) for info, value in zip(outputs, results, strict=False)]
+        return given, results[len(outputs) :]
 
     @staticmethod
     def _check_open(closed: bool) -> None:

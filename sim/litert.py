@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import MODEL_FILE, Artifact
+from nnloom.arch.artifact import MODEL_FILE, ONNX_FILE, Artifact
 from nnloom.arch.errors import ModelError, ToolMissingError
+from nnloom.arch.report import Report
+
+from .onnx_runtime import OnnxRuntimeReference
 
 __all__ = ["LiteRtReference", "open_reference"]
 
@@ -28,6 +31,8 @@ class LiteRtReference:
     ModelError
         If LiteRT refuses the file.
     """
+
+    name = "LiteRT's reference kernels"
 
     def __init__(self, path: Path) -> None:
         try:
@@ -79,11 +84,22 @@ class LiteRtReference:
         return [int((a != b).sum()) for a, b in zip(self.run(*inputs), outputs, strict=True)]
 
 
-def open_reference(artifact: Artifact) -> tuple[LiteRtReference | None, str]:
-    """LiteRT with an artifact's model, or None and why it cannot be asked."""
+def open_reference(artifact: Artifact) -> tuple[LiteRtReference | OnnxRuntimeReference | None, str]:
+    """LiteRT or ONNX Runtime with an artifact's model, or None and why it cannot be asked."""
+    if ONNX_FILE in artifact.manifest.files:
+        return _open_onnx(artifact)
     if MODEL_FILE not in artifact.manifest.files:
         return None, "the artifact does not hold its model"
     try:
         return LiteRtReference(artifact.path / MODEL_FILE), ""
+    except (ModelError, ToolMissingError) as error:
+        return None, str(error)
+
+
+def _open_onnx(artifact: Artifact) -> tuple[OnnxRuntimeReference | None, str]:
+    if not Report.load(artifact).values.get("exact", True):
+        return None, "the report names operators that are not exact to ONNX Runtime"
+    try:
+        return OnnxRuntimeReference(artifact.path / ONNX_FILE), ""
     except (ModelError, ToolMissingError) as error:
         return None, str(error)

@@ -17,6 +17,7 @@ from nnloom.arch.report import Report
 
 if TYPE_CHECKING:
     from .litert import LiteRtReference
+    from .onnx_runtime import OnnxRuntimeReference
 
 __all__ = ["SimulationResult", "VerificationResult", "simulate", "verify"]
 
@@ -44,14 +45,16 @@ class SimulationResult:
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationResult(SimulationResult):
-    """As `SimulationResult`; every output equals the CPU's, and LiteRT's if it was asked."""
+    """As `SimulationResult`; every output equals the CPU's, and LiteRT's or ONNX Runtime's if that was asked."""
 
     cycles_estimated: int
     """what the cost model said"""
     litert: bool
-    """compared with LiteRT's reference kernels, too"""
+    """compared with LiteRT's reference kernels or ONNX Runtime, too"""
     why_not_litert: str
     """else the reason"""
+    reference: str
+    """which of them, in words; empty if none"""
 
 
 def simulate(
@@ -128,6 +131,7 @@ def verify(
         cycles_estimated=report.values["cycles_estimated"],
         litert=litert is not None,
         why_not_litert=why_not,
+        reference=litert.name if litert else "",
     )
 
 
@@ -135,7 +139,7 @@ def verify(
 class _Comparison:
     artifact: str | Path
     native: bool | None
-    litert: LiteRtReference | None
+    litert: LiteRtReference | OnnxRuntimeReference | None
 
 
 def _run(
@@ -183,7 +187,7 @@ def _run(
                 found = comparison.litert.differences(check_inputs(manifest.inputs, case), list(results[-1].values()))
                 for name, wrong in zip(results[-1], found, strict=True):
                     if wrong:
-                        raise DeviceError(f"{label}: {wrong} values of {name} differ from LiteRT's reference kernels")
+                        raise DeviceError(f"{label}: {wrong} values of {name} differ from {comparison.litert.name}")
         segments = session.profile().segments
         result = SimulationResult(
             outputs={name: join_batch([r[name] for r in results]) for name in results[0]},

@@ -1,6 +1,7 @@
 """NumPy references of operators: what every other implementation must reproduce bit for bit.
 
-`evaluate` computes an operator as the TFLite reference kernels (LiteRT `BUILTIN_REF`) do. It is used where there is no
+`evaluate` computes an operator as the TFLite reference kernels (LiteRT `BUILTIN_REF`) do, or, with the rounding "onnx",
+as ONNX Runtime does. It is used where there is no
 TVM, where an operator has no CPU code of its own, to fill the tables of operators on one int8 value, to fold constants,
 and as the definition in tests.
 """
@@ -19,6 +20,7 @@ from . import (
     convolution,
     data_movement,
     elementwise,
+    onnx,
     pooling,
     quantization,
     recurrent,
@@ -182,7 +184,7 @@ def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, 
         If the operator is not defined for these values (division by 0, an index beyond the operand), for which
         LiteRT fails, too.
     """
-    reference = REFERENCES.get(op.kind)
+    reference = (onnx.REFERENCES if op.rounding == "onnx" else REFERENCES).get(op.kind)
     if reference is None:
         raise UnsupportedOperatorError(f"{op.kind}: no reference implementation")
     results = reference(op, inputs)
@@ -208,7 +210,9 @@ _FLOAT_FUNCTIONS = {
 
 
 def is_exact(op: Operation) -> str | None:
-    """Why an operator's reference is not bit-exact to LiteRT's reference kernel; None where it is."""
+    """Why an operator's reference is not bit-exact to LiteRT's reference kernel or ONNX Runtime; None where it is."""
+    if op.rounding == "onnx":
+        return onnx.why_inexact(op)
     if op.outputs[0].dtype == "float32" and op.kind in _FLOAT_FUNCTIONS:
         return "float32 functions are correctly rounded, those of LiteRT's C library are not always"
     if op.outputs[0].dtype == "float32" and op.kind in STATES:

@@ -13,7 +13,16 @@ from .elementwise import activate_plain
 from .hybrid import integers, is_hybrid, rescale
 from .support import activate, operand, parameters, refuse, require_types, to_int32, type_name
 
-__all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "product_scale", "transpose_conv"]
+__all__ = [
+    "batch_matmul",
+    "conv_2d",
+    "convolve",
+    "convolve_transposed",
+    "depthwise_conv_2d",
+    "fully_connected",
+    "product_scale",
+    "transpose_conv",
+]
 
 # Products of integers and their sums are below 2**53 in magnitude: exact in float64, whose matrix product is fast.
 # Those of float32 are added up one after the other, as LiteRT does.
@@ -22,6 +31,11 @@ __all__ = ["batch_matmul", "conv_2d", "depthwise_conv_2d", "fully_connected", "p
 def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Convolution of [n, rows, columns, c] with weights [k, rows, columns, c / groups]."""
     x, weights, finish = _product(op, inputs, 0, 1, 2)
+    return [finish(convolve(op, x, weights))]
+
+
+def convolve(op: Operation, x: NDArray, weights: NDArray) -> NDArray:
+    """The sums of products of a CONV_2D, of x's type; operands without their zero points."""
     depth, channels = weights.shape[3], weights.shape[0]
     groups = x.shape[3] // depth
     _, rows, columns, _ = op.outputs[0].shape
@@ -31,7 +45,7 @@ def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray
         for g in range(groups):
             of_group = slice(g * share, (g + 1) * share)
             _accumulate(acc[..., of_group], patch[..., g * depth : (g + 1) * depth], weights[of_group, r, c])
-    return [finish(acc)]
+    return acc
 
 
 def depthwise_conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -48,6 +62,11 @@ def depthwise_conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequen
 def transpose_conv(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Each element times its kernel [k, rows, columns, c], added up at stride distance. Operand 0 is the shape."""
     x, weights, finish = _product(op, inputs, 2, 1, 3)
+    return [finish(convolve_transposed(op, x, weights))]
+
+
+def convolve_transposed(op: Operation, x: NDArray, weights: NDArray) -> NDArray:
+    """The sums of products of a TRANSPOSE_CONV, of x's type; operands without their zero points."""
     n, rows, columns, channels = op.outputs[0].shape
     stride_r, stride_c = op.options["strides"]
     top, left, _, _ = op.options["padding"]
@@ -60,7 +79,7 @@ def transpose_conv(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[
     for r in reversed(range(kernel_r)):
         for c in reversed(range(kernel_c)):
             _accumulate(full[:, r : r + reach_r + 1 : stride_r, c : c + reach_c + 1 : stride_c], x, weights[:, r, c])
-    return [finish(full[:, top : top + rows, left : left + columns])]
+    return full[:, top : top + rows, left : left + columns]
 
 
 def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

@@ -11,7 +11,7 @@ from ..operation import Operation
 from .elementwise import activate_plain
 from .support import activation_range, operand, require_types
 
-__all__ = ["average_pool_2d", "l2_pool_2d", "max_pool_2d"]
+__all__ = ["average_pool_2d", "l2_pool_2d", "max_pool_2d", "window_values"]
 
 
 def average_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -20,10 +20,10 @@ def average_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
     x = operand(op, inputs, 0)
     kind = np.float32 if dtype == "float32" else np.int64
     total = np.zeros(op.outputs[0].shape, kind)
-    for values in _window(op, x.astype(kind), 0):
+    for values in window_values(op, x.astype(kind), 0):
         total = total + values
     count = np.zeros((1, *op.outputs[0].shape[1:3], 1), kind)
-    for values in _window(op, np.ones((1, *x.shape[1:3], 1), kind), 0):
+    for values in window_values(op, np.ones((1, *x.shape[1:3], 1), kind), 0):
         count = count + values
     if dtype == "float32":
         return [activate_plain(op, total / count)]
@@ -39,7 +39,7 @@ def max_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     kind = np.float32 if dtype == "float32" else np.int64
     least = float(np.finfo(np.float32).min) if dtype == "float32" else -(1 << 15)
     result = np.full(op.outputs[0].shape, least, kind)
-    for values in _window(op, x.astype(kind), least):
+    for values in window_values(op, x.astype(kind), least):
         result = np.maximum(result, values)
     return [activate_plain(op, result) if dtype == "float32" else _limit(op, result)]
 
@@ -49,9 +49,9 @@ def l2_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
     require_types(op, 0, "float32")
     x = operand(op, inputs, 0)
     total, count = np.zeros(op.outputs[0].shape, np.float32), np.zeros((1, *op.outputs[0].shape[1:3], 1), np.float32)
-    for values in _window(op, x * x, 0):
+    for values in window_values(op, x * x, 0):
         total = total + values
-    for values in _window(op, np.ones((1, *x.shape[1:3], 1), np.float32), 0):
+    for values in window_values(op, np.ones((1, *x.shape[1:3], 1), np.float32), 0):
         count = count + values
     return [activate_plain(op, np.sqrt(total / count))]
 
@@ -61,7 +61,7 @@ def _limit(op: Operation, values: NDArray) -> NDArray:
     return np.minimum(np.maximum(values, low), high).astype(op.outputs[0].dtype)
 
 
-def _window(op: Operation, x: NDArray, fill: float) -> Iterator[NDArray]:
+def window_values(op: Operation, x: NDArray, fill: float) -> Iterator[NDArray]:
     """The padded operand's values at each position in the window."""
     top, left, bottom, right = op.options["padding"]
     stride_r, stride_c = op.options["strides"]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..operation import Operation
-from .support import LIMITS, parameters, round_half_away
+from .support import LIMITS, operand, parameters, refuse, require_types, round_half_away
 
-__all__ = ["Function", "byte_table", "correctly_rounded", "int16_lookup", "int16_table", "look_up", "tabulated"]
+__all__ = [
+    "Function",
+    "byte_table",
+    "correctly_rounded",
+    "int16_lookup",
+    "int16_table",
+    "look_up",
+    "table",
+    "tabulated",
+]
 
 Function = Callable[[NDArray], NDArray]
 
@@ -44,6 +53,15 @@ def tabulated(op: Operation, function: Function, x: NDArray) -> NDArray:
     q_in, q_out = parameters(op, op.inputs[0]), parameters(op, op.outputs[0])
     table = int16_table(function, q_in.scale, q_in.zero_point, q_out.scale, q_out.zero_point, np.float32)
     return int16_lookup(x, table).astype(np.int16)
+
+
+def table(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """TABLE: of each int8 or uint8 value the entry of operand 1, which begins with the least value's."""
+    require_types(op, 0, "int8", "uint8")
+    entries = operand(op, inputs, 1)
+    if entries.shape != (256,):
+        refuse(op, f"a table of shape {entries.shape}")
+    return [look_up(entries, operand(op, inputs, 0))]
 
 
 def look_up(table: NDArray, x: NDArray) -> NDArray:

@@ -10,7 +10,7 @@ import numpy as np
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
 from .operator import KernelOp
-from .requantize import clamp, factors, requantize, split_factor
+from .requantize import clamp, factors, requantize, round_even, scale, split_factor
 
 __all__ = ["emit_generic"]
 
@@ -54,6 +54,8 @@ def _emit_product(op: KernelOp) -> tuple[Callable, list[np.ndarray]]:
     def finish(acc: Any, b: Any, m: Any, s: Any) -> Any:
         def element(*index: Any) -> Any:
             c = index[-1]
+            if op.factors is not None:
+                return scale(acc(*index) + b[c], m[c], op.act_min, op.act_max, zero_point)
             y = requantize(acc(*index) + b[c], m[c], s[c], double_rounding=not dense, left=bool(np.any(shift < 0)))
             return clamp(y + zero_point, op.act_min, op.act_max, "int64")
 
@@ -178,6 +180,16 @@ def _emit_quantize(op: KernelOp) -> tuple[Callable, list[np.ndarray]]:
     # Far outside int8 already, and exact in float32 and int32.
     limit, beyond = float(1 << 20), float(1 << 31)
     lost = op.act_min if output.zero_point >= 0 else op.act_max
+
+    def quantize_onnx_te(x: Any) -> Any:
+        def element(*index: Any) -> Any:
+            scaled = x(*index) / tirx.const(output.scale, "float32")
+            return round_even(scaled, op.act_min, op.act_max, output.zero_point)
+
+        return te.compute(op.output_shape, element, name="quantized")
+
+    if op.rounding == "onnx":
+        return quantize_onnx_te, []
 
     def quantize_te(x: Any) -> Any:
         def element(*index: Any) -> Any:

@@ -20,7 +20,7 @@ from nnloom.arch.cpu_target import CpuTarget
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
 from .operator import KernelOp
-from .requantize import clamp, factors, requantize, requantize_small, split_factor
+from .requantize import clamp, factors, requantize, requantize_small, scale, split_factor
 
 if TYPE_CHECKING:
     import tvm
@@ -88,10 +88,20 @@ def _sums(op: KernelOp) -> tuple[NDArray[np.int32], int, str]:
     return bias.astype(np.int32), int((products + np.abs(bias)).max(initial=0)), dtype
 
 
+def _parameters(outputs: int, multiplier: NDArray) -> tuple[Any, Any, Any]:
+    """Placeholders of bias, multiplier (or factor) and shift."""
+    from tvm import te
+
+    b, s = (te.placeholder((outputs,), "int32", name=name) for name in "bs")
+    return b, te.placeholder((outputs,), multiplier.dtype.name, name="m"), s
+
+
 def _result(op: KernelOp, value: Any, m: Any, s: Any, *, shifts: NDArray[np.int32], bound: int, double: bool) -> Any:
     """int8 of an int32 accumulator."""
     output = op.output_quantization
     assert output
+    if op.factors is not None:
+        return scale(value, m, op.act_min, op.act_max, output.zero_point)
     if double and bound < SMALL and int(shifts.min()) >= 0:
         y = requantize_small(value, m, s, always_shifts=int(shifts.min()) > 0)
         return clamp(
@@ -240,7 +250,7 @@ def _convolution_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
 
     x = te.placeholder(op.input_shapes[0], "int8", name="x")
     w = te.placeholder(packed.shape, "int8", name="w")
-    b, m, s = (te.placeholder((outputs,), "int32", name=name) for name in "bms")
+    b, m, s = _parameters(outputs, multiplier)
     widened = _widened(x, op, source.zero_point, "uint8")
     ky, kx = te.reduce_axis((0, kernel_rows), "ky"), te.reduce_axis((0, kernel_columns), "kx")
     kc = te.reduce_axis((0, depth), "kc")
@@ -279,7 +289,7 @@ def _dense_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
 
     x = te.placeholder((1, depth), "int8", name="x")
     w = te.placeholder(packed.shape, "int8", name="w")
-    b, m, s = (te.placeholder((outputs,), "int32", name=name) for name in "bms")
+    b, m, s = _parameters(outputs, multiplier)
     widened = te.compute((1, 1, depth), lambda _, __, k: _unsigned(x[0, k]), name="widened")
     ky, kx = te.reduce_axis((0, 1), "ky"), te.reduce_axis((0, 1), "kx")
     k = te.reduce_axis((0, depth), "k")
@@ -329,7 +339,7 @@ def _convolution(op: KernelOp, target: CpuTarget) -> Kernel:
 
     x = te.placeholder(op.input_shapes[0], "int8", name="x")
     w = te.placeholder(packed.shape, dtype, name="w")
-    b, m, s = (te.placeholder((outputs,), "int32", name=name) for name in "bms")
+    b, m, s = _parameters(outputs, multiplier)
     widened = _widened(x, op, source.zero_point, dtype)
     ky, kx = te.reduce_axis((0, kernel_rows), "ky"), te.reduce_axis((0, kernel_columns), "kx")
     kc = te.reduce_axis((0, depth), "kc")
@@ -405,7 +415,7 @@ def _depthwise(op: KernelOp, target: CpuTarget) -> Kernel:
 
     x = te.placeholder(op.input_shapes[0], "int8", name="x")
     w = te.placeholder(packed.shape, dtype, name="w")
-    b, m, s = (te.placeholder((channels,), "int32", name=name) for name in "bms")
+    b, m, s = _parameters(channels, multiplier)
     widened = _widened(x, op, source.zero_point, dtype)
     ky, kx = te.reduce_axis((0, kernel_rows), "ky"), te.reduce_axis((0, kernel_columns), "kx")
     acc = te.compute(
@@ -453,7 +463,7 @@ def _dense(op: KernelOp, target: CpuTarget) -> Kernel:
 
     x = te.placeholder((1, depth), "int8", name="x")
     w = te.placeholder(packed.shape, "int8", name="w")
-    b, m, s = (te.placeholder((outputs,), "int32", name=name) for name in "bms")
+    b, m, s = _parameters(outputs, multiplier)
     widened = te.compute((1, 1, depth), lambda _, __, k: x[0, k].astype(dtype), name="widened")
     k = te.reduce_axis((0, depth), "k")
     acc = te.compute(

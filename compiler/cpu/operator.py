@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, activation_range, split_factor
 from nnloom.arch.operation import Quantization
+from nnloom.arch.reference import onnx
 
 from ..ir import Graph, Node
 from ..lower import accumulator_range, accumulators_fit, channel_multipliers, real_multipliers
@@ -50,6 +51,9 @@ class KernelOp:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     window: tuple[int, int] = (1, 1)
+    rounding: str = "tflite"
+    factors: NDArray[np.float32] | None = field(default=None, repr=False)
+    """[outputs] of conv2d and dense with ONNX Runtime's rounding"""
 
 
 def read_kernel_op(graph: Graph, node: Node) -> KernelOp | None:
@@ -58,6 +62,8 @@ def read_kernel_op(graph: Graph, node: Node) -> KernelOp | None:
     out = op.outputs[0]
     # A single number without dimensions has no loop to schedule.
     if kind is None or not out.shape or out.dtype != "int8":
+        return None
+    if op.rounding != "tflite" and kind not in ("conv2d", "dense", "quantize"):
         return None
     if out.quantization is None or not out.quantization.is_per_tensor:
         return None
@@ -71,14 +77,16 @@ def read_kernel_op(graph: Graph, node: Node) -> KernelOp | None:
         )
     except ValueError:
         return None
+    least, greatest = op.options.get("limits", (act_min, act_max))
     common = KernelOp(
         kind=kind,
         input_shapes=tuple(t.shape for t in operands),
         input_quantization=tuple(t.quantization for t in operands),
         output_shape=out.shape,
         output_quantization=out.quantization,
-        act_min=act_min,
-        act_max=act_max,
+        act_min=max(act_min, least),
+        act_max=min(act_max, greatest),
+        rounding=op.rounding,
     )
     match kind:
         case "conv2d" | "dense":
@@ -154,11 +162,13 @@ def _product(graph: Graph, node: Node, common: KernelOp) -> KernelOp | None:
     options = node.operation.options
     source = common.input_quantization[0]
     assert source
-    real = real_multipliers(source.scale, scales, common.output_quantization.scale)
-    if any(split_factor(r)[1] > 0 for r in real) or not accumulators_fit(
-        np.moveaxis(data, 3 if depthwise else 0, 0), bias, source.zero_point
-    ):
-        return None  # shifted left, or wrapping at 32 bits: only the reference does that exactly
+    if not accumulators_fit(np.moveaxis(data, 3 if depthwise else 0, 0), bias, source.zero_point):
+        return None  # wrapping at 32 bits: only the reference does that exactly
+    if common.rounding == "onnx":
+        factors = np.ascontiguousarray(np.broadcast_to(onnx.factors(node.operation), (outputs,)))
+        common = replace(common, factors=factors)
+    elif any(split_factor(r)[1] > 0 for r in real_multipliers(source.scale, scales, common.output_quantization.scale)):
+        return None  # shifted left, too
     if dense:
         rows, rest = divmod(int(np.prod(shape)), data.shape[1])
         if options.get("weights_format", "DEFAULT") != "DEFAULT" or rest:
@@ -171,7 +181,7 @@ def _product(graph: Graph, node: Node, common: KernelOp) -> KernelOp | None:
             weight_scales=scales,
             bias=bias,
         )
-        return op if _is_exact(op) else None
+        return op if op.factors is not None or _is_exact(op) else None
     channels = shape[3]
     if depthwise:
         # [1, rows, columns, outputs], an input channel's outputs side by side: groups of one channel.

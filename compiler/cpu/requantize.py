@@ -11,7 +11,7 @@ from nnloom.arch import numerics
 
 from .operator import KernelOp, multipliers
 
-__all__ = ["clamp", "factors", "requantize", "requantize_small", "split_factor"]
+__all__ = ["clamp", "factors", "requantize", "requantize_small", "round_even", "scale", "split_factor"]
 
 
 def split_factor(real: float) -> tuple[int, int]:
@@ -20,8 +20,10 @@ def split_factor(real: float) -> tuple[int, int]:
     return multiplier, -exponent
 
 
-def factors(op: KernelOp) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(multiplier, shift), int32 [outputs]."""
+def factors(op: KernelOp) -> tuple[NDArray, NDArray[np.int32]]:
+    """(multiplier, shift), int32 [outputs]; with ONNX Runtime's rounding float32 factors and zeros."""
+    if op.factors is not None:
+        return op.factors, np.zeros(len(op.factors), np.int32)
     multiplier, shift = np.array(multipliers(op), np.int64).T
     return multiplier.astype(np.int32), shift.astype(np.int32)
 
@@ -64,6 +66,27 @@ def requantize_small(acc: Any, multiplier: Any, shift: Any, *, always_shifts: bo
     if not always_shifts:
         negative = tirx.Select(shift > 0, negative, zero)
     return (high + half + negative) >> shift
+
+
+def scale(value: Any, factor: Any, low: int, high: int, zero_point: int) -> Any:
+    """int8 of an int32 sum times a float32 factor, ties to even, as ONNX Runtime rounds
+    (`nnloom.arch.reference.onnx`)."""
+    return round_even(value.astype("float32") * factor, low, high, zero_point)
+
+
+ROUNDER = 1.5 * 2**23
+"""Added to a float32 of small magnitude, it leaves the integer nearest to it, ties to even, in the last bits."""
+
+
+def round_even(scaled: Any, low: int, high: int, zero_point: int) -> Any:
+    """int8 of a float32 expression plus the zero point, limited to [low, high]."""
+    from tvm import tirx
+
+    least, greatest = (tirx.const(float(v - zero_point), "float32") for v in (low, high))
+    limited = tirx.max(tirx.min(scaled, greatest), least)
+    # Quicker to compile, by far, than `nearbyint`.
+    bits = tirx.reinterpret("int32", limited + tirx.const(ROUNDER, "float32"))
+    return (bits + tirx.const(zero_point, "int32")).astype("int8")
 
 
 def clamp(value: Any, low: int, high: int, kind: str, *, offset: int = 0) -> Any:

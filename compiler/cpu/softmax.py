@@ -22,7 +22,7 @@ LONGEST_ROW = 4095
 def softmax_of(op: Operation) -> tuple[Callable[..., Any], list[NDArray]] | None:
     """A TE function of the operand and constants, and the constants; None where the reference has to do it."""
     source, out = op.inputs[0], op.outputs[0]
-    if op.kind != "SOFTMAX" or source is None or source.dtype not in ("int8", "uint8"):
+    if op.kind != "SOFTMAX" or source is None or source.dtype not in ("int8", "uint8") or op.rounding != "tflite":
         return None
     if out.dtype not in ("int8", "uint8", "int16") or not source.shape or source.shape[-1] > LONGEST_ROW:
         return None

@@ -37,6 +37,8 @@ class Table:
 def table_of(graph: Graph, node: Node) -> Table | None:
     """The operator as a table; None if it is not elementwise on 8-bit values, not defined for all, or not known."""
     op = node.operation
+    if node.kind == "TABLE":
+        return _given(graph, node)
     operands = tuple(i for i in node.inputs if i is not None)
     count = 1 if node.kind in UNARY else 2 if node.kind in BINARY else 0
     types = [graph.values[i].type for i in operands]
@@ -57,6 +59,15 @@ def table_of(graph: Graph, node: Node) -> Table | None:
         return None
     lowest = [int(g[0]) for g in grid]
     return Table(_lookup(op.outputs[0].shape, lowest), values, operands)
+
+
+def _given(graph: Graph, node: Node) -> Table | None:
+    """The table of a TABLE; None if it is computed."""
+    source, entries = node.inputs[0], graph.constant(node.inputs[1])
+    if source is None or entries is None or entries.shape != (VALUES,):
+        return None
+    lowest = int(np.iinfo(graph.values[source].type.dtype).min)
+    return Table(_lookup(node.operation.outputs[0].shape, [lowest]), entries, (source,))
 
 
 def _lookup(shape: tuple[int, ...], lowest: list[int]) -> Callable[..., Any]:

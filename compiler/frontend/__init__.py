@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from nnloom.arch.errors import InputError
+from nnloom.arch.extras import require
 
 from ..ir import Graph
 
 __all__ = ["read_model"]
 
 
-def read_model(path: str | Path, *, watch: Callable[[str, Graph], None] = lambda step, graph: None) -> Graph:
-    """Read a model file.
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of inputs by name, for files that leave them open"""
+
+
+def read_model(
+    path: str | Path,
+    *,
+    shapes: Shapes | None = None,
+    watch: Callable[[str, Graph], None] = lambda step, graph: None,
+) -> Graph:
+    """Read a model file: TFLite, or ONNX by its content.
 
     Parameters
     ----------
+    shapes
+        Of inputs, by name, where an ONNX file leaves them open.
     watch
         Called with the name of each step, "read" and "simplify", and what it makes.
 
@@ -24,14 +38,31 @@ def read_model(path: str | Path, *, watch: Callable[[str, Graph], None] = lambda
         If the file is missing, of no known kind, damaged, or states what nnloom cannot compile.
     UnsupportedOperatorError
         If it has operators that nnloom has no route for; the message names all of them.
+    InputError
+        If `shapes` does not fit the file.
     ToolMissingError
         If a package that reads such files is not installed.
     """
     from ..simplify import simplify
-    from .tflite import read_tflite
 
-    graph = read_tflite(path)
+    graph = _read(Path(path), shapes)
     watch("read", graph)
     graph = simplify(graph)
     watch("simplify", graph)
     return graph
+
+
+def _read(path: Path, shapes: Shapes | None) -> Graph:
+    from .onnx import is_onnx, read_onnx
+    from .tflite import read_tflite
+
+    try:
+        data = path.read_bytes() if path.is_file() else b""
+    except OSError:
+        data = b""  # the reader says why
+    if path.suffix == ".onnx" or is_onnx(data):
+        return read_onnx(path, shapes)
+    require("compiler", "tflite")
+    if shapes:
+        raise InputError(f"{path}: shapes are given for inputs of ONNX models; a TFLite model has its own")
+    return read_tflite(path)

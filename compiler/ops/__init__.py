@@ -78,6 +78,7 @@ OPERATORS: Mapping[str, Operator] = {
     "STRIDED_SLICE": movement.CUT,
     "SUB": add.SUB,
     "SUM": reduce.SUM,
+    "TABLE": lookup.LOOKUP,
     "TANH": lookup.LOOKUP,
     "TRANSPOSE": movement.CUT,
     "TRANSPOSE_CONV": convolution.TRANSPOSE_CONV,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ..graph import Add, Layer
 from ..ir import Graph, Node
 from .broadcast import elementwise_operands
+from .onnx_sums import proved_sum
 from .operator import Operands, Operator, Refusal, common, int8_type
 from .pointwise import affine_layer, difference, ratio
 
@@ -23,12 +24,14 @@ def _sum(graph: Graph, node: Node, operands: Operands, *, subtract: bool) -> Lay
             raise Refusal("an operand is left out")
         indices.append(index)
     layout, (inputs, copies) = elementwise_operands(graph, node, operands, indices, whole=True)
-    return (*copies, Add(**common(graph, node, inputs, layout), subtract=subtract))
+    layer = Add(**common(graph, node, inputs, layout), subtract=subtract)
+    return (*copies, layer if node.operation.rounding == "tflite" else proved_sum(node, layer))
 
 
 ADD = Operator(
     layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=False),
     takes="two int8 tensors of equal size",
+    roundings=("tflite", "onnx"),
 )
 SUB = Operator(
     layer=lambda graph, node, operands: _sum(graph, node, operands, subtract=True),

@@ -32,6 +32,7 @@ from .operator import (
     requantization_of,
     weights_of,
 )
+from .rounding import rounding_of
 
 __all__ = ["CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"]
 
@@ -102,14 +103,19 @@ def _convolution(
     value = node.inputs[index]
     assert value is not None
     inputs = (operands.tensor(value, natural_layout(_image(node, index))),)
-    geometry = geometry or _geometry(node)
+    fields = common(graph, node, inputs, natural_layout(node.operation.outputs[0].shape))
+    biases = bias_of(graph, node, len(weights), bias)
+    limits = fields["act_min"], fields["act_max"]
     return Conv2D(
-        **common(graph, node, inputs, natural_layout(node.operation.outputs[0].shape)),
+        **fields,
+        **{
+            "requantization": requantization_of(node, len(weights)),
+            **rounding_of(node, weights, biases, inputs[0].zero_point, limits),
+        },
         weights=weights,
         weight_scales=scales,
-        bias=bias_of(graph, node, len(weights), bias),
-        requantization=requantization_of(node, len(weights)),
-        **geometry,
+        bias=biases,
+        **(geometry or _geometry(node)),
     )
 
 
@@ -144,12 +150,18 @@ def _depthwise(
     if outputs != channels:
         copies.append(_repeated(graph, node, source, outputs // channels))
         source = copies[0].output
+    fields = common(graph, node, (source,), natural_layout(node.operation.outputs[0].shape))
+    bias = bias_of(graph, node, outputs)
+    limits = fields["act_min"], fields["act_max"]
     layer = DepthwiseConv2D(
-        **common(graph, node, (source,), natural_layout(node.operation.outputs[0].shape)),
+        **fields,
+        **{
+            "requantization": requantization_of(node, outputs),
+            **rounding_of(node, weights.transpose(2, 0, 1), bias, source.zero_point, limits),
+        },
         weights=weights,
         weight_scales=scales,
-        bias=bias_of(graph, node, outputs),
-        requantization=requantization_of(node, outputs),
+        bias=bias,
         **_geometry(node),
     )
     return (*copies, layer)
@@ -242,6 +254,7 @@ def _transpose_conv(graph: Graph, node: Node, operands: Operands) -> Made:
     return Made(tuple(layers), (output,))
 
 
-CONV_2D = Operator(layer=_conv_2d, takes="constant int8 weights, batch 1")
+BOTH = ("tflite", "onnx")
+CONV_2D = Operator(layer=_conv_2d, takes="constant int8 weights, batch 1", roundings=BOTH)
 DEPTHWISE_CONV_2D = Operator(layer=_depthwise_conv_2d, takes="constant int8 weights, batch 1")
 TRANSPOSE_CONV = Operator(layer=_transpose_conv, takes="constant int8 weights, batch 1")

@@ -38,6 +38,8 @@ def table_of(graph: Graph, node: Node) -> tuple[int, Table]:
     Refusal
         If the node is none.
     """
+    if node.kind == "TABLE":
+        return _given(graph, node)
     if node.kind not in ELEMENTWISE:
         raise Refusal(f"{node.kind} is no function of one value")
     index, answers, _ = function_of(graph, node)
@@ -45,6 +47,16 @@ def table_of(graph: Graph, node: Node) -> tuple[int, Table]:
         raise Refusal("a function for each channel")
     _, q = int8_type(graph.values[index].type, "the operand")
     return index, Table.of(answers[:, 0], q.scale, q.zero_point)
+
+
+def _given(graph: Graph, node: Node) -> tuple[int, Table]:
+    """The table of a TABLE."""
+    index, entries = node.inputs[0], graph.constant(node.inputs[1])
+    _, q = int8_type(node.operation.inputs[0], "the operand")
+    int8_type(node.operation.outputs[0], "the output")
+    if index is None or entries is None or entries.dtype != np.int8:
+        raise Refusal("the table is not constant")
+    return index, Table.of(entries, q.scale, q.zero_point)
 
 
 @dataclass(frozen=True)
@@ -136,5 +148,5 @@ def copy_with_table(graph: Graph, node: Node, operands: Operands, function: OneV
     return dataclasses.replace(copy_layer(node.name, source, output), table=function.table)
 
 
-LOOKUP = Operator(layer=lookup_layer, follows=True, takes="int8, as a table")
+LOOKUP = Operator(layer=lookup_layer, follows=True, takes="int8, as a table", roundings=("tflite", "onnx"))
 """An operator that the engine does in no other way"""

@@ -13,6 +13,7 @@ from ..affine import products
 from ..graph import Layer, Mul
 from ..ir import Graph, Node
 from .broadcast import elementwise_operands
+from .onnx_sums import proved_product
 from .operator import Operands, Operator, Refusal, common, int8_type
 from .pointwise import Constant, Hint, affine_layer
 
@@ -29,7 +30,8 @@ def _mul(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[Layer
             raise Refusal("an operand is left out")
         indices.append(index)
     layout, (inputs, made) = elementwise_operands(graph, node, operands, indices, whole=True, pixel=True)
-    return (*made, Mul(**common(graph, node, inputs, layout)))
+    layer = Mul(**common(graph, node, inputs, layout))
+    return (*made, layer if node.operation.rounding == "tflite" else proved_product(node, layer))
 
 
 def _slopes(q_in: Quantization, q_out: Quantization, constant: Constant | None) -> list[Hint]:
@@ -40,5 +42,8 @@ def _slopes(q_in: Quantization, q_out: Quantization, constant: Constant | None) 
 
 
 MUL = Operator(
-    layer=_mul, follows=True, takes="two int8 tensors, also one pixel for all of the other, or one and a constant"
+    layer=_mul,
+    follows=True,
+    takes="two int8 tensors, also one pixel for all of the other, or one and a constant",
+    roundings=("tflite", "onnx"),
 )

@@ -94,6 +94,8 @@ class Operator:
     """It is so little work that it runs on the accelerator only if an operand is there already."""
     view: Callable[[Graph, Node], None] | None = None
     """The output is the input under another shape; raises `Refusal` if it is not in this case."""
+    roundings: tuple[str, ...] = ("tflite",)
+    """Whose arithmetic it has exactly (`Operation.rounding`)."""
     takes: str = ""
     """What the accelerator takes of it, in a few words for docs/operators.md; the rest it refuses with a reason."""
 
@@ -127,10 +129,13 @@ def natural_layout(shape: tuple[int, ...]) -> Layout:
 def common(graph: Graph, node: Node, inputs: tuple[Tensor, ...], layout: Layout) -> dict[str, Any]:
     """Fields that every layer has: name, inputs, output in `layout`, and the range of its activation."""
     _, q = int8_type(node.operation.outputs[0], "the output")
+    options = node.operation.options
     try:
-        act_min, act_max = activation_range(node.operation.options.get("activation", "NONE"), q.scale, q.zero_point)
+        act_min, act_max = activation_range(options.get("activation", "NONE"), q.scale, q.zero_point)
     except ValueError as error:
         raise Refusal(str(error)) from error
+    least, greatest = options.get("limits", (act_min, act_max))
+    act_min, act_max = max(act_min, least), min(act_max, greatest)
     output = output_tensor(graph, node, layout)
     return dict(name=node.name, inputs=inputs, output=output, act_min=act_min, act_max=act_max)
 

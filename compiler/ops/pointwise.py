@@ -183,7 +183,10 @@ AFFINE = "an int8 tensor, or one and a constant, where an exact rescaling exists
 
 def _operator(hints: Hints) -> Operator:
     return Operator(
-        layer=lambda graph, node, operands: affine_layer(graph, node, operands, hints), follows=True, takes=AFFINE
+        layer=lambda graph, node, operands: affine_layer(graph, node, operands, hints),
+        follows=True,
+        takes=AFFINE,
+        roundings=("tflite", "onnx"),
     )
 
 

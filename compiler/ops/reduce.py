@@ -10,6 +10,7 @@ from nnloom.arch.reference.reduce import reduction_factor
 
 from ..graph import Conv2D, Layer, WindowSum
 from ..ir import Graph, Node
+from .onnx_sums import proved_mean
 from .operator import Layout, Operands, Operator, Refusal, common, int8_type, natural_layout
 
 __all__ = ["MEAN", "SUM", "left_shift_weight"]
@@ -41,8 +42,11 @@ def _reduction(graph: Graph, node: Node, operands: Operands, *, divide: bool) ->
     axes = {int(a) % rank for a in given.reshape(-1)}
     axes = {a for a in axes if source.shape[a] > 1}
     count = math.prod(source.shape[a] for a in axes)
-    multiplier, exponent = reduction_factor(q_in.scale, q_out.scale, count if divide else 1)
-    weight, shift = left_shift_weight(exponent)
+    exact_to_onnx = node.operation.rounding == "onnx"
+    multiplier, weight, shift = 0, 1, 0
+    if not exact_to_onnx:
+        multiplier, exponent = reduction_factor(q_in.scale, q_out.scale, count if divide else 1)
+        weight, shift = left_shift_weight(exponent)
     assert node.inputs[0] is not None
     layout, window = _window(source.shape, axes, operands.layout(node.inputs[0]))
     inputs = (operands.tensor(node.inputs[0], layout),)
@@ -51,7 +55,10 @@ def _reduction(graph: Graph, node: Node, operands: Operands, *, divide: bool) ->
     out = rows // window[0], columns // window[1], 1 if over_channels else channels
     fields = common(graph, node, inputs, out)
     if not over_channels:
-        return WindowSum(**fields, window=window, strides=window, weight=weight, multiplier=multiplier, shift=shift)
+        layer = WindowSum(**fields, window=window, strides=window, weight=weight, multiplier=multiplier, shift=shift)
+        return proved_mean(node, layer) if exact_to_onnx else layer
+    if exact_to_onnx:
+        raise Refusal("a mean over channels")
     return Conv2D(
         **fields,
         weights=np.full((1, *window, channels), weight, np.int8),
@@ -87,5 +94,5 @@ def _sum(graph: Graph, node: Node, operands: Operands) -> Layer:
     return _reduction(graph, node, operands, divide=False)
 
 
-MEAN = Operator(layer=_mean, takes="int8, over axes that lie together")
+MEAN = Operator(layer=_mean, takes="int8, over axes that lie together", roundings=("tflite", "onnx"))
 SUM = Operator(layer=_sum, takes="int8, over axes that lie together")

@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from nnloom import boards
 from nnloom.arch.errors import UnsupportedOperatorError
-from nnloom.compiler.exactness import check_cpu_operators
+from nnloom.compiler.exactness import check_exactness
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.partition import partition
 from tests.tflite_models import ModelWriter
@@ -23,7 +23,7 @@ def check(tmp_path: Path, kind: str, operands: int, options: Any, **how: bool) -
     out = model.operator(kind, [x] * operands, model.tensor(model.shape(x), scale=0.1, zero_point=0), options)
     path = tmp_path / "model.tflite"
     path.write_bytes(model.finish(out))
-    return check_cpu_operators(partition(read_model(path), boards.get("ulx3s-85f").config), **how)
+    return check_exactness(partition(read_model(path), boards.get("ulx3s-85f").config), **how)
 
 
 def test_operators_that_are_not_defined_for_all_values_are_taken(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_all_that_nothing_runs_is_named_at_once(tmp_path: Path, count: int, end:
     path = tmp_path / "model.tflite"
     path.write_bytes(model.finish(*outs))
     with pytest.raises(UnsupportedOperatorError) as raised:
-        check_cpu_operators(partition(read_model(path), boards.get("ulx3s-85f").config))
+        check_exactness(partition(read_model(path), boards.get("ulx3s-85f").config))
     text = str(raised.value)
     assert text.startswith("model: neither accelerator nor CPU can run LOGICAL_NOT '") and "\n" not in text
     assert text.count("int8 as operand 0") == min(count, 10)

@@ -92,7 +92,7 @@ def test_the_command(artifacts, tmp_path, capsys):
     command = ["evaluate", str(path), "--data", str(tmp_path / "test.npz"), "--device", "model"]
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [e["value"] for e in found["evaluations"]] == [0.75, 0.75] and found["equals_litert"]
+    assert [e["value"] for e in found["evaluations"]] == [0.75, 0.75] and found["equals_reference"]
     assert np.trace(found["evaluations"][0]["confusion"]) == 9 and found["fallbacks"] == 0
     assert main([*command, "--limit", "4"]) == 0
     said = capsys.readouterr().out

@@ -1,0 +1,351 @@
+"""ONNX networks: read, compiled, and exact to ONNX Runtime in every bit."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from nnloom.arch.errors import InputError, ModelError, ToolMissingError, UnsupportedOperatorError
+from nnloom.compiler import compile as compile_model
+from nnloom.compiler.frontend import read_model
+from nnloom.compiler.frontend.onnx import is_onnx
+from nnloom.compiler.frontend.onnx.order import PLAIN, channels_last, inverse, order_of
+from nnloom.runtime import InferenceSession
+from tests.onnx_models import Network, answer, check, compile_onnx, quantized
+
+
+def _residual(seed=0, shape=(1, 3, 12, 10)):
+    """Convolutions of all kinds, a residual sum, pools, a concatenation, a fully connected layer behind a flatten."""
+    n = Network(seed, shape)
+    a = n.add("Relu", n.conv("x", 8, 3, strides=[2, 2]))
+    b = n.conv(n.add("Relu", n.conv(a, 8, 8, group=8)), 8, 8, 1)
+    c = n.add("Add", a, b)
+    d = n.add("MaxPool", c, kernel_shape=[2, 2], strides=[1, 1])
+    e = n.add("Concat", n.conv(d, 5, 8, 1), n.conv(d, 8, 8, 3, group=2), axis=1)
+    f = n.add("AveragePool", e, kernel_shape=[2, 2], strides=[2, 2])
+    rows, columns = ((shape[2] + 1) // 2 - 1) // 2, ((shape[3] + 1) // 2 - 1) // 2
+    count = 13 * rows * columns
+    weights, bias = n.constant(n.rng.standard_normal((count, 7)) * 0.1), n.constant(n.rng.standard_normal(7))
+    return n.model(n.add("Gemm", n.add("Flatten", f), weights, bias))
+
+
+def _squeeze(seed=1):
+    """Squeeze and excitation, hard swish as exporters write it, functions, a resize, a reduction."""
+    n = Network(seed, (1, 4, 8, 6))
+    a = n.conv("x", 8, 4)
+    swish = n.add("Clip", n.add("Add", a, n.constant(3.0)), n.constant(0.0), n.constant(6.0))
+    a = n.add("Div", n.add("Mul", a, swish), n.constant(6.0))
+    s = n.add("Relu", n.conv(n.add("GlobalAveragePool", a), 4, 8, 1))
+    s = n.add("HardSigmoid", n.conv(s, 8, 4, 1), alpha=0.2, beta=0.5)
+    b = n.add("Mul", a, s)
+    b = n.add("Add", n.add("Sigmoid", b), n.add("LeakyRelu", b, alpha=0.1))
+    scales = n.constant([1, 1, 2, 2])
+    b = n.add("Resize", b, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric",
+              nearest_mode="floor")  # fmt: skip
+    b = n.conv(b, 6, 8, strides=[2, 2])
+    c = n.add("Flatten", n.add("GlobalAveragePool", n.add("Tanh", b)))
+    weights = n.constant(n.rng.standard_normal((6, 5)))
+    return n.model(n.add("Softmax", n.add("MatMul", c, weights), axis=1))
+
+
+NETWORKS = {"residual": _residual, "squeeze": _squeeze}
+FORMS = {
+    "int8 per channel": {},
+    "int8 symmetric": {"symmetric": True, "per_channel": False},
+    "uint8": {"activations": "QUInt8"},
+    "uint8 per tensor, uint8 weights": {"activations": "QUInt8", "weights": "QUInt8", "per_channel": False},
+    "QOperator": {"form": "QOperator"},
+    "QOperator, uint8": {"form": "QOperator", "activations": "QUInt8"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_exact(network, form, tmp_path):
+    path = quantized(NETWORKS[network](), tmp_path / "n.onnx", **FORMS[form])
+    report = check(path, tmp_path)
+    # ONNX Runtime's quantizer leaves some means and functions in float32 in this form.
+    float_code = [layer["inexact_reason"] for layer in report["layers"] if not layer["exact"]]
+    assert form.startswith("QOperator") or not float_code
+    graph = read_model(path)
+    assert "TRANSPOSE" not in Counter(node.kind for node in graph.nodes)
+    (info,) = graph.input_infos()
+    assert info.name == "x" and info.permutation == (0, 2, 3, 1) and info.shape[1] < info.shape[2]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_exact_in_native_code(network, tmp_path):
+    path = quantized(NETWORKS[network](7), tmp_path / "n.onnx")
+    report = check(path, tmp_path, native=True)
+    assert report["rounding"]["channels"] > 20
+
+
+def test_what_is_not_proved_runs_on_the_cpu_or_is_named(tmp_path):
+    n = Network(3, (1, 16, 6, 6))
+    path = quantized(n.model(n.conv("x", 256, 16)), tmp_path / "n.onnx")
+    exact = compile_onnx(path, tmp_path / "exact")
+    (layer,) = (x for x in exact["layers"] if x["op"] == "conv_2d")
+    assert exact["exact"] and layer["target"] == "cpu" and "no multiplier rounds as ONNX Runtime" in layer["reason"]
+    assert 0 < layer["rounding"]["proved"] < layer["rounding"]["channels"] == 256
+    nearest = compile_onnx(path, tmp_path / "nearest", unproved="accelerator")
+    (layer,) = (x for x in nearest["layers"] if x["op"] == "conv2d")
+    assert (
+        not nearest["exact"]
+        and layer["target"] == "accelerator"
+        and "the accelerator rounds" in layer["inexact_reason"]
+    )
+    assert len(layer["rounding"]["differences"]) == 256 - layer["rounding"]["proved"]
+    with pytest.raises(UnsupportedOperatorError, match=r"not exact \(.*than ONNX Runtime"):
+        compile_onnx(path, tmp_path / "strict", unproved="accelerator", strict=True)
+
+
+def test_inputs_and_outputs_keep_the_shapes_of_the_file(tmp_path):
+    n = Network(4, (1, 3, 6, 5))
+    model = n.model(n.conv("x", 4, 3, strides=[1, 2]))
+    path = quantized(model, tmp_path / "n.onnx")
+    check(path, tmp_path)
+    with InferenceSession(tmp_path / "n.artifact", "model", native=False) as session:
+        assert [i.shape for i in session.get_inputs()] == [(1, 3, 6, 5)]
+        assert [o.shape for o in session.get_outputs()] == [(1, 4, 6, 3)]
+        x = np.random.default_rng(0).uniform(-1, 1, (2, 3, 6, 5)).astype(np.float32)
+        (both,) = session.run(None, {"x": x})
+        (one,) = session.run(None, {"x": x[1:]})
+        assert both.shape == (2, 4, 6, 3) and np.array_equal(both[1:], one)
+
+
+def _quantized_io(kind, zero_point, shape, seed=0):
+    """A QLinearConv whose input and output are integers in the file."""
+    rng = np.random.default_rng(seed)
+    n = Network(seed, shape)
+    names = [n.constant(0.02), n.constant(zero_point, kind), n.constant(rng.integers(-127, 128, (4, 3, 1, 1)), "int8")]
+    names += [n.constant(rng.uniform(0.001, 0.02, 4)), n.constant(np.zeros(4), "int8"), n.constant(0.1)]
+    names += [n.constant(zero_point, kind), n.constant(rng.integers(-500, 500, 4), "int32")]
+    y = n.add("QLinearConv", "x", *names)
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    return n.model(y, inputs=[helper.make_tensor_value_info("x", element, shape)])
+
+
+@pytest.mark.parametrize(("kind", "zero_point"), [("int8", 3), ("uint8", 130)])
+def test_integer_inputs_and_outputs(kind, zero_point, tmp_path):
+    path = tmp_path / "n.onnx"
+    onnx.save(_quantized_io(kind, zero_point, (1, 3, 5, 4)), path)
+    check(path, tmp_path)
+    (source,), (out,) = read_model(path).input_infos(), read_model(path).output_infos()
+    assert (source.dtype, source.zero_point, out.dtype) == (kind, zero_point, kind)
+
+
+def test_transposes_of_the_file_are_cancelled(tmp_path):
+    # As Keras exports: channels last outside, a transposition on each side of the convolutions.
+    n = Network(5, (1, 6, 5, 3))
+    x = n.add("Transpose", "x", perm=[0, 3, 1, 2])
+    y = n.add("Transpose", n.add("Relu", n.conv(x, 4, 3)), perm=[0, 2, 3, 1])
+    path = quantized(n.model(y), tmp_path / "n.onnx")
+    check(path, tmp_path)
+    graph = read_model(path)
+    assert "TRANSPOSE" not in [node.kind for node in graph.nodes] and not graph.input_infos()[0].permutation
+
+
+def test_one_dimension(tmp_path):
+    n = Network(6, (1, 4, 20))
+    weights = n.constant(n.rng.standard_normal((6, 4, 3)) * 0.3)
+    y = n.add("Relu", n.add("Conv", "x", weights, kernel_shape=[3], pads=[2, 0], dilations=[1], strides=[2]))
+    y = n.add("MaxPool", y, kernel_shape=[2], strides=[2])
+    check(quantized(n.model(y), tmp_path / "n.onnx"), tmp_path)
+
+
+def test_movement(tmp_path):
+    n = Network(7, (1, 8, 6, 4))
+    x = n.conv("x", 8, 8, 1)
+    first, second = n.add("Split", x, n.constant([2, 6], "int64"), outputs=2, axis=1)
+    wide = n.add("Pad", second, n.constant([0, 0, 1, 0, 0, 0, 0, 2], "int64"))
+    cut = n.add("Slice", wide, n.constant([1, 1], "int64"), n.constant([7, 6], "int64"), n.constant([2, 3], "int64"))
+    joined = n.add("Concat", n.conv(cut, 6, 6, 3, pads=[1, 1, 1, 1]), n.conv(cut, 2, 6, 1), axis=1)
+    shuffled = n.add("DepthToSpace", joined, blocksize=2, mode="CRD")
+    y = n.add("Reshape", n.conv(shuffled, 3, 2, 1), n.constant([1, -1], "int64"))
+    z = n.add("Reshape", first, n.constant([1, 2, 24], "int64"))
+    check(quantized(n.model(y, z), tmp_path / "n.onnx"), tmp_path)
+
+
+def test_limits_between_quantize_and_dequantize(tmp_path):
+    # Brevitas writes narrow ranges as Clip of integers.
+    n = Network(8, (1, 3, 5, 5))
+    scale, zero = n.constant(0.01), n.constant(0, "int8")
+    x = n.add("DequantizeLinear", n.add("QuantizeLinear", "x", scale, zero), scale, zero)
+    w = n.constant(n.rng.integers(-127, 128, (4, 3, 3, 3)), "int8")
+    w = n.add("DequantizeLinear", w, n.constant(n.rng.uniform(0.003, 0.02, 4)), n.constant(np.zeros(4), "int8"), axis=0)
+    y = n.add("QuantizeLinear", n.add("Conv", x, w, pads=[1] * 4), n.constant(0.05), zero)
+    y = n.add("Clip", y, n.constant(-127, "int8"), n.constant(100, "int8"))
+    y = n.add("DequantizeLinear", y, n.constant(0.05), zero)
+    path = tmp_path / "n.onnx"
+    onnx.save(n.model(y), path)
+    check(path, tmp_path)
+    (conv,) = (node for node in read_model(path).nodes if node.kind == "CONV_2D")
+    assert conv.operation.options["limits"] == (-127, 100)
+
+
+def test_float_islands_run_and_are_named(tmp_path):
+    n = Network(9, (1, 3, 6, 6))
+    y = n.add("Softmax", n.add("ReduceMean", n.conv("x", 4, 3), axes=[2, 3], keepdims=0), axis=1)
+    model = n.model(y)
+    path = tmp_path / "n.onnx"
+    onnx.save(model, path)
+    report = compile_onnx(path, tmp_path / "a")
+    assert not report["exact"] and report["cycles"] == 0
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 3, 6, 6)).astype(np.float32)
+    with InferenceSession(tmp_path / "a", "cpu", native=False) as session:
+        (got,) = session.run(None, {"x": x})
+    assert np.allclose(got, answer(model, {"x": x})[0], atol=1e-6)
+    with pytest.raises(UnsupportedOperatorError, match="float32"):
+        compile_onnx(path, tmp_path / "b", strict=True)
+
+
+def test_a_convolution_that_onnx_runtime_has_in_float_is_one_of_integers_and_named(tmp_path):
+    n = Network(10, (1, 3, 6, 6))
+    path = quantized(n.model(n.add("Clip", n.conv("x", 4, 3), n.constant(-0.5), n.constant(0.7))), tmp_path / "n.onnx")
+    report = compile_onnx(path, tmp_path / "a", unproved="accelerator")
+    kinds = Counter(node.kind for node in read_model(path).nodes)
+    if report["exact"]:
+        assert kinds["CONV_2D"] == 1
+    else:
+        assert any("float32" in (layer["inexact_reason"] or "") for layer in report["layers"])
+    assert kinds["CONV_2D"] == 1 and "DEQUANTIZE" in kinds
+
+
+def test_open_shapes(tmp_path):
+    n = Network(11, (1, 3, 6, 6))
+    model = n.model(n.conv("x", 4, 3))
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "rows"
+    path = tmp_path / "n.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"'x' has the open shape \[1, 3, rows, 6\]; give --shape x=1,"):
+        read_model(path)
+    assert read_model(path, shapes={"x": (1, 3, 8, 6)}).output_infos()[0].shape == (1, 4, 8, 6)
+    with pytest.raises(InputError, match=r"shape \[1, 3, rows, 6\], not \[1, 3, 8, 7\]"):
+        read_model(path, shapes={"x": (1, 3, 8, 7)})
+    with pytest.raises(InputError, match=r"no input named 'z' \(inputs: x\)"):
+        read_model(path, shapes={"z": (1,)})
+
+
+def _refused(node, shape=(1, 3, 6, 6), constants=(), output=TensorProto.FLOAT):
+    graph = helper.make_graph(
+        [node],
+        "n",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", output, None)],
+        list(constants),
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+REFUSED = {
+    "NonZero": (helper.make_node("NonZero", ["x"], ["y"], name="where"), "no route for: NonZero 'where'"),
+    "Pad": (
+        helper.make_node("Pad", ["x", "w"], ["y"], name="edge", mode="edge"),
+        "Pad 'edge': mode edge; constant and reflect are supported",
+    ),
+    "MaxPool": (
+        helper.make_node("MaxPool", ["x"], ["y"], name="far", kernel_shape=[2, 2], dilations=[2, 2]),
+        "MaxPool 'far': a dilated pool; use a dilation of 1",
+    ),
+    "Resize": (
+        helper.make_node("Resize", ["x", "", "s"], ["y"], name="up", mode="cubic"),
+        "Resize 'up': mode cubic of float32; nearest, or linear of real numbers, is supported",
+    ),
+    "Slice": (
+        helper.make_node("Slice", ["x", "one", "zero", "two", "back"], ["y"], name="back"),
+        r"Slice 'back': steps \[-1\]; steps above 0 are supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refusals_name_operator_node_and_remedy(kind, tmp_path):
+    node, message = REFUSED[kind]
+    constants = {"w": [0, 0, 1, 1, 0, 0, 1, 1], "one": [3], "zero": [0], "two": [2], "back": [-1]}
+    made = [onnx.numpy_helper.from_array(np.array(v, np.int64), k) for k, v in constants.items()]
+    made.append(onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "s"))
+    path = tmp_path / "n.onnx"
+    output = TensorProto.INT64 if kind == "NonZero" else TensorProto.FLOAT
+    onnx.save(_refused(node, constants=[m for m in made if m.name in node.input], output=output), path)
+    with pytest.raises(UnsupportedOperatorError, match=message) as caught:
+        read_model(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_damaged_files(tmp_path):
+    path = tmp_path / "n.onnx"
+    path.write_bytes(b"\x08\x09garbage")
+    with pytest.raises(ModelError, match=r"damaged ONNX file"):
+        read_model(path)
+    with pytest.raises(ModelError, match="No such file"):
+        read_model(tmp_path / "none.onnx")
+    path.write_bytes(helper.make_model(helper.make_graph([], "g", [], [])).SerializeToString())
+    with pytest.raises(ModelError, match="no operators"):
+        read_model(path)
+
+
+def test_the_content_of_a_file_counts_not_its_name(tmp_path, model_path):
+    n = Network(12, (1, 3, 4, 4))
+    model = n.model(n.conv("x", 2, 3))
+    onnx.save(model, tmp_path / "model.bin")
+    assert read_model(tmp_path / "model.bin").format == "onnx"
+    assert is_onnx(model.SerializeToString())
+    assert not is_onnx(model_path("keyword_spotting").read_bytes())
+    assert not is_onnx(b"") and not is_onnx(b"\x08\x09") and not is_onnx(model.SerializeToString()[:-1])
+
+
+def test_without_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "n.onnx"
+    path.write_bytes(b"\x08\x09")
+    monkeypatch.setattr("nnloom.arch.extras.find_spec", lambda name: None if name == "onnx" else sys.__spec__)
+    with pytest.raises(ToolMissingError, match=r"onnx is not installed; pip install 'nnloom\[onnx\]'"):
+        read_model(path)
+
+
+def test_shapes_are_for_onnx(model_path, tmp_path):
+    with pytest.raises(InputError, match="a TFLite model has its own"):
+        compile_model(model_path("keyword_spotting"), output=tmp_path / "a", shapes={"x": (1,)})
+
+
+def test_orders():
+    assert order_of((1, 4, 5, 6), channels_last(4)).base == (4, 30)
+    assert order_of((1, 4, 1, 1), channels_last(4)) == PLAIN == order_of((1, 4, 5, 6), range(4))
+    assert order_of((1, 4, 30), channels_last(3)) == order_of((1, 4, 5, 6), channels_last(4))
+    order = order_of((2, 3, 4), (2, 0, 1))
+    values = np.arange(24).reshape(2, 3, 4)
+    assert np.array_equal(values.transpose(2, 0, 1).reshape(-1), order.indices())
+    assert inverse((2, 0, 1)) == (1, 2, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_products_and_means_on_the_accelerator(seed, tmp_path):
+    n = Network(20 + seed, (1, 8, 6, 5))
+    a, b = n.conv("x", 8, 8, 1), n.conv("x", 8, 8, 1)
+    total = n.add("Add", a, b)
+    product = n.add("Mul", total, a)
+    mean = n.add("GlobalAveragePool", n.add("Relu", product))
+    path = quantized(n.model(n.add("Flatten", mean)), tmp_path / "n.onnx", activations=("QInt8", "QUInt8")[seed % 2])
+    report = check(path, tmp_path)
+    assert report["exact"]
+    targets = {layer["op"]: layer["target"] for layer in report["layers"]}
+    assert "accelerator" in (targets.get("add"), targets.get("window_sum"), targets.get("mul"))
+    # With the nearest multipliers all of them are there, and what is not proved is named.
+    near = compile_onnx(path, tmp_path / "near", unproved="accelerator")
+    assert {"add", "mul", "window_sum"} <= {x["op"] for x in near["layers"] if x["target"] == "accelerator"}
+    assert near["exact"] == all(x["exact"] for x in near["layers"])
+
+
+def test_a_chain_of_functions_is_one_table(tmp_path):
+    n = Network(30, (1, 4, 6, 5))
+    a = n.conv("x", 8, 4)
+    swish = n.add("Clip", n.add("Add", a, n.constant(3.0)), n.constant(0.0), n.constant(6.0))
+    y = n.conv(n.add("Div", n.add("Mul", a, swish), n.constant(6.0)), 4, 8, 1)
+    path = quantized(n.model(y), tmp_path / "n.onnx")
+    check(path, tmp_path)
+    kinds = [node.kind for node in read_model(path).nodes]
+    assert kinds == ["QUANTIZE", "CONV_2D", "TABLE", "CONV_2D", "DEQUANTIZE"]
