@@ -87,7 +87,7 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 site: $(READY) types
-	$(BIN)/python -m pip install --quiet --editable '.[site]'
+	$(BIN)/python -m pip install --quiet 'mkdocs-material>=9.5,<10' 'mkdocstrings-python>=1.16,<3'
 	$(BIN)/python -m mkdocs build --strict --quiet
 	@echo build/site/index.html
 
