@@ -12,6 +12,8 @@ from nnloom.arch.isa import Descriptor, encode_program
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.lower import lower, table_image, tables_of
 from nnloom.compiler.memory import MemoryPlan, plan_memory
+from nnloom.sim.golden import GoldenModel
+from tests.graphs import evaluate
 
 
 @dataclass(frozen=True)
@@ -38,3 +40,18 @@ def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:
 
 def random_inputs(rng: np.random.Generator, graph: LayerGraph) -> dict[str, NDArray[np.int8]]:
     return {t.name: rng.integers(-128, 128, (t.rows, t.columns, t.channels), np.int8) for t in graph.inputs}
+
+
+def check_outputs(compiled: Compiled, graph: LayerGraph, rng: np.random.Generator) -> None:
+    """The program's outputs, on random inputs, are those that `graph` has by definition, whatever the memories held."""
+    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
+    model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
+    model.window[:] = rng.integers(-128, 128, model.window.shape, np.int8)
+    inputs = random_inputs(rng, graph)
+    for name, value in inputs.items():
+        model.write_tensor(compiled.plan.locations[name], value)
+    model.run()
+    want = evaluate(graph, inputs)
+    for t in graph.outputs:
+        got = model.read_tensor(compiled.plan.locations[t.name])
+        np.testing.assert_array_equal(got.reshape(want[t.name].shape), want[t.name])

@@ -16,7 +16,7 @@ from nnloom.compiler.graph import LayerGraph, Padding
 from nnloom.compiler.memory import plan_memory
 from nnloom.sim.golden import GoldenModel
 from tests.graphs import evaluate, random_layer, tensor
-from tests.harness import compile_region, random_inputs
+from tests.harness import check_outputs, compile_region, random_inputs
 
 CONFIG = AcceleratorConfig(pixels=2)
 
@@ -111,16 +111,7 @@ def test_passes_over_every_so_many_rows(kernel, stride, passes, loads):
         assert program_cycles(CONFIG, compiled.descriptors) < program_cycles(CONFIG, slower.descriptors)
         # The passes have the same weights.
         assert len(emit(CONFIG, [graph]).weights) <= len(compiled.weights)
-        model = GoldenModel(compiled.config, compiled.program, compiled.weights)
-        model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
-        model.window[:] = rng.integers(-128, 128, model.window.shape, np.int8)
-        inputs = random_inputs(rng, graph)
-        model.write_tensor(compiled.plan.locations["given"], inputs["given"])
-        model.run()
-        want = evaluate(graph, inputs)
-        for t in graph.outputs:
-            got = model.read_tensor(compiled.plan.locations[t.name])
-            np.testing.assert_array_equal(got.reshape(want[t.name].shape), want[t.name])
+        check_outputs(compiled, graph, rng)
 
 
 def test_no_spare_rows_where_a_tensor_is_needed_whole_or_memory_is_short():

@@ -12,9 +12,8 @@ from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.split_sums import with_split_sums
-from nnloom.sim.golden import GoldenModel
-from tests.graphs import evaluate, random_layer, tensor
-from tests.harness import compile_region, random_inputs
+from tests.graphs import random_layer, tensor
+from tests.harness import check_outputs, compile_region
 
 CONFIG = AcceleratorConfig()
 
@@ -37,16 +36,7 @@ def test_the_rows_of_all_banks_and_those_that_are_left(rows, columns, channels, 
         compiled, plain = compile_region(CONFIG, form), compile_region(CONFIG, graph)
         assert program_cycles(CONFIG, compiled.descriptors) < program_cycles(CONFIG, plain.descriptors)
         assert len(emit(CONFIG, [graph]).regions[0].layers) == 3
-        model = GoldenModel(compiled.config, compiled.program, compiled.weights)
-        model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
-        inputs = random_inputs(rng, graph)
-        for name, value in inputs.items():
-            model.write_tensor(compiled.plan.locations[name], value)
-        model.run()
-        want = evaluate(graph, inputs)
-        for t in graph.outputs:
-            got = model.read_tensor(compiled.plan.locations[t.name])
-            np.testing.assert_array_equal(got.reshape(want[t.name].shape), want[t.name])
+        check_outputs(compiled, graph, rng)
 
 
 def test_where_it_does_not_pay_nothing_changes():

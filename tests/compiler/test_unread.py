@@ -10,9 +10,8 @@ import pytest
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler.graph import Conv2D, DepthwiseConv2D, LayerGraph, Padding
 from nnloom.compiler.unread import without_unread
-from nnloom.sim.golden import GoldenModel
-from tests.graphs import evaluate, random_graph, random_layer, tensor
-from tests.harness import compile_region, random_inputs
+from tests.graphs import random_graph, random_layer, tensor
+from tests.harness import check_outputs, compile_region
 
 CONFIG = AcceleratorConfig(pixels=2)
 
@@ -42,16 +41,7 @@ def window(rng, kind, source, name, kernel, strides, padding, size, channels=Non
 
 def run(graph, prepared, rng):
     compiled = compile_region(CONFIG, prepared)
-    model = GoldenModel(compiled.config, compiled.program, compiled.weights, compiled.tables)
-    model.activations[:] = rng.integers(0, 256, model.activations.shape, np.uint8)
-    inputs = random_inputs(rng, graph)
-    for name, value in inputs.items():
-        model.write_tensor(compiled.plan.locations[name], value)
-    model.run()
-    want = evaluate(graph, inputs)
-    for output in graph.outputs:
-        got = model.read_tensor(compiled.plan.locations[output.name])
-        np.testing.assert_array_equal(got.reshape(want[output.name].shape), want[output.name])
+    check_outputs(compiled, graph, rng)
     return compiled
 
 
