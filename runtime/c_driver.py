@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Part, Region, TensorLocation
+from nnloom.arch.artifact import Artifact, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ConfigError
 from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status
@@ -26,7 +25,7 @@ from nnloom.arch.link import (
     Opcode,
 )
 
-from .devices.base import HostBusDevice, Identity
+from .devices.recorder import BusRecorder
 from .devices.serial import bursts
 
 __all__ = ["driver_files", "map_header", "model_header"]
@@ -34,37 +33,6 @@ __all__ = ["driver_files", "map_header", "model_header"]
 SOURCES = Path(__file__).parent / "c"
 FRAME_WORDS = 64
 """Most words of a frame: with buffers of a quarter of the protocol's largest the driver suits a microcontroller."""
-
-
-class _Recorder(HostBusDevice):
-    """A board that keeps what a driver writes."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        super().__init__()
-        self._identity = Identity(MAGIC, ISA_VERSION, artifact.manifest.config.hash)
-        self.addresses: list[NDArray[np.uint32]] = []
-        self.words: list[NDArray[np.uint32]] = []
-
-    def identify(self) -> Identity:
-        return self._identity
-
-    def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
-        self.addresses.append(addresses)
-        self.words.append(words)
-
-    def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        return np.zeros(len(addresses), np.uint32)  # the status: idle
-
-    def load_part(self, part: Part) -> None:
-        """What is written before a part of a region begins."""
-        self._load_part(part)
-
-    def taken(self) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Addresses and words since the last call."""
-        none = [np.zeros(0, np.uint32)]
-        result = np.concatenate(none + self.addresses), np.concatenate(none + self.words)
-        self.addresses, self.words = [], []
-        return result
 
 
 def map_header() -> str:
@@ -99,10 +67,11 @@ def _table(kind: str, name: str, items: Iterable[str]) -> str:
     return f"static const {kind} {name}[] = {{\n" + ",\n".join(f"    {item}" for item in items) + "\n};\n"
 
 
-def _bursts(name: str, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> tuple[str, int]:
+def _bursts(name: str, accesses: Sequence[tuple[int, int]]) -> tuple[str, int]:
     """C tables of frames that write words, and their number; C has no empty ones."""
-    if not len(words):
+    if not accesses:
         return "", 0
+    addresses, words = np.array(accesses, np.uint32).T
     found = list(bursts(addresses, FRAME_WORDS))
     lines = [", ".join(f"0x{int(word):08x}" for word in words[i : i + 8]) for i in range(0, len(words), 8)]
     text = _table("uint32_t", f"{name}_words", lines)
@@ -134,13 +103,13 @@ def _about(direction: str, index: int, t: TensorLocation) -> str:
     )
 
 
-def _region(artifact: Artifact, recorder: _Recorder, number: int, region: Region) -> tuple[str, str]:
+def _region(artifact: Artifact, recorder: BusRecorder, number: int, region: Region) -> tuple[str, str]:
     """C tables of a region, and its entry."""
     config = artifact.manifest.config
     text, entries = "", []
     for index, part in enumerate(region.parts):
         recorder.load_part(part)
-        table, count = _bursts(f"nnl_region_{number}_part_{index}", *recorder.taken())
+        table, count = _bursts(f"nnl_region_{number}_part_{index}", recorder.take_accesses())
         text += table
         entries.append(f"{{0, {count}, nnl_region_{number}_part_{index}}}")
     text += _table("nnl_part", f"nnl_region_{number}_parts", entries or [f"{{{region.program_start}, 0, 0}}"])
@@ -164,7 +133,7 @@ def model_header(artifact: Artifact) -> str:
         raise ConfigError(
             f"{artifact.path}: nothing of {manifest.model} runs on the accelerator, so there is no driver"
         )
-    recorder = _Recorder(artifact)
+    recorder = BusRecorder()
     config = manifest.config
     text = [
         f"/* Made by `nnloom driver` for {manifest.board}, configuration 0x{config.hash:08x}. */",
@@ -181,7 +150,7 @@ def model_header(artifact: Artifact) -> str:
         prefix = f"region_{number}_" if several else ""
         text += [_about(f"{prefix}{direction}", index, t) for direction, index, t in tensors]
     recorder.load(artifact)
-    images, count = _bursts("nnl_images", *recorder.taken())
+    images, count = _bursts("nnl_images", recorder.take_accesses())
     text.append(images)
     regions = [_region(artifact, recorder, number, region) for number, region in enumerate(manifest.regions)]
     text += [table for table, _ in regions]

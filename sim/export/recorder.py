@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region, TensorLocation
-from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status
-from nnloom.runtime.devices.base import HostBusDevice, Identity, RegionResult
+from nnloom.arch.isa import HostAddress, Register, Status
+from nnloom.runtime.devices.base import RegionResult
+from nnloom.runtime.devices.recorder import BusRecorder
 from nnloom.sim.parts import RegionModels
 
 __all__ = ["Recorder"]
 
 
-class Recorder(HostBusDevice):
+class Recorder(BusRecorder):
     """A device that answers as the golden model does.
 
     Attributes
@@ -35,29 +36,18 @@ class Recorder(HostBusDevice):
         self._running = False
         self._models: RegionModels | None = None
 
-    def identify(self) -> Identity:
-        """As the artifact's engine."""
-        assert self._models is not None
-        return Identity(MAGIC, ISA_VERSION, self._hash)
-
     def load(self, artifact: Artifact) -> None:
         """Write down what loads the artifact: `loads`."""
         self._models = RegionModels(artifact)
-        self._hash = artifact.manifest.config.hash
-        self._running, self.loads = False, []
+        self._running = False
         super().load(artifact)
+        self.loads = self.take_accesses()
         self._running = True
 
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
-        accesses = list(zip(addresses.tolist(), words.tolist(), strict=True))
+        super().write_words(addresses, words)
         if self._running:
-            self.lines += [f"w {address:08x} {word:08x}" for address, word in accesses]
-        else:
-            self.loads += accesses
-
-    def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        # Only registers are read here: outputs come from `read_tensor`.
-        return np.where(addresses == HostAddress.REGISTERS + Register.STATUS, int(Status.DONE), 0).astype(np.uint32)
+            self.lines += [f"w {address:08x} {word:08x}" for address, word in self.take_accesses()]
 
     def wait_done(self) -> int:
         mask = Status.BUSY | Status.DONE | Status.ERROR
