@@ -203,7 +203,7 @@ def test_exploration_says_that_it_has_no_model(name):
 
 def test_program_says_who_loads_the_board(tmp_path, monkeypatch):
     make_artifact(tmp_path, random_graph(np.random.default_rng(1), [str(KINDS[0])]))
-    monkeypatch.setattr("nnloom.boards.program.get", lambda _: get("pynq-z2"))
+    monkeypatch.setattr("nnloom.boards.program.board_of", lambda _: get("pynq-z2"))
     with pytest.raises(ConfigError, match="loaded by its own processor"):
         program(tmp_path)
 
