@@ -108,7 +108,7 @@ def _prove(factor_bytes: bytes, low_bytes: bytes, high_bytes: bytes, limits: tup
         ends = int(low[channel]), int(high[channel])
         if shift > _LARGEST_SHIFT:
             multiplier, shift = multiplier >> (shift - _LARGEST_SHIFT), _LARGEST_SHIFT
-        least, greatest = _bounds(starts[channel], outputs, ends, shift)
+        least, greatest = _bounds(starts[channel], starts[channel] - 1, outputs, ends, shift)
         chosen = min(max(multiplier, least), greatest)
         nudged += chosen != multiplier and least <= greatest
         if least > greatest:
@@ -119,11 +119,11 @@ def _prove(factor_bytes: bytes, low_bytes: bytes, high_bytes: bytes, limits: tup
 
 
 def prove_answers(
-    answers: NDArray[np.int64], low: int, factor: float, limits: tuple[int, int]
+    sums: NDArray[np.int64], answers: NDArray[np.int64], factor: float, limits: tuple[int, int]
 ) -> tuple[int, int] | None:
-    """Multiplier and shift that give an answer for each accumulator from `low` on; None if there are none.
+    """Multiplier and shift that give the answer of each accumulator that there can be; None if there are none.
 
-    answers: without the zero point, within the limits. Raises ValueError as `prove`.
+    sums: ascending; answers: of each, without the zero point, within the limits. Raises ValueError as `prove`.
     """
     if not 0 < factor < 1:
         raise ValueError(f"requantization factor {factor:g}; the engine has factors below 1")
@@ -132,8 +132,11 @@ def prove_answers(
     mantissa, exponent = np.frexp(factor)
     multiplier, shift = int(mantissa * (1 << _BITS)), min(-int(exponent), _LARGEST_SHIFT)
     outputs = np.arange(limits[0] + 1, limits[1] + 1)
-    starts = low + np.searchsorted(answers, outputs)
-    least, greatest = _bounds(starts, outputs, (low, low + len(answers) - 1), shift)
+    places = np.searchsorted(answers, outputs)
+    # Between two accumulators that there can be, an output may begin anywhere.
+    bordered = np.concatenate([[sums[0] - 1], sums, [sums[-1] + 1]])
+    ends = int(sums[0]), int(sums[-1])
+    least, greatest = _bounds(bordered[places + 1], bordered[places], outputs, ends, shift)
     return (min(max(multiplier, least), greatest), shift) if least <= greatest else None
 
 
@@ -144,9 +147,9 @@ def _scaled(outputs: NDArray[np.int64], shift: int) -> NDArray:
 
 
 def _bounds(
-    starts: NDArray[np.int64], outputs: NDArray[np.int64], ends: tuple[int, int], shift: int
+    starts: NDArray[np.int64], before: NDArray[np.int64], outputs: NDArray[np.int64], ends: tuple[int, int], shift: int
 ) -> tuple[int, int]:
-    """The least and greatest multiplier with which each output begins at its accumulator."""
+    """The least and greatest multiplier with which each output begins at its accumulator, and not at the one before."""
     wanted = _scaled(outputs, shift)
     least, greatest = 0, (1 << _BITS) - 1
 
@@ -157,8 +160,7 @@ def _bounds(
     there = starts <= ends[1]
     least = ratios(starts, there & (starts > 0), up=True).max(initial=least)
     greatest = ratios(starts, there & (starts < 0), up=False).min(initial=greatest)
-    # The one before: (starts - 1) * multiplier < wanted.
-    before = starts - 1
+    # The one before: before * multiplier < wanted.
     there = before >= ends[0]
     greatest = (ratios(before, there & (before > 0), up=True) - 1).min(initial=greatest)
     least = (ratios(before, there & (before < 0), up=False) + 1).max(initial=least)

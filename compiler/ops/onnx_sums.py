@@ -51,28 +51,33 @@ def proved_product(node: Node, layer: Mul) -> Mul:
     """
     a, b = layer.inputs
     products = (VALUES[:, None] - a.zero_point) * (VALUES - b.zero_point)
-    answers = _by_sum(products, np.clip(_answers(node.operation), layer.act_min, layer.act_max))
+    sums, answers = _by_sum(products, np.clip(_answers(node.operation), layer.act_min, layer.act_max))
     factor = float(np.float32(a.scale) * np.float32(b.scale) / np.float32(layer.output.scale))
     limits = layer.act_min, layer.act_max
-    proof = _proof(node, answers, int(products.min()), factor, layer.output.zero_point, limits)
+    proof = _proof(node, sums, answers, factor, layer.output.zero_point, limits)
     return dataclasses.replace(layer, requantization=proof.pairs, double_rounding=False, proof=proof)
 
 
-def _by_sum(sums: NDArray[np.int64], answers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The answer for every integer from the least sum to the greatest: that of the next one that there can be."""
+def _by_sum(sums: NDArray[np.int64], answers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The sums that there can be, ascending, and the answer of each."""
     unique, first = np.unique(sums, return_index=True)
     values = answers.reshape(-1)[first]
     if (answers.reshape(-1) != values[np.searchsorted(unique, sums.reshape(-1))]).any():
         raise Refusal("it is no function of the product")
-    return values[np.searchsorted(unique, np.arange(unique[0], unique[-1] + 1))]
+    return unique, values
 
 
 def _proof(
-    node: Node, answers: NDArray[np.int64], low: int, factor: float, zero_point: int, limits: tuple[int, int]
+    node: Node,
+    sums: NDArray[np.int64],
+    answers: NDArray[np.int64],
+    factor: float,
+    zero_point: int,
+    limits: tuple[int, int],
 ) -> Proof:
-    """A multiplier for the sums from `low` on, or the nearest if the operator takes that."""
+    """A multiplier for the sums that there can be, or the nearest if the operator takes that."""
     try:
-        found = prove_answers(answers - zero_point, low, factor, (limits[0] - zero_point, limits[1] - zero_point))
+        found = prove_answers(sums, answers - zero_point, factor, (limits[0] - zero_point, limits[1] - zero_point))
         if found is not None:
             return Proof((found,), 0, ())
         if not node.operation.options.get(NEAREST):
@@ -80,7 +85,6 @@ def _proof(
         nearest = quantize_multiplier(factor)
     except ValueError as error:
         raise Refusal(str(error)) from error
-    sums = low + np.arange(len(answers))
     own = np.clip(requantize(sums, *nearest, double_rounding=False) + zero_point, *limits)
     apart = np.flatnonzero(own != answers)
     return Proof((nearest,), 0, (Difference(0, len(apart), int(sums[apart[0]])),))
@@ -94,7 +98,7 @@ def proved_mean(node: Node, layer: WindowSum) -> WindowSum:
     factor = np.float32(source.scale) / (np.float32(out.scale) * np.float32(count))
     rounded = np.rint(sums.astype(np.float32) * factor).astype(np.int64) + out.zero_point
     answers = np.clip(rounded, layer.act_min, layer.act_max)
-    proof = _proof(node, answers, int(sums[0]), float(factor), out.zero_point, (layer.act_min, layer.act_max))
+    proof = _proof(node, sums, answers, float(factor), out.zero_point, (layer.act_min, layer.act_max))
     ((multiplier, shift),) = proof.pairs
     return dataclasses.replace(layer, weight=1, multiplier=multiplier, shift=shift, double_rounding=False, proof=proof)
 

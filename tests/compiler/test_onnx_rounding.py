@@ -68,9 +68,19 @@ def test_answers_of_a_product_with_its_zero_point_added_first():
     for zero_point in (0, 5, -8):
         rounded = np.rint(products.astype(np.float32) * np.float32(factor) + np.float32(zero_point))
         answers = (np.clip(rounded, -128, 127) - zero_point).astype(np.int64)
-        found = prove_answers(answers, -3000, factor, (-128 - zero_point, 127 - zero_point))
+        found = prove_answers(products, answers, factor, (-128 - zero_point, 127 - zero_point))
         if found is not None:
             got = requantize(products, *found, double_rounding=False)
             assert np.array_equal(np.clip(got, -128 - zero_point, 127 - zero_point), answers)
-    assert prove_answers(np.array([0, 1, 0]), -1, 0.5, (-128, 127)) is None
-    assert prove_answers(np.array([-1, 0, 1]), -1, 0.9, (-128, 127)) is not None
+    three = np.array([-1, 0, 1])
+    assert prove_answers(three, np.array([0, 1, 0]), 0.5, (-128, 127)) is None
+    assert prove_answers(three, np.array([-1, 0, 1]), 0.9, (-128, 127)) is not None
+
+
+def test_only_sums_that_there_can_be_count():
+    # Between 100 and 260 the output passes 1.5 somewhere: where, nobody sees.
+    sums, answers = np.array([-300, 0, 100, 260]), np.array([-3, 0, 1, 3])
+    found = prove_answers(sums, answers, 0.0115, (-128, 127))
+    assert found is not None and np.array_equal(requantize(sums, *found, double_rounding=False), answers)
+    every = np.arange(-300, 261)
+    assert prove_answers(every, answers[np.searchsorted(sums, every)], 0.0115, (-128, 127)) is None

@@ -21,7 +21,7 @@ from nnloom.arch.reference.onnx import ONNX_RUNTIME_SETTINGS
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Plan", "is_onnx", "make_plan", "run_options"]
+__all__ = ["Plan", "first_line", "is_onnx", "load_model", "make_plan", "plan_model", "run_options"]
 
 OPSET = 17
 """Older files are upgraded to it."""
@@ -102,26 +102,30 @@ def make_plan(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
     ToolMissingError
         If onnx or onnxruntime is not installed.
     """
+    prepared = load_model(path, shapes)
+    planned = plan_model(path, prepared)
+    return Plan(prepared, planned, hashlib.sha256(path.read_bytes()).hexdigest(), _types(path, planned))
+
+
+def load_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
+    """Read a file, upgrade it, and fix its shapes; parameters and errors as of `make_plan`."""
     require("onnx", "onnx", "onnxruntime")
     import onnx
 
     try:
-        data = path.read_bytes()
         model = onnx.load(str(path))
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}; give the path of a model file") from error
     except Exception as error:  # protobuf's errors have no common class
-        raise ModelError(f"{path}: damaged ONNX file ({_line(error)})") from error
+        raise ModelError(f"{path}: damaged ONNX file ({first_line(error)})") from error
     if not model.graph.node:
         raise ModelError(f"{path}: the model has no operators")
     if not model.graph.output:
         raise ModelError(f"{path}: the model has no outputs")
-    prepared = _fixed(path, _upgraded(path, model), shapes)
-    planned = _planned(path, prepared)
-    return Plan(prepared, planned, hashlib.sha256(data).hexdigest(), _types(path, planned))
+    return _fixed(path, _upgraded(path, model), shapes)
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a message that says something."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0][:200]
@@ -139,7 +143,7 @@ def _upgraded(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         if version >= 13:
             return model
         raise ModelError(
-            f"{path}: opset {version} cannot be upgraded ({_line(error)}); export the model with opset 13 or newer"
+            f"{path}: opset {version} cannot be upgraded ({first_line(error)}); export the model with opset 13 or newer"
         ) from error
 
 
@@ -192,7 +196,14 @@ def run_options() -> Any:
     return options
 
 
-def _planned(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+def plan_model(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """A prepared network in ONNX Runtime's operators.
+
+    Raises
+    ------
+    ModelError
+        If ONNX Runtime refuses it; the message names `path`.
+    """
     import onnx
     import onnxruntime as ort
 
@@ -207,7 +218,9 @@ def _planned(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
             )
             return onnx.load(str(target))
         except Exception as error:  # of ONNX Runtime's many kinds
-            raise ModelError(f"{path}: ONNX Runtime refuses it ({_line(error)}); export the model again") from error
+            raise ModelError(
+                f"{path}: ONNX Runtime refuses it ({first_line(error)}); export the model again"
+            ) from error
 
 
 def _types(path: Path, planned: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -235,6 +248,6 @@ def _types(path: Path, planned: onnx.ModelProto) -> dict[str, tuple[str, tuple[i
         session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
         made = dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:  # of ONNX Runtime's many kinds
-        raise ModelError(f"{path}: ONNX Runtime cannot run it ({_line(error)}); export the model again") from error
+        raise ModelError(f"{path}: ONNX Runtime cannot run it ({first_line(error)}); export the model again") from error
     tensors = {**feeds, **{name: value for name, value in made.items() if isinstance(value, np.ndarray)}}
     return {name: (value.dtype.name, tuple(value.shape)) for name, value in tensors.items()}
