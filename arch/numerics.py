@@ -192,12 +192,13 @@ def requantize(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, *, doubl
     return (product + (np.int64(1) << (total - 1))) >> total
 
 
-def quantize(values: NDArray[np.floating], scale: float, zero_point: int) -> NDArray[np.int8]:
-    """Real values to int8, as the TFLite QUANTIZE reference kernel: float32 division, half away from zero."""
+def quantize(values: NDArray[np.floating], scale: float, zero_point: int, dtype: str = "int8") -> NDArray:
+    """Real values to int8 or uint8, as the TFLite QUANTIZE reference kernel: float32 division, half away from zero."""
     scaled = np.asarray(values, np.float32) / np.float32(scale)
     whole = np.trunc(scaled)
     rounded = whole + np.where(np.abs(scaled - whole) >= 0.5, np.sign(scaled), 0)
-    return np.clip(rounded + zero_point, -128, 127).astype(np.int8)
+    info = np.iinfo(dtype)
+    return np.clip(rounded + zero_point, info.min, info.max).astype(dtype)
 
 
 ACTIVATION_BOUNDS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}

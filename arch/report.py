@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
@@ -26,6 +27,8 @@ __all__ = [
     "Report",
     "ReportValues",
     "StateReport",
+    "TableUse",
+    "tables_of",
     "write_report",
 ]
 
@@ -123,6 +126,10 @@ class LayerReport(_Layer, total=False):
     cycle_shares: CycleSharesReport
     waits: _Waits
     """cycles without a step, as the counters of the engine tell them apart"""
+    table: Count
+    """number, from 1, of the table in which its results are looked up; left out: in none"""
+    table_operators: list[str]
+    """what the table computes: operators of the network, in order"""
 
 
 class StateReport(TypedDict):
@@ -160,6 +167,9 @@ class MemoryReport(_Memory, total=False):
 
     parts_because: list[str]
     """the memories that make parts necessary"""
+    tables: Count
+    """tables of functions that the network uses; they are loaded once, also for parts"""
+    tables_available: Count
 
 
 class _System(TypedDict):
@@ -220,6 +230,30 @@ class ReportValues(_Values, total=False):
     resources: dict[str, _Resource]
     resources_by: str
     seed: int | None
+
+
+@dataclass(frozen=True)
+class TableUse:
+    """A table of the engine, and the layers whose results are looked up in it."""
+
+    number: int
+    computes: str
+    layers: tuple[str, ...]
+
+
+def tables_of(layers: Sequence[LayerReport]) -> list[TableUse]:
+    """The tables that layers use, by number."""
+    used: dict[int, list[LayerReport]] = {}
+    for layer in layers:
+        if "table" in layer:
+            used.setdefault(layer["table"], []).append(layer)
+    result = []
+    for number, users in sorted(used.items()):
+        # Chains of other operators may have the same 256 answers.
+        computes = dict.fromkeys(" > ".join(layer.get("table_operators", ())) for layer in users)
+        names = tuple(layer["name"] for layer in users)
+        result.append(TableUse(number, ", ".join(filter(None, computes)), names))
+    return result
 
 
 class Report:

@@ -23,7 +23,7 @@ from nnloom.arch.errors import ConfigError, DeviceError, InputError
 from nnloom.arch.extras import require
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
 from nnloom.arch.output import PAGE_FILE
-from nnloom.arch.report import Report
+from nnloom.arch.report import Report, tables_of
 from nnloom.arch.serving import ServerLimits
 
 from .console import Console
@@ -828,6 +828,9 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     titles = ["layer", "operator", "runs on", "macs", "cycles est.", "measured"]
     console.table([*titles, *(f"wait: {cause}" for cause in causes), "utilisation"], rows)
     memory = report["memory"]
+    if tables := tables_of(report["layers"]):
+        console.say(f"\ntables: {memory['tables']} of {memory['tables_available']}, loaded once")
+        console.table(["table", "computes", "in layers"], [[t.number, t.computes, ", ".join(t.layers)] for t in tables])
     if report["states"]:
         console.say("\nstate from run to run:")
         console.table(["state", "shape", "type"], [[s["name"], s["shape"], s["dtype"]] for s in report["states"]])

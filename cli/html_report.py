@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from nnloom.arch.artifact import Artifact, TensorInfo, TensorLocation
-from nnloom.arch.report import LayerReport, Report
+from nnloom.arch.report import LayerReport, Report, tables_of
 
 from .text import printable
 
@@ -116,6 +116,7 @@ def _page(artifact: Artifact, report: Report, host: HostSeconds | None) -> dict[
         "layers": [_row(index, layer) for index, layer in enumerate(layers)],
         "timeline": _timeline_data(artifact, report, host),
         "sizes": _sizes(report),
+        "tables": [[table.number, table.computes, ", ".join(table.layers)] for table in tables_of(layers)],
         "memory": _memory(artifact, report),
         "roof": {
             "multipliers": config.multipliers,

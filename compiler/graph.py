@@ -101,11 +101,14 @@ class Table:
     scale: float
     zero_point: int
     """quantization of the values that are looked up: the layer's output has the one behind the table"""
+    operators: tuple[str, ...] = field(default=(), compare=False)
+    """what it computes, for the report: operators, in order"""
 
     @classmethod
-    def of(cls, answers: NDArray[np.integer], scale: float, zero_point: int) -> Table:
+    def of(cls, answers: NDArray[np.integer], scale: float, zero_point: int, operators: tuple[str, ...] = ()) -> Table:
         """The table of a function's answers [256] for the values from -128 on."""
-        return cls(entries=np.roll(answers, 128).astype(np.int8).tobytes(), scale=scale, zero_point=zero_point)
+        entries = np.roll(answers, 128).astype(np.int8).tobytes()
+        return cls(entries=entries, scale=scale, zero_point=zero_point, operators=operators)
 
     @property
     def values(self) -> NDArray[np.int8]:
@@ -114,7 +117,8 @@ class Table:
 
     def then(self, other: Table) -> Table:
         """This table, then another one."""
-        return dataclasses.replace(self, entries=other.values[self.values.view(np.uint8)].tobytes())
+        entries = other.values[self.values.view(np.uint8)].tobytes()
+        return dataclasses.replace(self, entries=entries, operators=self.operators + other.operators)
 
 
 Requantization = tuple[tuple[int, int], ...]

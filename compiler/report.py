@@ -13,6 +13,7 @@ from .cost import cycle_shares, layer_cycles, operation_macs
 from .exactness import Inexact
 from .fit import Fitted
 from .larger import Larger
+from .lower import LoweredLayer
 from .onnx_rounding import Proof
 from .ops.rounding import proof_of
 
@@ -89,6 +90,7 @@ def make_report(
                     "utilisation": round(item.macs / count / config.multipliers, 4),
                     "weight_bytes": int(item.weights.size),
                     "cycle_shares": {name: round(value, 2) for name, value in asdict(share).items()},
+                    **_table(item),
                     **_exactness(item.layer.name, inexact, proofs),
                 }
             )
@@ -144,6 +146,8 @@ def make_report(
             "parts": emitted.parts,
             "parts_because": list(emitted.overflows),
             "bytes_loaded_per_inference": int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0,
+            "tables": len(emitted.tables),
+            "tables_available": config.tables,
             "activations_peak_bytes": max((r.plan.peak_bytes(config) for r in emitted.regions), default=0),
             "activations_available": config.activation_bytes,
             "planner": [r.plan.strategy for r in emitted.regions],
@@ -161,6 +165,14 @@ def make_report(
             ],
         },
     }
+
+
+def _table(item: LoweredLayer) -> dict[str, Any]:
+    """The table of a layer that has one."""
+    table = item.layer.table
+    if table is None:
+        return {}
+    return {"table": item.descriptor.table, "table_operators": [kind.lower() for kind in table.operators]}
 
 
 def _exactness(name: str, inexact: Inexact, proofs: Mapping[str, Proof]) -> dict[str, Any]:

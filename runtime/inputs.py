@@ -122,8 +122,8 @@ def check_input(info: TensorInfo, value: NDArray) -> NDArray:
             raise InputError(f"input {info.name!r} holds NaN or infinity; give finite values")
         if value.dtype.itemsize > 4 and np.any(np.abs(value) > np.finfo(np.float32).max):
             raise InputError(f"input {info.name!r} holds values beyond float32; give smaller values")
-        if info.dtype == "int8":
-            return quantize(value, info.scale, info.zero_point)
+        if info.dtype in ("int8", "uint8") and info.scale:
+            return quantize(value, info.scale, info.zero_point, info.dtype)
     if value.dtype == info.dtype:
         return value
     if info.dtype == "float32" and value.dtype == np.float64:

@@ -416,7 +416,8 @@ class InferenceSession:
             An array for each input, by name, of the input's shape and dtype; or one array if there is one
             input. A leading dimension of 1 may be left out; one of N runs N inferences, in order, and is that of the
             outputs too.
-            An int8 input also takes floating point values, which are quantized as the model says.
+            An int8 or uint8 input also takes floating point values: real numbers, which are quantized as the model
+            says. Bytes of a picture held as floats are none: give those as uint8.
         output_names, input_feed
             ONNX Runtime's form: the names of the outputs that are wanted, None for all, and then the inputs.
 

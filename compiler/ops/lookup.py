@@ -46,7 +46,7 @@ def table_of(graph: Graph, node: Node) -> tuple[int, Table]:
     if (answers != answers[:, :1]).any():
         raise Refusal("a function for each channel")
     _, q = int8_type(graph.values[index].type, "the operand")
-    return index, Table.of(answers[:, 0], q.scale, q.zero_point)
+    return index, Table.of(answers[:, 0], q.scale, q.zero_point, (node.kind,))
 
 
 def _given(graph: Graph, node: Node) -> tuple[int, Table]:
@@ -56,7 +56,7 @@ def _given(graph: Graph, node: Node) -> tuple[int, Table]:
     int8_type(node.operation.outputs[0], "the output")
     if index is None or entries is None or entries.dtype != np.int8:
         raise Refusal("the table is not constant")
-    return index, Table.of(entries, q.scale, q.zero_point)
+    return index, Table.of(entries, q.scale, q.zero_point, (node.kind,))
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,9 @@ def function_of_one_value(graph: Graph, node: Node, producers: Mapping[int, Node
     except (InputError, UnsupportedOperatorError) as error:
         raise Refusal(str(error)) from error
     _, q = int8_type(graph.values[value].type, "the operand")
-    between = {n.outputs[0]: n for n in (*left, *right)}
-    return OneValue(value, Table.of(answers, q.scale, q.zero_point), tuple(between.values()))
+    between = tuple({n.outputs[0]: n for n in (*left, *right)}.values())
+    kinds = (*(n.kind for n in reversed(between)), node.kind)
+    return OneValue(value, Table.of(answers, q.scale, q.zero_point, kinds), between)
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
+from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.reference import REFERENCES
+from nnloom.arch.report import Report, tables_of
+from nnloom.cli import main
+from nnloom.cli.html_report import html_page
 from nnloom.compiler.elementwise import ELEMENTWISE
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import Table
 from nnloom.compiler.ops import OPERATORS
 from nnloom.compiler.ops.lookup import table_of
 from nnloom.compiler.partition import Partitioned, partition
-from tests.compiler.litert import exact
+from tests.compiler.litert import compile_without_code, exact
 from tests.tflite_models import ModelWriter, schema
 
 FUNCTIONS = ("LOGISTIC", "TANH", "HARD_SWISH", "ABS", "GELU", "LEAKY_RELU", "QUANTIZE")
@@ -197,6 +205,34 @@ def test_equal_functions_share_a_table(tmp_path):
     made = layers(exact(tmp_path, build, 9, config="16x9 with row triples"))
     tables = [layer.table for layer in made if layer.table]
     assert len(tables) == 2 and len(set(tables)) == 1
+
+
+def test_report_and_inspect_list_the_tables(tmp_path, capsys):
+    def build(m: ModelWriter) -> list[int]:
+        x = function(m, "ABS", function(m, "HARD_SWISH", image(m, 8)))
+        y = function(m, "LOGISTIC", m.conv(x, 8, activation=None))
+        return [m.conv(m.binary("MUL", x, function(m, "TANH", x), m.scale(x)), 4), m.conv(swish(m, m.conv(y, 4)), 4)]
+
+    m = ModelWriter(8)
+    (tmp_path / "network.tflite").write_bytes(m.finish(*build(m)))
+    values = compile_without_code(tmp_path / "network.tflite", tmp_path / "made", "2x8x5")
+    of = {layer["name"]: layer for layer in values["layers"] if "table" in layer}
+    assert {tuple(layer["table_operators"]) for layer in of.values()} == {
+        ("hard_swish", "abs"), ("tanh", "mul"), ("logistic",), ("logistic", "mul"),
+    }  # fmt: skip
+    assert values["memory"]["tables"] == 4 and values["memory"]["tables_available"] == 8
+    assert sorted(layer["table"] for layer in of.values()) == [1, 2, 3, 4]
+    schema_file = Path(__file__).parents[2] / "docs" / "report.schema.json"
+    jsonschema.Draft202012Validator(json.loads(schema_file.read_text())).validate(
+        json.loads((tmp_path / "made" / REPORT_FILE).read_text())
+    )
+    assert main(["inspect", str(tmp_path / "made")]) == 0
+    text = capsys.readouterr().out
+    assert "tables: 4 of 8, loaded once" in text and "hard_swish > abs" in text
+    page = html_page(Artifact.load(tmp_path / "made"), Report.load(Artifact.load(tmp_path / "made")))
+    data = json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', page)[1])
+    assert [row[1] for row in data["tables"]] == [use.computes for use in tables_of(values["layers"])]
+    assert {name for row in data["tables"] for name in row[2].split(", ")} == set(of)
 
 
 @pytest.mark.verilator

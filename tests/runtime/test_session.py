@@ -15,6 +15,9 @@ from nnloom.runtime.inputs import as_arrays, check_input, check_inputs, join_bat
 
 FLOAT = TensorInfo(name="x", shape=(1, 2, 3), dtype="float32", scale=0.5, zero_point=1)
 INT8 = TensorInfo(name="x", shape=(1, 2, 3), dtype="int8", scale=0.5, zero_point=1)
+UINT8 = TensorInfo(name="x", shape=(1, 2, 3), dtype="uint8", scale=0.5, zero_point=129)
+PLAIN = TensorInfo(name="x", shape=(1, 2, 3), dtype="uint8")
+"""not quantized: class numbers, say"""
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,12 @@ INT8 = TensorInfo(name="x", shape=(1, 2, 3), dtype="int8", scale=0.5, zero_point
         (INT8, "float64", "int8"),
         (INT8, "uint8", None),
         (INT8, "int16", None),
+        (UINT8, "uint8", "uint8"),
+        (UINT8, "float32", "uint8"),
+        (UINT8, "float64", "uint8"),
+        (UINT8, "int8", None),
+        (PLAIN, "uint8", "uint8"),
+        (PLAIN, "float32", None),
     ],
 )
 @pytest.mark.parametrize("shape", [(1, 2, 3), (2, 3)])
@@ -47,6 +56,7 @@ def test_dtypes(info, dtype, want, shape):
 def test_floats_are_quantized_half_away_from_zero_and_clamped():
     value = np.array([[[0.25, -0.25, 0.24], [0.75, 1e30, -1e30]]])
     assert check_input(INT8, value).tolist() == [[[2, 0, 1], [3, 127, -128]]]
+    assert check_input(UINT8, value).tolist() == [[[130, 128, 129], [131, 255, 0]]]
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (6,), (3, 2), (2, 2, 3), (1, 1, 2, 3), (1, 2, 0)])

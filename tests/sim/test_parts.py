@@ -19,6 +19,7 @@ from nnloom.runtime.devices.verified import VerifiedRtlDevice
 from nnloom.sim.check import OwnershipChecker
 from nnloom.sim.parts import RegionModels
 from tests.artifacts import SMALL, make_artifact, random_network_inputs
+from tests.board_twin import twin_device
 from tests.graphs import KINDS, evaluate, random_graph
 
 CONFIGS = {
@@ -64,6 +65,34 @@ def test_parts_fit_and_give_the_definitions_results(config, tmp_path):
             np.testing.assert_array_equal(got.reshape(want[location.name].shape), want[location.name])
     assert len(parts) >= 15 and max(parts) >= 2
     assert (cut_layers >= 8) == (config.weight_words < 100)
+
+
+def test_tables_are_loaded_once_for_all_parts(tmp_path, monkeypatch):
+    """More layers than the program memory holds, with tables in turn: parts share the tables of the whole network."""
+    config = replace(SMALL, program_words=16 * 16, weight_words=1024, tables=4)
+    rng = np.random.default_rng(6)
+    graph = random_graph(rng, 70 * ["rescaled"], tables=4)
+    emitted = make_artifact(tmp_path, graph, config)
+    artifact = Artifact.load(tmp_path)
+    (region,) = artifact.manifest.regions
+    programs = [decode_program(artifact.part_images(part)[0]) for part in region.parts]
+    used = [{d.table for d in program} - {0} for program in programs]
+    assert len(emitted.tables) == 4 and len(used) >= 5 and sum(len(each) > 1 for each in used) >= 4
+    for d, item in zip((d for program in programs for d in program), emitted.regions[0].layers, strict=True):
+        want = item.layer.table.entries if item.layer.table else None
+        assert (emitted.tables[d.table - 1].tobytes() if d.table else None) == want
+    line, device = twin_device(config)
+    loads = []
+    monkeypatch.setattr(device, "_write_tables", lambda tables, write=device._write_tables: loads.append(write(tables)))
+    device.load(artifact)
+    for _ in range(2):
+        inputs = random_network_inputs(rng, graph)
+        want = evaluate(graph, {name: value[0] for name, value in inputs.items()})
+        got = device.run_region(region, list(inputs.values())).outputs
+        assert len(graph.outputs) == len(got)
+        for location, values in zip(region.outputs, got, strict=True):
+            np.testing.assert_array_equal(values.reshape(want[location.name].shape), want[location.name])
+    assert len(loads) == 1 and line.board.starts == 2 * len(region.parts)
 
 
 def test_what_fits_is_one_program():
