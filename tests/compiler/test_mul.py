@@ -70,7 +70,10 @@ def test_operands_that_are_repeated(tmp_path, config, shape, first):
     assert layer.pixel == (None if shape[1:3] != (1, 1) else 1 - first)
 
 
-def test_a_tensor_with_itself_and_parts(tmp_path):
+@pytest.mark.parametrize(("config", "count"), [("8x5", 3), ("2x16x9", 2)])
+def test_a_tensor_with_itself_and_parts(tmp_path, config, count):
+    """Squares are a function of one value: with tables they are looked up."""
+
     def build(m: ModelWriter) -> list[int]:
         x = m.conv(m.input((1, 6, 5, 3)), 32, activation=None)
         squares = m.binary("MUL", x, x, m.scale(x) ** 2 * 100)
@@ -79,8 +82,8 @@ def test_a_tensor_with_itself_and_parts(tmp_path):
         both = m.binary("MUL", *halves, m.scale(x) ** 2 * 80)
         return [m.conv(squares, 3), m.conv(m.binary("MUL", pixel, both, m.scale(x) * m.scale(both) * 60), 4)]
 
-    partitioned = exact(tmp_path, build)
-    assert len(products(partitioned)) == 3 and not partitioned.cpu_operators
+    partitioned = exact(tmp_path, build, config=config)
+    assert len(products(partitioned)) == count and not partitioned.cpu_operators
 
 
 @pytest.mark.parametrize(("points", "scale"), [((-128, -128), 300.0), ((127, -128), 64.0), ((127, 127), 1e6)])
