@@ -27,6 +27,7 @@ from nnloom.arch.report import Report, tables_of
 from nnloom.arch.serving import ServerLimits
 
 from .console import Console
+from .quantization import quantization_options, quantize, show_quantization
 
 if TYPE_CHECKING:
     from nnloom.compiler.explore import Exploration
@@ -44,6 +45,7 @@ __all__ = [
     "export",
     "inspect",
     "program",
+    "quantize",
     "report",
     "run",
     "serve",
@@ -73,7 +75,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     from nnloom.compiler.api import compile as compile_to_artifact
 
     output = Path(options.output or Path("build") / Path(options.model).stem)
-    _check_writable(options.html, "--html")
+    check_writable(options.html, "--html")
     config = _load_config(options.config)
     result = compile_to_artifact(
         options.model,
@@ -82,13 +84,17 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         config=config,
         cpu=options.cpu,
         strict=options.strict,
-        shapes=_shapes(options.shape),
+        shapes=shapes_of(options.shape),
         unproved=options.unproved,
         keep=options.keep,
+        calibrate=options.calibrate,
+        quantization=quantization_options(options),
         progress=console.phase,
         advance=console.advance,
     )
     report = result.report
+    if result.quantized:
+        show_quantization(result.quantized, console)
     on_cpu = [layer for layer in report["layers"] if layer["target"] == "cpu"]
     console.say(
         f"{output}: {len(report['layers']) - len(on_cpu)} layers on the accelerator, {len(on_cpu)} on the CPU, "
@@ -97,6 +103,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     )
     if len(on_cpu) == len(report["layers"]):
         console.say("  nothing runs on the accelerator: the CPU computes all of it, with the same bits")
+    if result.is_float:
+        console.say("  the model is float, and the accelerator int8; to quantize it: --calibrate DATA.npz")
     if report["memory"]["parts"]:
         console.say(f"  {_parts(report)}")
     for line in _sizes(report):
@@ -119,7 +127,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     if options.html:
         artifact = Artifact.load(output)
         _write_page(artifact, Report.load(artifact), Path(options.html), None, None, console)
-    return {"artifact": str(output), **report}
+    quantized = {"quantization": result.quantized.to_dict()} if result.quantized else {}
+    return {"artifact": str(output), **report, **quantized}
 
 
 def _unproved(report: dict[str, Any]) -> str:
@@ -129,7 +138,7 @@ def _unproved(report: dict[str, Any]) -> str:
     return f"; layers with others: {count} on the CPU, exact, and {len(layers) - count} on the accelerator (--unproved)"
 
 
-def _shapes(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+def shapes_of(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     """Shapes by input, from NAME=1,2,3."""
     shapes = {}
     for text in given or ():
@@ -189,8 +198,8 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom explore"""
     from nnloom.compiler.explore import explore as explore_configurations
 
-    _check_writable(options.plot, "--plot")
-    _check_writable(options.save, "--save")
+    check_writable(options.plot, "--plot")
+    check_writable(options.save, "--save")
     if options.plot:
         from .plot import check_plot
 
@@ -198,7 +207,7 @@ def explore(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     found = explore_configurations(
         options.model,
         board=options.board,
-        shapes=_shapes(options.shape),
+        shapes=shapes_of(options.shape),
         unproved=options.unproved,
         scheduler=options.scheduler,
         progress=console.phase,
@@ -342,7 +351,7 @@ def _build_board(options: argparse.Namespace, console: Console) -> dict[str, Any
     target = Path(options.output or bitstream_file(board))
     if target.is_dir():
         target = target / bitstream_file(board)
-    _check_writable(str(target), "-o")
+    check_writable(str(target), "-o")
     result, file = build_system(
         board,
         board.config,
@@ -414,7 +423,7 @@ def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _check_writable(path: str | None, option: str = "--output") -> None:
+def check_writable(path: str | None, option: str = "--output") -> None:
     """Find out before a long run, not after it."""
     if path is None:
         return
@@ -439,7 +448,7 @@ def _run(options: argparse.Namespace, console: Console, device: str, label: str)
 
     from .input_files import read_inputs
 
-    _check_writable(options.output)
+    check_writable(options.output)
     artifact = Artifact.load(options.artifact)
     infos = artifact.manifest.inputs
     cases = split_batch(infos, as_arrays(infos, read_inputs(options.input, infos)))
@@ -506,8 +515,8 @@ def simulate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     from .input_files import read_inputs
 
-    _check_writable(options.waves, "--waves")
-    _check_writable(options.output)
+    check_writable(options.waves, "--waves")
+    check_writable(options.output)
     inputs = read_inputs(options.input, Artifact.load(options.artifact).manifest.inputs)
     found = verify(
         options.artifact,
@@ -756,8 +765,8 @@ def report(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     target = Path(options.output or artifact.path)
     if target.is_dir():
         target = target / PAGE_FILE
-    _check_writable(str(target), "-o")
-    _check_writable(options.trace, "--trace")
+    check_writable(str(target), "-o")
+    check_writable(options.trace, "--trace")
     host = _count(options, console, loaded) if options.measured else None
     return _write_page(artifact, loaded, target, options.trace, host, console)
 
@@ -975,7 +984,7 @@ def zoo_fetch(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     target = Path(options.output or f"{options.name}.tflite")
     if target.is_dir():
         target = target / f"{options.name}.tflite"
-    _check_writable(str(target), "-o")
+    check_writable(str(target), "-o")
     source = zoo.fetch(options.name, progress=console.phase)
     write_atomically(target, source.read_bytes())
     console.say(str(target))

@@ -129,6 +129,24 @@ def _add_onnx_options(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_quantization_options(p: argparse.ArgumentParser, *, required: bool) -> None:
+    p.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        required=required,
+        help=("" if required else "quantize a float model first, with ") + "inputs as the float model takes them: an "
+        ".npz or .npy file, or a folder of them",
+    )
+    p.add_argument(
+        "--keep-float", action="append", metavar="LAYER", help="leave a layer float; may be repeated (default: none)"
+    )
+    p.add_argument(
+        "--method",
+        choices=("auto", "minmax", "percentile", "entropy"),
+        help="how ranges are taken from the data (default: auto, the one with the least noise)",
+    )
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parsers of every command; `docs/cli.md` is made from them."""
     parser = _Parser(
@@ -146,7 +164,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = _subparser(
         verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws --keep steps"
     )
-    p.add_argument("model", help="int8 .tflite or .onnx file")
+    p.add_argument("model", help="int8 .tflite or .onnx file; float: with --calibrate")
     p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
     p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
     p.add_argument(
@@ -165,11 +183,30 @@ def build_parser() -> argparse.ArgumentParser:
         "--strict", action="store_true", help="refuse operators whose bits may differ from the reference kernels'"
     )
     _add_onnx_options(p)
+    _add_quantization_options(p, required=False)
     p.add_argument(
         "--keep", metavar="DIR", help="write what each step makes there, as text and JSON (read, simplify, ...)"
     )
     p.add_argument("--html", metavar="FILE", help="write the report as an HTML page, too: see 'nnloom report'")
     p.set_defaults(run="compile_model")
+
+    p = _subparser(
+        verbs,
+        "quantize",
+        "quantize a float model to int8",
+        "nnloom quantize net.onnx --calibrate samples.npz -o net_int8.onnx",
+    )
+    p.add_argument("model", help="float .onnx file")
+    _add_quantization_options(p, required=True)
+    p.add_argument("-o", "--output", metavar="FILE", help="model file to write (default: MODEL_int8.onnx)")
+    p.add_argument("--limit", type=_positive, metavar="N", help="the first N inferences of the data only")
+    p.add_argument(
+        "--shape",
+        action="append",
+        metavar="INPUT=SIZES",
+        help="shape of an input that the file leaves open (default: that of the data)",
+    )
+    p.set_defaults(run="quantize")
 
     p = _subparser(
         verbs,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,7 +30,7 @@ from nnloom.arch.artifact import (
 )
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import CpuTarget, get_cpu_target, host_cpu_target
-from nnloom.arch.errors import ConfigError
+from nnloom.arch.errors import ConfigError, NnloomError
 from nnloom.arch.extras import require
 from nnloom.arch.output import check_output, write_output
 from nnloom.arch.report import Report, write_report
@@ -39,9 +42,13 @@ if TYPE_CHECKING:
     from .fit import Fitted
     from .host_plan import PlannedHost
     from .ir import Graph
+    from .quantize import QuantizeResult
+    from .quantize.calibration import Calibration
     from .report import ConfigChoice
 
 __all__ = ["CompileResult", "compile"]
+
+_PRODUCTS = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class CompileResult:
 
     path: Path
     report: dict[str, Any]
+    quantized: QuantizeResult | None = None
+    """how a float model became int8, if `calibrate` was given"""
+    is_float: bool = False
+    """nothing of the model is quantized"""
 
     def _repr_html_(self) -> str:
         return Report.load(Artifact.load(self.path))._repr_html_()
@@ -66,6 +77,8 @@ def compile(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     unproved: Literal["cpu", "accelerator"] = "cpu",
     keep: str | Path | None = None,
+    calibrate: Calibration | None = None,
+    quantization: Mapping[str, Any] = MappingProxyType({}),
     progress: Callable[[str], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
@@ -74,7 +87,7 @@ def compile(
     Parameters
     ----------
     model
-        Path of an int8 .tflite or .onnx file.
+        Path of an int8 .tflite or .onnx file; of a float one with `calibrate`.
     board
         Name of a board (`nnloom.boards`), or a YAML or JSON file of one.
     output
@@ -96,10 +109,14 @@ def compile(
         "cpu", exact; or "accelerator", with the nearest, and the report names the sums for which an output is one off.
     keep
         Folder for what each step makes, as text and JSON (`nnloom.compiler.keep`): new, empty, or of an earlier run.
+    calibrate
+        Inputs with which a float model is quantized first, see `nnloom.compiler.quantize.quantize`.
+    quantization
+        Further arguments of that function: `keep_float`, `method`, `limit`, `explain`.
     progress
         Called with the name of each phase.
     advance
-        Called with how many configurations were evaluated, of how many, while "auto" searches.
+        Called with how far a phase is, of how much, while "auto" searches and while a model is quantized.
 
     Raises
     ------
@@ -125,6 +142,24 @@ def compile(
     cpu_target = host_cpu_target() if cpu == "host" else get_cpu_target(cpu)
     output = Path(output)
     check_output(output)
+    if calibrate is not None:
+
+        def compile_quantized(file: Path) -> CompileResult:
+            return compile(
+                file,
+                board=board,
+                output=output,
+                config=config,
+                cpu=cpu,
+                strict=strict,
+                unproved=unproved,
+                keep=keep,
+                progress=progress,
+                advance=advance,
+            )
+
+        given = {"shapes": shapes, "progress": progress, "advance": advance, **quantization}
+        return _quantize_first(Path(model), calibrate, given, output, compile_quantized)
     kept = KeptSteps(None if keep is None else Path(keep))
     say("reading the model")
     graph = read_model(model, shapes=shapes, watch=kept.graph)
@@ -147,7 +182,32 @@ def compile(
             (folder / BOARD_FILE).write_text(json.dumps(board_values(target), indent=1) + "\n")
         say("compiling the CPU code")
         _write(folder, Path(model), fitted, host, manifest, report, cpu_target)
-    return CompileResult(output, report)
+    return CompileResult(output, report, is_float=_is_float(graph))
+
+
+def _is_float(graph: Graph) -> bool:
+    """Nothing of a network is quantized, and there is something to quantize."""
+    return all(v.type.quantization is None for v in graph.values) and any(n.kind in _PRODUCTS for n in graph.nodes)
+
+
+def _quantize_first(
+    model: Path,
+    calibrate: Calibration,
+    options: Mapping[str, Any],
+    output: Path,
+    compile_quantized: Callable[[Path], CompileResult],
+) -> CompileResult:
+    """Quantize a float model, and compile that; the artifact holds the quantized model."""
+    from .quantize import quantize
+
+    with tempfile.TemporaryDirectory(prefix="nnloom-compile-") as folder:
+        file = Path(folder, model.name)
+        quantized = quantize(model, calibrate, output=file, **options)
+        try:
+            result = compile_quantized(file)
+        except NnloomError as error:
+            raise type(error)(str(error).replace(str(file), f"{model}, quantized")) from error
+    return dataclasses.replace(result, quantized=dataclasses.replace(quantized, path=output))
 
 
 def _choose(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,7 +20,7 @@ from nnloom.runtime import InferenceSession
 from nnloom.sim.onnx_runtime import OnnxRuntimeReference
 from tests.fuzz.check import CONFIGS
 
-__all__ = ["Network", "answer", "check", "compile_onnx", "quantized", "run_one"]
+__all__ = ["Network", "answer", "check", "compile_onnx", "quantized", "run_one", "without_code"]
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
 
@@ -91,13 +92,20 @@ def quantized(
     return path
 
 
-def compile_onnx(path: Path, output: Path, config: str = "2x16x9", **options: Any) -> dict[str, Any]:
-    """Compile without the CPU's library, which takes the time; returns the report."""
+@contextlib.contextmanager
+def without_code() -> Iterator[None]:
+    """Compile without the CPU's library, which takes the time."""
 
     def no_code(*arguments: object) -> None:
         next(path for path in arguments if isinstance(path, Path)).write_bytes(b"none")
 
     with patch("nnloom.compiler.cpu.build_cpu", no_code):
+        yield
+
+
+def compile_onnx(path: Path, output: Path, config: str = "2x16x9", **options: Any) -> dict[str, Any]:
+    """Compile without the CPU's library; returns the report."""
+    with without_code():
         return compile_model(path, output=output, config=CONFIGS[config], **options).report
 
 

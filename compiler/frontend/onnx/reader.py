@@ -257,14 +257,16 @@ class Reader:
         source, axes = self.root(chain)
         shape = self.v.type(source).shape
         t = TensorType(shape, "float32") if out is None else self.quantized_type(shape, *out)
-        target = self.v.add(name, t)
-        if not chain.nodes:
-            kind = "DEQUANTIZE" if out is None else "QUANTIZE"
-            self.v.emit(kind, [source], [target], rounding="onnx", name=name)
-        else:
-            data = fill(self, chain, out)
-            table = self.v.constant(data, name=f"{name} (table)")
+        data = fill(self, chain, out) if chain.nodes else None
+        if data is not None and data.dtype == np.int8 and np.array_equal(data, np.arange(-128, 128)):
+            # A factor that the scales have taken over: x / 6 with a sixth of the scale.
+            target = self.v.renamed(source, t, name)
+        elif data is not None:
+            target, table = self.v.add(name, t), self.v.constant(data, name=f"{name} (table)")
             self.v.emit("TABLE", [source, table], [target], rounding="onnx", name=chain.nodes[-1].name or name)
+        else:
+            target = self.v.add(name, t)
+            self.v.emit("DEQUANTIZE" if out is None else "QUANTIZE", [source], [target], rounding="onnx", name=name)
         if axes is None:
             self.v.held[name] = [dataclasses.replace(self.v.held[chain.source][0], index=target)]
         else:

@@ -1,0 +1,228 @@
+"""Quantization from float model file to int8 model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nnloom.arch.errors import InputError
+from nnloom.arch.extras import require
+from nnloom.arch.files import write_atomically
+
+from .calibration import Calibration, CalibrationData, array_of, read_arrays_of, read_calibration
+
+if TYPE_CHECKING:
+    from .layers import LayerReport
+    from .onnx_file import OnnxQuantizer
+    from .provable import Provability
+
+__all__ = ["Gain", "QuantizeResult", "quantize"]
+
+WORST = 3
+"""Layers of which it is tried what keeping them float would bring"""
+Method = Literal["auto", "minmax", "percentile", "entropy"]
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """What keeping a layer float would bring."""
+
+    layer: str
+    sqnr_db: float
+    """of the network's outputs then"""
+    gain_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeResult:
+    """A quantized model file, and how good it is."""
+
+    path: Path
+    method: str
+    """with which ranges were taken"""
+    sqnr_db: float
+    """of the outputs: signal to quantization noise on inferences that ranges were not taken from, if there are two"""
+    tried: Mapping[str, float]
+    """sqnr_db of each method"""
+    calibrated: int
+    compared: int
+    """inferences"""
+    held_out: bool
+    keep_float: tuple[str, ...]
+    layers: tuple[LayerReport, ...]
+    gains: tuple[Gain, ...]
+    """of the layers whose own quantization loses most"""
+    provability: Provability | None
+    """of an ONNX model: what the accelerator rounds as ONNX Runtime does"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["path"] = str(self.path)
+        values["tried"] = dict(self.tried)
+        values["keep_float"] = list(self.keep_float)
+        values["layers"] = [dataclasses.asdict(layer) for layer in self.layers]
+        values["gains"] = [dataclasses.asdict(gain) for gain in self.gains]
+        values["provability"] = None if self.provability is None else dataclasses.asdict(self.provability)
+        return values
+
+
+def quantize(
+    model: str | Path,
+    calibration: Calibration,
+    *,
+    output: str | Path,
+    keep_float: Sequence[str] = (),
+    method: Method = "auto",
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    limit: int | None = None,
+    explain: bool = True,
+    progress: Callable[[str], None] | None = None,
+    advance: Advance | None = None,
+) -> QuantizeResult:
+    """Quantize a float ONNX model to int8.
+
+    Weights are int8 by channel, activations int8 with a zero point. The file runs in ONNX Runtime, too.
+
+    Parameters
+    ----------
+    model
+        Path of a float .onnx file.
+    calibration
+        Inputs as the float model takes them: an .npz or .npy file, a folder of such files, an array, or arrays by
+        name; several inferences stacked along the first axis. Of two and more every fifth is kept to compare on.
+    output
+        File to write; an earlier one is replaced on success.
+    keep_float
+        Names of layers that are not quantized.
+    method
+        How ranges are taken: "minmax", "percentile", "entropy", or "auto" for the one with the best signal to noise.
+    shapes
+        Of inputs, by name, where the file leaves them open; by default those of the data, one inference at a time.
+    limit
+        Use the first so many inferences only.
+    explain
+        Measure each layer, and what keeping the worst ones float would bring.
+    progress, advance
+        Called with the name of each phase, and with how far it is.
+
+    Raises
+    ------
+    NnloomError
+        `ModelError`, `InputError` or `ToolMissingError`, each with a message of one line.
+    """
+    from .onnx_file import METHODS, OnnxQuantizer
+
+    require("onnx", "onnx", "onnxruntime")
+    import onnx
+
+    path, output = Path(model), Path(output)
+    say, step = progress or (lambda _: None), advance or (lambda _done, _total: None)
+    if method != "auto" and method not in METHODS:
+        raise InputError(f"no method {method!r} (methods: auto, {', '.join(METHODS)})")
+    say("reading the model and the calibration data")
+    files = read_arrays_of(calibration)
+    with tempfile.TemporaryDirectory(prefix="nnloom-quantize-") as folder:
+        quantizer = OnnxQuantizer(path, _shapes(path, files, shapes or {}), Path(folder))
+        quantizer.check_layers(keep_float)
+        data = read_calibration(files, quantizer.inputs, limit=limit)
+        trial = _Trial(quantizer, data, say, step)
+        for name in METHODS if method == "auto" else (method,):
+            trial.run(name, keep_float)
+        best = max(trial.tried, key=lambda name: trial.tried[name])
+        result, provability, score = trial.finish(path, best, keep_float)
+        layers: tuple[LayerReport, ...] = ()
+        gains: tuple[Gain, ...] = ()
+        if explain:
+            layers, gains = trial.explain(best, result, score, keep_float)
+        onnx.checker.check_model(result)
+        write_atomically(output, result.SerializeToString())
+    return QuantizeResult(
+        path=output,
+        method=best,
+        sqnr_db=round(score, 2),
+        tried={name: round(value, 2) for name, value in trial.tried.items()},
+        calibrated=len(data.calibrate),
+        compared=len(data.compare),
+        held_out=data.held_out,
+        keep_float=tuple(keep_float),
+        layers=layers,
+        gains=gains,
+        provability=provability,
+    )
+
+
+def _shapes(
+    path: Path, files: Sequence[Mapping[str, Any]], given: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs that the file leaves open: as given, else as in the data, for one inference."""
+    from .onnx_file import open_shapes
+
+    stated = open_shapes(path)
+    shapes = dict(given)
+    for name, dims in stated.items():
+        array = array_of(files[0], name, len(stated))
+        if name in given or None not in dims or array is None or array.ndim not in (len(dims), len(dims) - 1):
+            continue
+        sizes = (1, *array.shape[array.ndim - len(dims) + 1 :])
+        if all(d in (None, s) for d, s in zip(dims, sizes, strict=True)):
+            shapes[name] = sizes
+    return shapes
+
+
+class _Trial:
+    """One float model with its answers, and what the methods make of it."""
+
+    def __init__(
+        self, quantizer: OnnxQuantizer, data: CalibrationData, say: Callable[[str], None], step: Advance
+    ) -> None:
+        from .onnx_file import run_model
+
+        self.quantizer, self.data, self.say, self.step = quantizer, data, say, step
+        self.reference = list(run_model(quantizer.model, data.compare))
+        self.tried: dict[str, float] = {}
+        self._ranges: dict[str, Any] = {}
+        self._made: dict[str, Any] = {}
+
+    def score(self, model: Any) -> float:
+        """Signal to noise of a model's outputs in dB."""
+        from .onnx_file import run_model, sqnr
+
+        return sqnr(self.reference, list(run_model(model, self.data.compare)))
+
+    def run(self, method: str, keep_float: Sequence[str]) -> None:
+        """Quantize by a method, and note how good that is."""
+        self.say(f"calibrating: {method}")
+        self._ranges[method] = self.quantizer.calibrate(method, self.data.calibrate, self.step)
+        self._made[method] = self.quantizer.quantize(self._ranges[method], keep_float)
+        self.tried[method] = self.score(self._made[method])
+
+    def finish(self, path: Path, method: str, keep_float: Sequence[str]) -> tuple[Any, Provability, float]:
+        """The best model with scales that can be proved; how many are, and how good it is."""
+        from .provable import make_provable
+
+        self.say("choosing scales that can be proved")
+        model, provability = make_provable(path, self._made[method], self.step)
+        return model, provability, self.score(model)
+
+    def explain(
+        self, method: str, model: Any, score: float, keep_float: Sequence[str]
+    ) -> tuple[tuple[LayerReport, ...], tuple[Gain, ...]]:
+        """Each layer, and what keeping the worst ones float would bring."""
+        from .layers import measure_layers
+
+        self.say("measuring each layer")
+        layers = measure_layers(self.quantizer.model, model, self.data.compare, self.step)
+        worst = sorted((v for v in layers if v.own_sqnr_db is not None), key=lambda v: v.worst_db)[:WORST]
+        gains = []
+        for index, layer in enumerate(worst):
+            self.say(f"trying {layer.name} in float")
+            changed = self.score(self.quantizer.quantize(self._ranges[method], [*keep_float, layer.name]))
+            gains.append(Gain(layer=layer.name, sqnr_db=round(changed, 2), gain_db=round(changed - score, 2)))
+            self.step(index + 1, len(worst))
+        return tuple(layers), tuple(sorted(gains, key=lambda g: -g.gain_db))

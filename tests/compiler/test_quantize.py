@@ -1,0 +1,236 @@
+"""Float ONNX models quantized: as good as the report says, read by ONNX Runtime, and proved on the accelerator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from nnloom.arch.errors import InputError, ModelError
+from nnloom.cli import main
+from nnloom.compiler import compile as compile_model
+from nnloom.compiler.frontend import read_model
+from nnloom.compiler.quantize import quantize
+from nnloom.compiler.quantize.calibration import ModelInput, read_arrays_of, read_calibration
+from nnloom.compiler.quantize.provable import make_provable, ulps
+from tests.compiler.test_onnx import _residual, _squeeze
+from tests.onnx_models import Network, answer, check, compile_onnx, quantized, without_code
+
+
+def _data(shape, count=12, seed=0):
+    return np.random.default_rng(seed).uniform(-1, 1, (count, *shape)).astype(np.float32)
+
+
+def _float(network, path):
+    onnx.save(network, path)
+    return path
+
+
+@pytest.mark.parametrize(("network", "shape"), [(_residual, (3, 12, 10)), (_squeeze, (4, 8, 6))])
+def test_quantized_networks_are_exact_and_proved(network, shape, tmp_path):
+    path = _float(network(), tmp_path / "n.onnx")
+    result = quantize(path, _data(shape), output=tmp_path / "q.onnx")
+    assert result.path == tmp_path / "q.onnx" and (result.calibrated, result.compared) == (10, 2) and result.held_out
+    assert set(result.tried) == {"minmax", "percentile", "entropy"} and result.tried[result.method] > 28
+    p = result.provability
+    assert p.proved == p.channels > 20 and p.others_proved == p.others > 0
+    report = check(result.path, tmp_path)
+    assert report["exact"] and report["rounding"]["proved"] == report["rounding"]["channels"]
+    on_cpu = {layer["op"] for layer in report["layers"] if layer["target"] == "cpu"}
+    assert not on_cpu & {"conv_2d", "add", "mul", "mean", "fully_connected"}
+    # What the report says of the outputs, measured again.
+    x = _data(shape)[[4, 9]]
+    want = np.concatenate([answer(onnx.load(path), {"x": v[None]})[0] for v in x])
+    got = np.concatenate([answer(onnx.load(result.path), {"x": v[None]})[0] for v in x])
+    assert result.sqnr_db == pytest.approx(10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()), abs=0.01)
+
+
+def test_scales_are_moved_until_all_is_proved(tmp_path):
+    n = Network(3, (1, 16, 6, 6))
+    path = quantized(n.model(n.conv("x", 256, 16)), tmp_path / "n.onnx")
+    model = onnx.load(path)
+    changed, found = make_provable(path, model, lambda done, total: None)
+    assert found.proved_before < found.proved == found.channels == 256
+    assert found.scales_moved == 256 - found.proved_before
+    before, after = ({i.name: numpy_helper.to_array(i) for i in m.graph.initializer} for m in (model, changed))
+    apart = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert apart == {"c0_scale", "c1_quantized_scale"}  # weights' and bias' scales; the integers stay
+    assert np.abs(after["c0_scale"] / before["c0_scale"] - 1).max() < 1e-5
+    assert np.array_equal(after["c1_quantized_scale"], before["x_scale"] * after["c0_scale"])
+    onnx.save(changed, tmp_path / "m.onnx")
+    report = check(tmp_path / "m.onnx", tmp_path)
+    assert report["rounding"]["proved"] == report["rounding"]["channels"] == 256
+    assert {x["op"] for x in report["layers"] if x["target"] == "accelerator"} == {"conv2d"}
+    unmoved, counted = make_provable(path, model, lambda done, total: None, move=False)
+    assert unmoved == model and counted.proved == counted.proved_before == found.proved_before
+
+
+def test_one_scale_of_all_channels(tmp_path):
+    n = Network(5, (1, 16, 6, 6))
+    path = quantized(n.model(n.conv("x", 48, 16)), tmp_path / "n.onnx", per_channel=False)
+    found = make_provable(path, onnx.load(path), lambda done, total: None)[1]
+    assert found.proved >= found.proved_before and found.scales_moved == (found.proved > found.proved_before)
+
+
+def test_units_in_the_last_place():
+    scale = np.array([0.1, 1.0], np.float32)
+    assert np.array_equal(ulps(scale, 1), np.nextafter(scale, np.float32(2)))
+    assert np.array_equal(ulps(scale, np.array([-1, 1])), [np.nextafter(scale[0], 0), np.nextafter(scale[1], 2)])
+
+
+def test_layers(tmp_path):
+    """A layer whose range is far larger than most of its values loses the most, and is named."""
+    n = Network(2, (1, 4, 8, 8))
+    a = n.add("Relu", n.conv("x", 8, 4))
+    wide = n.add("Mul", a, n.constant(np.array([1, 900, 1, 1, 1, 1, 1, 1]).reshape(1, 8, 1, 1)))
+    y = n.conv(n.add("Sigmoid", wide), 4, 8, 1)
+    path = _float(n.model(y), tmp_path / "n.onnx")
+    result = quantize(path, _data((4, 8, 8)), output=tmp_path / "q.onnx", method="minmax")
+    layers = {layer.name: layer for layer in result.layers}
+    assert list(layers) == ["conv0", "mul2", "sigmoid3", "conv4"]  # the Relu is done by the quantization of conv0
+    assert layers["conv0"].tensor == "t1_0" and layers["conv0"].zero_point == -128 and layers["conv0"].scale > 0
+    assert layers["conv0"].weights_sqnr_db > 35 and layers["conv0"].own_sqnr_db >= layers["conv0"].sqnr_db > 25
+    assert all(0 <= layer.clipped < 0.2 for layer in result.layers)
+    assert {gain.layer for gain in result.gains} <= set(layers) and len(result.gains) == 3
+    best = result.gains[0]
+    kept = quantize(path, _data((4, 8, 8)), output=tmp_path / "k.onnx", method="minmax", keep_float=[best.layer])
+    assert kept.sqnr_db == pytest.approx(best.sqnr_db, abs=0.3) and kept.keep_float == (best.layer,)
+    assert kept.sqnr_db - result.sqnr_db == pytest.approx(best.gain_db, abs=0.3)
+    brief = quantize(path, _data((4, 8, 8)), output=tmp_path / "b.onnx", method="minmax", explain=False)
+    assert brief.layers == brief.gains == () and brief.sqnr_db == result.sqnr_db
+
+
+@pytest.fixture
+def small(tmp_path):
+    n = Network(1, (1, 2, 4, 4))
+    return _float(n.model(n.conv("x", 3, 2)), tmp_path / "n.onnx")
+
+
+def test_forms_of_calibration_data(tmp_path):
+    data = _data((2, 4, 4), 6)
+    np.save(tmp_path / "a.npy", data)
+    np.savez(tmp_path / "b.npz", x=data)
+    np.savez(tmp_path / "c.npz", inputs=data, labels=np.arange(6))
+    np.savez(tmp_path / "d.npz", pictures=data, y=np.arange(6))
+    (tmp_path / "folder").mkdir()
+    for i, case in enumerate(data):
+        np.save(tmp_path / "folder" / f"{i}.npy", case if i % 2 else case[None])
+    forms = [data, {"x": data}, data.astype(np.float64), *(tmp_path / f for f in ("a.npy", "b.npz", "c.npz", "d.npz"))]
+    info = [ModelInput("x", (1, 2, 4, 4), "float32")]
+    for form in [*forms, tmp_path / "folder"]:
+        found = read_calibration(read_arrays_of(form), info)
+        assert np.array_equal(np.concatenate([case["x"] for case in found.calibrate]), data[[0, 1, 2, 3, 5]])
+        assert np.array_equal(found.compare[0]["x"], data[4:5]) and found.held_out
+        assert found.calibrate[0]["x"].dtype == np.float32
+    one = read_calibration(read_arrays_of(data[0]), info)
+    assert one.compare is one.calibrate and len(one.calibrate) == 1 and not one.held_out
+    few = read_calibration(read_arrays_of(data), info, limit=2)
+    assert (len(few.calibrate), len(few.compare)) == (1, 1)
+
+
+BAD = {
+    "other shape": (np.zeros((3, 2, 4, 5), np.float32), r"shape \[3, 2, 4, 5\]; the model takes \[1, 2, 4, 4\]"),
+    "integers": (np.zeros((3, 2, 4, 4), np.uint8), "are uint8; the model takes float32"),
+    "not finite": (np.full((3, 2, 4, 4), np.nan, np.float32), "hold NaN or infinity"),
+    "other name": ({"z": np.zeros(1), "w": np.zeros(1)}, r"no input 'x' in the calibration data \(there are: z, w\)"),
+    "empty": (np.zeros((0, 2, 4, 4), np.float32), "hold no inferences"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_data_that_do_not_fit(kind, small, tmp_path):
+    data, message = BAD[kind]
+    with pytest.raises(InputError, match=message) as caught:
+        quantize(small, data, output=tmp_path / "q.onnx")
+    assert "\n" not in str(caught.value) and not (tmp_path / "q.onnx").exists()
+
+
+def test_what_is_refused(small, tmp_path):
+    data = _data((2, 4, 4), 2)
+    with pytest.raises(InputError, match=r"no layer named 'conv9' to keep float \(layers: conv0\)"):
+        quantize(small, data, output=tmp_path / "q.onnx", keep_float=["conv9"])
+    with pytest.raises(InputError, match="no method 'best'"):
+        quantize(small, data, output=tmp_path / "q.onnx", method="best")
+    done = quantize(small, data, output=tmp_path / "q.onnx", method="minmax", explain=False).path
+    with pytest.raises(ModelError, match=r"q\.onnx: quantized already; compile it as it is"):
+        quantize(done, data, output=tmp_path / "r.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(b"\x08\x09garbage")
+    with pytest.raises(ModelError, match="damaged ONNX file"):
+        quantize(tmp_path / "damaged.onnx", data, output=tmp_path / "r.onnx")
+    with pytest.raises(ModelError, match="No such file"):
+        quantize(tmp_path / "none.onnx", data, output=tmp_path / "r.onnx")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no \.npy or \.npz files there"):
+        quantize(small, tmp_path / "empty", output=tmp_path / "r.onnx")
+    assert not (tmp_path / "r.onnx").exists()
+
+
+def test_old_opset_and_open_shapes(tmp_path):
+    # Of opset 11, whose DequantizeLinear has no axis: quantized as it is, ONNX Runtime refuses the result.
+    n = Network(4, (1, 3, 8, 8))
+    n.nodes.append(helper.make_node("Relu", [n.conv("x", 4, 3)], ["y"]))
+    model = n.model("y", opset=11)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    dims[0].dim_param, dims[2].dim_param = "batch", "rows"
+    path = _float(model, tmp_path / "n.onnx")
+    result = quantize(path, _data((3, 6, 8)), output=tmp_path / "q.onnx", explain=False)
+    assert read_model(result.path).input_infos()[0].shape == (1, 3, 6, 8)
+    assert check(result.path, tmp_path)["exact"]
+    with pytest.raises(InputError, match=r"the model takes \[1, 3, 8, 8\]"):
+        quantize(path, _data((3, 6, 8)), output=tmp_path / "q.onnx", shapes={"x": (1, 3, 8, 8)})
+
+
+def test_a_factor_that_the_scales_take_over_is_no_table(tmp_path):
+    n = Network(6, (1, 3, 6, 6))
+    y = n.conv(n.add("Div", n.conv("x", 4, 3), n.constant(6.0)), 4, 4, 1)
+    path = quantized(n.model(y), tmp_path / "n.onnx")
+    check(path, tmp_path)
+    assert [node.kind for node in read_model(path).nodes if node.kind != "RESHAPE"] == [
+        "QUANTIZE", "CONV_2D", "CONV_2D", "DEQUANTIZE"
+    ]  # fmt: skip
+
+
+def test_compile_quantizes_in_one_go(small, tmp_path):
+    data = _data((2, 4, 4), 6)
+    report = compile_onnx(small, tmp_path / "float")
+    assert all(layer["target"] == "cpu" for layer in report["layers"])
+    with without_code():
+        result = compile_model(small, output=tmp_path / "a", calibrate=data, quantization={"method": "minmax"})
+    assert result.quantized.method == "minmax" and result.quantized.path == tmp_path / "a" and not result.is_float
+    assert any(layer["target"] == "accelerator" for layer in result.report["layers"]) and result.report["exact"]
+    alone = quantize(small, data, output=tmp_path / "q.onnx", method="minmax")
+    assert (tmp_path / "a" / "model.onnx").read_bytes() == alone.path.read_bytes()
+    n = Network(1, (1, 2, 4, 4))
+    odd = _float(n.model(n.add("NonZero", n.conv("x", 3, 2))), tmp_path / "odd.onnx")
+    with pytest.raises(ModelError, match=r"^\S*odd\.onnx, quantized: operators .* NonZero"):
+        compile_model(odd, output=tmp_path / "b", calibrate=data)
+
+
+def test_command(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("data.npz", x=_data((2, 4, 4), 6))
+    assert main(["quantize", str(small), "--calibrate", "data.npz"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("n_int8.onnx: outputs have ") and "5 inferences for the ranges, 1 others" in out
+    assert "--keep-float conv0: " in out and "proved to be rounded as ONNX Runtime does: 3 of 3 channels" in out
+    assert main(["quantize", "n.onnx", "--calibrate", "data.npz", "-o", "q.onnx", "--method", "entropy", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert (
+        values["path"] == "q.onnx" and list(values["tried"]) == ["entropy"] and values["layers"][0]["name"] == "conv0"
+    )
+    assert Path("q.onnx").is_file()
+    assert main(["quantize", "n.onnx", "--calibrate", "data.npz", "-o", "none/q.onnx"]) == 2
+    assert "none" in capsys.readouterr().err
+    assert main(["compile", "n.onnx", "--keep-float", "conv0"]) == 2
+    assert "--keep-float is for a float model that is quantized: add --calibrate" in capsys.readouterr().err
+    with without_code():
+        assert main(["compile", "n.onnx", "-o", "a"]) == 0
+        out = capsys.readouterr().out
+        assert "the model is float, and the accelerator int8; to quantize it: --calibrate DATA" in out
+        assert main(["compile", "n.onnx", "-o", "a", "--calibrate", "data.npz", "--method", "minmax", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["quantization"]["method"] == "minmax" and values["exact"]
