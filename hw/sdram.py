@@ -259,20 +259,21 @@ class SdramScheduler(wiring.Component):
         """Reads or writes: the next segment."""
         most = max(1, TURN_CYCLES // (self.chunk * self.burst))
         writing, budget = Signal(), Signal(range(most + 1), init=most)
+        # Made a cycle ahead: what is offered stays so until it is taken, and then the choice waits a cycle.
         same, other, switch, write = (Signal(name=n) for n in ("same", "other", "switch", "chosen_write"))
         m.d.comb += [
             same.eq(Mux(writing, self.writes.valid, self.reads.valid)),
             other.eq(Mux(writing, self.reads.valid, self.writes.valid)),
-            switch.eq(other & (Mux(same, budget == 0, current.ending))),
-            write.eq(writing ^ switch),
+            switch.eq(other & Mux(same, budget == 0, current.ending)),
         ]
+        m.d.sync += write.eq(writing ^ switch)
         with m.If(~following.valid):
             m.d.comb += [self.writes.ready.eq(write), self.reads.ready.eq(~write)]
             m.d.sync += [following.write.eq(write), following.settled.eq(0)]
             m.d.sync += following.segment.eq(Mux(write, self.writes.payload.as_value(), self.reads.payload.as_value()))
             with m.If(Mux(write, self.writes.valid, self.reads.valid)):
                 m.d.sync += [following.valid.eq(1), writing.eq(write)]
-                with m.If(switch):
+                with m.If(write != writing):
                     m.d.sync += budget.eq(most - 1)
                 with m.Elif(budget != 0):
                     m.d.sync += budget.eq(budget - 1)

@@ -83,29 +83,37 @@ class SegmentCutter(wiring.Component):
         active, counted, enough = Signal(), Signal(), Signal()
         address, left = Signal(memory_bits - size), Signal(8)
 
-        m.d.comb += self.burst.ready.eq(~active)
+        # The first segment ends at a multiple of a chunk, or with the burst; those after it begin at one.
+        bits = (self.chunk - 1).bit_length()
+        first, room, ends, first_ends = Signal(bits), Signal(bits), Signal(), Signal()
+        m.d.comb += [
+            room.eq(~burst.address[size:][:bits]),
+            first_ends.eq(burst.further <= room),
+            first.eq(Mux(first_ends, burst.further, room)),
+            ends.eq(~left[bits:].any()),
+            segment.payload.address.eq(address),
+            segment.valid.eq(enough),
+            self.burst.ready.eq(~active),
+        ]
         with m.If(self.burst.valid & self.burst.ready):
             beyond, odd = burst.address[memory_bits:].any(), (burst.size != size) | (burst.kind != _INCREMENTING)
             m.d.sync += [
                 active.eq(1),
+                counted.eq(1),
                 address.eq(burst.address[size:]),
                 left.eq(burst.further),
+                segment.payload.further.eq(first),
+                segment.payload.ends.eq(first_ends),
                 segment.payload.id.eq(burst.id),
                 segment.payload.response.eq(
                     Mux(beyond, AxiResponse.DECERR, Mux(odd & burst.further.any(), AxiResponse.SLVERR, 0))
                 ),
             ]
-
-        # To the next multiple of a chunk, or to the burst's end.
-        bits = (self.chunk - 1).bit_length()
-        room, ends = Signal(bits), Signal()
-        m.d.comb += [room.eq(~address[:bits]), ends.eq(left <= room)]
-        m.d.comb += [segment.payload.address.eq(address), segment.valid.eq(enough)]
         with m.If(active & ~counted):
             m.d.sync += [
                 counted.eq(1),
                 segment.payload.ends.eq(ends),
-                segment.payload.further.eq(Mux(ends, left[:bits], room)),
+                segment.payload.further.eq(Mux(ends, left[:bits], -1)),
             ]
         m.d.sync += enough.eq(counted & (self.available > segment.payload.further))
         with m.If(segment.valid & segment.ready):
