@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 
 import pytest
+from sdram import measure
 
+from nnloom.hw.axi import AxiResponse
 from nnloom.hw.sdram import SdramController
+from nnloom.hw.sdram_pins import SdramCommand
 from nnloom.hw.sdram_timing import (
     AS4C16M16,
     AS4C32M16,
     GW2AR_18,
+    INITIAL_REFRESHES,
     IS42S16160,
     ULX3S_SDRAM,
     SdramChip,
+    SdramTiming,
 )
-from nnloom.sim.sdram_model import SdramModel
-from tests.hw.sdram_benches import Burst, Manager, Reference, Run, quick
+from nnloom.sim.sdram_bench import Burst, Manager, Reference, Run, quick
+from nnloom.sim.sdram_model import SdramModel, SdramPinValues
 
 CONFIGURATIONS = [
     (ULX3S_SDRAM, 120e6, 32),
@@ -36,7 +43,9 @@ STALLS = [
 
 
 def names(value: object) -> str:
-    return value.name if isinstance(value, SdramChip) else f"{value / 1e6:g}MHz" if value > 1e6 else str(value)
+    if isinstance(value, SdramChip):
+        return value.name
+    return f"{value / 1e6:g}MHz" if isinstance(value, float) else str(value)
 
 
 def setup(chip: SdramChip, clock_hz: float, data_width: int, **options: object) -> tuple[Run, Reference]:
@@ -69,6 +78,19 @@ def random_burst(rng: random.Random, data_width: int, size: int) -> Burst:
     return Burst(False, address, beats, id=rng.getrandbits(1))
 
 
+def record(run: Run) -> list[tuple[int, SdramCommand, int, int]]:
+    """Commands that the chip gets: edge, command, bank, address."""
+    commands: list[tuple[int, SdramCommand, int, int]] = []
+    execute = run.model._execute
+
+    def note(command: SdramCommand, pins: SdramPinValues) -> None:
+        commands.append((run.model.edge, command, pins.ba, pins.a))
+        execute(command, pins)
+
+    run.model._execute = note
+    return commands
+
+
 def check_random_traffic(
     chip: SdramChip, clock_hz: float, data_width: int, *, seed: int, bursts: int, stall: dict[str, float]
 ) -> None:
@@ -95,3 +117,153 @@ def test_much_random_traffic(chip: SdramChip, clock_hz: float, data_width: int, 
     """Refreshes come up to eight times as often as the chip needs them."""
     chip = quick(chip, refresh_ms=chip.refresh_ms / (2, 4, 1, 8 if clock_hz > 60e6 else 4)[seed])
     check_random_traffic(chip, clock_hz, data_width, seed=seed, bursts=80, stall=STALLS[seed])
+
+
+def test_initialisation() -> None:
+    """After a real chip's power-up, which the model checks; bursts sent before wait."""
+    run, reference = setup(IS42S16160, 10e6, 32)
+    commands = record(run)
+    run.manager.add(write(random.Random(0), 64, 4, 32), Burst(False, 64, 4))
+    run.until(lambda: run.manager.idle)
+    assert reference.checked == 2
+    names = [command.name for _, command, _, _ in commands]
+    first = names.index("LOAD_MODE")
+    assert names[0] == "PRECHARGE" and set(names[1:first]) == {"REFRESH"} and first > INITIAL_REFRESHES
+    assert commands[first][3] == 0b010_0_001, "CAS latency 2, two columns"
+    assert 200 < commands[0][0] / 10 < 225, "microseconds"
+
+
+@pytest.mark.parametrize("data_width", [32, 128])
+def test_refused_bursts_touch_nothing(data_width: int) -> None:
+    chip, rng = quick(ULX3S_SDRAM), random.Random(0)
+    run, _ = setup(chip, 120e6, data_width)
+    size = (data_width // 8 - 1).bit_length()
+    strange = [
+        (AxiResponse.DECERR, {"address": chip.size}),
+        (AxiResponse.DECERR, {"address": 0xFFFF_F000}),
+        (AxiResponse.SLVERR, {"kind": 0}),
+        (AxiResponse.SLVERR, {"kind": 2}),
+        (AxiResponse.SLVERR, {"size": size - 1}),
+        (AxiResponse.OKAY, {"size": 0, "beats": 1}),
+        (AxiResponse.OKAY, {}),
+    ]
+    expected = []
+    for response, changes in strange:
+        for make in (lambda: write(rng, 0x800, 7, data_width), lambda: Burst(False, 0x800, 7)):
+            burst = dataclasses.replace(make(), **changes)
+            run.manager.add(burst)
+            expected.append((burst, response))
+    run.manager.finished = lambda burst: None
+    run.manager.may_start = lambda burst: True
+    run.until(lambda: run.manager.idle)
+    for burst, response in expected:
+        assert burst.responses == [response] * (1 if burst.write else burst.beats), burst
+    # The last write, and the first beat from the one before it.
+    last = [burst for burst, _ in expected if burst.write][-1]
+    contents = b"".join(beat.to_bytes(data_width // 8, "little") for beat in last.data)
+    assert run.model.memory.strip(b"\0") == contents.strip(b"\0")
+    assert run.model.memory[0x800 : 0x800 + len(contents)] == contents
+
+
+def test_rows_are_opened_ahead() -> None:
+    """A long transfer goes through four banks and into the next rows without a cycle lost."""
+    chip = quick(ULX3S_SDRAM)
+    run, _ = setup(chip, 120e6, 32)
+    commands = record(run)
+    run.manager.add(*(Burst(False, address, 16) for address in range(0, 6 * chip.row_bytes, 64)))
+    run.until(lambda: run.manager.idle)
+    activated = [(bank, row) for _, command, bank, row in commands if command == SdramCommand.ACTIVE]
+    assert activated == [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (1, 1)]
+    reads = [edge for edge, command, _, _ in commands if command == SdramCommand.READ]
+    assert len(reads) == 6 * chip.row_bytes // 4
+    gaps = [after - before for before, after in itertools.pairwise(reads)]
+    # The manager's first bursts fill the pipeline; a refresh may come.
+    assert gaps.count(2) >= len(gaps) - 6
+
+
+def test_refreshes_are_postponed_and_made_up_for() -> None:
+    """The model checks that never more than eight are owed; here: that they are, and come in a row."""
+    chip = quick(ULX3S_SDRAM, refresh_ms=8)
+    run, _ = setup(chip, 120e6, 64)
+    commands = record(run)
+    run.manager.add(*(Burst(False, address, 16) for address in range(0, 0x3000, 128)))
+    run.until(lambda: run.manager.idle, drain=1000)
+    busy = [edge for edge, command, _, _ in commands if command == SdramCommand.READ]
+    rows_of_refreshes: list[int] = []
+    for (_, before, _, _), (edge, command, _, _) in itertools.pairwise(commands):
+        if command == SdramCommand.REFRESH and busy[0] < edge < busy[-1]:
+            if before == SdramCommand.REFRESH:
+                rows_of_refreshes[-1] += 1
+            else:
+                rows_of_refreshes.append(1)
+    assert len(rows_of_refreshes) >= 5 and set(rows_of_refreshes) <= {8, 9}
+    # In idle time each on its own, when it is due.
+    idle = [edge for edge, command, _, _ in commands if command == SdramCommand.REFRESH and edge > busy[-1] + 200]
+    interval = SdramTiming.of(chip, 120e6).refresh_interval
+    assert {after - before for before, after in itertools.pairwise(idle)} == {interval}
+
+
+def test_writes_that_wait_for_reads() -> None:
+    """A manager that copies has its write data only when it has read: neither direction waits for the other."""
+    run, _ = setup(quick(ULX3S_SDRAM), 120e6, 32)
+    manager, runs = run.manager, run.manager._runs
+    target = write(random.Random(0), 0x8000, 64, 32)
+    reads = [Burst(False, address, 16) for address in range(0, 0x400, 64)]
+    manager.add(target, *reads)
+
+    def has_data(channel: str) -> bool:
+        sent = target.beats - len(manager.beats)
+        return channel != "w" or 4 * sum(bool(read.responses) for read in reads) > sent
+
+    manager._runs = lambda channel: runs(channel) and has_data(channel)
+    run.until(lambda: manager.idle, most=5000)
+    assert target.responses == [AxiResponse.OKAY]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 6))])
+@pytest.mark.parametrize(("chip", "data_width"), [(ULX3S_SDRAM, 32), (GW2AR_18, 64)], ids=names)
+def test_reset_in_mid_stream(chip: SdramChip, data_width: int, seed: int) -> None:
+    """After a reset the controller begins anew, whatever the chip was doing, and what was written before is there."""
+    chip, rng = quick(chip), random.Random(seed)
+    # More refreshes than ever are owed meanwhile; the data sheet's period is kept.
+    model = SdramModel(chip, 100e6, strict_refresh=False)
+    before, after = Manager(data_width), Manager(data_width)
+    run = Run(SdramController(chip, 100e6, data_width), model, before)
+    kept = write(rng, 0x3E0, 64, data_width)
+    traffic = [random_burst(rng, data_width, chip.size // 2) for _ in range(60)]
+    for burst in traffic:
+        burst.address += chip.size // 2
+    before.add(kept, *traffic)
+    again = Burst(False, kept.address, kept.beats)
+    more = write(rng, 0x1000, 16, data_width)
+    more_again = Burst(False, more.address, more.beats)
+
+    def reset() -> None:
+        assert kept.responses and not before.idle
+        run.manager = Manager(data_width, stall={"b": 1, "r": 1})
+
+    def resume() -> None:
+        run.manager = after
+        after.add(again, more, more_again)
+        after.may_start = lambda burst: burst is not more_again or bool(more.responses)
+
+    at = int(SdramTiming.of(chip, 100e6).refresh_interval * 2.5) + rng.randrange(400, 1200)
+    run.resets, run.events = {at}, {at: reset, at + 2: resume}
+    run.until(lambda: run.manager is after and after.idle and bool(more_again.data))
+    assert again.data == kept.data
+    assert more_again.data == more.data
+
+
+@pytest.mark.parametrize(
+    ("chip", "clock_hz", "data_width", "traffic"),
+    [
+        (ULX3S_SDRAM, 120e6, 32, "reads"),
+        (ULX3S_SDRAM, 120e6, 32, "writes"),
+        (ULX3S_SDRAM, 120e6, 32, "mixed"),
+        (GW2AR_18, 100e6, 64, "mixed, one write at a time"),
+    ],
+    ids=names,
+)
+def test_share_of_peak(chip: SdramChip, clock_hz: float, data_width: int, traffic: str) -> None:
+    """benchmarks/results/sdram.json has longer measurements of more."""
+    assert measure(quick(chip), clock_hz, data_width, traffic, cycles=2000).share >= 0.85

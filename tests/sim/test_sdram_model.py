@@ -12,7 +12,7 @@ from nnloom.hw.sdram_timing import ULX3S_SDRAM
 from nnloom.sim.sdram_model import SdramModel, SdramPinValues, SdramViolation
 
 CLOCK_HZ = 100e6
-CHIP = dataclasses.replace(ULX3S_SDRAM, power_up_us=1)
+CHIP = dataclasses.replace(ULX3S_SDRAM, power_up_us=1, rows=64)
 """At 10 ns: tRP, tRCD 3 cycles, tRAS 5, tRC, tRFC 7, tWR, tRRD, tMRD 2."""
 ALL = 1 << 10
 
@@ -138,7 +138,7 @@ VIOLATIONS: dict[str, tuple[str, Callable[[], object]]] = {
     "interleaved": ("LOAD MODE", lambda: Driver(mode=0x2A)),
     "single writes": ("LOAD MODE", lambda: Driver(mode=0x222)),
     "extended mode register": ("LOAD MODE", lambda: Driver().load_mode(ba=2, a=0x22)),
-    "row beyond": ("no row", lambda: Driver(rows=4096).open(row=4096)),
+    "row beyond": ("no row", lambda: Driver().open(row=64)),
     "column beyond": ("no column", lambda: Driver().open().wait(2).read(column=512)),
     "auto precharge": ("auto precharge", lambda: Driver().open().wait(2).read(column=ALL)),
     "BURST STOP": ("BURST_STOP", lambda: Driver().send(SdramCommand.BURST_STOP)),

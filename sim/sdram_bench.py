@@ -7,14 +7,20 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 
 from nnloom.hw.sdram import SdramController
 from nnloom.hw.sdram_timing import SdramChip
-from nnloom.sim.sdram_model import SdramModel, SdramPinValues
+
+from .sdram_model import SdramModel, SdramPinValues
+
+__all__ = ["Burst", "Manager", "Reference", "Run", "quick"]
 
 PIN_NAMES = ("cke", "cs_n", "ras_n", "cas_n", "we_n", "ba", "a", "dqm", "dq_o", "dq_oe")
+ANSWERS = ("awready", "wready", "arready", "bvalid", "bid", "bresp", "rvalid", "rid", "rdata", "rresp", "rlast")
 
 
 @dataclass
@@ -37,7 +43,7 @@ class Burst:
         return first, first + self.beats * beat_bytes
 
 
-def quick(chip: SdramChip, **changes: object) -> SdramChip:
+def quick(chip: SdramChip, **changes: Any) -> SdramChip:
     """A chip that is soon ready after power-up."""
     return dataclasses.replace(chip, power_up_us=1, **changes)
 
@@ -76,11 +82,13 @@ class Manager:
         self.may_start: Callable[[Burst], bool] = lambda burst: True
 
     def add(self, *bursts: Burst) -> None:
+        """Queue bursts; writes are sent in this order, and so are reads."""
         for burst in bursts:
             self.queues["aw" if burst.write else "ar"].append(burst)
 
     @property
     def idle(self) -> bool:
+        """Everything is answered."""
         return not any(self.queues.values()) and not any(self.under_way.values())
 
     def _runs(self, channel: str) -> bool:
@@ -190,39 +198,59 @@ class Run:
     dut: SdramController
     model: SdramModel
     manager: Manager
+    events: dict[int, Callable[[], None]] = field(default_factory=dict)
+    """What is done at a cycle, as replacing the manager."""
+    resets: set[int] = field(default_factory=set)
+    """Cycles in which the controller, not the chip, is reset."""
     cycle: int = 0
     ready_at: int | None = None
     """Cycle in which the chip was initialised."""
 
     def until(self, condition: Callable[[], bool], *, most: int = 200_000, drain: int = 300) -> int:
-        """Simulate from power-up until a condition holds, and what was written is in the chip; cycles to the former."""
+        """Simulate from power-up until a condition holds, and `drain` cycles more for what is being written.
+
+        Returns
+        -------
+        The cycle in which the condition held first.
+
+        Raises
+        ------
+        SdramViolation
+            If the controller violates the chip's data sheet.
+        TimeoutError
+            After `most` cycles.
+        """
         dut, pins, axi = self.dut, self.dut.pins, self.dut.axi
-        answers = ("awready", "wready", "arready", "bvalid", "bid", "bresp", "rvalid", "rid", "rdata", "rresp", "rlast")
-        sampled = [getattr(pins, name) for name in PIN_NAMES] + [getattr(axi, name) for name in answers]
+        reset = Signal()
+        sampled = [getattr(pins, name) for name in PIN_NAMES] + [getattr(axi, name) for name in ANSWERS]
         noise = random.Random(1)
 
-        async def bench(ctx) -> None:
+        async def bench(ctx: Any) -> None:
             before: dict[str, int] = {}
             left, end = drain, 0
             while left:
                 if condition():
                     end = end or self.cycle
                     left -= 1
-                assert self.cycle < most, f"not done in {most} cycles"
+                if self.cycle >= most:
+                    raise TimeoutError(f"the bursts are not done in {most} cycles")
                 _, _, ready, *values = await ctx.tick().sample(dut.ready, *sampled)
                 self.cycle += 1
-                self.ready_at = self.cycle if self.ready_at is None and ready else self.ready_at
+                if ready and self.ready_at is None:
+                    self.ready_at = self.cycle
                 out = self.model.step(SdramPinValues(*values[: len(PIN_NAMES)]))
                 # Nobody drives the bus: anything may be read.
                 ctx.set(pins.dq_i, noise.getrandbits(len(pins.dq_i)) if out is None else out)
-                driven = self.manager.step(dict(zip(answers, values[len(PIN_NAMES) :], strict=True)))
+                self.events.get(self.cycle, lambda: None)()
+                ctx.set(reset, self.cycle in self.resets)
+                driven = self.manager.step(dict(zip(ANSWERS, values[len(PIN_NAMES) :], strict=True)))
                 for name, value in driven.items():
                     if before.get(name) != value:
                         ctx.set(getattr(axi, name), value)
                 before = dict(driven)
             self.cycle = end
 
-        simulator = Simulator(dut)
+        simulator = Simulator(ResetInserter(reset)(dut))
         simulator.add_clock(1e-6)
         simulator.add_testbench(bench)
         simulator.run()

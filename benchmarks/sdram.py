@@ -1,0 +1,132 @@
+"""The SDRAM controller: share of the chip's peak on the DMA engine's traffic, and its size by Yosys's estimate.
+
+    python benchmarks/sdram.py                  everything; ten minutes
+    python benchmarks/sdram.py --cycles 3000    shorter transfers, so that fill and drain weigh more
+
+The traffic goes from an AXI4 manager through the RTL to a model of the chip at its pins, which complains of every
+violation of the data sheet. A share is words on the data pins over cycles, from the first address to the last answer:
+latency, refreshes, rows and changes of direction are all in it. Results go to benchmarks/results/sdram.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from nnloom.arch.files import Scratch, write_atomically
+from nnloom.hw.emit import emit_rtlil, run_yosys
+from nnloom.hw.sdram import SdramController
+from nnloom.hw.sdram_timing import AS4C16M16, GW2AR_18, ULX3S_SDRAM, SdramChip
+from nnloom.sim.sdram_bench import Burst, Manager, Run, quick
+from nnloom.sim.sdram_model import SdramModel
+
+RESULTS = Path(__file__).parent / "results" / "sdram.json"
+BURST_BEATS = 16
+"""Of `nnloom.hw.dma.DmaEngine`."""
+READS_UNDER_WAY = 4
+"""Of `nnloom.hw.dma.DmaEngine`."""
+CONFIGURATIONS = [
+    (ULX3S_SDRAM, 120e6, 32),
+    (ULX3S_SDRAM, 120e6, 64),
+    (AS4C16M16, 143e6, 32),
+    (ULX3S_SDRAM, 100e6, 32),
+    (GW2AR_18, 100e6, 64),
+    (GW2AR_18, 100e6, 32),
+]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Streams of bursts at the same time."""
+
+    what: str
+    reads: bool
+    writes: bool
+    writes_under_way: int = 4
+    scattered: bool = False
+
+
+TRAFFIC = {
+    "reads": Traffic("one long read", True, False),
+    "writes": Traffic("one long write", False, True),
+    "mixed": Traffic("a long read and a long write at once, in other rows of the same banks", True, True),
+    "mixed, one write at a time": Traffic("the same; writes wait for their answers", True, True, 1),
+    "scattered reads": Traffic("read bursts anywhere", True, False, scattered=True),
+}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Of one traffic."""
+
+    words: int
+    cycles: int
+
+    @property
+    def share(self) -> float:
+        """Of a word in every cycle."""
+        return self.words / self.cycles
+
+
+def measure(chip: SdramChip, clock_hz: float, data_width: int, name: str, *, cycles: int) -> Measurement:
+    """Simulate about so many cycles of traffic."""
+    traffic, rng = TRAFFIC[name], random.Random(0)
+    manager = Manager(data_width, reads_under_way=READS_UNDER_WAY, writes_under_way=traffic.writes_under_way)
+    run = Run(SdramController(chip, clock_hz, data_width), SdramModel(chip, clock_hz), manager)
+    size = BURST_BEATS * data_width // 8
+    count = cycles * chip.data_bits // 8 // size // (traffic.reads + traffic.writes)
+    for index in range(count):
+        address = rng.randrange(chip.size // size) * size if traffic.scattered else index * size
+        if traffic.reads:
+            manager.add(Burst(False, address, BURST_BEATS))
+        if traffic.writes:
+            data = [rng.getrandbits(data_width) for _ in range(BURST_BEATS)]
+            strobes = [(1 << data_width // 8) - 1] * BURST_BEATS
+            manager.add(Burst(True, chip.size // 2 + address, BURST_BEATS, data=data, strobes=strobes))
+    # The initialisation is not traffic.
+    manager.may_start = lambda burst: run.ready_at is not None
+    end = run.until(lambda: manager.idle)
+    assert run.ready_at is not None
+    return Measurement(run.model.words, end - run.ready_at)
+
+
+def area(chip: SdramChip, clock_hz: float, data_width: int) -> dict[str, int]:
+    """Cells after Yosys's `synth_ecp5`."""
+    with Scratch("nnloom-sdram") as scratch:
+        folder = scratch.path
+        controller = SdramController(chip, clock_hz, data_width, read_delay=2)
+        (folder / "design.il").write_text(emit_rtlil(controller, "top"))
+        run_yosys("read_rtlil design.il\nsynth_ecp5 -top top\ntee -q -o area.json stat -json\n", folder=folder)
+        cells = json.loads((folder / "area.json").read_text())["design"]["num_cells_by_type"]
+    kinds = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4", "DP16KD")
+    return {kind: cells.get(kind, 0) for kind in kinds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cycles", type=int, default=20_000, help="length of each transfer (default: %(default)s)")
+    cycles = parser.parse_args().cycles
+    results = []
+    for chip, clock_hz, data_width in CONFIGURATIONS:
+        peak = chip.peak_bytes_per_second(clock_hz)
+        entry = {"chip": chip.name, "clock_mhz": clock_hz / 1e6, "data_width": data_width, "peak_mb_s": peak / 1e6}
+        for name in TRAFFIC:
+            measurement = measure(quick(chip), clock_hz, data_width, name, cycles=cycles)
+            share = round(measurement.share, 4)
+            entry[name] = {**asdict(measurement), "share": share, "mb_s": round(share * peak / 1e6, 1)}
+            print(f"{chip.name} {clock_hz / 1e6:g} MHz, {data_width} bits, {name}: {share:.1%}", flush=True)
+        entry["cells"] = area(chip, clock_hz, data_width)
+        results.append(entry)
+    document = {
+        "command": "python benchmarks/sdram.py",
+        "traffic": {name: traffic.what for name, traffic in TRAFFIC.items()},
+        "results": results,
+    }
+    write_atomically(RESULTS, (json.dumps(document, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
