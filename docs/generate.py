@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import enum
 import inspect
 import itertools
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tflite
 
-from nnloom.arch import isa, legality, link
+from nnloom.arch import dma, isa, legality, link, memory_system
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.reference import REFERENCES
 from nnloom.arch.register_map import member_docs
@@ -146,6 +147,19 @@ def _header(fields: tuple[link.HeaderField, ...]) -> Iterator[str]:
     return _table(["bytes", "field", "meaning"], rows)
 
 
+def _offsets(registers: type[enum.IntEnum]) -> Iterator[str]:
+    docs = member_docs(registers)
+    return _table(
+        ["offset", "register", "meaning"], [[f"0x{r.value:02X}", r.name, docs.get(str(r.name), "")] for r in registers]
+    )
+
+
+def _bits(flags: type[enum.IntFlag]) -> Iterator[str]:
+    docs = member_docs(flags)
+    rows: list[list[object]] = [[f.value.bit_length() - 1, f.name, docs.get(str(f.name), "")] for f in flags]
+    return _table(["bit", "name", "meaning"], rows)
+
+
 def protocol_page() -> str:
     """Markdown of the host link's protocol."""
     request = link.Request(
@@ -227,6 +241,34 @@ def protocol_page() -> str:
         "time). When one is lost the board refuses those after it, and the driver goes back to the first that",
         "was not executed. A frame that comes while another one waits behind the one in work is dropped as",
         "damaged.",
+        "",
+        "## External memory",
+        "",
+        "A board with [external memory](external-memory.md) has more behind the link than the accelerator; on others",
+        "these addresses read as 0. The declarations are `nnloom.arch.memory_system` and `nnloom.arch.dma`.",
+        "",
+        *_table(
+            ["window", "address", "what lies there"],
+            [
+                [w.name, f"0x{w.value:08X}", member_docs(memory_system.SystemAddress).get(str(w.name), "")]
+                for w in memory_system.SystemAddress
+            ],
+        ),
+        "Registers:",
+        "",
+        *_offsets(memory_system.MemoryRegister),
+        f"ID is 0x{memory_system.MEMORY_MAGIC:08X}. Bits of STATUS:",
+        "",
+        *_bits(memory_system.MemoryStatus),
+        "CHECKSUM: with each beat that the DMA reads it is rotated by one bit to the left; then the beat's words,",
+        "word i rotated by 8 * i bits to the left, are added by exclusive or.",
+        "",
+        f"Registers of the DMA engine, from 0x{memory_system.SystemAddress.REGISTERS + dma.DMA_BASE:08X} on; on",
+        f"[Zynq boards](zynq.md) from 0x{dma.DMA_BASE:04X} of the aperture on:",
+        "",
+        *_offsets(dma.DmaRegister),
+        f"ID is 0x{dma.DMA_MAGIC:08X}. START writes the word to CONTROL that starts a list; DONE comes at the list's",
+        "end. The link's RESET ends a list, then resets the accelerator.",
         "",
         "DONE is a notice: it is not repeated. A driver that misses it reads STATUS.",
         "",

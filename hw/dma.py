@@ -141,6 +141,8 @@ class DmaEngine(wiring.Component):
         Bits of a beat: 32, 64 or 128.
     burst_beats
         Most beats of a burst, a power of two; 16 is what AXI3 takes too.
+    show_busy
+        There is a member `busy`.
 
     Members
     -------
@@ -149,15 +151,17 @@ class DmaEngine(wiring.Component):
     axi : Out(AxiSignature)
     engine_reset, engine_reset_done : Out, In; asks for a reset of the accelerator until it is done
     interrupt : Out; level
+    busy : Out, with `show_busy`; a list is executed
     """
 
-    def __init__(self, *, data_width: int, burst_beats: int = 16) -> None:
+    def __init__(self, *, data_width: int, burst_beats: int = 16, show_busy: bool = False) -> None:
         if data_width not in (32, 64, 128):
             raise ValueError(f"AXI data must be 32, 64 or 128 bits wide, not {data_width}")
         if not 4 <= burst_beats <= 256 or burst_beats & (burst_beats - 1) or burst_beats * data_width > 8 * 4096:
             raise ValueError(f"bursts must be a power of two of beats, 4 to 256 and at most 4 KiB, not {burst_beats}")
         self.data_width = data_width
         self.burst_beats = burst_beats
+        self.show_busy = show_busy
         super().__init__(
             {
                 "registers": In(HostBus),
@@ -166,6 +170,7 @@ class DmaEngine(wiring.Component):
                 "engine_reset": Out(1),
                 "engine_reset_done": In(1),
                 "interrupt": Out(1),
+                **({"busy": Out(1)} if show_busy else {}),
             }
         )
 
@@ -198,6 +203,8 @@ class DmaEngine(wiring.Component):
             busy, done, error, aborted, cause, list_address, error_address, completed, start, abort, resetting
         )
         self._registers(m, progress)
+        if self.show_busy:
+            m.d.comb += self.busy.eq(busy)
         stopping = Signal()
         m.d.comb += stopping.eq(abort | error)
 

@@ -14,7 +14,7 @@ from .axi_lite import AxiLiteBridge
 from .technology import Technology
 from .wishbone import WishboneBridge, WishboneSignature
 
-__all__ = ["ENGINE", "AxiLiteTop", "EngineTop", "WishboneTop", "engine_ports"]
+__all__ = ["ENGINE", "AxiLiteTop", "EngineTop", "WishboneTop", "engine_ports", "observed_ports"]
 
 ENGINE = "nnloom_engine"
 """Name of the engine's module."""
@@ -31,7 +31,8 @@ _HOST_PORTS = {
 }
 
 
-def _observed_ports(config: AcceleratorConfig) -> dict[str, wiring.Member]:
+def observed_ports(config: AcceleratorConfig) -> dict[str, wiring.Member]:
+    """The ports that show what the engine does: its writes to activation memory."""
     return {
         "busy": Out(1),
         "write_valid": Out(1),
@@ -44,7 +45,7 @@ def _observed_ports(config: AcceleratorConfig) -> dict[str, wiring.Member]:
 
 def engine_ports(config: AcceleratorConfig) -> dict[str, wiring.Member]:
     """The engine's ports besides clk and rst (synchronous, active high)."""
-    return _HOST_PORTS | _observed_ports(config)
+    return _HOST_PORTS | observed_ports(config)
 
 
 class EngineTop(wiring.Component):
@@ -99,7 +100,7 @@ class _Wrapper(wiring.Component):
         self.config = config
         self.bus_signature = signature
         bus = {f"{self.prefix}_{name}": member.flip() for name, member in signature.members.items()}
-        super().__init__(bus | _observed_ports(config))
+        super().__init__(bus | observed_ports(config))
 
     def put_engine(self, m: Module, bus: wiring.FlippedInterface, host: wiring.PureInterface) -> None:
         """Connect the ports with `bus`, and an engine with `host`, both a bridge's."""
@@ -121,7 +122,7 @@ class _Wrapper(wiring.Component):
             ("o", "rsp_valid", response.valid),
             ("i", "rsp_ready", response.ready),
             ("o", "rsp_data", answer),
-            *(("o", name, getattr(self, name)) for name in _observed_ports(self.config)),
+            *(("o", name, getattr(self, name)) for name in observed_ports(self.config)),
         )
 
 

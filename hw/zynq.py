@@ -65,7 +65,12 @@ class HostArbiter(wiring.Component):
 
 
 class HostDecoder(wiring.Component):
-    """One host, two address ranges: below DMA_BASE and from there on. One read at a time.
+    """One host, two address ranges: those with one address bit clear, and set. One read at a time.
+
+    Parameters
+    ----------
+    bit
+        The address bit; default: that of DMA_BASE.
 
     Members
     -------
@@ -73,7 +78,8 @@ class HostDecoder(wiring.Component):
     low, high : Out(HostBus)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, bit: int = _DMA_BIT) -> None:
+        self.bit = bit
         super().__init__({"host": In(HostBus), "low": Out(HostBus), "high": Out(HostBus)})
 
     def elaborate(self, platform: object) -> Module:
@@ -81,7 +87,7 @@ class HostDecoder(wiring.Component):
         request = self.host.request
         upper = Signal()
         answers_high = Signal()
-        m.d.comb += upper.eq(request.payload.address[_DMA_BIT])
+        m.d.comb += upper.eq(request.payload.address[self.bit])
         with m.If(request.valid & request.ready & ~request.payload.write):
             m.d.sync += answers_high.eq(upper)
         for index, target in enumerate((self.low, self.high)):

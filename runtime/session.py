@@ -137,7 +137,7 @@ def _open_device(
         from .devices.serial import open_serial, parse_serial
 
         port, baud, seconds = parse_serial(name.removeprefix("serial:"))
-        return open_serial(port, baud, frame_seconds=seconds)
+        return open_serial(port, baud, frame_seconds=seconds, progress=progress)
     if name == "pynq" or name.startswith("pynq:"):
         from .devices.pynq import PynqDevice
 

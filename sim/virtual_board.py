@@ -1,7 +1,8 @@
 """A board without a board: the RTL of the complete system, serial pins included, behind a pseudo-terminal.
 
 Verilator makes a program of the system; a bridge in C++ (`BRIDGE`) plays the other end of the serial line bit by bit
-and passes the bytes to the terminal. Drivers use it as any serial port.
+and passes the bytes to the terminal. Drivers use it as any serial port. A system with external memory has a model of it
+(`benches/axi_memory.h`) behind its AXI4 port.
 """
 
 from __future__ import annotations
@@ -10,16 +11,25 @@ import os
 import subprocess
 import tty
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
+from nnloom.arch.files import Scratch
 
 from .build import build_simulator, run_verilator, verilator_root
+from .rtl import RtlWrites
 
-__all__ = ["VirtualBoard", "build_virtual_board"]
+if TYPE_CHECKING:
+    from nnloom.hw.memory_system import MemorySystem
+    from nnloom.hw.soc import SerialSystem
+
+__all__ = ["SimulatedMemory", "VirtualBoard", "build_virtual_board"]
 
 DIVISOR = 8
 """Clock cycles of a bit: the fastest line that the UART makes, for every cycle takes the same time here."""
@@ -30,7 +40,8 @@ TIMEOUT_SECONDS = 2.0
 
 BRIDGE = """\
 // The other end of the serial line: pseudo-terminal on descriptor argv[1], commands on standard input
-// ("r": press the reset button; end of file: stop).
+// ("r": press the reset button; end of file: stop). With external memory: argv[2] is the file for the engine's writes,
+// argv[3] and argv[4] latency and cycles of a beat; lines "f START END", "x START END", "s PERCENT" are its commands.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +50,9 @@ BRIDGE = """\
 #include <unistd.h>
 #include "Vsoc.h"
 #include "verilated.h"
+#if %(memory)d
+#include "axi_memory.h"
+#endif
 
 static const int DIVISOR = %(divisor)d;
 static const int LOOK = 256;           // cycles between looks at the terminal
@@ -60,6 +74,10 @@ int main(int argc, char **argv) {
     // From the board.
     int sample_in = -1, sampled = 0;
     unsigned received = 0;
+#if %(memory)d
+    AxiMemory memory(%(memory)du, atoi(argv[3]), atoi(argv[4]));
+    FILE *writes = fopen(argv[2], "wb");
+#endif
     top.rx = 1;
     for (;;) {
         if (cycles %% LOOK == 0) {
@@ -71,6 +89,21 @@ int main(int argc, char **argv) {
                     char command;
                     if (read(0, &command, 1) <= 0) break;
                     if (command == 'r') { reset = 4; bits_left = 0; first = last = 0; sample_in = -1; idle = 0; }
+#if %(memory)d
+                    if (command != 'r') {
+                        char line[64];
+                        size_t size = 0;
+                        while (size < sizeof line - 1 && read(0, line + size, 1) == 1 && line[size] != '\\n') size++;
+                        line[size] = 0;
+                        unsigned a = 0, b = 0;
+                        sscanf(line, "%%u %%u", &a, &b);
+                        if (command == 'f') memory.set_faults(a, b);
+                        if (command == 'x') memory.damage(a, b);
+                        if (command == 's') memory.stall_percent = a;
+                        if (command == 'w') fflush(writes);
+                        fputc('\\n', stdout), fflush(stdout);
+                    }
+#endif
                 }
                 if (ends[1].revents & POLLIN) {
                     last = read(line, waiting, sizeof waiting);
@@ -99,6 +132,18 @@ int main(int argc, char **argv) {
         if (bit_cycles) bit_cycles--;
         top.rst = reset > 0;
         if (reset) reset--;
+#if %(memory)d
+        if (top.rst) memory.reset();
+        memory.drive(top);
+        top.eval();
+        if (!top.rst) memory.clock(top);
+        if (top.write_valid) {
+            const uint16_t granule = top.write_granule;
+            const uint8_t place[2] = {(uint8_t)top.write_bank, (uint8_t)top.write_enable};
+            fwrite(&cycles, 8, 1, writes), fwrite(&granule, 2, 1, writes), fwrite(place, 1, 2, writes);
+            fwrite(&top.write_data, %(lanes)d, 1, writes);
+        }
+#endif
         top.clk = 1;
         top.eval();
         top.clk = 0;
@@ -126,7 +171,26 @@ int main(int argc, char **argv) {
 """
 
 
-def build_virtual_board(config: AcceleratorConfig, *, progress: Callable[[str], None] | None = None) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class SimulatedMemory:
+    """External memory of a virtual board."""
+
+    size: int = 1 << 20
+    """bytes, a power of two"""
+    data_width: int = 64
+    """bits of a beat: 32 or 64"""
+    latency: int = 12
+    """cycles from a burst's address to its first beat"""
+    beat_cycles: int = 1
+    """cycles of a beat"""
+
+
+def build_virtual_board(
+    config: AcceleratorConfig,
+    *,
+    memory: SimulatedMemory | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
     """Elaborate the system and make a program of it, once: later calls find it in the user's cache.
 
     Returns the program.
@@ -137,21 +201,36 @@ def build_virtual_board(config: AcceleratorConfig, *, progress: Callable[[str], 
         A missing tool; a failed build (the message names the log).
     """
     from nnloom.hw.emit import emit_verilog
-    from nnloom.hw.soc import SerialSystem
 
     verilator_root()
     say = progress or (lambda _: None)
+    header = Path(__file__).parent / "benches" / "axi_memory.h"
 
     def build(folder: Path) -> None:
         say("elaborating the system")
-        system = SerialSystem(config, clock_hz=CLOCK_HZ, baud=CLOCK_HZ // DIVISOR)
-        (folder / "soc.v").write_text(emit_verilog(system, "soc"))
-        (folder / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR})
+        (folder / "soc.v").write_text(emit_verilog(_system(config, memory), "soc"))
+        size = memory.size if memory else 0
+        (folder / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR, "memory": size, "lanes": config.lanes})
+        (folder / header.name).write_text(header.read_text())
         say("building the virtual board with Verilator (once for each configuration, a minute or two)")
         files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
-        run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", *files])
+        run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", f"-I{folder}", *files])
 
-    return build_simulator("virtual", __file__, [str(config.hash)], build) / "soc"
+    identity = [str(config.hash), header.read_text()]
+    identity += [str(memory.size), str(memory.data_width)] if memory else []
+    return build_simulator("virtual", __file__, identity, build) / "soc"
+
+
+def _system(config: AcceleratorConfig, memory: SimulatedMemory | None) -> SerialSystem | MemorySystem:
+    from nnloom.hw.memory_system import MemorySystem
+    from nnloom.hw.soc import SerialSystem
+
+    baud = CLOCK_HZ // DIVISOR
+    if memory is None:
+        return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud)
+    return MemorySystem(
+        config, clock_hz=CLOCK_HZ, baud=baud, size=memory.size, data_width=memory.data_width, observed=True
+    )
 
 
 class VirtualBoard:
@@ -161,15 +240,29 @@ class VirtualBoard:
     ----------
     config
         The accelerator.
+    memory
+        External memory, if the board has some.
 
     Raises
     ------
     ToolMissingError, BuildError
     """
 
-    def __init__(self, config: AcceleratorConfig, *, progress: Callable[[str], None] | None = None) -> None:
-        program = build_virtual_board(config, progress=progress)
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        memory: SimulatedMemory | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        program = build_virtual_board(config, memory=memory, progress=progress)
+        self._config = config
+        self.memory = memory
+        """its external memory"""
         self._cycles = 0
+        self._scratch = Scratch("nnloom-board")
+        self._log, self._logged = self._scratch.path / "writes", 0
+        options = [str(self._log), str(memory.latency), str(memory.beat_cycles)] if memory else []
         master, self._slave = os.openpty()
         try:
             # No echo, no line discipline. The terminal stays open here, so that drivers may come and go.
@@ -177,7 +270,7 @@ class VirtualBoard:
             self.port = os.ttyname(self._slave)
             """the terminal"""
             self._process = subprocess.Popen(
-                [str(program), str(master)],
+                [str(program), str(master), *options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -186,6 +279,7 @@ class VirtualBoard:
             )
         except BaseException:
             os.close(self._slave)
+            self._scratch.close()
             raise
         finally:
             os.close(master)
@@ -197,9 +291,40 @@ class VirtualBoard:
 
     def press_reset(self) -> None:
         """Reset the board: its control state and the link; the line is quiet for a moment."""
+        self._command("r")
+
+    def set_faults(self, start: int, end: int) -> None:
+        """Bytes [start, end) of external memory are answered with an error; replaces earlier ones."""
+        self._memory_command(f"f{start} {end}\n")
+
+    def damage_memory(self, start: int, end: int) -> None:
+        """External memory loses what bytes [start, end) held."""
+        self._memory_command(f"x{start} {end}\n")
+
+    def set_stalls(self, percent: int) -> None:
+        """Every channel of external memory pauses at random, in so many of a hundred cycles."""
+        self._memory_command(f"s{percent}\n")
+
+    def writes(self) -> RtlWrites:
+        """The engine's writes since the last call; of boards with external memory."""
+        self._memory_command("w\n")
+        kinds = [("cycle", "<u8"), ("granule", "<u2"), ("bank", "u1"), ("enable", "u1")]
+        record = np.dtype([*kinds, ("data", "u1", self._config.lanes)])
+        rows = np.fromfile(self._log, record, offset=self._logged)
+        self._logged += rows.nbytes
+        cycle, bank, granule, enable = (rows[name].astype(np.int64) for name in ("cycle", "bank", "granule", "enable"))
+        return RtlWrites(cycle, bank, granule, enable, rows["data"])
+
+    def _memory_command(self, text: str) -> None:
+        self._command(text)
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise DeviceError("virtual board has ended")
+
+    def _command(self, text: str) -> None:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(b"r")
+            self._process.stdin.write(text.encode())
             self._process.stdin.flush()
         except (OSError, ValueError) as error:  # ValueError: closed
             raise DeviceError("virtual board has ended") from error
@@ -218,6 +343,7 @@ class VirtualBoard:
                 self._process.kill()
                 output, _ = self._process.communicate()
             os.close(self._slave)
+            self._scratch.close()
             self._slave = -1
             self._cycles = int(output or 0)
         return self._cycles

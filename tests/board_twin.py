@@ -179,6 +179,8 @@ class TwinBoard:
         if address >> 28 == HostAddress.COUNTERS >> 28:
             layer, counter = divmod((address & 0xFFF) // 4, len(Counter))
             return 40 * layer + 10 if counter == Counter.CYCLES else counter * (layer + 1)
+        if address >= max(HostAddress) + (1 << 28):
+            return 0
         if address >> 28:
             memory = self._memory(address)
             assert memory is not None

@@ -29,7 +29,7 @@ from nnloom.arch.isa import (
 )
 from nnloom.arch.legality import check_image
 
-__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits", "RegionResult"]
+__all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits", "RegionResult", "layer_counts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,9 @@ class RegionResult:
     """of each layer, if they were counted; they sum to `cycles`"""
     layer_waits: tuple[LayerWaits, ...] = ()
     """which of these cycles were spent waiting"""
+    list_cycles: int | None = None
+    """of the list that ran the programs, transfers of the board's own memory included; None if there was none, or the
+    device does not count"""
 
 
 _CAUSES = {
@@ -128,6 +131,23 @@ class Device(abc.ABC):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def layer_counts(ends: NDArray[np.int64], program_cycles: int) -> tuple[list[int], list[LayerWaits]]:
+    """Cycles and waits of each layer of a program, from its counters at the layers' ends [layers, counters]."""
+    ends = ends.copy()
+    # The time through the pipeline counts with the last layer.
+    ends[-1:, Counter.CYCLES] = program_cycles
+    counts = np.diff(ends, axis=0, prepend=0)
+    waits = [
+        LayerWaits(
+            start=int(row[Counter.WAITS_START]),
+            parameters=int(row[Counter.WAITS_PARAMETERS]),
+            requantization=int(row[Counter.WAITS_REQUANTIZATION]),
+        )
+        for row in counts
+    ]
+    return counts[:, Counter.CYCLES].tolist(), waits
 
 
 class HostBusDevice(Device):
@@ -333,18 +353,7 @@ class HostBusDevice(Device):
         layers = self._read_register(Register.LAYERS)
         addresses = HostAddress.COUNTERS + 4 * np.arange(layers * len(Counter))
         ends = self.read_words(addresses.astype(np.uint32)).astype(np.int64).reshape(layers, len(Counter))
-        # The time through the pipeline counts with the last layer.
-        ends[-1:, Counter.CYCLES] = program_cycles
-        counts = np.diff(ends, axis=0, prepend=0)
-        waits = [
-            LayerWaits(
-                start=int(row[Counter.WAITS_START]),
-                parameters=int(row[Counter.WAITS_PARAMETERS]),
-                requantization=int(row[Counter.WAITS_REQUANTIZATION]),
-            )
-            for row in counts
-        ]
-        return counts[:, Counter.CYCLES].tolist(), waits
+        return layer_counts(ends, program_cycles)
 
     def start(self, program_start: int) -> None:
         """Start the program at a word of program memory."""

@@ -35,6 +35,7 @@ from nnloom.arch.link import (
 )
 
 from .base import DeviceStats, HostBusDevice, Identity, RegionResult
+from .external_memory import ContentLost, ExternalMemory
 
 try:
     from termios import error as TerminalError
@@ -142,6 +143,10 @@ class SerialLink:
     def max_words(self) -> int:
         """Most words of a frame."""
         return self._max_words
+
+    def seconds(self, size: int) -> float:
+        """Time that so many bytes take on the line."""
+        return self._byte_seconds * size
 
     def begin(self) -> None:
         """Start the time limit anew."""
@@ -394,11 +399,21 @@ class SerialLink:
 
 
 class SerialDevice(HostBusDevice):
-    """Driver of a board. It is loaded when first needed, and again after it was reset or out of reach."""
+    """Driver of a board. It is loaded when first needed, and again after it was reset or out of reach.
 
-    def __init__(self, link: SerialLink) -> None:
+    Where the board has external memory, a network in parts lies there, and stays (`ExternalMemory`).
+
+    Parameters
+    ----------
+    progress
+        Told what takes long.
+    """
+
+    def __init__(self, link: SerialLink, *, progress: Callable[[str], None] | None = None) -> None:
         super().__init__()
         self._link = link
+        self._progress = progress or (lambda _: None)
+        self._memory: ExternalMemory | None = None
         self._artifact: Artifact | None = None
         self._hello: Hello | None = None
         self._started: Response | None = None
@@ -440,12 +455,20 @@ class SerialDevice(HostBusDevice):
 
         def attempt() -> RegionResult:
             self._prepare()
-            return super(SerialDevice, self).run_region(region, inputs, count_layers=count_layers)
+            if self._memory is None or not region.parts:
+                return super(SerialDevice, self).run_region(region, inputs, count_layers=count_layers)
+            try:
+                return self._memory.run(region, inputs, counting=count_layers)
+            except ContentLost:
+                self._memory.forget()
+                raise
 
         return self._again(attempt)
 
     def _again(self, action: Callable[[], T]) -> T:
-        """Repeat what a reset of the board interrupts, or a port that is away for a moment."""
+        """Repeat what a reset of the board interrupts, or a port that is away for a moment; once what fails because the
+        board's memory has lost its content."""
+        lost = False
         for _ in range(RESTARTS):
             try:
                 return action()
@@ -455,6 +478,11 @@ class SerialDevice(HostBusDevice):
             except PortLost:
                 if not self._link.reopen():
                     raise
+            except ContentLost:
+                self._link.disconnect()
+                if lost:
+                    raise
+                lost = True
             except DeviceError:
                 # The next attempt starts from nothing.
                 self._link.disconnect()
@@ -470,6 +498,35 @@ class SerialDevice(HostBusDevice):
         assert self._artifact is not None
         self._hello = None
         super().load(self._artifact)
+        if self._memory is None or not any(region.parts for region in self._artifact.manifest.regions):
+            return
+        if not self._memory.place(self._artifact):
+            self._progress(
+                f"external memory of {self._memory.size:,} bytes is too small: parts come over the serial line"
+            )
+            self._memory = None
+        elif not self._memory.is_loaded:
+            size = self._memory.image_bytes
+            self._progress(f"loading {size:,} bytes into external memory ({self._link.seconds(size):.1f} s)")
+            self._memory.load()
+
+    def _come_to_rest(self) -> None:
+        """Have accelerator and DMA idle, and know whether there is external memory."""
+        super()._come_to_rest()
+        self._memory = ExternalMemory.find(self)
+
+    def launch(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32], start: tuple[int, int]) -> None:
+        """Write words, then the word that starts a list to its address."""
+        address, word = start
+        request = Request(
+            opcode=Opcode.START, sequence=0, session=0, address=address, words=np.array([word], np.uint32)
+        )
+        *_, self._started = self._link.exchange([*self._writes(addresses, words), request])
+
+    def wait_list(self, poll: Callable[[], bool]) -> None:
+        """Wait for the notice of the board, or until `poll` says that the list has ended."""
+        assert self._started is not None
+        self._link.wait_done(self._started, poll)
 
     def clock(self) -> float:
         """The link's."""
@@ -653,8 +710,14 @@ def _reason(error: Exception) -> tuple[DeviceCause, str]:
     return causes.get(number, DeviceCause.FAULT), remedies.get(number, str(error))
 
 
-def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = FRAME_SECONDS) -> SerialDevice:
-    """A device behind a serial port, which is opened when the device is loaded; see `SerialLink`."""
+def open_serial(
+    port: str,
+    baud: int = DEFAULT_BAUD,
+    *,
+    frame_seconds: float = FRAME_SECONDS,
+    progress: Callable[[str], None] | None = None,
+) -> SerialDevice:
+    """A device behind a serial port, which is opened when the device is loaded; see `SerialLink`, `SerialDevice`."""
 
     def open_stream() -> ByteStream:
         import serial
@@ -667,7 +730,7 @@ def open_serial(port: str, baud: int = DEFAULT_BAUD, *, frame_seconds: float = F
             cause, reason = _reason(error)
             raise DeviceError(f"{port}: cannot open the serial port ({reason})", cause=cause) from error
 
-    return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds))
+    return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds), progress=progress)
 
 
 def find_boards() -> list[str]:

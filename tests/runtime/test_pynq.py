@@ -12,9 +12,10 @@ from nnloom.arch.artifact import Artifact
 from nnloom.arch.dma import DMA_BASE, DmaRegister
 from nnloom.arch.errors import DeviceError, ToolMissingError
 from nnloom.arch.isa import HostAddress
+from nnloom.arch.lists import Transfer, transfers
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.devices.model import ModelDevice
-from nnloom.runtime.devices.pynq import PynqDevice, Transfer, transfers
+from nnloom.runtime.devices.pynq import PynqDevice
 from nnloom.sim.pynq import SimulatedPynq
 from tests.artifacts import SMALL, make_artifact, random_network_inputs
 from tests.graphs import KINDS, random_graph
@@ -99,22 +100,14 @@ def test_parts_are_loaded_by_dma_and_a_fault_in_one_costs_no_answer(tmp_path):
             library.set_stalls(0.1 * seed, seed=seed)
             inputs = list(random_network_inputs(np.random.default_rng(seed), graph).values())
             if seed % 2:
-                # All of DDR fails from the time on at which the second part is loaded.
-                write = device.write_words
-                programs = 0
-
-                def fail(addresses, words, write=write):
-                    nonlocal programs
-                    programs += int(addresses[0]) == HostAddress.PROGRAM
-                    library.set_faults([(0, 1 << 32)] if programs == 2 else [])
-                    write(addresses, words)
-
-                device.write_words = fail
-                with pytest.raises(DeviceError, match=r"could not be read|of DDR failed"):
+                # The weights of the second part cannot be read.
+                lists = device._lists.regions[region.name]
+                weights = [s for s in lists.steps if getattr(s, "in_table", True) is False][-1]
+                start = device._image.address + 4 * weights.word
+                library.set_faults([(start, start + 4)])
+                with pytest.raises(DeviceError, match="a read of DDR failed"):
                     device.run_region(region, inputs)
                 library.set_faults([])
-                del device.write_words
-                assert programs == 2
             got = device.run_region(region, inputs, count_layers=True)
             for a, b in zip(got.outputs, model_outputs(artifact, inputs), strict=True):
                 np.testing.assert_array_equal(a, b)
@@ -131,11 +124,12 @@ def test_a_bus_fault_is_reported_and_the_next_run_is_right(pynq, tmp_path):
     with PynqDevice(pynq=pynq) as device:
         device.load(artifact)
         device.run_region(region, inputs)
-        job = device._jobs[region.name]
-        last = (job.address + 4 * job._stores[-1].stop - 1) & ~15
+        lists = device._lists.regions[region.name]
+        image, table = device._image.address, device._table.address
+        last = (table + 4 * lists.outputs[-1].words.stop - 1) & ~15
         for start, message in (
-            (job.address + 16, "a descriptor could not be read"),
-            (job.address + 4 * job._loads[0].start, "a read of DDR failed"),
+            (image + 4 * lists.list_word + 16, "a descriptor could not be read"),
+            (table + 4 * lists.inputs[0].word, "a read of DDR failed"),
             (last, "a write to DDR failed"),
         ):
             pynq.set_faults([(start, start + 4)])
@@ -177,7 +171,7 @@ def test_buffers_are_released(pynq, tmp_path):
         artifact, inputs = next(networks(tmp_path, 1))
         device.load(artifact)
         device.run_region(artifact.manifest.regions[0], inputs)
-        assert len(pynq._buffers) == len(before) + 1
+        assert len(pynq._buffers) == len(before) + 2  # image and table
     assert pynq._buffers == before
 
 
@@ -220,7 +214,7 @@ def runs_by_its_device_string(library, path, monkeypatch):
     rng = np.random.default_rng(5)
     with InferenceSession(path, "model") as model:
         inputs = [
-            {info.name: rng.integers(-128, 128, info.shape).astype(np.int8) for info in model.get_inputs()}
+            {info.name: rng.integers(-128, 128, info.shape).astype(info.dtype) for info in model.get_inputs()}
             for _ in range(2)
         ]
         with InferenceSession(path, "pynq", fallback=False) as session:

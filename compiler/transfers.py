@@ -1,0 +1,95 @@
+"""Cycles of a region's list on a board whose DMA reaches memory, predicted from the list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnloom.arch.dma import DESCRIPTOR_BYTES, DmaCommand
+from nnloom.arch.lists import Move, RegionList
+
+__all__ = ["ListCycles", "MemoryTiming", "list_cycles"]
+
+BURST_BEATS = 16
+"""Of `hw.dma.DmaEngine`; bursts end at multiples of so many beats."""
+_BETWEEN = 3
+"""DECODE, NEXT, and the cycle in which a command's first state begins."""
+_ASK = 2
+"""From a command's first state to its address on the bus, and from the last beat to the state's end."""
+_RUN = 2
+"""Writes of PROGRAM_START and CONTROL."""
+_STATUS_CYCLES = 9
+"""One look at the accelerator's status; a program's end is seen half of it later on average, and a word's read."""
+_STORE_WORD = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryTiming:
+    """How fast a memory is, in cycles of the system clock."""
+
+    data_width: int
+    """bits of a beat"""
+    latency: int
+    """from a burst's address to its first beat, with the arbiter on the way"""
+    beat_cycles: float
+    """of a beat in a long transfer: refresh, rows that are opened and so on included"""
+    answer: int
+    """from the last beat of a write to its answer"""
+
+    @property
+    def beat_words(self) -> int:
+        """32-bit words of a beat."""
+        return self.data_width // 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListCycles:
+    """Where a list's cycles go."""
+
+    programs: int
+    """the accelerator's"""
+    weights: int
+    """loading programs and weights of parts"""
+    tensors: int
+    """loading inputs, storing outputs and counters"""
+    control: int
+    """fetching descriptors, starting programs and waiting for their end"""
+
+    @property
+    def total(self) -> int:
+        """Of the list."""
+        return self.programs + self.weights + self.tensors + self.control
+
+
+def list_cycles(
+    region: RegionList, timing: MemoryTiming, programs: Sequence[int], *, counting: bool = False
+) -> ListCycles:
+    """Cycles of a region's list, as the register CYCLES of the memory system counts them.
+
+    programs: cycles of each of its programs.
+    """
+    weights = tensors = control = 0.0
+    steps = region.counting_steps if counting else region.steps
+    for step in steps:
+        fetch = timing.latency + (DESCRIPTOR_BYTES // 4 // timing.beat_words - 1) * timing.beat_cycles
+        control += fetch + _ASK + _BETWEEN
+        if not isinstance(step, Move):
+            control += _RUN + 1.5 * _STATUS_CYCLES
+        elif step.command == DmaCommand.LOAD:
+            beats = -(-step.transfer.words // timing.beat_words)
+            each = max(timing.beat_cycles, timing.beat_words)
+            cycles = timing.latency + _ASK + (beats - 1) * each + timing.beat_words
+            if step.in_table:
+                tensors += cycles
+            else:
+                weights += cycles
+        else:
+            tensors += _store_cycles(step, timing)
+    return ListCycles(programs=sum(programs), weights=round(weights), tensors=round(tensors), control=round(control))
+
+
+def _store_cycles(move: Move, timing: MemoryTiming) -> float:
+    beats = -(-move.transfer.words // timing.beat_words)
+    first = move.word // timing.beat_words % BURST_BEATS
+    bursts = -(-(first + beats) // BURST_BEATS)
+    return move.transfer.words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
