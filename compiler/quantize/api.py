@@ -7,24 +7,28 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from numpy.typing import NDArray
 
 from nnloom.arch.errors import InputError
 from nnloom.arch.extras import require
 from nnloom.arch.files import write_atomically
 
-from .calibration import Calibration, CalibrationData, array_of, read_arrays_of, read_calibration
+from .calibration import Calibration, CalibrationData, ModelInput, array_of, read_arrays_of, read_calibration
+from .noise import LayerReport, sqnr
 
 if TYPE_CHECKING:
-    from .layers import LayerReport
-    from .onnx_file import OnnxQuantizer
     from .provable import Provability
 
 __all__ = ["Gain", "QuantizeResult", "quantize"]
 
 WORST = 3
 """Layers of which it is tried what keeping them float would bring"""
-Method = Literal["auto", "minmax", "percentile", "entropy"]
+LISTED = 20
+"""Layers that a message names"""
+Method = Literal["auto", "minmax", "percentile", "entropy", "average"]
+Activations = Literal["int8", "int16"]
 Advance = Callable[[int, int], None]
 
 
@@ -72,6 +76,37 @@ class QuantizeResult:
         return values
 
 
+class _Quantizer(Protocol):
+    """A float model, ready to be quantized with one range or another. Models are of the quantizer's own type."""
+
+    @property
+    def inputs(self) -> Sequence[ModelInput]: ...
+
+    @property
+    def methods(self) -> Sequence[str]: ...
+
+    @property
+    def layer_names(self) -> Sequence[str]: ...
+
+    def calibrate(self, method: str, inferences: Sequence[dict[str, NDArray]], advance: Advance) -> Any:
+        """Find the range of every tensor by a method."""
+
+    def quantize(self, ranges: Any, keep_float: Sequence[str] = ()) -> Any:
+        """The model with these ranges, but for some layers."""
+
+    def answers(self, model: Any, inferences: Sequence[Mapping[str, NDArray]]) -> list[list[NDArray]]:
+        """Real outputs of a quantized model, or of the float one (None), for each inference."""
+
+    def layers(self, model: Any, inferences: Sequence[Mapping[str, NDArray]], advance: Advance) -> list[LayerReport]:
+        """Each layer of a quantized model against the float one."""
+
+    def finish(self, model: Any, advance: Advance) -> tuple[Any, Provability | None]:
+        """A quantized model with what costs nothing, and what the accelerator proves of it."""
+
+    def data(self, model: Any) -> bytes:
+        """What is written to a file."""
+
+
 def quantize(
     model: str | Path,
     calibration: Calibration,
@@ -79,29 +114,33 @@ def quantize(
     output: str | Path,
     keep_float: Sequence[str] = (),
     method: Method = "auto",
+    activations: Activations = "int8",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     limit: int | None = None,
     explain: bool = True,
     progress: Callable[[str], None] | None = None,
     advance: Advance | None = None,
 ) -> QuantizeResult:
-    """Quantize a float ONNX model to int8.
+    """Quantize a float ONNX or TFLite model to int8.
 
-    Weights are int8 by channel, activations int8 with a zero point. The file runs in ONNX Runtime, too.
+    Weights are int8 by channel, activations int8 with a zero point. The file runs in ONNX Runtime or LiteRT, too.
 
     Parameters
     ----------
     model
-        Path of a float .onnx file.
+        Path of a float .onnx or .tflite file.
     calibration
         Inputs as the float model takes them: an .npz or .npy file, a folder of such files, an array, or arrays by
         name; several inferences stacked along the first axis. Of two and more every fifth is kept to compare on.
     output
         File to write; an earlier one is replaced on success.
     keep_float
-        Names of layers that are not quantized.
+        Names of layers that are not quantized, or parts of names that only one has.
     method
-        How ranges are taken: "minmax", "percentile", "entropy", or "auto" for the one with the best signal to noise.
+        How ranges are taken: "minmax", "percentile" or "entropy" of ONNX models, "minmax" or "average" (of the ranges
+        of the inferences) of TFLite models, or "auto" for the one with the best signal to noise.
+    activations
+        Of TFLite models: "int16" makes them 16 bits wide, for the CPU.
     shapes
         Of inputs, by name, where the file leaves them open; by default those of the data, one inference at a time.
     limit
@@ -116,32 +155,28 @@ def quantize(
     NnloomError
         `ModelError`, `InputError` or `ToolMissingError`, each with a message of one line.
     """
-    from .onnx_file import METHODS, OnnxQuantizer
-
-    require("onnx", "onnx", "onnxruntime")
-    import onnx
-
     path, output = Path(model), Path(output)
     say, step = progress or (lambda _: None), advance or (lambda _done, _total: None)
-    if method != "auto" and method not in METHODS:
-        raise InputError(f"no method {method!r} (methods: auto, {', '.join(METHODS)})")
     say("reading the model and the calibration data")
     files = read_arrays_of(calibration)
     with tempfile.TemporaryDirectory(prefix="nnloom-quantize-") as folder:
-        quantizer = OnnxQuantizer(path, _shapes(path, files, shapes or {}), Path(folder))
-        quantizer.check_layers(keep_float)
+        quantizer = _open(path, files, shapes or {}, activations, Path(folder))
+        if method not in ("auto", *quantizer.methods):
+            raise InputError(
+                f"{path}: no method {method!r} for such a file (methods: auto, {', '.join(quantizer.methods)})"
+            )
+        kept = [_layer(path, name, quantizer.layer_names) for name in keep_float]
         data = read_calibration(files, quantizer.inputs, limit=limit)
         trial = _Trial(quantizer, data, say, step)
-        for name in METHODS if method == "auto" else (method,):
-            trial.run(name, keep_float)
+        for name in quantizer.methods if method == "auto" else (method,):
+            trial.run(name, kept)
         best = max(trial.tried, key=lambda name: trial.tried[name])
-        result, provability, score = trial.finish(path, best, keep_float)
+        result, provability, score = trial.finish(best)
         layers: tuple[LayerReport, ...] = ()
         gains: tuple[Gain, ...] = ()
         if explain:
-            layers, gains = trial.explain(best, result, score, keep_float)
-        onnx.checker.check_model(result)
-        write_atomically(output, result.SerializeToString())
+            layers, gains = trial.explain(best, result, score, kept)
+        write_atomically(output, quantizer.data(result))
     return QuantizeResult(
         path=output,
         method=best,
@@ -150,11 +185,49 @@ def quantize(
         calibrated=len(data.calibrate),
         compared=len(data.compare),
         held_out=data.held_out,
-        keep_float=tuple(keep_float),
+        keep_float=tuple(kept),
         layers=layers,
         gains=gains,
         provability=provability,
     )
+
+
+def _open(
+    path: Path,
+    files: Sequence[Mapping[str, Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    activations: Activations,
+    folder: Path,
+) -> _Quantizer:
+    """The quantizer for a file, by its content."""
+    from .tflite_file import TfliteQuantizer, is_tflite
+
+    if is_tflite(path):
+        if shapes:
+            raise InputError(f"{path}: shapes are given for inputs of ONNX models; a TFLite model has its own")
+        return TfliteQuantizer(path, activations)
+    from .onnx_file import OnnxQuantizer
+
+    require("onnx", "onnx", "onnxruntime")
+    if activations != "int8":
+        raise InputError(f"{path}: {activations} activations are for TFLite models; take int8")
+    return OnnxQuantizer(path, _shapes(path, files, shapes), folder)
+
+
+def _layer(path: Path, name: str, known: Sequence[str]) -> str:
+    """The layer with a name, or with a name that no other layer's contains."""
+    found = [name] if name in known else [n for n in known if name in n]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"{path}: {len(found)} layers have {name!r} in their names ({_listed(found)}); give more of it"
+        )
+    raise InputError(f"{path}: no layer named {name!r} to keep float (layers: {_listed(known)})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def _shapes(
@@ -178,22 +251,16 @@ def _shapes(
 class _Trial:
     """One float model with its answers, and what the methods make of it."""
 
-    def __init__(
-        self, quantizer: OnnxQuantizer, data: CalibrationData, say: Callable[[str], None], step: Advance
-    ) -> None:
-        from .onnx_file import run_model
-
+    def __init__(self, quantizer: _Quantizer, data: CalibrationData, say: Callable[[str], None], step: Advance) -> None:
         self.quantizer, self.data, self.say, self.step = quantizer, data, say, step
-        self.reference = list(run_model(quantizer.model, data.compare))
+        self.reference = quantizer.answers(None, data.compare)
         self.tried: dict[str, float] = {}
         self._ranges: dict[str, Any] = {}
         self._made: dict[str, Any] = {}
 
     def score(self, model: Any) -> float:
         """Signal to noise of a model's outputs in dB."""
-        from .onnx_file import run_model, sqnr
-
-        return sqnr(self.reference, list(run_model(model, self.data.compare)))
+        return sqnr(self.reference, self.quantizer.answers(model, self.data.compare))
 
     def run(self, method: str, keep_float: Sequence[str]) -> None:
         """Quantize by a method, and note how good that is."""
@@ -202,22 +269,18 @@ class _Trial:
         self._made[method] = self.quantizer.quantize(self._ranges[method], keep_float)
         self.tried[method] = self.score(self._made[method])
 
-    def finish(self, path: Path, method: str, keep_float: Sequence[str]) -> tuple[Any, Provability, float]:
+    def finish(self, method: str) -> tuple[Any, Provability | None, float]:
         """The best model with scales that can be proved; how many are, and how good it is."""
-        from .provable import make_provable
-
         self.say("choosing scales that can be proved")
-        model, provability = make_provable(path, self._made[method], self.step)
+        model, provability = self.quantizer.finish(self._made[method], self.step)
         return model, provability, self.score(model)
 
     def explain(
         self, method: str, model: Any, score: float, keep_float: Sequence[str]
     ) -> tuple[tuple[LayerReport, ...], tuple[Gain, ...]]:
         """Each layer, and what keeping the worst ones float would bring."""
-        from .layers import measure_layers
-
         self.say("measuring each layer")
-        layers = measure_layers(self.quantizer.model, model, self.data.compare, self.step)
+        layers = self.quantizer.layers(model, self.data.compare, self.step)
         worst = sorted((v for v in layers if v.own_sqnr_db is not None), key=lambda v: v.worst_db)[:WORST]
         gains = []
         for index, layer in enumerate(worst):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.errors import InputError, ModelError
+from nnloom.arch.errors import ModelError
 from nnloom.arch.extras import require
 
 from ..frontend.onnx.plan import first_line, load_model, run_options
@@ -22,6 +22,9 @@ from .calibration import ModelInput
 
 if TYPE_CHECKING:
     import onnx
+
+    from .noise import LayerReport
+    from .provable import Provability
 
 __all__ = ["METHODS", "Calibrated", "OnnxQuantizer", "is_quantized", "model_inputs", "open_shapes", "run_model"]
 
@@ -135,6 +138,8 @@ class OnnxQuantizer:
         If the file is damaged, has open shapes, is quantized already, or ONNX Runtime refuses it.
     """
 
+    methods = METHODS
+
     def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
         import onnx
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -158,12 +163,10 @@ class OnnxQuantizer:
         onnx.save(self.model, str(self._file))
         self.inputs = model_inputs(self.model)
 
-    def check_layers(self, names: Sequence[str]) -> None:
-        """Raise InputError if a layer is not there."""
-        known = [node.name for node in self.model.graph.node]
-        for name in names:
-            if name not in known:
-                raise InputError(f"{self.path}: no layer named {name!r} to keep float (layers: {_listed(known)})")
+    @property
+    def layer_names(self) -> list[str]:
+        """What can be kept float."""
+        return [node.name for node in self.model.graph.node]
 
     def calibrate(self, method: str, inferences: Sequence[dict[str, NDArray]], advance: Advance) -> Calibrated:
         """Run the float model, and find the range of every tensor."""
@@ -216,6 +219,33 @@ class OnnxQuantizer:
                 ) from error
         return onnx.load(str(target))
 
+    def answers(
+        self, model: onnx.ModelProto | None, inferences: Sequence[Mapping[str, NDArray]]
+    ) -> list[list[NDArray]]:
+        """Outputs of a quantized model, or of the float one, for each inference."""
+        return list(run_model(model or self.model, inferences))
+
+    def layers(
+        self, model: onnx.ModelProto, inferences: Sequence[Mapping[str, NDArray]], advance: Advance
+    ) -> list[LayerReport]:
+        """Each layer of a quantized model against the float one."""
+        from .onnx_layers import measure_layers
+
+        return measure_layers(self.model, model, inferences, advance)
+
+    def finish(self, model: onnx.ModelProto, advance: Advance) -> tuple[onnx.ModelProto, Provability]:
+        """A quantized model with scales that can be proved, and how many channels are."""
+        from .provable import make_provable
+
+        return make_provable(self.path, model, advance)
+
+    def data(self, model: onnx.ModelProto) -> bytes:
+        """What is written to a file."""
+        import onnx
+
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
 
 class _Reader:
     """Inferences as ONNX Runtime's calibration reads them."""
@@ -251,28 +281,6 @@ def _quiet() -> Iterator[None]:
     finally:
         root.removeFilter(of_others)
         root.removeHandler(handler)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
-def decibels(signal: float, noise: float) -> float:
-    """Signal to noise in dB, at most 200."""
-    if noise <= signal * 1e-20:
-        return 200.0
-    return float(10 * np.log10(max(signal, 1e-300) / noise))
-
-
-def sqnr(reference: Sequence[Sequence[NDArray]], answers: Sequence[Sequence[NDArray]]) -> float:
-    """Signal to quantization noise of the outputs in dB, over all inferences; the mean of several outputs."""
-    results = []
-    for wanted, got in zip(zip(*reference, strict=True), zip(*answers, strict=True), strict=True):
-        signal = sum(float((w.astype(np.float64) ** 2).sum()) for w in wanted)
-        pairs = zip(wanted, got, strict=True)
-        noise = sum(float(((w.astype(np.float64) - g.astype(np.float64)) ** 2).sum()) for w, g in pairs)
-        results.append(decibels(signal, noise))
-    return float(np.mean(results))
 
 
 def tensors(model: Any) -> dict[str, NDArray]:

@@ -1,22 +1,28 @@
-"""Float ONNX models quantized: as good as the report says, read by ONNX Runtime, and proved on the accelerator."""
+"""Float models quantized: as good as the report says, run by others, and proved on the accelerator."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import flatbuffers
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import helper, numpy_helper
 
-from nnloom.arch.errors import InputError, ModelError
+from nnloom.arch.errors import InputError, ModelError, ToolMissingError
 from nnloom.cli import main
 from nnloom.compiler import compile as compile_model
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.quantize import quantize
 from nnloom.compiler.quantize.calibration import ModelInput, read_arrays_of, read_calibration
 from nnloom.compiler.quantize.provable import make_provable, ulps
+from nnloom.runtime import InferenceSession
+from nnloom.runtime.inputs import check_inputs
+from nnloom.sim.litert import LiteRtReference
 from tests.compiler.test_onnx import _residual, _squeeze
 from tests.onnx_models import Network, answer, check, compile_onnx, quantized, without_code
 
@@ -153,7 +159,7 @@ def test_what_is_refused(small, tmp_path):
     data = _data((2, 4, 4), 2)
     with pytest.raises(InputError, match=r"no layer named 'conv9' to keep float \(layers: conv0\)"):
         quantize(small, data, output=tmp_path / "q.onnx", keep_float=["conv9"])
-    with pytest.raises(InputError, match="no method 'best'"):
+    with pytest.raises(InputError, match="no method 'best' for such a file"):
         quantize(small, data, output=tmp_path / "q.onnx", method="best")
     done = quantize(small, data, output=tmp_path / "q.onnx", method="minmax", explain=False).path
     with pytest.raises(ModelError, match=r"q\.onnx: quantized already; compile it as it is"):
@@ -234,3 +240,100 @@ def test_command(small, tmp_path, capsys, monkeypatch):
         assert main(["compile", "n.onnx", "-o", "a", "--calibrate", "data.npz", "--method", "minmax", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["quantization"]["method"] == "minmax" and values["exact"]
+
+
+@pytest.fixture
+def recordings():
+    return np.random.default_rng(5).uniform(0, 1, (6, 96, 96, 1)).astype(np.float32)
+
+
+@pytest.mark.model
+def test_tflite(model_path, recordings, tmp_path, capfd):
+    path = model_path("image_example1_float32")
+    result = quantize(path, recordings, output=tmp_path / "q.tflite")
+    assert set(result.tried) == {"minmax", "average"} and result.sqnr_db > 20 and result.provability is None
+    assert [layer.op for layer in result.layers][:3] == ["CONV_2D", "AVERAGE_POOL_2D", "CONV_2D"]
+    assert (
+        result.layers[0].weights_sqnr_db > 30 and result.layers[1].own_sqnr_db is None
+    )  # a pool has its operand's scale
+    printed = capfd.readouterr()
+    assert not printed.out and "Applying" not in printed.err
+    graph = read_model(result.path)
+    assert {graph.values[n.outputs[0]].type.dtype for n in graph.nodes if n.kind == "CONV_2D"} == {"int8"}
+    report = compile_onnx(result.path, tmp_path / "a")
+    assert report["exact"] and report["engine_share"] == 1.0
+    with InferenceSession(tmp_path / "a", "model", native=False) as session:
+        reference = LiteRtReference(tmp_path / "a" / "model.tflite")
+        for x in recordings[:2]:
+            given = check_inputs(session.get_inputs(), {session.get_inputs()[0].name: x[None]})
+            answers = list(session.run(x[None]).values())
+            assert reference.differences(given, answers) == [0]
+    kept = quantize(
+        path, recordings, output=tmp_path / "k.tflite", method="minmax", keep_float=["dense"], explain=False
+    )
+    graph = read_model(kept.path)
+    (product,) = (n for n in graph.nodes if n.kind == "FULLY_CONNECTED")
+    assert graph.values[product.outputs[0]].type.dtype == "float32" and "dense" in kept.keep_float[0]
+    with pytest.raises(InputError, match="layers have 'conv2d' in their names"):
+        quantize(path, recordings, output=tmp_path / "k.tflite", keep_float=["conv2d"])
+    wide = quantize(path, recordings, output=tmp_path / "w.tflite", activations="int16", method="minmax", explain=False)
+    graph = read_model(wide.path)
+    assert {graph.values[n.outputs[0]].type.dtype for n in graph.nodes if n.kind == "CONV_2D"} == {"int16"}
+    assert wide.sqnr_db > result.sqnr_db + 10
+    with pytest.raises(ModelError, match="quantized already"):
+        quantize(result.path, recordings, output=tmp_path / "r.tflite")
+    with pytest.raises(InputError, match="no method 'entropy' for such a file"):
+        quantize(path, recordings, output=tmp_path / "r.tflite", method="entropy")
+    with pytest.raises(InputError, match="a TFLite model has its own"):
+        quantize(path, recordings, output=tmp_path / "r.tflite", shapes={"x": (1,)})
+
+
+@pytest.mark.model
+def test_tflite_of_old_converters(model_path, recordings, tmp_path):
+    """Operators under their old numbers only, weights in float16, no signature: other files, the same network."""
+    data = model_path("image_example1_float32").read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
+    graph = model.subgraphs[0]
+    code = schema.OperatorCodeT()
+    code.deprecatedBuiltinCode, code.version = schema.BuiltinOperator.DEQUANTIZE, 3
+    model.operatorCodes.append(code)
+    model.signatureDefs = None
+    for entry in model.operatorCodes:
+        entry.deprecatedBuiltinCode = max(entry.deprecatedBuiltinCode, entry.builtinCode)
+        entry.builtinCode = 0
+    weights = int(graph.operators[0].inputs[1])
+    wide = np.frombuffer(bytes(model.buffers[graph.tensors[weights].buffer].data), np.float32)
+    half = schema.TensorT()
+    half.name, half.shape, half.type = b"half", graph.tensors[weights].shape, schema.TensorType.FLOAT16
+    half.buffer, buffer = len(model.buffers), schema.BufferT()
+    buffer.data = wide.astype(np.float16).view(np.uint8)
+    model.buffers.append(buffer)
+    graph.tensors.append(half)
+    graph.tensors[weights].buffer = 0
+    unpack = schema.OperatorT()
+    unpack.opcodeIndex, unpack.inputs, unpack.outputs = (
+        len(model.operatorCodes) - 1,
+        [len(graph.tensors) - 1],
+        [weights],
+    )
+    graph.operators.insert(0, unpack)
+    builder = flatbuffers.Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (tmp_path / "old.tflite").write_bytes(bytes(builder.Output()))
+    result = quantize(tmp_path / "old.tflite", recordings, output=tmp_path / "q.tflite", method="minmax")
+    today = quantize(model_path("image_example1_float32"), recordings, output=tmp_path / "t.tflite", method="minmax")
+    assert result.sqnr_db == pytest.approx(today.sqnr_db, abs=3)
+    assert [layer.op for layer in result.layers] == [layer.op for layer in today.layers]
+    (tmp_path / "bad.tflite").write_bytes(data[:200])
+    with pytest.raises(ModelError, match="damaged TFLite file"):
+        quantize(tmp_path / "bad.tflite", recordings, output=tmp_path / "q.tflite")
+
+
+def test_without_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "n.tflite").write_bytes(b"\0\0\0\0TFL3")
+    missing = {"ai_edge_quantizer", "onnx"}
+    monkeypatch.setattr("nnloom.arch.extras.find_spec", lambda name: None if name in missing else sys.__spec__)
+    with pytest.raises(ToolMissingError, match=r"ai-edge-quantizer is not installed; pip install 'nnloom\[quantize\]'"):
+        quantize(tmp_path / "n.tflite", np.zeros(3), output=tmp_path / "q.tflite")
+    with pytest.raises(ToolMissingError, match=r"onnx is not installed; pip install 'nnloom\[onnx\]'"):
+        quantize(tmp_path / "n.onnx", np.zeros(3), output=tmp_path / "q.onnx")

@@ -3,63 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .onnx_file import decibels, run_model, tensors
+from .noise import LayerReport, Parameters, Sums, add_case, decibels, layer_report
+from .onnx_file import run_model, tensors
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["LayerReport", "measure_layers"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerReport:
-    """A layer of the float model, and what became of its output."""
-
-    name: str
-    op: str
-    tensor: str
-    sqnr_db: float
-    """of its output, with the errors of all layers before it"""
-    own_sqnr_db: float | None
-    """of the output's quantization alone; None: it is not quantized, or as its operand is"""
-    weights_sqnr_db: float | None
-    """of its weights' quantization"""
-    clipped: float
-    """share of the output's values beyond the range of int8"""
-    scale: float | None
-    zero_point: int | None
-
-    @property
-    def worst_db(self) -> float:
-        """The least that its own quantization leaves."""
-        return min((v for v in (self.own_sqnr_db, self.weights_sqnr_db) if v is not None), default=200.0)
-
-
-@dataclass
-class _Sums:
-    """Sums of squares over inferences."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-    own: float = 0.0
-    clipped: int = 0
-    count: int = 0
-
-
-@dataclass(frozen=True)
-class _Parameters:
-    scale: float
-    zero_point: int
-    low: int
-    high: int
-    own: bool
-    """no tensor before has this scale"""
+__all__ = ["measure_layers"]
 
 
 def measure_layers(
@@ -73,7 +28,7 @@ def measure_layers(
     dequantized = _dequantized(quantized)
     kept = {name for node in quantized.graph.node for name in node.output}
     swallowed = _swallowed(floating, quantized)
-    rows: list[tuple[Any, str, str, _Parameters | None]] = []
+    rows: list[tuple[Any, str, str, Parameters | None]] = []
     for node in floating.graph.node:
         tensor = swallowed.get(node.output[0], node.output[0])
         if tensor not in made or node.op_type == "Constant" or node.output[0] in swallowed.values():
@@ -82,40 +37,20 @@ def measure_layers(
         if name is not None:
             behind, parameters = dequantized.get(name, (name, None))
             rows.append((node, tensor, behind, parameters))
-    sums = [_Sums() for _ in rows]
+    sums = [Sums() for _ in rows]
     wanted, got = list(dict.fromkeys(r[1] for r in rows)), list(dict.fromkeys(r[2] for r in rows))
     reference = run_model(floating, inferences, outputs=wanted, optimize=False)
     answers = run_model(quantized, inferences, outputs=got, optimize=False)
     for index, (left, right) in enumerate(zip(reference, answers, strict=True)):
         by_name, by_other = dict(zip(wanted, left, strict=True)), dict(zip(got, right, strict=True))
         for row, total in zip(rows, sums, strict=True):
-            _add(total, by_name[row[1]].astype(np.float64), by_other[row[2]].astype(np.float64), row[3])
+            add_case(total, by_name[row[1]].astype(np.float64), by_other[row[2]].astype(np.float64), row[3])
         advance(index + 1, len(inferences))
     weights = _weights(floating, quantized)
     return [
-        LayerReport(
-            name=node.name,
-            op=node.op_type,
-            tensor=tensor,
-            sqnr_db=round(decibels(s.signal, s.noise), 2),
-            own_sqnr_db=round(decibels(s.signal, s.own), 2) if parameters and parameters.own else None,
-            weights_sqnr_db=weights.get(node.name),
-            clipped=s.clipped / max(s.count, 1),
-            scale=parameters.scale if parameters else None,
-            zero_point=parameters.zero_point if parameters else None,
-        )
+        layer_report(node.name, node.op_type, tensor, parameters, s, weights.get(node.name))
         for (node, tensor, _, parameters), s in zip(rows, sums, strict=True)
     ]
-
-
-def _add(total: _Sums, wanted: NDArray[np.float64], got: NDArray[np.float64], p: _Parameters | None) -> None:
-    total.signal += float((wanted**2).sum())
-    total.noise += float(((wanted - got) ** 2).sum())
-    total.count += wanted.size
-    if p is not None:
-        steps = np.rint(wanted / p.scale) + p.zero_point
-        total.clipped += int(((steps < p.low) | (steps > p.high)).sum())
-        total.own += float((((np.clip(steps, p.low, p.high) - p.zero_point) * p.scale - wanted) ** 2).sum())
 
 
 def _real_outputs(model: Any) -> set[str]:
@@ -126,7 +61,7 @@ def _real_outputs(model: Any) -> set[str]:
     return {o for node in model.graph.node for o in node.output if known.get(o) == TensorProto.FLOAT}
 
 
-def _dequantized(model: Any) -> dict[str, tuple[str, _Parameters]]:
+def _dequantized(model: Any) -> dict[str, tuple[str, Parameters]]:
     """Tensor of the float model -> the tensor behind its quantization, and how it is quantized."""
     constants = tensors(model)
     behind = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
@@ -137,7 +72,7 @@ def _dequantized(model: Any) -> dict[str, tuple[str, _Parameters]]:
             zero, scale = constants[node.input[2]], node.input[1]
             limits = np.iinfo(zero.dtype)
             own = scale not in seen
-            p = _Parameters(float(constants[scale]), int(zero), int(limits.min), int(limits.max), own)
+            p = Parameters(float(constants[scale]), int(zero), int(limits.min), int(limits.max), own)
             seen.add(scale)
             result[node.input[0].removesuffix("_QuantizeLinear_Input")] = behind[node.output[0]], p
     return result
