@@ -13,7 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Outcome", "run_on_terminal"]
+__all__ = ["Outcome", "interruptible", "run_on_terminal"]
+
+
+def interruptible() -> None:
+    """For `preexec_fn`: have Ctrl-C interrupt the process, as at a terminal. Shells have background jobs ignore it, and
+    so do all processes that those start: a suite that runs with `&`, say, and its commands."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,13 @@ def run_on_terminal(
     """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        ["setsid", "--ctty", *command], stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=cwd
+        ["setsid", "--ctty", *command],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=env,
+        cwd=cwd,
+        preexec_fn=interruptible,
     )
     os.close(theirs)
     shown = b""

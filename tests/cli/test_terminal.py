@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.terminal import run_on_terminal
+from tests.terminal import interruptible, run_on_terminal
 
 NNLOOM = [sys.executable, "-m", "nnloom"]
 pytestmark = pytest.mark.model
@@ -52,8 +52,18 @@ def test_an_interrupt_at_any_moment_of_tvms_callback(stage):
     """Sent from outside at many moments: some of them fall between TVM and the first line of the callback."""
     for attempt in range(4):
         command = [*NNLOOM, "run", "kws", "--input", "many.npy", "--device", "model"]
-        process = subprocess.Popen(command, cwd=stage, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        time.sleep(3 + 0.0137 * attempt)
+        process = subprocess.Popen(
+            command,
+            cwd=stage,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=interruptible,
+        )
+        assert process.stderr is not None
+        while "running" not in process.stderr.readline():
+            pass
+        time.sleep(0.5 + 0.0137 * attempt)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
         assert (process.returncode, error.splitlines()[-1:]) == (130, ["nnloom: error: interrupted"]), error
