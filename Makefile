@@ -54,10 +54,10 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),30) --seed $(or $(SEED),0) --native-share 0.3
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 -m 'not slow' $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(PYTEST_ARGUMENTS)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(PYTEST_ARGUMENTS)
 
 test-extras: $(READY)
 	$(BIN)/python -m pytest tests/cli/test_installed.py $(PYTEST_ARGUMENTS)

@@ -13,7 +13,10 @@ from nnloom.compiler.cost import layer_cycles
 from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.graph import LayerGraph, Tensor
 
-SMALL = AcceleratorConfig(lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256)
+SMALL = AcceleratorConfig(
+    lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256, elementwise_mul=True, tables=1
+)
+"""Of most tests that need some engine: its simulators are built once"""
 
 
 def tensor_info(tensor: Tensor) -> TensorInfo:

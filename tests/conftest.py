@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -45,16 +46,20 @@ def model_path():
 
 @pytest.fixture(scope="session")
 def artifacts(tmp_path_factory, model_path):
-    """Artifact directory of a zoo model, compiled once a session for the ULX3S-85F."""
+    """Artifact directory of a zoo model, compiled once a session for the ULX3S-85F, whichever worker needs it first.
+    Tests only read it."""
     from nnloom.compiler import compile as compile_to_artifact
 
-    root = tmp_path_factory.mktemp("artifacts")
-    done: dict[str, Path] = {}
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "artifacts"
+    root.mkdir(exist_ok=True)
 
     def get(name: str) -> Path:
-        if name not in done:
-            done[name] = compile_to_artifact(model_path(name), output=root / name).path
-        return done[name]
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / name).exists():
+                compile_to_artifact(model_path(name), output=root / name)
+        return root / name
 
     return get
 

@@ -20,12 +20,26 @@ from tests.terminal import Outcome, run_on_terminal
 
 pytestmark = pytest.mark.model
 ROOT = Path(__file__).resolve().parents[2]
-HIDE = (
-    "import sys\n"
-    "for name in sys.argv[1].split(): sys.modules[name] = None\n"
-    "from nnloom.cli import main\n"
-    "raise SystemExit(main(sys.argv[2:]))\n"
-)
+HIDE = """
+import importlib.metadata as metadata
+import sys
+
+hidden, there = sys.argv[1].split(), metadata.version
+for name in hidden:
+    sys.modules[name] = None
+
+
+def version(package):
+    if package.replace("-", "_") in hidden:
+        raise metadata.PackageNotFoundError(package)
+    return there(package)
+
+
+metadata.version = version
+from nnloom.cli import main
+
+raise SystemExit(main(sys.argv[2:]))
+"""
 
 
 def with_extras(*extras: str) -> set[str]:

@@ -50,7 +50,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(stage, command):
 
 def test_an_interrupt_at_any_moment_of_tvms_callback(stage):
     """Sent from outside at many moments: some of them fall between TVM and the first line of the callback."""
-    for attempt in range(4):
+    for attempt in range(3):
         command = [*NNLOOM, "run", "kws", "--input", "many.npy", "--device", "model"]
         process = subprocess.Popen(
             command,

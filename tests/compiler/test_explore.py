@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import runpy
 from pathlib import Path
@@ -176,8 +177,9 @@ def test_a_network_that_fits_no_configuration():
         explore_graphs(_graphs("conv"), model="chain", board=small, workers=1)
 
 
-def test_the_program_memory_holds_as_many_layers_as_the_network_has():
+def test_the_program_memory_holds_as_many_layers_as_the_network_has(monkeypatch):
     """The board's own holds 64."""
+    monkeypatch.setattr(importlib.import_module("nnloom.compiler.explore"), "_LANES", (8, 16))
     rng = np.random.default_rng(3)
     x = tensor(rng, "x", 1, 1, 8)
     first = random_layer(rng, "dense", x)

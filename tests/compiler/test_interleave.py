@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from nnloom.arch.config import AcceleratorConfig
 from nnloom.compiler.copies import is_copy
 from nnloom.compiler.emit import emit
 from nnloom.compiler.ops.interleave import turns
@@ -121,7 +120,8 @@ def test_all_of_them_in_rtl(tmp_path):
         y = m.pool(m.transpose_conv(x, 10, (3, 3), (2, 2)), "MAX", (3, 2), (2, 2), "SAME")
         return [m.conv(resized(m, y, 15, 12), 4), m.conv(depth_to_space(m, x, 2), 3)]
 
-    partitioned = exact(tmp_path, build)
+    config = "2x16x9 with row triples and product registers"
+    partitioned = exact(tmp_path, build, config=config)
     assert not partitioned.cpu_operators
     (graph,) = partitioned.graphs
-    run_on_rtl(AcceleratorConfig(pixels=2), graph, np.random.default_rng(1))
+    run_on_rtl(CONFIGS[config], graph, np.random.default_rng(1))

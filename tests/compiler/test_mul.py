@@ -70,7 +70,7 @@ def test_operands_that_are_repeated(tmp_path, config, shape, first):
     assert layer.pixel == (None if shape[1:3] != (1, 1) else 1 - first)
 
 
-@pytest.mark.parametrize("config", ["2x16x9", "8x5"])
+@pytest.mark.parametrize("config", ["2x16x9", "2x32x11"])
 def test_a_tensor_with_itself_and_parts(tmp_path, config):
     def build(m: ModelWriter) -> list[int]:
         x = m.conv(m.input((1, 6, 5, 3)), 32, activation=None)

@@ -23,6 +23,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.boards import get
 from nnloom.runtime import InferenceSession
+from tests.artifacts import SMALL
 from tests.engines import compact, without_overlap
 
 from .generate import Built
@@ -41,7 +42,7 @@ CONFIGS = {
     ),
     "2x32x11": AcceleratorConfig(pixels=2, lanes=32, taps=11, requant_units=8, row_triples=True, elementwise_mul=True),
     "64x9": AcceleratorConfig(lanes=64, taps=9, requant_units=16, activation_bytes=1 << 18),
-    "8x5": AcceleratorConfig(**_SMALL, activation_bytes=8192, weight_words=256, elementwise_mul=True),
+    "8x5": SMALL,
     "8x5 with larger memories": AcceleratorConfig(**_SMALL, weight_words=8192),
     "8x5 with tiny memories": AcceleratorConfig(**_SMALL, activation_bytes=2048, weight_words=80, program_words=64),
     "2x8x5": AcceleratorConfig(pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192, tables=8),

@@ -28,10 +28,10 @@ def pack(values, width):
 
 @pytest.mark.parametrize("units", [8, 4, 1])
 @pytest.mark.parametrize("narrow", [0, 1])
-@pytest.mark.parametrize("double_rounding", [0, 1])
 @pytest.mark.parametrize("pixels", [1, 2])
-def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pixels):
-    rng = np.random.default_rng([units, narrow, double_rounding])
+def test_matches_numerics_at_the_fastest_pace(units, narrow, pixels):
+    """Layers with double and with single rounding in turn."""
+    rng = np.random.default_rng([units, narrow])
     config = AcceleratorConfig(lanes=8, taps=5, requant_units=units, pixels=pixels)
     dut = Requantizer(config, GenericTechnology())
     interval = config.requant_slots * (1 if narrow else 2)
@@ -40,7 +40,8 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pi
 
     async def drive(ctx):
         cycle = 0
-        for trial in range(60):
+        for trial in range(64):
+            double_rounding = trial // 4 % 2
             limit = 2**16 if narrow else 2**31
             bias = rng.integers(-limit // 2, limit // 2, 8)
             multiplier = rng.integers(2**30, 2**31, 8)
@@ -109,7 +110,7 @@ def test_matches_numerics_at_the_fastest_pace(units, narrow, double_rounding, pi
     sim.add_testbench(drive)
     sim.add_testbench(watch, background=True)
     sim.run()
-    assert len(seen) == len(expected) and (len(seen) == 300 if pixels == 1 else 400 < len(seen) < 500)
+    assert len(seen) == len(expected) and (len(seen) == 320 if pixels == 1 else 400 < len(seen) < 500)
     for (cycle, got, second, last), (want, pixel, is_last), due in zip(seen, expected, when, strict=True):
         np.testing.assert_array_equal(got, want)
         assert (second, last) == (pixel, is_last)

@@ -12,7 +12,7 @@ from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel
 from tests.graphs import random_graph
 from tests.harness import Compiled, compile_region, random_inputs
-from tests.sim.test_rtl_random import CONFIGS, check_writes
+from tests.sim.test_rtl_random import check_writes, engines
 
 pytestmark = pytest.mark.verilator
 
@@ -28,14 +28,11 @@ def short_program(config: AcceleratorConfig) -> Compiled:
     return min(candidates, key=lambda compiled: program_cycles(config, compiled.descriptors))
 
 
-QUICK = ("16x9", "2x16x9 with row triples and product registers", "4x3 without overlap", "compact")
+KINDS = ("16x9 with row triples", "2x16x9 with row triples and product registers", "4x3 without overlap", "compact")
 """One of each kind of engine; the others are slow only because there are many."""
 
 
-@pytest.mark.parametrize(
-    "config",
-    [pytest.param(c, id=n, marks=[] if n in QUICK else [pytest.mark.slow]) for n, c in CONFIGS.items()],
-)
+@pytest.mark.parametrize("config", engines(KINDS))
 def test_the_answers_after_a_reset_at_any_cycle_are_right(config):
     compiled = short_program(config)
     locations = compiled.plan.locations

@@ -1,11 +1,13 @@
 """Random chains of layers on several configurations: RTL against the golden model, every write and every cycle."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, HostAddress, Kind, Register, encode_program
@@ -17,6 +19,7 @@ from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel, WriteTrace
 from nnloom.sim.rtl import RtlWrites
+from tests.artifacts import SMALL
 from tests.compiler.test_carried import column
 from tests.compiler.test_carried import columns as filled_column
 from tests.engines import compact, without_overlap
@@ -25,16 +28,14 @@ from tests.harness import compile_region, random_inputs
 
 CONFIGS = {
     "16x9": AcceleratorConfig(),
-    "8x5 with 2 requantization units": AcceleratorConfig(
-        lanes=8, taps=5, requant_units=2, weight_words=8192, elementwise_mul=True, tables=1
-    ),
+    "8x5 with 2 requantization units": SMALL,
     "2x16x9": AcceleratorConfig(pixels=2, tables=8),
     "16x9 with row triples": AcceleratorConfig(row_triples=True),
     "2x16x9 with row triples and product registers": AcceleratorConfig(
         pixels=2, row_triples=True, product_registers=True, field_bits=14, elementwise_mul=True, tables=8
     ),
     "2x8x5 with 4 requantization units": AcceleratorConfig(
-        pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192
+        pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192, tables=8
     ),
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
@@ -45,6 +46,14 @@ CONFIGS = {
         lanes=4, taps=3, requant_units=1, weight_words=16384, tables=2
     ),
 }
+
+QUICK = tuple(name for name in CONFIGS if name not in ("16x9", "2x16x9"))
+"""Every option of the engine is in one of these, with and without; each more is a minute for its simulator."""
+
+
+def engines(quick: Sequence[str]) -> list[ParameterSet]:
+    """Configurations as parameters of a test; all but the quick ones are slow."""
+    return [pytest.param(c, id=n, marks=[] if n in quick else [pytest.mark.slow]) for n, c in CONFIGS.items()]
 
 
 def chains(config: AcceleratorConfig, count: int):
@@ -133,7 +142,7 @@ def run_on_rtl(config: AcceleratorConfig, graph, rng: np.random.Generator) -> No
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", engines(QUICK))
 def test_rtl_writes_what_the_golden_model_writes(config):
     device = RtlDevice()
     try:
