@@ -8,7 +8,7 @@ from ..graph import Add, Layer
 from ..ir import Graph, Node
 from .broadcast import elementwise_operands
 from .onnx_sums import proved_sum
-from .operator import Operands, Operator, Refusal, common, int8_type
+from .operator import Operands, Operator, common, int8_type
 from .pointwise import affine_layer, difference, ratio
 
 __all__ = ["ADD", "SUB"]
@@ -20,8 +20,7 @@ def _sum(graph: Graph, node: Node, operands: Operands, *, subtract: bool) -> Lay
     indices = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
         int8_type(value_type, "an operand")
-        if index is None:
-            raise Refusal("an operand is left out")
+        assert index is not None  # it would have no type
         indices.append(index)
     layout, (inputs, copies) = elementwise_operands(graph, node, operands, indices, whole=True)
     layer = Add(**common(graph, node, inputs, layout), subtract=subtract)

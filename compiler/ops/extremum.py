@@ -42,8 +42,7 @@ def _of_two(graph: Graph, node: Node, operands: Operands, *, lesser: bool) -> La
     indices = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
         _, q = int8_type(value_type, "an operand")
-        if index is None:
-            raise Refusal("an operand is left out")
+        assert index is not None  # it would have no type
         if q != q_out:
             raise Refusal(f"{node.kind} of tensors of several scales")
         indices.append(index)

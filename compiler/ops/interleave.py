@@ -19,7 +19,7 @@ from ..copies import copy_layer, selection_layer
 from ..graph import Layer, Padding, Tensor
 from ..ir import Graph, Node
 from .movement import origins_of
-from .operator import Made, Operands, Operator, Refusal, int8_type, natural_layout, output_tensor
+from .operator import Made, Operands, Operator, Refusal, natural_layout, output_tensor, unchanged_types
 
 __all__ = ["BATCH_TO_SPACE_ND", "DEPTH_TO_SPACE", "RESIZE_NEAREST_NEIGHBOR", "Turn", "turns"]
 
@@ -60,9 +60,8 @@ def turns(sources: NDArray[np.int64], most: int) -> list[Turn]:
 
 def _image(node: Node) -> tuple[TensorType, TensorType]:
     """Types of operand and output: images, int8, of one quantization."""
-    source, q = int8_type(node.operation.inputs[0], "the operand")
-    out, q_out = int8_type(node.operation.outputs[0], "the output")
-    if len(source.shape) != 4 or out.shape[0] != 1 or q != q_out:
+    source, out = unchanged_types(node)
+    if len(source.shape) != 4 or out.shape[0] != 1:
         raise Refusal(f"operand of shape {source.shape}; the accelerator makes one image [1, rows, columns, channels]")
     return source, out
 

@@ -23,7 +23,17 @@ from ..copies import copy_layer, selection_layer
 from ..graph import Layer, Padding, Tensor
 from ..ir import Graph, Node
 from ..recentre import OFFSET
-from .operator import Made, Operands, Operator, Refusal, inner_tensor, int8_type, natural_layout, output_tensor
+from .operator import (
+    Made,
+    Operands,
+    Operator,
+    Refusal,
+    inner_tensor,
+    int8_type,
+    natural_layout,
+    output_tensor,
+    unchanged_types,
+)
 from .pointwise import ratio, straight_layer
 
 __all__ = ["CONCATENATION", "CUT", "PAD", "origins_of"]
@@ -235,19 +245,21 @@ def _axis(node: Node) -> int:
 
 def _pad(graph: Graph, node: Node, operands: Operands) -> Made:
     """A copy with padding, of channels as well."""
-    source_type, q = int8_type(node.operation.inputs[0], "the operand")
-    out, q_out = int8_type(node.operation.outputs[0], "the output")
-    widths, value = graph.constant(node.inputs[1]), q_out.zero_point
+    source_type, out = unchanged_types(node)
+    assert out.quantization
+    zero = out.quantization.zero_point
+    widths, value = graph.constant(node.inputs[1]), zero
     if widths is None:
         raise Refusal("the padding is not constant")
     if node.kind == "PADV2":
         given = graph.constant(node.inputs[2])
         value = value if given is None else int(given.reshape(()))
-        if given is None or value != q_out.zero_point:
+        if given is None or value != zero:
             raise Refusal("padding with another value than zero")
-    if q != q_out or len(source_type.shape) != 4 or source_type.shape[0] != 1 or out.shape[0] != 1:
+    if len(source_type.shape) != 4 or source_type.shape[0] != 1 or out.shape[0] != 1:
         raise Refusal(
-            f"padding of {list(source_type.shape)}; the accelerator takes one image [1, rows, columns, channels]"
+            f"padding of {list(source_type.shape)} to {list(out.shape)}; the accelerator takes one image "
+            "[1, rows, columns, channels]"
         )
     (top, bottom), (left, right), (before, after) = (tuple(int(v) for v in pair) for pair in widths[1:])
     assert node.inputs[0] is not None

@@ -14,7 +14,7 @@ from ..graph import Layer, Mul
 from ..ir import Graph, Node
 from .broadcast import elementwise_operands
 from .onnx_sums import proved_product
-from .operator import Operands, Operator, Refusal, common, int8_type
+from .operator import Operands, Operator, common, int8_type
 from .pointwise import Constant, Hint, affine_layer
 
 __all__ = ["MUL"]
@@ -26,8 +26,7 @@ def _mul(graph: Graph, node: Node, operands: Operands) -> Layer | Sequence[Layer
     indices = []
     for index, value_type in zip(node.inputs, node.operation.inputs, strict=True):
         int8_type(value_type, "an operand")
-        if index is None:
-            raise Refusal("an operand is left out")
+        assert index is not None  # it would have no type
         indices.append(index)
     layout, (inputs, made) = elementwise_operands(graph, node, operands, indices, whole=True, pixel=True)
     layer = Mul(**common(graph, node, inputs, layout))

@@ -31,6 +31,7 @@ __all__ = [
     "natural_layout",
     "output_tensor",
     "requantization_of",
+    "unchanged_types",
     "weights_of",
 ]
 
@@ -116,6 +117,21 @@ def int8_type(value_type: TensorType | None, what: str) -> tuple[TensorType, Qua
     if q is None or not q.is_per_tensor:
         raise Refusal(f"{what} has no single scale")
     return value_type, q
+
+
+def unchanged_types(node: Node) -> tuple[TensorType, TensorType]:
+    """Types of the operand and the output of an operator that only moves values.
+
+    Raises
+    ------
+    Refusal
+        If they are not int8 with one scale, the same for both.
+    """
+    source, q = int8_type(node.operation.inputs[0], "the operand")
+    out, q_out = int8_type(node.operation.outputs[0], "the output")
+    if q != q_out:
+        raise Refusal("data movement that changes the quantization")
+    return source, out
 
 
 def natural_layout(shape: tuple[int, ...]) -> Layout:

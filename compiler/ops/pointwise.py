@@ -66,7 +66,9 @@ def function_of(graph: Graph, node: Node) -> tuple[int, NDArray[np.int64], Const
         If it is not a function of one int8 value and perhaps a constant for each channel.
     """
     types = node.operation.inputs
-    variable = [i for i, index in enumerate(node.inputs) if index is not None and graph.constant(index) is None]
+    if None in node.inputs:
+        raise Refusal("an operand is left out")
+    variable = [i for i, index in enumerate(node.inputs) if graph.constant(index) is None]
     if len(variable) != 1:
         raise Refusal(f"{node.kind} of two tensors")
     (position,) = variable

@@ -1,0 +1,797 @@
+"""Every reason for which the accelerator does not take an operator: what provokes it, and its text to the letter.
+
+`test_every_reason_is_provoked` reads the reasons off the sources, so that a new one needs a case here.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnloom import boards
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.operation import Quantization
+from nnloom.compiler.frontend import read_model
+from nnloom.compiler.graph import (
+    Add,
+    AveragePool2D,
+    Conv2D,
+    DepthwiseConv2D,
+    Layer,
+    MaxPool2D,
+    Mul,
+    Padding,
+    Table,
+    Tensor,
+    WindowSum,
+)
+from nnloom.compiler.ir import Graph, Node
+from nnloom.compiler.lower import unsupported_reason
+from nnloom.compiler.partition import Cuts, _assign
+from tests.tflite_models import ModelWriter, as_uint8, schema
+
+BOARD = boards.get("ulx3s-85f").config
+PLAIN = AcceleratorConfig()
+"""Without tables and products"""
+FEW = dataclasses.replace(BOARD, tables=1)
+NO_WINDOW = dataclasses.replace(PLAIN, depthwise=False, max_pool=False, elementwise_add=False)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and why the accelerator does not take its operator of a kind."""
+
+    kind: str
+    reason: str
+    build: Callable[[ModelWriter], list[int]]
+    config: AcceleratorConfig = BOARD
+    change: Callable[[Graph], Graph] | None = None
+    """of the graph that was read"""
+    unsigned: bool = False
+    """as the uint8 network"""
+
+
+def image(m: ModelWriter, channels: int = 8, rows: int = 6, columns: int = 6) -> int:
+    """A tensor that the accelerator makes."""
+    return m.conv(m.input((1, rows, columns, 3)), channels, activation=None)
+
+
+def like(m: ModelWriter, x: int, shape: tuple[int, ...] | None = None, **changes: Any) -> int:
+    """A tensor of the quantization of another."""
+    q = m.tensors[x].quantization
+    return m.tensor(shape or m.shape(x), **{"scale": q.scale, "zero_point": q.zeroPoint, **changes})
+
+
+def numbers(m: ModelWriter, *values: int) -> int:
+    return m.tensor((len(values),), dtype="INT32", data=np.array(values, np.int32))
+
+
+def reducer(
+    m: ModelWriter, kind: str, x: int, axes: Sequence[int], scale: float = 1.0, operand: int | None = None
+) -> int:
+    options = schema.ReducerOptionsT()
+    options.keepDims = True
+    shape = tuple(1 if i in axes else n for i, n in enumerate(m.shape(x)))
+    out = m.tensor(shape, scale=m.scale(x) * scale, zero_point=3)
+    return m.operator(kind, [x, numbers(m, *axes) if operand is None else operand], out, options)
+
+
+def blocks(m: ModelWriter, kind: str, x: int, size: int, **changes: Any) -> int:
+    options = getattr(schema, "DepthToSpaceOptionsT" if kind == "DEPTH_TO_SPACE" else "SpaceToDepthOptionsT")()
+    options.blockSize = size
+    n, rows, columns, channels = m.shape(x)
+    shape = (n, rows // size, columns // size, channels * size * size)
+    if kind == "DEPTH_TO_SPACE":
+        shape = (n, rows * size, columns * size, channels // size // size)
+    return m.operator(kind, [x], like(m, x, shape, **changes), options)
+
+
+def resized(m: ModelWriter, kind: str, x: int, rows: int, columns: int, **changes: Any) -> int:
+    options = schema.ResizeBilinearOptionsT() if kind == "RESIZE_BILINEAR" else schema.ResizeNearestNeighborOptionsT()
+    shape = (m.shape(x)[0], rows, columns, m.shape(x)[3])
+    return m.operator(kind, [x, numbers(m, rows, columns)], like(m, x, shape, **changes), options)
+
+
+def changed_tensor(x: int, m: ModelWriter, **changes: Any) -> int:
+    """The tensor with another scale, zero point or type."""
+    for name, value in changes.items():
+        if name == "dtype":
+            m.tensors[x].type = getattr(schema.TensorType, value)
+        else:
+            setattr(m.tensors[x].quantization, name, np.atleast_1d(value))
+    return x
+
+
+def variable_operand(m: ModelWriter, place: int) -> list[int]:
+    """A convolution one of whose constants is an input of the network."""
+    y = image(m)
+    (op,) = m.operators
+    m.tensors[op.inputs[place]].buffer = 0
+    m.inputs.append(int(op.inputs[place]))
+    return [y]
+
+
+def as_onnx(graph: Graph) -> Graph:
+    """The network with ONNX Runtime's rounding."""
+
+    def turned(node: Node) -> Node:
+        return dataclasses.replace(node, operation=dataclasses.replace(node.operation, rounding="onnx"))
+
+    return graph.replace_nodes(map(turned, graph.nodes))
+
+
+def option(name: str, value: Any) -> Callable[[Graph], Graph]:
+    """Every node with an option."""
+
+    def turned(node: Node) -> Node:
+        options = {**node.operation.options, name: value}
+        return dataclasses.replace(node, operation=dataclasses.replace(node.operation, options=options))
+
+    return lambda graph: graph.replace_nodes(map(turned, graph.nodes))
+
+
+def without_operand(place: int) -> Callable[[Graph], Graph]:
+    """Every node without an operand."""
+
+    def turned(node: Node) -> Node:
+        inputs, types = list(node.inputs), list(node.operation.inputs)
+        inputs[place] = types[place] = None
+        return Node(node.name, dataclasses.replace(node.operation, inputs=tuple(types)), tuple(inputs), node.outputs)
+
+    return lambda graph: graph.replace_nodes(
+        turned(n) if n.kind in ("ADD", "MUL", "MAXIMUM") else n for n in graph.nodes
+    )
+
+
+def power_of_two(m: ModelWriter) -> list[int]:
+    """A convolution whose sums fall on ties."""
+    y = image(m)
+    (op,) = m.operators
+    for index, scale in zip((op.inputs[0], op.inputs[1], y), (1.0, 1 / 4, 1.0), strict=True):
+        q = m.tensors[index].quantization
+        q.scale = np.full_like(q.scale, scale)
+    return [y]
+
+
+def sum_of_ties(m: ModelWriter, kind: str, out: float) -> list[int]:
+    x = image(m)
+    y = m.conv(x, 8, activation=None)
+    for index in (x, y):
+        changed_tensor(index, m, scale=np.float32(1), zeroPoint=0)
+    return [m.binary(kind, x, y, out, zero_point=0)]
+
+
+def quotient(m: ModelWriter, x: int, y: int) -> int:
+    return m.binary("DIV", x, y, m.scale(x))
+
+
+def gathered(m: ModelWriter, indices: Sequence[int], axis: int, rows: int = 6) -> list[int]:
+    x = image(m, rows=rows)
+    options = schema.GatherOptionsT()
+    options.axis = axis
+    shape = [*m.shape(x)]
+    shape[axis] = len(indices)
+    return [m.operator("GATHER", [x, numbers(m, *indices)], like(m, x, tuple(shape)), options)]
+
+
+def transposed(m: ModelWriter, *order: int) -> list[int]:
+    x = image(m, rows=4)
+    shape = tuple(m.shape(x)[i] for i in order)
+    return [m.operator("TRANSPOSE", [x, numbers(m, *order)], like(m, x, shape), schema.TransposeOptionsT())]
+
+
+def fused_concatenation(m: ModelWriter) -> list[int]:
+    x = image(m)
+    y = m.concatenate(3, x, x)
+    m.operators[-1].builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+    return [y]
+
+
+def leaky(m: ModelWriter, x: int, alpha: float) -> int:
+    options = schema.LeakyReluOptionsT()
+    options.alpha = alpha
+    return m.operator("LEAKY_RELU", [x], like(m, x), options)
+
+
+def two_tables(m: ModelWriter) -> list[int]:
+    x = m.unary("HARD_SWISH", image(m), 0.1)
+    return [m.unary("TANH", m.conv(x, 8, activation=None), 1 / 128, 0)]
+
+
+def another_layout(m: ModelWriter) -> list[int]:
+    """What a layer makes in one layout, another one reads in another."""
+    x = image(m, 8, 4, 4)
+    return [m.conv(m.reshape(x, (1, 8, 8, 2)), 4)]
+
+
+def batch(m: ModelWriter, count: int = 2) -> int:
+    x = m.input((count, 4, 4, 4))
+    return x
+
+
+def shuffled(graph: Graph) -> Graph:
+    return option("weights_format", "SHUFFLED4x16INT8")(graph)
+
+
+CASES = {
+    # Operators and types
+    "no lowering": Case("SOFTMAX", "SOFTMAX has no lowering", lambda m: [m.softmax(image(m))]),
+    "none of ONNX Runtime's rounding": Case(
+        "SUB",
+        "SUB as ONNX Runtime computes it has no lowering",
+        lambda m: [m.binary("SUB", image(m), image(m), 1.0)],
+        change=as_onnx,
+    ),
+    "float": Case(
+        "ADD",
+        "an operand is float32, not int8",
+        lambda m: [m.binary("ADD", *(m.input((1, 4), dtype="FLOAT32") for _ in "ab"), 1.0)],
+    ),
+    "an operand left out": Case(
+        "ADD", "an operand is left out", lambda m: [m.binary("ADD", image(m), image(m), 1.0)], change=without_operand(1)
+    ),
+    "no twin": Case("ABS", "ABS of uint8 has no int8 twin", lambda m: [m.unary("ABS", image(m), 0.1)], unsigned=True),
+    "weights of uint8 that are no constant": Case(
+        "CONV_2D", "weights are not constant", lambda m: variable_operand(m, 1), unsigned=True
+    ),
+    "weights of uint8 with scales": Case(
+        "CONV_2D",
+        "the operand or its weights have no single scale",
+        lambda m: [image(m)],
+        unsigned=True,
+        change=lambda g: _quantized(g, 1, Quantization((0.1,) * 8, (3,) * 8, 0)),
+    ),
+    "a view of what the CPU makes": Case(
+        "RESHAPE", "reshape between CPU operators", lambda m: [m.reshape(m.softmax(m.input((1, 4))), (4, 1))]
+    ),
+    "nothing there": Case(
+        "LOGISTIC",
+        "no operand of it is on the accelerator",
+        lambda m: [m.unary("LOGISTIC", m.input((1, 4)), 1 / 256, -128)],
+    ),
+    "other tables": Case("TANH", "the engine's tables (1) hold other functions", two_tables, FEW),
+    "no tables": Case(
+        "LOGISTIC",
+        "the configuration has no tables (tables=0)",
+        lambda m: [m.unary("LOGISTIC", image(m), 1 / 256, -128)],
+        PLAIN,
+    ),
+    "a reshape that rescales": Case(
+        "RESHAPE", "a reshape that changes values", lambda m: _rescaled(m, m.reshape(image(m), (1, 288)))
+    ),
+    "scales by channel": Case(
+        "CONV_2D",
+        "the operand has no single scale",
+        lambda m: [m.conv(m.input((1, 4, 4, 3)), 4)],
+        change=lambda g: _quantized(g, 0, Quantization((0.1, 0.2, 0.3), (0, 0, 0), 3)),
+    ),
+    # Products
+    "weights that are no constant": Case("CONV_2D", "weights are not constant", lambda m: variable_operand(m, 1)),
+    "int16 weights": Case(
+        "CONV_2D",
+        "weights are int16, not int8",
+        lambda m: [image(m)],
+        change=lambda g: _typed(g, 1, "int16"),
+    ),
+    "weights without a scale": Case(
+        "CONV_2D", "weights have no scale", lambda m: [image(m)], change=lambda g: _quantized(g, 1, None)
+    ),
+    "weights with a zero point": Case(
+        "CONV_2D",
+        "weights with a zero point",
+        lambda m: [image(m)],
+        change=lambda g: _quantized(g, 1, Quantization((0.1,) * 8, (1,) * 8, 0)),
+    ),
+    "scales along another axis": Case(
+        "CONV_2D",
+        "scales of the weights are for axis 3, not 0",
+        lambda m: [image(m, 3)],
+        change=lambda g: _quantized(g, 1, Quantization((0.1,) * 3, (0,) * 3, 3)),
+    ),
+    "a bias that is no constant": Case("CONV_2D", "the bias is not constant", lambda m: variable_operand(m, 2)),
+    "a bias of another type": Case(
+        "CONV_2D",
+        "the bias is int64 of 8, not int32 of 8",
+        lambda m: [image(m)],
+        change=lambda g: _data(g, 2, np.zeros(8, np.int64)),
+    ),
+    "several images": Case(
+        "CONV_2D",
+        "operand of shape (2, 4, 4, 4); the accelerator takes one image [1, rows, columns, channels]",
+        lambda m: [m.conv(batch(m), 4)],
+    ),
+    "dilation": Case(
+        "CONV_2D",
+        "dilation (4, 4) makes a kernel of 9 x 9, nearly all of it zeros",
+        lambda m: [m.conv(m.input((1, 9, 9, 3)), 4, dilation=(4, 4))],
+    ),
+    "strides": Case(
+        "TRANSPOSE_CONV",
+        "strides (5, 3); the accelerator takes up to 4 in rows, 16 by product",
+        lambda m: [m.transpose_conv(image(m), 4, (5, 3), (5, 3))],
+    ),
+    "a steep product": Case(
+        "CONV_2D",
+        "requantization factor must be below 1, not 8994.714500268115",
+        lambda m: _rescaled(m, image(m), 1e-7),
+    ),
+    "a steep uint8 product": Case(
+        "CONV_2D",
+        "requantization factor must be below 1, not 21431.705822896074",
+        lambda m: _rescaled(m, image(m), 1e-7),
+        unsigned=True,
+    ),
+    "an activation that is no clamp": Case(
+        "CONV_2D", "fused activation TANH", lambda m: [image(m)], change=option("activation", "TANH")
+    ),
+    "weights of another depth": Case(
+        "FULLY_CONNECTED",
+        "weights of shape (4, 8) for an operand of 9 values",
+        lambda m: [m.dense(m.input((1, 8)), 4)],
+        change=lambda g: _shaped(g, 0, (1, 9)),
+    ),
+    "shuffled weights": Case(
+        "FULLY_CONNECTED", "shuffled weights", lambda m: [m.dense(m.input((1, 8)), 4)], change=shuffled
+    ),
+    "ties of ONNX Runtime": Case(
+        "CONV_2D",
+        "no multiplier rounds as ONNX Runtime does in 8 of 8 channels (channel 0: sums like -782)",
+        power_of_two,
+        change=as_onnx,
+    ),
+    "sums of ties of ONNX Runtime": Case(
+        "ADD",
+        "no multipliers round as ONNX Runtime does for every pair of values",
+        lambda m: sum_of_ties(m, "ADD", 2.0),
+        change=as_onnx,
+    ),
+    "products of ties of ONNX Runtime": Case(
+        "MUL", "no multiplier rounds as ONNX Runtime does", lambda m: sum_of_ties(m, "MUL", 4.0), change=as_onnx
+    ),
+    "means over channels of ONNX Runtime": Case(
+        "MEAN", "a mean over channels", lambda m: [reducer(m, "MEAN", image(m), (3,))], change=as_onnx
+    ),
+    # Windows
+    "pools of several images": Case(
+        "MAX_POOL_2D",
+        "operand of shape (2, 4, 4, 4); the accelerator takes one image [1, rows, columns, channels]",
+        lambda m: [m.pool(batch(m, 1), "MAX", (2, 2), (2, 2))],
+        change=lambda g: _shaped(g, 0, (2, 4, 4, 4)),
+    ),
+    "pools that rescale": Case(
+        "MAX_POOL_2D",
+        "pooling that changes the quantization",
+        lambda m: _rescaled(m, m.pool(image(m), "MAX", (2, 2), (2, 2))),
+    ),
+    "many kinds of windows": Case(
+        "AVERAGE_POOL_2D",
+        "average pool with padding: 36 kinds of windows, at most 16",
+        lambda m: [m.pool(image(m), "AVERAGE", (6, 6), (1, 1), "SAME")],
+    ),
+    "tall windows": Case(
+        "AVERAGE_POOL_2D",
+        "kernel of more than 255 rows",
+        lambda m: [m.pool(m.input((1, 256, 3, 1)), "AVERAGE", (256, 1), (1, 1))],
+    ),
+    "variable axes": Case(
+        "MEAN",
+        "the axes are not constant",
+        lambda m: [reducer(m, "MEAN", image(m), (1, 2), operand=m.input((2,), dtype="INT32"))],
+    ),
+    "axes apart": Case(
+        "SUM", "a reduction of [2, 3, 4, 5] over [0, 2]", lambda m: [reducer(m, "SUM", m.input((2, 3, 4, 5)), (0, 2))]
+    ),
+    "a steep mean": Case("SUM", "a factor of 2 ** 13 or more", lambda m: [reducer(m, "SUM", image(m), (1, 2), 1e-4)]),
+    # Elementwise
+    "broadcast along one of two": Case(
+        "ADD",
+        "broadcasting of [1, 2, 3, 4] to [2, 2, 3, 4]",
+        lambda m: [m.add(m.conv(m.input((1, 2, 3, 4)), 4, activation=None), m.input((2, 1, 1, 4)))],
+    ),
+    "two tensors": Case("DIV", "DIV of two tensors", lambda m: [quotient(m, image(m), image(m))]),
+    "a larger constant": Case(
+        "MUL",
+        "the constant is larger than the operand",
+        lambda m: [m.binary("MUL", m.dense(m.input((1, 8)), 4), m.constant((1, 5, 5, 4), 0.1), 1.0)],
+    ),
+    "a constant of another shape": Case(
+        "MUL",
+        "constant of shape (6, 1, 8); one value, or one for each channel",
+        lambda m: [m.binary("MUL", image(m), m.constant((6, 1, 8), 0.1), 1.0)],
+    ),
+    "no weight and multiplier": Case(
+        "MUL",
+        "no weight and multiplier give its bits",
+        lambda m: [m.binary("MUL", image(m), m.constant((1,), 7.0), 0.01)],
+        PLAIN,
+    ),
+    "a slope above": Case(
+        "LEAKY_RELU", "a slope above that of the values that are kept", lambda m: [leaky(m, image(m), 1.5)], PLAIN
+    ),
+    "maximum of scales": Case(
+        "MAXIMUM", "MAXIMUM of tensors of several scales", lambda m: [m.binary("MAXIMUM", image(m), image(m), 1.0)]
+    ),
+    "a function for each channel": Case(
+        "DIV",
+        "a function for each channel",
+        lambda m: [quotient(m, image(m), m.tensor((8,), scale=0.1, zero_point=0, data=np.arange(1, 9, dtype=np.int8)))],
+    ),
+    "a division by zero": Case(
+        "DIV",
+        "division by 0; give other inputs",
+        lambda m: [quotient(m, image(m), m.tensor((1,), scale=0.1, zero_point=3, data=np.array([3], np.int8)))],
+    ),
+    # Movement
+    "a view that lies otherwise": Case(
+        "RESHAPE", "tensor_3 lies in memory as 4 x 4 x 8, not 8 x 8 x 2", another_layout
+    ),
+    "variable indices": Case("SLICE", "where it moves values to is not constant", lambda m: _variable_slice(m)),
+    "another order": Case("TRANSPOSE", "values in another order", lambda m: transposed(m, 0, 2, 1, 3)),
+    "uneven rows": Case("GATHER", "rows or columns at uneven distances", lambda m: gathered(m, (0, 1, 3), 1)),
+    "movement that rescales": Case(
+        "SLICE",
+        "data movement that changes the quantization",
+        lambda m: _rescaled(m, m.slice(image(m), (0, 0, 0, 0), (1, 4, 6, 8))),
+    ),
+    "movement without windows": Case(
+        "SLICE",
+        "the configuration has no window operand (depthwise=False)",
+        lambda m: [m.slice(image(m), (0, 1, 0, 0), (1, 4, 6, 8))],
+        NO_WINDOW,
+    ),
+    "a fused activation": Case("CONCATENATION", "fused activation RELU", fused_concatenation),
+    "a constant operand": Case(
+        "CONCATENATION",
+        "constant operand",
+        lambda m: [m.concatenate(3, (x := image(m)), like(m, x, data=np.zeros((1, 6, 6, 8), np.int8)))],
+    ),
+    "operands of several scales": Case(
+        "CONCATENATION", "operands of several scales", lambda m: [m.concatenate(3, image(m), image(m))]
+    ),
+    "an axis across others": Case(
+        "CONCATENATION",
+        "axis 1 of [2, 4, 8]",
+        lambda m: [m.concatenate(1, *(m.reshape(image(m, 8, 2, 2), (2, 2, 8)),) * 2)],
+    ),
+    "variable padding": Case("PAD", "the padding is not constant", lambda m: _variable_padding(m)),
+    "padding with a value": Case(
+        "PADV2",
+        "padding with another value than zero",
+        lambda m: [m.pad(image(m), ((0, 0), (1, 1), (0, 0), (0, 0)), value=127)],
+    ),
+    "padding of a batch": Case(
+        "PAD",
+        "padding of [1, 6, 6, 8] to [2, 6, 6, 8]; the accelerator takes one image [1, rows, columns, channels]",
+        lambda m: [m.pad(image(m), ((0, 1), (0, 0), (0, 0), (0, 0)))],
+    ),
+    "depth to space of large blocks": Case(
+        "DEPTH_TO_SPACE",
+        "blocks of 5 x 5; layers write at least every 4th row",
+        lambda m: [blocks(m, "DEPTH_TO_SPACE", image(m, 25), 5)],
+    ),
+    "depth to space that rescales": Case(
+        "DEPTH_TO_SPACE",
+        "data movement that changes the quantization",
+        lambda m: [blocks(m, "DEPTH_TO_SPACE", image(m, 8), 2, scale=9.0)],
+    ),
+    "depth to space of a batch": Case(
+        "DEPTH_TO_SPACE",
+        "operand of shape (2, 3, 6, 8); the accelerator makes one image [1, rows, columns, channels]",
+        lambda m: [blocks(m, "DEPTH_TO_SPACE", m.reshape(image(m, 8), (2, 3, 6, 8)), 2)],
+    ),
+    "space to depth of a batch": Case(
+        "SPACE_TO_DEPTH",
+        "operand of shape (2, 2, 6, 8); the accelerator takes one image [1, rows, columns, channels]",
+        lambda m: [blocks(m, "SPACE_TO_DEPTH", m.reshape(image(m, 8, 4), (2, 2, 6, 8)), 2)],
+    ),
+    "batches of one dimension": Case("BATCH_TO_SPACE_ND", "blocks of 1 dimensions", lambda m: _one_dimension(m)),
+    "variable blocks": Case(
+        "BATCH_TO_SPACE_ND", "where it moves values to is not constant", lambda m: _variable_blocks(m)
+    ),
+    "resizing of a batch": Case(
+        "RESIZE_NEAREST_NEIGHBOR",
+        "operand of shape (2, 6, 6, 8); the accelerator takes one image",
+        lambda m: [resized(m, "RESIZE_NEAREST_NEIGHBOR", image(m), 12, 12)],
+        change=lambda g: _shaped(g, 0, (2, 6, 6, 8), of="RESIZE_NEAREST_NEIGHBOR"),
+    ),
+    "resizing without turns": Case(
+        "RESIZE_NEAREST_NEIGHBOR",
+        "rows or columns that do not take turns of at most 4",
+        lambda m: [resized(m, "RESIZE_NEAREST_NEIGHBOR", image(m), 37, 6)],
+    ),
+    "resizing of several pixels": Case(
+        "RESIZE_BILINEAR",
+        "resizing of [1, 6, 6, 8]; the accelerator repeats a single pixel only",
+        lambda m: [resized(m, "RESIZE_BILINEAR", image(m), 12, 12)],
+    ),
+    "resizing that rescales": Case(
+        "RESIZE_BILINEAR",
+        "resizing that changes values",
+        lambda m: [resized(m, "RESIZE_BILINEAR", m.pool(image(m), "AVERAGE", (6, 6), (1, 1)), 3, 3, scale=9.0)],
+    ),
+}
+
+
+def _operand(graph: Graph, place: int, of: str = "") -> int:
+    """The value that an operator reads there: the last one of a kind."""
+    node = [n for n in graph.nodes if not of or n.kind == of][-1]
+    index = node.inputs[place]
+    assert index is not None
+    return index
+
+
+def _retyped(graph: Graph, index: int, **changes: Any) -> Graph:
+    """The graph with another type of a value, wherever it is used."""
+    values = list(graph.values)
+    data = changes.pop("data", values[index].data)
+    changed = dataclasses.replace(values[index].type, **changes)
+    values[index] = dataclasses.replace(values[index], type=changed, data=data)
+
+    def turned(node: Node) -> Node:
+        types = tuple(changed if i == index else t for i, t in zip(node.inputs, node.operation.inputs, strict=True))
+        out = tuple(changed if i == index else t for i, t in zip(node.outputs, node.operation.outputs, strict=True))
+        return dataclasses.replace(node, operation=dataclasses.replace(node.operation, inputs=types, outputs=out))
+
+    return graph.replace_nodes([turned(n) for n in graph.nodes], values)
+
+
+def _quantized(graph: Graph, place: int, quantization: Quantization | None) -> Graph:
+    return _retyped(graph, _operand(graph, place), quantization=quantization)
+
+
+def _typed(graph: Graph, place: int, dtype: str) -> Graph:
+    index = _operand(graph, place)
+    return _retyped(graph, index, dtype=dtype, data=graph.values[index].data.astype(dtype))
+
+
+def _data(graph: Graph, place: int, data: np.ndarray) -> Graph:
+    return _retyped(graph, _operand(graph, place), dtype=str(data.dtype), shape=data.shape, data=data)
+
+
+def _shaped(graph: Graph, place: int, shape: tuple[int, ...], of: str = "") -> Graph:
+    return _retyped(graph, _operand(graph, place, of), shape=shape)
+
+
+def _rescaled(m: ModelWriter, x: int, factor: float = 1.7) -> list[int]:
+    q = m.tensors[x].quantization
+    q.scale = np.float32(factor) * np.asarray(q.scale, np.float32)
+    return [x]
+
+
+def _variable_slice(m: ModelWriter) -> list[int]:
+    x = image(m)
+    size = numbers(m, 1, 4, 4, 8)
+    begin = m.input((4,), dtype="INT32")
+    return [m.operator("SLICE", [x, begin, size], like(m, x, (1, 4, 4, 8)), schema.SliceOptionsT())]
+
+
+def _variable_padding(m: ModelWriter) -> list[int]:
+    x = image(m)
+    y = m.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+    widths = int(m.operators[-1].inputs[1])
+    m.tensors[widths].buffer = 0
+    m.inputs.append(widths)
+    return [y]
+
+
+def _variable_blocks(m: ModelWriter) -> list[int]:
+    x = m.reshape(image(m, 8, 4, 4), (4, 2, 2, 8))
+    y = m.batch_to_space(x, (2, 2), ((0, 0), (0, 0)))
+    block = int(m.operators[-1].inputs[1])
+    m.tensors[block].buffer = 0
+    m.inputs.append(block)
+    return [y]
+
+
+def _one_dimension(m: ModelWriter) -> list[int]:
+    x = m.reshape(image(m, 8, 4, 4), (2, 4, 2, 8))
+    operands = [x, numbers(m, 2), m.tensor((1, 2), dtype="INT32", data=np.zeros((1, 2), np.int32))]
+    return [m.operator("BATCH_TO_SPACE_ND", operands, like(m, x, (1, 8, 2, 8)))]
+
+
+def reason_of(case: Case, folder: Path) -> str | None:
+    """Why the operator stays on the CPU; None if it does not."""
+    m = ModelWriter(1)
+    data = m.finish(*case.build(m))
+    if case.unsigned:
+        data = as_uint8(data, np.random.default_rng(1))
+    (folder / "network.tflite").write_bytes(data)
+    graph = read_model(folder / "network.tflite")
+    if case.change:
+        graph = case.change(graph)
+    made = _assign(graph, case.config, Cuts())
+    found = [made.reasons[n.outputs[0]] for n in graph.nodes if n.kind == case.kind and n.outputs[0] in made.reasons]
+    return found[-1] if found else None
+
+
+X = Tensor(name="x", rows=8, columns=6, channels=32, scale=0.1, zero_point=0, shape=(1, 8, 6, 32))
+Y = dataclasses.replace(X, name="y")
+PRODUCT = dict(
+    name="layer", weights=np.ones((32, 1, 1, 32), np.int8), weight_scales=np.full(32, 0.01), bias=np.zeros(32, np.int32)
+)
+SMALLER = dataclasses.replace(Y, rows=4, columns=3)
+PAIR = (X, dataclasses.replace(X, name="x2"))
+HALVES = dataclasses.replace(X, name="x2", scale=float(np.float32(0.09)))
+
+
+class Unknown(Layer):
+    """A layer that nothing lowers."""
+
+
+def conv(source: Tensor = X, output: Tensor = Y, **changes: Any) -> Conv2D:
+    return Conv2D(**{**PRODUCT, "inputs": (source,), "output": output, **changes})
+
+
+def of_two(kind: type[Layer], first: Tensor, second: Tensor, output: Tensor = Y, **changes: Any) -> Layer:
+    return kind(name="layer", inputs=(first, second), output=output, **changes)
+
+
+def pool(kind: type[Layer], output: Tensor = Y, window: tuple[int, int] = (1, 1), **changes: Any) -> Layer:
+    return kind(name="layer", inputs=(X,), output=output, window=window, strides=(1, 1), **changes)
+
+
+LAYERS: dict[str, tuple[Layer, AcceleratorConfig, str]] = {
+    "rows from the middle of banks": (
+        conv(X.part((2, 0, 0), (4, 6, 32))),
+        BOARD,
+        "a part from row 2 on; layers read neighbouring rows from multiples of 4 on",
+    ),
+    "channels within a granule": (
+        conv(X.part((0, 0, 5), (8, 6, 8))),
+        BOARD,
+        "a part from channel 5 on; parts begin at multiples of 8 channels",
+    ),
+    "results within a granule": (
+        conv(output=X.part((0, 0, 5), (8, 6, 8))),
+        BOARD,
+        "a part from channel 5 on; parts begin at multiples of 8 channels",
+    ),
+    "every fifth row": (
+        conv(output=X.part((0, 0, 0), (1, 6, 32), row_step=5)),
+        BOARD,
+        "every 5th row of a tensor; layers write at least every 4th",
+    ),
+    "a table": (
+        conv(table=Table(entries=bytes(256), scale=0.1, zero_point=0)),
+        PLAIN,
+        "the configuration has no tables (tables=0)",
+    ),
+    "depthwise": (
+        DepthwiseConv2D(**{**PRODUCT, "weights": np.ones((1, 1, 32), np.int8)}, inputs=(X,), output=Y),
+        NO_WINDOW,
+        "the configuration has no window operand (depthwise=False)",
+    ),
+    "sums beyond 32 bits": (
+        conv(bias=np.full(32, (1 << 31) - 1, np.int32)),
+        BOARD,
+        "accumulators that may exceed 32 bits",
+    ),
+    "window sums beyond 32 bits": (
+        pool(WindowSum, window=(255, 260), weight=1, multiplier=1 << 30, shift=0),
+        BOARD,
+        "accumulators that may exceed 32 bits",
+    ),
+    "padded averages": (pool(AveragePool2D, padding=Padding(1, 0, 0, 0)), BOARD, "average pool with padding"),
+    "averages that rescale": (
+        pool(AveragePool2D, dataclasses.replace(Y, scale=0.2)),
+        BOARD,
+        "pooling that changes the quantization",
+    ),
+    "maxima": (
+        pool(MaxPool2D),
+        dataclasses.replace(PLAIN, max_pool=False),
+        "the configuration has no maximum unit (max_pool=False)",
+    ),
+    "maxima that rescale": (
+        pool(MaxPool2D, dataclasses.replace(Y, zero_point=1)),
+        BOARD,
+        "pooling that changes the quantization",
+    ),
+    "sums": (
+        of_two(Add, *PAIR),
+        dataclasses.replace(PLAIN, elementwise_add=False),
+        "the configuration has no addend queue (elementwise_add=False)",
+    ),
+    "sums of parts": (
+        of_two(Add, X.part((0, 0, 0), (4, 3, 32)), SMALLER, SMALLER),
+        BOARD,
+        "addition of parts of tensors",
+    ),
+    "sums with a pixel": (
+        of_two(Add, X, dataclasses.replace(X, rows=1, columns=1)),
+        BOARD,
+        "addition with broadcasting",
+    ),
+    "differences of halves": (
+        of_two(Add, X, HALVES, subtract=True),
+        BOARD,
+        "a subtraction that rounds halves of the second operand the other way",
+    ),
+    "products": (of_two(Mul, *PAIR), PLAIN, "the configuration cannot multiply two tensors (elementwise_mul=False)"),
+    "products with a channel": (
+        of_two(Mul, X, dataclasses.replace(X, channels=1)),
+        BOARD,
+        "multiplication with broadcasting of channels",
+    ),
+    "products with a row": (of_two(Mul, X, dataclasses.replace(X, rows=1)), BOARD, "multiplication with broadcasting"),
+    "products of parts": (
+        of_two(Mul, X.part((0, 0, 0), (4, 3, 32)), SMALLER, SMALLER),
+        BOARD,
+        "multiplication of parts of tensors",
+    ),
+    "another layer": (Unknown(name="layer", inputs=(X,), output=Y), BOARD, "no lowering for Unknown"),
+}
+GUARDS = {
+    r"it is no function of the product": "float32 rounds a product of two scales alike in whatever order",
+    r"\w+ is no function of one value": "partition only asks, and takes it for a no",
+    r"operands of several (shapes|origins)": "the same",
+    r"the table is not constant": "those of the compiler are",
+    r"\w+ is no int8 tensor with one scale": "operators say it of their operands first",
+}
+"""Patterns of reasons that nothing provokes, and why they are there"""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name, tmp_path):
+    assert reason_of(CASES[name], tmp_path) == CASES[name].reason
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    layer, config, reason = LAYERS[name]
+    assert unsupported_reason(layer, config) == reason
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Where the sources give a reason, and a pattern of its text; of texts that come from elsewhere there is none."""
+    folder = ROOT / "compiler"
+    for path in (
+        *sorted((folder / "ops").glob("*.py")),
+        folder / "partition.py",
+        folder / "recentre.py",
+        folder / "lower.py",
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            found: list[ast.expr | None] = []
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+                found = [node.exc.args[-1]] if node.exc.func.id in ("Refusal", "LayoutConflict") else []
+            elif isinstance(node, ast.FunctionDef) and node.name in (
+                *("unsupported_reason", "_unreadable", "_unwritable"),
+                *("_twin", "_with_weights"),
+            ):
+                found = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return)]
+            for text in found:
+                pattern = _pattern(text)
+                if pattern:
+                    yield f"{path.name}:{text.lineno}", pattern
+
+
+def _pattern(text: ast.expr | None) -> str | None:
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        return re.escape(text.value)
+    if isinstance(text, ast.JoinedStr):
+        parts = [re.escape(v.value) if isinstance(v, ast.Constant) else ".*" for v in text.values]
+        return "".join(parts)
+    return None
+
+
+def test_every_reason_is_provoked():
+    provoked = [case.reason for case in CASES.values()] + [reason for *_, reason in LAYERS.values()]
+    missing = {
+        place: pattern
+        for place, pattern in texts()
+        if not any(re.fullmatch(pattern, reason) for reason in provoked)
+        and not any(re.fullmatch(guard, re.sub(r"\\(.)", r"\1", pattern.replace(".*", "x"))) for guard in GUARDS)
+    }
+    assert not missing
+    assert not [guard for guard in GUARDS if any(re.fullmatch(guard, reason) for reason in provoked)]
+    assert len(list(texts())) > 60
