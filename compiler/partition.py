@@ -21,7 +21,7 @@ from .lower import is_narrow, tables_of, unsupported_reason
 from .ops import OPERATORS, LayoutConflict, Made, Operator, Refusal
 from .ops.lookup import OneValue, copy_with_table, function_of_one_value, lookup_layer
 from .ops.operator import Layout, natural_layout, output_tensor
-from .recentre import Recentred, recentre
+from .recentre import Recentred, is_renaming, recentre
 
 __all__ = ["CpuOperator", "Cuts", "Partitioned", "Region", "Stage", "partition"]
 
@@ -91,6 +91,8 @@ class _Region:
     config: AcceleratorConfig
     only_flat: set[int]
     """values that only fully connected layers read"""
+    renamed: Mapping[int, int]
+    """values of the CPU whose bytes another value has, which a region reads instead"""
     inputs: dict[int, Tensor] = field(default_factory=dict)
     made: dict[int, Tensor] = field(default_factory=dict)
     """by layers, or as another shape of what a layer makes"""
@@ -115,6 +117,7 @@ class _Region:
 
     def layout(self, value: int) -> Layout | None:
         """See `Operands`. An image has one layout; what has other shapes takes that of its first reader."""
+        value = self.renamed.get(value, value)
         known = self._known(value)
         if known:
             return known.rows, known.columns, known.channels
@@ -123,6 +126,7 @@ class _Region:
 
     def tensor(self, value: int, layout: Layout | None = None) -> Tensor:
         """See `Operands`."""
+        value = self.renamed.get(value, value)
         known = self._known(value)
         if known is None:
             known = self.offered[value] = self._input(value, layout)
@@ -235,6 +239,8 @@ class _Assignment:
     """of each value: the earliest in which it can be read, on the side that makes it"""
     accelerated: set[int] = field(default_factory=set)
     """values that regions make"""
+    renamed: dict[int, int] = field(default_factory=dict)
+    """see `_Region`"""
     reasons: dict[int, str] = field(default_factory=dict)
     """why the node that makes a value first runs on the CPU"""
 
@@ -244,7 +250,8 @@ class _Assignment:
         self._producers = {value: node for value, node in producers if value not in self.network.reasons}
         self._pending = self._needed_tables()
         self._views = {n.outputs[0] for n in self.graph.nodes if OPERATORS.get(n.kind) and OPERATORS[n.kind].view}
-        self._only_flat = {v for v, nodes in readers.items() if all(n.kind == "FULLY_CONNECTED" for n in nodes)}
+        self._renamings = {n.outputs[0] for n in self.network.graph.nodes if is_renaming(n)}
+        self._only_flat = {v for v in readers if self._is_only_flat(v)}
         for value in self.graph.sources:
             self.stage[value] = 0
         for node, twin in zip(self.graph.nodes, self.network.graph.nodes, strict=True):
@@ -258,6 +265,13 @@ class _Assignment:
                 stage = max((self.stage[v] + (v in self.accelerated) for v in operands), default=0)
                 self.on_cpu.setdefault(stage, []).append(node)
                 self.stage.update(dict.fromkeys(node.outputs, stage))
+
+    def _is_only_flat(self, value: int) -> bool:
+        """Whether only fully connected layers read a value, under whatever name."""
+        return all(
+            n.kind == "FULLY_CONNECTED" or (n.outputs[0] in self._renamings and self._is_only_flat(n.outputs[0]))
+            for n in self._readers.get(value, ())
+        )
 
     def _keep_apart(self, refusal: Refusal, operands: tuple[int, ...]) -> None:
         """Where a layout is in the way and a view made it, have the view run on the CPU instead: begin again."""
@@ -275,7 +289,12 @@ class _Assignment:
         if node.outputs[0] in self.network.reasons:
             raise Refusal(self.network.reasons[node.outputs[0]])
         stage = max((self.stage[v] for v in operands), default=0)
-        if entry.view:
+        if node.outputs[0] in self._renamings and operands:
+            if operands[0] not in self.accelerated:
+                self.renamed[node.outputs[0]] = self.renamed.get(operands[0], operands[0])
+                raise Refusal("the CPU reads it in another type")
+            self.regions[stage].view(node)
+        elif entry.view:
             if not operands or operands[0] not in self.accelerated:
                 raise Refusal("reshape between CPU operators")
             if node.outputs[0] in self.kept_apart:
@@ -289,7 +308,7 @@ class _Assignment:
             self.ended.update(self.stage[last] for last in self.cuts.after.get(node.outputs[0], ()))
             while stage in self.ended:
                 stage += 1
-            region = self.regions.get(stage) or _Region(self.network, self.config, self._only_flat)
+            region = self.regions.get(stage) or _Region(self.network, self.config, self._only_flat, self.renamed)
             if not self._look_up_before(node, region):
                 made = self._layers(node, entry, region)
                 if entry.follows and not self.accelerated.intersection(operands):
@@ -438,13 +457,15 @@ def _assign(graph: Graph, config: AcceleratorConfig, cuts: Cuts) -> _Assignment:
 def _assemble(assignment: _Assignment) -> Partitioned:
     stages = []
     count = 0
+    spared = _spared(assignment)
     for number in range(max(assignment.regions.keys() | assignment.on_cpu.keys(), default=-1) + 1):
         under_construction = assignment.regions.get(number)
         region = None
         if under_construction:
             region = _region(assignment, under_construction, number, f"region{count}")
             count += 1
-        stages.append(Stage(tuple(assignment.on_cpu.get(number, ())), region))
+        nodes = [n for n in assignment.on_cpu.get(number, ()) if n.outputs[0] not in spared]
+        stages.append(Stage(tuple(nodes), region))
     operators = tuple(
         CpuOperator(node.name, node.kind.lower(), assignment.reasons[node.outputs[0]])
         for stage in stages
@@ -452,6 +473,18 @@ def _assemble(assignment: _Assignment) -> Partitioned:
         if node.outputs[0] not in assignment._views or node.outputs[0] in assignment.kept_apart
     )
     return Partitioned(assignment.graph, assignment.network.graph, tuple(stages), operators, assignment.cuts)
+
+
+def _spared(assignment: _Assignment) -> set[int]:
+    """Values under another name that only regions read, which take what they are made of: nobody has to make them."""
+    read, spared = set(assignment.graph.results), set()
+    for number in sorted(assignment.on_cpu, reverse=True):
+        for node in reversed(assignment.on_cpu[number]):
+            if node.outputs[0] in assignment.renamed and node.outputs[0] not in read:
+                spared.add(node.outputs[0])
+            else:
+                read.update(assignment.graph.operands(node))
+    return spared
 
 
 def _region(assignment: _Assignment, region: _Region, number: int, name: str) -> Region:

@@ -26,7 +26,7 @@ from nnloom.arch.reference.convolution import product_scale
 
 from .ir import Graph, Node, Value
 
-__all__ = ["INT9", "OFFSET", "SAME", "Recentred", "has_twin", "recentre"]
+__all__ = ["INT9", "OFFSET", "SAME", "Recentred", "has_twin", "is_renaming", "recentre"]
 
 OFFSET = 128
 """of uint8 values to their int8 twins"""
@@ -64,6 +64,12 @@ class Recentred:
     """why a node has none and is the network's own, by the first value that it makes"""
     unsigned: frozenset[int]
     """values that are uint8 in the network"""
+
+
+def is_renaming(twin: Node) -> bool:
+    """Whether an operator's twin leaves every byte as it is: QUANTIZE between uint8 and int8 of one scale, zero points
+    128 apart, as converters put it around networks with uint8 inputs and outputs."""
+    return twin.kind == "QUANTIZE" and twin.operation.inputs[0] == twin.operation.outputs[0]
 
 
 def has_twin(kind: str) -> bool:

@@ -224,3 +224,43 @@ def test_what_has_no_twin_stays(tmp_path):
     assert [o.reason for o in fitted.partitioned.cpu_operators] == ["SOFTMAX has no lowering"]
     report = compile_without_code(tmp_path / "network.tflite", tmp_path / "artifact", "2x16x9")
     assert report["engine_share"] == 1
+
+
+def quantized(m: ModelWriter, x: int, dtype: str, shift: int) -> int:
+    """QUANTIZE to another type of the same real numbers."""
+    q = m.tensors[x].quantization
+    out = m.tensor(m.shape(x), scale=q.scale, zero_point=np.asarray(q.zeroPoint) + shift, dtype=dtype)
+    return m.operator("QUANTIZE", [x], out, schema.QuantizeOptionsT())
+
+
+def uint8_input(m: ModelWriter, shape: tuple[int, ...]) -> int:
+    x = m.tensor(shape, scale=0.05, zero_point=131, dtype="UINT8")
+    m.inputs.append(x)
+    return x
+
+
+@pytest.mark.parametrize("config", ["2x16x9", "8x5"])
+@pytest.mark.parametrize("case", ["around", "flat", "the CPU reads it, too", "between regions", "both types out"])
+def test_quantize_between_uint8_and_int8_costs_nothing(tmp_path, config, case):
+    """As converters put it around networks with uint8 inputs and outputs: the host flips bits as it writes anyway."""
+    m = ModelWriter(5)
+    x = uint8_input(m, (1, 6, 5, 3))
+    inside = quantized(m, x, "INT8", -128)
+    if case == "flat":
+        outputs = [quantized(m, m.dense(inside, 7), "UINT8", 128)]
+    elif case == "the CPU reads it, too":
+        outputs = [m.conv(inside, 4), m.softmax(inside)]
+    elif case == "between regions":
+        y = quantized(m, m.softmax(m.conv(inside, 8)), "UINT8", 128)
+        outputs = [quantized(m, m.conv(quantized(m, y, "INT8", -128), 4), "UINT8", 128)]
+    else:
+        y = m.conv(inside, 6)
+        outputs = [quantized(m, y, "UINT8", 128), *([y] if case == "both types out" else [])]
+    native = case == "the CPU reads it, too" and config == "8x5"
+    fitted = _check(tmp_path, m.finish(*outputs), config, native=native)
+    on_cpu = [o.op for o in fitted.partitioned.cpu_operators]
+    assert on_cpu == {"the CPU reads it, too": ["quantize", "softmax"], "between regions": ["softmax"]}.get(case, [])
+    layers = [layer for graph in fitted.partitioned.graphs for layer in graph.layers]
+    assert len(layers) == 1 + (case == "between regions") and not any(layer.table for layer in layers)
+    (source,) = fitted.partitioned.graphs[0].inputs
+    assert source.dtype == "uint8"

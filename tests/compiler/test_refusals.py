@@ -36,6 +36,7 @@ from nnloom.compiler.graph import (
 from nnloom.compiler.ir import Graph, Node
 from nnloom.compiler.lower import unsupported_reason
 from nnloom.compiler.partition import Cuts, _assign
+from tests.compiler.test_recentre import quantized, uint8_input
 from tests.tflite_models import ModelWriter, as_uint8, schema
 
 BOARD = boards.get("ulx3s-85f").config
@@ -252,6 +253,11 @@ CASES = {
     ),
     "a view of what the CPU makes": Case(
         "RESHAPE", "reshape between CPU operators", lambda m: [m.reshape(m.softmax(m.input((1, 4))), (4, 1))]
+    ),
+    "another name": Case(
+        "QUANTIZE",
+        "the CPU reads it in another type",
+        lambda m: [m.conv(quantized(m, uint8_input(m, (1, 4, 4, 3)), "INT8", -128), 4)],
     ),
     "nothing there": Case(
         "LOGISTIC",
