@@ -184,6 +184,8 @@ class HostStep:
     """index of the region that is called; -1: none"""
     operation: Operation | None = None
     """what is computed instead (`nnloom.arch.reference.evaluate`)"""
+    names: tuple[str, ...] = ()
+    """of an operator's outputs, as in the model; empty if the artifact does not say"""
 
 
 GIVEN = -1
@@ -212,7 +214,12 @@ class HostPlan:
         """Plain JSON values."""
         steps, inside = (
             [
-                {"inputs": list(s.inputs), "region": s.region, "operation": s.operation and s.operation.to_dict()}
+                {
+                    "inputs": list(s.inputs),
+                    "region": s.region,
+                    "operation": s.operation and s.operation.to_dict(),
+                    "names": list(s.names),
+                }
                 for s in group
             ]
             for group in (self.steps, self.inside)
@@ -234,6 +241,7 @@ class HostPlan:
                     inputs=tuple(v["inputs"]),
                     region=v["region"],
                     operation=None if v["operation"] is None else Operation.from_dict(v["operation"]),
+                    names=tuple(v.get("names", ())),
                 )
                 for v in values[group]
             )

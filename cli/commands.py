@@ -26,6 +26,7 @@ from nnloom.arch.output import PAGE_FILE
 from nnloom.arch.report import Report, tables_of
 from nnloom.arch.serving import ServerLimits
 
+from .comparison import compare
 from .console import Console
 from .quantization import quantization_options, quantize, show_quantization
 
@@ -37,6 +38,7 @@ __all__ = [
     "boards",
     "build",
     "cache",
+    "compare",
     "compile_model",
     "doctor",
     "driver",

@@ -298,6 +298,30 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(
         verbs,
+        "compare",
+        "compare every tensor of an inference with the reference's, or with the float model's",
+        "nnloom compare build/net --input x.npy --float net.onnx",
+    )
+    p.add_argument("artifact", help="artifact directory")
+    p.add_argument("--input", metavar="FILE", required=True, help="inputs of one inference, as of 'nnloom run'")
+    p.add_argument(
+        "--with",
+        dest="against",
+        choices=("onnx", "tflite", "float"),
+        help="ONNX Runtime or LiteRT with the artifact's model, to the bit, or the float model (default: float with "
+        "--float, else the one for the artifact's model)",
+    )
+    p.add_argument("--float", metavar="MODEL", help="the float model that the network was made from (.onnx, .tflite)")
+    p.add_argument("--all", action="store_true", help="show every tensor (default: the 20 first or worst that differ)")
+    p.add_argument(
+        "--device",
+        default="model",
+        help="as of run; of cpu and model every layer is seen, of others what regions answer (default: %(default)s)",
+    )
+    p.set_defaults(run="compare")
+
+    p = _subparser(
+        verbs,
         "export",
         "write the RTL of an artifact for other tools, with documents and a cocotb test bench",
         "nnloom export build/kws -o kws_rtl",

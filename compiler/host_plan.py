@@ -54,7 +54,8 @@ def plan_host(partitioned: Partitioned) -> PlannedHost:
         for node in stage.nodes:
             of_node[node] = len(steps)
             inputs = tuple(None if i is None else numbers[i] for i in node.inputs)
-            steps.append(HostStep(inputs=inputs, operation=node.operation))
+            names = tuple(graph.values[i].name for i in node.outputs)
+            steps.append(HostStep(inputs=inputs, operation=node.operation, names=names))
             number_outputs(node.outputs)
         if stage.region:
             steps.append(HostStep(inputs=tuple(numbers[i] for i in stage.region.inputs), region=regions))

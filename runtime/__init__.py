@@ -2,6 +2,7 @@
 
 from .devices.base import Device, LayerWaits, RegionResult
 from .session import DeviceWarning, InferenceSession, PassedOver, Profile, Segment, SessionStats
+from .trace import TracedTensor
 
 __all__ = [
     "Device",
@@ -13,4 +14,5 @@ __all__ = [
     "RegionResult",
     "Segment",
     "SessionStats",
+    "TracedTensor",
 ]

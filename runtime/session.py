@@ -31,6 +31,7 @@ from .states import check_states, initial_states
 
 if TYPE_CHECKING:
     from .portable import PortableProgram
+    from .trace import TracedTensor
 
 __all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "PassedOver", "Profile", "Segment", "SessionStats"]
 
@@ -435,6 +436,33 @@ class InferenceSession:
         names = self._output_names(inputs if output_names is None else output_names)
         results = self._answer(as_arrays(self.get_inputs(), input_feed))
         return [results[name] for name in names]
+
+    def trace(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[TracedTensor]:
+        """Run one inference and tell every tensor that it makes, in order, as far as the device shows them.
+
+        On "cpu" and "model" every tensor of the accelerator's layers and of the operators around them, computed in
+        NumPy with the bits of the CPU code; on boards and in simulation a region tells its outputs only. States are
+        read, and stay as they are.
+
+        Raises
+        ------
+        As `run`; InputError for several inferences at once.
+        """
+        from .devices.model import ModelDevice
+        from .trace import trace
+
+        infos = self.get_inputs()
+        cases = split_batch(infos, as_arrays(infos, inputs))
+        if len(cases) != 1:
+            raise InputError(f"{len(cases)} inferences; trace one at a time")
+        values = to_network(infos, check_inputs(infos, cases[0]))
+        with self._lock:
+            self._check_open(self._closed)
+            device = None if isinstance(self._device, ModelDevice) else self._device
+            if device is not None and not self._loaded:
+                device.load(self._artifact)
+                self._loaded = True
+            return trace(self._artifact, [*values, *self._states], device)
 
     def _output_names(self, wanted: object) -> list[str]:
         known = [info.name for info in self.get_outputs()]

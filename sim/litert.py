@@ -69,6 +69,16 @@ class LiteRtReference:
         self._interpreter.invoke()
         return [self._interpreter.get_tensor(d["index"]).copy() for d in self._interpreter.get_output_details()]
 
+    def tensors(self) -> dict[str, NDArray]:
+        """Every tensor of the last run that holds something, by name."""
+        found = {}
+        for detail in self._details:
+            try:
+                found[detail["name"]] = self._interpreter.get_tensor(detail["index"]).copy()
+            except ValueError:  # LiteRT has not allocated it
+                continue
+        return found
+
     def candidates(self, elements: int, scale: float, zero_point: int) -> list[NDArray[np.int8]]:
         """Tensors of the last run with this size and quantization (usually one)."""
         found = []
