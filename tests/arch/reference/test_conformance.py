@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,27 @@ def test_every_reference_has_cases() -> None:
     assert set(REFERENCES) == {*GENERATORS, "DENSIFY", "TFLite_Detection_PostProcess"}
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_reference_equals_litert(kind: str) -> None:
     outcomes = [(case.name, check(case)) for case in cases(1, 12, [kind])]
     assert [o for o in outcomes if o[1].status == "wrong"] == []
     assert any(outcome.status == "passed" for _, outcome in outcomes)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("kind", ["ADD", "BATCH_MATMUL", "FULLY_CONNECTED", "MUL", "SQUARE", "TRANSPOSE_CONV"])
+def test_float_products_beyond_float32_are_infinite_without_a_word(kind: str) -> None:
+    compared = 0
+    for case in cases(3, 40, [kind]):
+        op, _ = read(case.model)
+        if {t.dtype for t in (*op.inputs, *op.outputs) if t} - {"float32", "int32"} or op.outputs[0].dtype == "int32":
+            continue
+        large = [np.clip(x, -1, 1) * np.float32(3e38) if x.dtype == np.float32 else x for x in case.inputs]
+        outcome = check(replace(case, inputs=large))
+        assert outcome.status in ("passed", "refused"), (case.name, outcome)
+        compared += outcome.status == "passed"
+    assert compared
 
 
 def test_sum_of_int8_is_within_one_of_the_kernels_that_read_int8() -> None:
