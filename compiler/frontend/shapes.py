@@ -137,7 +137,10 @@ def _pool(x: _Operands) -> Shape:
 
 
 def _fully_connected(x: _Operands) -> Shape:
-    source, (units, depth) = x.shape(0), x.shape(1)
+    source, weights = x.shape(0), x.shape(1)
+    if len(weights) != 2:
+        raise ValueError(f"weights of shape {tuple(weights)}; they must have 2 dimensions")
+    units, depth = weights
     if x.options.get("keep_num_dims"):
         return *source[:-1], units
     return math.prod(source) // depth, units

@@ -456,6 +456,7 @@ class _Reader:
             raise ModelError(f"{self._path}: {kind} {name!r} lacks the option {error}") from error
         except (ValueError, IndexError, ZeroDivisionError) as error:
             what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            what = "a stride or size of 0" if isinstance(error, ZeroDivisionError) else what
             raise ModelError(f"{self._path}: {kind} {name!r} does not fit its operands ({what})") from error
         for index, shape in zip(outputs, shapes or (), strict=False):
             value = self._values[index]
@@ -684,6 +685,44 @@ def _conv(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str,
     return _windowed(options, source, out, (weights.shape[1], weights.shape[2]))
 
 
+def _check_product(
+    source: TensorType, weights: TensorType, inputs: _Types, bias: int, outputs: int, *, fits: bool
+) -> None:
+    """Whether weights fit the operand, and the bias, operand `bias`, the outputs."""
+    if not fits:
+        raise _Refusal(f"weights of shape {weights.shape} do not fit an operand of shape {source.shape}")
+    given = inputs[bias] if len(inputs) > bias else None
+    if given is not None and given.elements != outputs:
+        raise _Refusal(f"a bias of shape {given.shape} for {outputs} outputs")
+
+
+def _conv_2d(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
+    result = _conv(options, inputs, outputs)
+    source, weights = inputs[0], inputs[1]
+    assert source and weights
+    groups, rest = divmod(source.shape[3], max(weights.shape[3], 1))
+    fits = not rest and groups > 0 and weights.shape[0] % groups == 0
+    _check_product(source, weights, inputs, 2, weights.shape[0], fits=fits)
+    return result
+
+
+def _depthwise_conv_2d(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
+    result = _conv(options, inputs, outputs)
+    source, weights = inputs[0], inputs[1]
+    assert source and weights
+    fits = weights.shape[0] == 1 and weights.shape[3] % max(source.shape[3], 1) == 0
+    _check_product(source, weights, inputs, 2, weights.shape[3], fits=fits)
+    return result
+
+
+def _fully_connected(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
+    source, weights = inputs[0], inputs[1]
+    assert source and weights
+    fits = source.elements % max(weights.shape[1], 1) == 0
+    _check_product(source, weights, inputs, 2, weights.shape[0], fits=fits)
+    return options
+
+
 def _pool(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
     source, out = inputs[0], outputs[0]
     assert source and out
@@ -694,13 +733,18 @@ def _pool(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str,
 def _transpose_conv(options: dict[str, Any], inputs: _Types, outputs: _Types) -> dict[str, Any]:
     weights, source, out = inputs[1], inputs[2], outputs[0]
     assert source and weights and out
+    if len(weights.shape) != 4:
+        raise _Refusal(f"weights of shape {weights.shape}; they must have 4 dimensions")
+    fits = source.shape[-1:] == weights.shape[-1:]
+    _check_product(source, weights, inputs, 3, weights.shape[0], fits=fits)
     # The forward convolution from the output to the input has this padding.
     return _windowed(options, out, source, (weights.shape[1], weights.shape[2]))
 
 
 _NORMALISERS: dict[str, _Normaliser] = {
-    "CONV_2D": _conv,
-    "DEPTHWISE_CONV_2D": _conv,
+    "CONV_2D": _conv_2d,
+    "DEPTHWISE_CONV_2D": _depthwise_conv_2d,
+    "FULLY_CONNECTED": _fully_connected,
     "TRANSPOSE_CONV": _transpose_conv,
     "AVERAGE_POOL_2D": _pool,
     "MAX_POOL_2D": _pool,

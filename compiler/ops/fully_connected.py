@@ -15,8 +15,6 @@ def _fully_connected(graph: Graph, node: Node, operands: Operands) -> Layer:
     weights, scales = weights_of(graph, node, 0)
     if node.operation.options.get("weights_format", "DEFAULT") != "DEFAULT":
         raise Refusal("shuffled weights")
-    if weights.ndim != 2 or source.elements % weights.shape[1]:
-        raise Refusal(f"weights of shape {weights.shape} for an operand of {source.elements} values")
     outputs, depth = weights.shape
     index = node.inputs[0]
     assert index is not None
