@@ -9,19 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, enum, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import AxiSignature
 from .delay import delay
-from .sdram_axi import SdramBuffers, SegmentLayout
+from .sdram_axi import AnswerLayout, SdramBuffers, SegmentLayout
 from .sdram_pins import PRECHARGE_ALL, SdramCommand, SdramPins
 from .sdram_timing import INITIAL_REFRESHES, SdramChip, SdramTiming
 
-__all__ = ["SdramController", "SdramScheduler"]
+__all__ = ["SdramController", "SdramScheduler", "segment_beats"]
 
 TURN_CYCLES = 64
 """Cycles of data in one direction before the other, if it is ready, has its turn."""
+
+
+def segment_beats(burst: int) -> int:
+    """Most beats of a segment: it lasts long enough to open the row of the one after it; a buffer holds four."""
+    return 8 if burst == 1 else 4
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,29 @@ class _Banks:
     """Cycles until the next command."""
 
 
+class _Phase(enum.Enum, shape=3):
+    """What the chip is used for."""
+
+    POWER_UP = 0
+    PRECHARGE = 1
+    REFRESH = 2
+    LOAD_MODE = 3
+    RUN = 4
+
+
+@dataclass(frozen=True)
+class _Upkeep:
+    """Initialisation and refresh."""
+
+    phase: Signal
+    until: Signal
+    """Cycles until the next refresh is due."""
+    owed: Signal
+    """Refreshes that are due."""
+    urgent: Signal
+    """No more may be postponed."""
+
+
 @dataclass(frozen=True)
 class _Command:
     """What goes to the pins with the next clock; at most one is set."""
@@ -121,25 +149,22 @@ class SdramScheduler(wiring.Component):
         *,
         burst: int,
         chunk: int,
-        segment_layout: SegmentLayout,
-        tag_layout: data.StructLayout,
         read_delay: int,
     ) -> None:
         self.chip = chip
         self.timing = timing
         self.burst = burst
         self.chunk = chunk
-        self.segment_layout = segment_layout
-        self.tag_layout = tag_layout
         self.read_delay = read_delay
         beat_bits = burst * chip.data_bits
+        self.segment_layout = SegmentLayout(chip, beat_bits, chunk)
         super().__init__(
             {
-                "reads": In(stream.Signature(segment_layout)),
-                "writes": In(stream.Signature(segment_layout)),
+                "reads": In(stream.Signature(self.segment_layout)),
+                "writes": In(stream.Signature(self.segment_layout)),
                 "read_issued": Out(1),
                 "write_issued": Out(1),
-                "tag": Out(tag_layout),
+                "tag": Out(AnswerLayout()),
                 "write_data": In(beat_bits),
                 "write_strobe": In(beat_bits // 8),
                 "read_valid": Out(1),
@@ -148,6 +173,10 @@ class SdramScheduler(wiring.Component):
                 "ready": Out(1),
             }
         )
+
+    @property
+    def _first_refreshes(self) -> int:
+        return INITIAL_REFRESHES + self.timing.power_up_intervals
 
     @property
     def _column_bits(self) -> int:
@@ -167,11 +196,11 @@ class SdramScheduler(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         command = _Command(*(Signal(name=n) for n in _Command.__dataclass_fields__))
-        banks = self._declare_banks()
+        banks, upkeep = self._declare_banks(), self._declare_upkeep()
         following, current = self._declare_segments()
         blocked, idle = Signal(), Signal()
         m.d.comb += idle.eq(~following.valid & ~current.valid & ~self.reads.valid & ~self.writes.valid)
-        self._refresh(m, command, banks, current, blocked, idle)
+        self._refresh(m, command, banks, upkeep, current, blocked, idle)
         self._choose(m, following, current)
         self._open(m, command, banks, following, current, blocked)
         self._hand_over(m, banks, following, current, blocked)
@@ -187,6 +216,14 @@ class SdramScheduler(wiring.Component):
             open=Signal(self.chip.banks),
             held=[Signal(range(longest + 1), name=f"held_{bank}") for bank in range(self.chip.banks)],
             timer=Signal(range(max(t.rp, t.rcd, t.rfc, t.mrd))),
+        )
+
+    def _declare_upkeep(self) -> _Upkeep:
+        return _Upkeep(
+            phase=Signal(_Phase),
+            until=Signal(range(self.timing.refresh_interval)),
+            owed=Signal(range(self._first_refreshes + 2), init=INITIAL_REFRESHES),
+            urgent=Signal(),
         )
 
     def _declare_segments(self) -> tuple[_Next, _Current]:
@@ -206,20 +243,26 @@ class SdramScheduler(wiring.Component):
             column=Signal(self._column_bits, name="current_column"),
             left=Signal(range(self.chunk), name="current_left"),
             ends=Signal(name="current_ends"),
-            tag=Signal(self.tag_layout, name="current_tag"),
+            tag=Signal(AnswerLayout(), name="current_tag"),
             issue=Signal(name="issue"),
             ending=Signal(name="ending"),
         )
         return following, current
 
     def _refresh(
-        self, m: Module, command: _Command, banks: _Banks, current: _Current, blocked: Signal, idle: Signal
+        self,
+        m: Module,
+        command: _Command,
+        banks: _Banks,
+        upkeep: _Upkeep,
+        current: _Current,
+        blocked: Signal,
+        idle: Signal,
     ) -> None:
         """Refreshes that are owed, and the initialisation: the wait after power-up adds to the first ones."""
         t, timer = self.timing, banks.timer
-        first = INITIAL_REFRESHES + t.power_up_intervals
-        until, owed = Signal(range(t.refresh_interval)), Signal(range(first + 2), init=INITIAL_REFRESHES)
-        due, urgent = Signal(), Signal()
+        phase, until, owed, urgent = upkeep.phase, upkeep.until, upkeep.owed, upkeep.urgent
+        due = Signal()
         m.d.comb += due.eq(until == 0)
         m.d.sync += [
             until.eq(Mux(due, t.refresh_interval - 1, until - 1)),
@@ -231,29 +274,25 @@ class SdramScheduler(wiring.Component):
         at_rest = Signal()
         m.d.comb += at_rest.eq(~current.valid & ~Cat(banks.held).any() & (timer == 0))
         m.d.comb += blocked.eq(1)
-        with m.FSM():
-            with m.State("POWER_UP"), m.If(owed == first):
-                m.next = "PRECHARGE"
-            with m.State("RUN"):
+        with m.Switch(phase):
+            with m.Case(_Phase.POWER_UP), m.If(owed == self._first_refreshes):
+                m.d.sync += phase.eq(_Phase.PRECHARGE)
+            with m.Case(_Phase.RUN):
                 m.d.comb += blocked.eq(urgent | (idle & (owed != 0)))
                 with m.If(blocked & at_rest):
-                    m.next = "PRECHARGE"
-            with m.State("PRECHARGE"):
+                    m.d.sync += phase.eq(_Phase.PRECHARGE)
+            with m.Case(_Phase.PRECHARGE):
                 m.d.comb += command.precharge_all.eq(1)
-                m.d.sync += [banks.open.eq(0), timer.eq(t.rp - 1)]
-                m.next = "REFRESH"
-            with m.State("REFRESH"), m.If(timer == 0):
+                m.d.sync += [banks.open.eq(0), timer.eq(t.rp - 1), phase.eq(_Phase.REFRESH)]
+            with m.Case(_Phase.REFRESH), m.If(timer == 0):
                 with m.If(owed != 0):
                     m.d.comb += command.refresh.eq(1)
                     m.d.sync += timer.eq(t.rfc - 1)
-                with m.Elif(self.ready):
-                    m.next = "RUN"
                 with m.Else():
-                    m.next = "LOAD_MODE"
-            with m.State("LOAD_MODE"):
+                    m.d.sync += phase.eq(Mux(self.ready, _Phase.RUN, _Phase.LOAD_MODE))
+            with m.Case(_Phase.LOAD_MODE):
                 m.d.comb += command.load_mode.eq(1)
-                m.d.sync += [timer.eq(t.mrd - 1), self.ready.eq(1)]
-                m.next = "RUN"
+                m.d.sync += [timer.eq(t.mrd - 1), self.ready.eq(1), phase.eq(_Phase.RUN)]
 
     def _choose(self, m: Module, following: _Next, current: _Current) -> None:
         """Reads or writes: the next segment."""
@@ -479,8 +518,7 @@ class SdramController(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # A segment lasts long enough to open the row of the one after it; a buffer holds four.
-        chunk = 8 if self.burst == 1 else 4
+        chunk = segment_beats(self.burst)
         m.submodules.buffers = buffers = SdramBuffers(
             self.chip, data_width=self.data_width, chunk=chunk, depth=4 * chunk
         )
@@ -489,8 +527,6 @@ class SdramController(wiring.Component):
             self.timing,
             burst=self.burst,
             chunk=chunk,
-            segment_layout=buffers.segment_layout,
-            tag_layout=buffers.tag_layout,
             read_delay=self.read_delay,
         )
         wiring.connect(m, wiring.flipped(self.axi), buffers.axi)

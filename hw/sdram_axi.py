@@ -13,7 +13,7 @@ from amaranth.lib.wiring import In, Out
 from .axi import AxiResponse, AxiSignature
 from .sdram_timing import SdramChip
 
-__all__ = ["WRITES_UNDER_WAY", "SdramBuffers", "SegmentCutter", "SegmentLayout"]
+__all__ = ["WRITES_UNDER_WAY", "AnswerLayout", "SdramBuffers", "SegmentCutter", "SegmentLayout"]
 
 WRITES_UNDER_WAY = 4
 """Write bursts that are taken before the first of them is answered."""
@@ -41,6 +41,13 @@ class SegmentLayout(data.StructLayout):
                 "response": 2,  # not OKAY: the memory is left alone
             }
         )
+
+
+class AnswerLayout(data.StructLayout):
+    """What the answer to a beat that is read needs."""
+
+    def __init__(self) -> None:
+        super().__init__({"last": 1, "id": 1, "response": 2})
 
 
 class BurstLayout(data.StructLayout):
@@ -156,16 +163,15 @@ class SdramBuffers(wiring.Component):
         self.data_width = data_width
         self.chunk = chunk
         self.depth = depth
-        self.tag_layout = data.StructLayout({"last": 1, "id": 1, "response": 2})
-        self.segment_layout = SegmentLayout(chip, data_width, chunk)
+        segments = stream.Signature(SegmentLayout(chip, data_width, chunk))
         super().__init__(
             {
                 "axi": In(AxiSignature(address_width=32, data_width=data_width)),
-                "reads": Out(stream.Signature(self.segment_layout)),
-                "writes": Out(stream.Signature(self.segment_layout)),
+                "reads": Out(segments),
+                "writes": Out(segments),
                 "read_issued": In(1),
                 "write_issued": In(1),
-                "tag": In(self.tag_layout),
+                "tag": In(AnswerLayout()),
                 "write_data": Out(data_width),
                 "write_strobe": Out(data_width // 8),
                 "read_valid": In(1),
@@ -202,7 +208,7 @@ class SdramBuffers(wiring.Component):
         ]
 
         words, word = self._storage(m, "read_words", self.data_width, self.depth)
-        tags, tag = self._storage(m, "read_tags", self.tag_layout.size, self.depth)
+        tags, tag = self._storage(m, "read_tags", AnswerLayout().size, self.depth)
         filled, room = Signal(range(self.depth + 1)), Signal(range(self.depth + 1), init=self.depth)
         pop, claimed = Signal(), Signal(range(self.chunk + 1))
         m.d.comb += [
@@ -219,7 +225,7 @@ class SdramBuffers(wiring.Component):
         with m.If(axi.rready):
             m.d.sync += axi.rvalid.eq(0)
         with m.If(pop):
-            answer = self.tag_layout(tag.data)
+            answer = AnswerLayout()(tag.data)
             m.d.sync += [
                 word.addr.eq(word.addr + 1),
                 axi.rvalid.eq(1),

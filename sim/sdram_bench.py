@@ -202,6 +202,9 @@ class Run:
     """What is done at a cycle, as replacing the manager."""
     resets: set[int] = field(default_factory=set)
     """Cycles in which the controller, not the chip, is reset."""
+    outward: int = 0
+    """Registers between the controller's pins and the chip's; and back:"""
+    inward: int = 0
     cycle: int = 0
     ready_at: int | None = None
     """Cycle in which the chip was initialised."""
@@ -224,6 +227,8 @@ class Run:
         reset = Signal()
         sampled = [getattr(pins, name) for name in PIN_NAMES] + [getattr(axi, name) for name in ANSWERS]
         noise = random.Random(1)
+        idle = SdramPinValues(cke=1, cs_n=1, ras_n=1, cas_n=1, we_n=1, ba=0, a=0, dqm=0, dq=0, dq_oe=0)
+        leaving, coming = deque([idle] * self.outward), deque([0] * self.inward)
 
         async def bench(ctx: Any) -> None:
             before: dict[str, int] = {}
@@ -238,9 +243,11 @@ class Run:
                 self.cycle += 1
                 if ready and self.ready_at is None:
                     self.ready_at = self.cycle
-                out = self.model.step(SdramPinValues(*values[: len(PIN_NAMES)]))
+                leaving.append(SdramPinValues(*values[: len(PIN_NAMES)]))
+                word = self.model.step(leaving.popleft())
                 # Nobody drives the bus: anything may be read.
-                ctx.set(pins.dq_i, noise.getrandbits(len(pins.dq_i)) if out is None else out)
+                coming.append(noise.getrandbits(len(pins.dq_i)) if word is None else word)
+                ctx.set(pins.dq_i, coming.popleft())
                 self.events.get(self.cycle, lambda: None)()
                 ctx.set(reset, self.cycle in self.resets)
                 driven = self.manager.step(dict(zip(ANSWERS, values[len(PIN_NAMES) :], strict=True)))

@@ -11,6 +11,7 @@ from sdram import measure
 
 from nnloom.hw.axi import AxiResponse
 from nnloom.hw.sdram import SdramController
+from nnloom.hw.sdram_ecp5 import READ_DELAY
 from nnloom.hw.sdram_pins import SdramCommand
 from nnloom.hw.sdram_timing import (
     AS4C16M16,
@@ -108,6 +109,16 @@ def test_random_traffic(index: int) -> None:
     chip, clock_hz, data_width = CONFIGURATIONS[index]
     stall = STALLS[index % len(STALLS)]
     check_random_traffic(quick(chip), clock_hz, data_width, seed=index, bursts=12, stall=stall)
+
+
+def test_registers_in_the_pads() -> None:
+    chip, rng = quick(ULX3S_SDRAM), random.Random(5)
+    dut, manager = SdramController(chip, 120e6, 32, read_delay=READ_DELAY), Manager(32, rng=rng)
+    run, reference = Run(dut, SdramModel(chip, 120e6), manager, outward=1, inward=1), Reference(manager, chip.size)
+    manager.add(*(random_burst(rng, 32, chip.size) for _ in range(12)))
+    run.until(lambda: manager.idle)
+    assert reference.checked == 12
+    assert run.model.memory == reference.contents
 
 
 @pytest.mark.slow
