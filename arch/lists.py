@@ -12,7 +12,7 @@ Zynq boards execute it from DDR, serial boards from their external memory; the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -206,10 +206,26 @@ class Lists:
     @classmethod
     def of(cls, artifact: Artifact) -> Lists:
         """The lists of an artifact."""
+        manifest = artifact.manifest
+        return cls.make(manifest.config, manifest.regions, artifact.program, artifact.weights)
+
+    @classmethod
+    def make(
+        cls,
+        config: AcceleratorConfig,
+        regions: Sequence[Region],
+        program: NDArray[np.uint32],
+        weights: NDArray[np.uint8],
+    ) -> Lists:
+        """The lists of regions with these program and weight images."""
         image, table = _Space(), _Space()
         contents: dict[int, NDArray[np.uint32]] = {}
-        regions = {r.name: _region_list(artifact, r, image, table, contents) for r in artifact.manifest.regions}
-        return cls(regions, image.words, table.words, contents)
+
+        def loads(part: Part) -> list[Move]:
+            return list(_loads(config, part, program, weights, image, contents))
+
+        lists = {region.name: _region_list(config, region, image, table, loads) for region in regions}
+        return cls(lists, image.words, table.words, contents)
 
     def descriptors(self, region: RegionList, *, counting: bool, image_address: int, table_address: int) -> list:
         """A region's list for memory at these byte addresses."""
@@ -266,10 +282,8 @@ class Lists:
 
 
 def _region_list(
-    artifact: Artifact, region: Region, image: _Space, table: _Space, contents: dict[int, NDArray[np.uint32]]
+    config: AcceleratorConfig, region: Region, image: _Space, table: _Space, loads: Callable[[Part], list[Move]]
 ) -> RegionList:
-    config = artifact.manifest.config
-
     def exchange(command: DmaCommand, moved: Sequence[Transfer]) -> tuple[Move, ...]:
         return tuple(Move(command, transfer, table.take(transfer.words)) for transfer in moved)
 
@@ -295,7 +309,7 @@ def _region_list(
         if part is None:
             steps.append(region.program_start)
         else:
-            steps += [*_loads(artifact, part, image, contents), 0]
+            steps += [*loads(part), 0]
         steps.append(result)
     steps += outputs
     list_word = image.take(_DESCRIPTOR_WORDS * len(steps))
@@ -312,10 +326,17 @@ def _region_list(
     )
 
 
-def _loads(artifact: Artifact, part: Part, image: _Space, contents: dict[int, NDArray[np.uint32]]) -> Iterator[Move]:
+def _loads(
+    config: AcceleratorConfig,
+    part: Part,
+    programs: NDArray[np.uint32],
+    all_weights: NDArray[np.uint8],
+    image: _Space,
+    contents: dict[int, NDArray[np.uint32]],
+) -> Iterator[Move]:
     """Program and weights of a part, put into the image."""
-    config = artifact.manifest.config
-    program, weights = artifact.part_images(part)
+    program = programs[part.program_start : part.program_start + part.program_words]
+    weights = all_weights[part.weights_start : part.weights_start + part.weights_words]
     columns = np.zeros((len(weights), 4 * weight_word_columns(config)), np.uint8)
     columns[:, : config.weight_word_bytes] = weights
     program_transfer = Transfer(host_address=HostAddress.PROGRAM, row_words=len(program))

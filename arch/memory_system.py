@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 __all__ = [
     "CONTENT_WORDS",
     "MEMORY_MAGIC",
+    "SDRAM_BEAT_BITS",
     "SELECT_BIT",
     "MemoryRegister",
     "MemoryStatus",
@@ -24,6 +25,8 @@ __all__ = [
 MEMORY_MAGIC = 0x4D45_4D01
 """Value of `MemoryRegister.ID`: "MEM" and the version of this interface. Accelerators without memory answer 0."""
 CONTENT_WORDS = 2
+SDRAM_BEAT_BITS = 64
+"""Bits of a beat on the bus of an SDRAM: four words of a 16-bit chip."""
 SELECT_BIT = 31
 """Address bit that leads beyond the accelerator; the one below it from the memory to the registers."""
 

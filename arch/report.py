@@ -23,6 +23,7 @@ __all__ = [
     "REPORT_VERSION",
     "CycleSharesReport",
     "LayerReport",
+    "ListReport",
     "MemoryReport",
     "Report",
     "ReportValues",
@@ -162,6 +163,16 @@ class _Memory(TypedDict):
     tensors: list[_Tensor]
 
 
+class ListReport(TypedDict):
+    """Cycles of a region's list in external memory: `nnloom.compiler.transfers.ListCycles`."""
+
+    region: str
+    programs: Count
+    weights: Count
+    tensors: Count
+    control: Count
+
+
 class MemoryReport(_Memory, total=False):
     """What the network takes of the engine's memories."""
 
@@ -170,6 +181,8 @@ class MemoryReport(_Memory, total=False):
     tables: Count
     """tables of functions that the network uses; they are loaded once, also for parts"""
     tables_available: Count
+    lists: list[ListReport]
+    """of a network in parts on a board with external memory: one for each region"""
 
 
 class _System(TypedDict):

@@ -19,7 +19,7 @@ from .icebreaker import ICEBREAKER
 from .pynq_z2 import PYNQ_Z2
 from .tang_nano_20k import TANG_NANO_20K
 from .ultra96_v2 import ULTRA96_V2
-from .ulx3s import ULX3S_12F, ULX3S_25F, ULX3S_45F, ULX3S_85F
+from .ulx3s import ULX3S_12F, ULX3S_25F, ULX3S_45F, ULX3S_85F, ULX3S_85F_SDRAM
 
 __all__ = ["GROUP", "Board", "all_boards", "builtin_boards", "get"]
 
@@ -35,6 +35,7 @@ _BOARDS: tuple[Board, ...] = (
     ICEBREAKER,
     PYNQ_Z2,
     ULTRA96_V2,
+    ULX3S_85F_SDRAM,
 )
 
 

@@ -42,5 +42,7 @@ class Board:
     """outputs that stay high"""
     reserved_pins: Mapping[str, str] = field(default_factory=dict)
     """port -> package pin of what the system does not use yet: in the constraints, without a port of the top"""
+    external_memory: str = ""
+    """the SDRAM on the reserved pins that the system uses, by its name in `nnloom.hw.sdram_timing`; none by default"""
     seed: int = 1
     """placement seed that is known to meet the clock"""

@@ -11,6 +11,7 @@ from typing import Any
 from nnloom.arch.artifact import BOARD_FILE, Artifact
 from nnloom.arch.schema import SchemaError, check_value
 from nnloom.arch.settings import Settings, config_of, read_settings
+from nnloom.hw.sdram_timing import SDRAM_CHIPS
 
 from .board import Board
 
@@ -101,6 +102,9 @@ def _check(settings: Settings, board: Board) -> None:
         need(getattr(board, name) > 0, f"{name} must be above 0", name)
     for port in (board.clock_port, "uart_rx", "uart_tx", *board.high_ports):
         need(port in board.pins, f"pins: no pin for {port}", "pins")
+    chips = ", ".join(SDRAM_CHIPS)
+    known_chip = not board.external_memory or board.external_memory in SDRAM_CHIPS
+    need(known_chip, f"external_memory must be one of {chips}, not {board.external_memory!r}", "external_memory")
     need(board.dsp_blocks >= 0, "dsp_blocks must be at least 0", "dsp_blocks")
     known = set(OPEN_TOOLCHAINS[board.toolchain].primitives.values())
     settings.check_keys(known, "primitives")

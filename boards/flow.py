@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
@@ -25,6 +25,7 @@ from .resources import lut_multipliers
 from .toolchain import Toolchain
 
 if TYPE_CHECKING:
+    from nnloom.hw.sdram_timing import SdramChip
     from nnloom.hw.soc import SerialSystem, SerialTop
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "count_resources",
     "place_and_route",
     "route",
+    "sdram_chip",
     "serial_top",
     "synthesize",
     "synthesize_system",
@@ -112,7 +114,15 @@ def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) 
     from nnloom.hw.soc import SerialSystem
 
     technology = toolchain(board).technology(config, lut_multipliers)
-    system = SerialSystem(config, clock_hz=system_clock_hz(board), baud=board.baud, technology=technology)
+    clock_hz = system_clock_hz(board)
+    if board.external_memory:
+        from nnloom.hw.sdram_system import SdramSystem, SdramTop
+
+        chip = sdram_chip(board)
+        sdram = SdramSystem(config, chip, clock_hz=clock_hz, baud=board.baud, technology=technology)
+        top = SdramTop(sdram, toolchain(board).pll(board), **_top_options(board))
+        return emit_rtlil(top, "top", io_ports=top.io_ports)
+    system = SerialSystem(config, clock_hz=clock_hz, baud=board.baud, technology=technology)
     return emit_rtlil(serial_top(board, system), "top")
 
 
@@ -120,14 +130,39 @@ def serial_top(board: Board, system: SerialSystem) -> SerialTop:
     """The system with the board's pins as ports."""
     from nnloom.hw.soc import SerialTop
 
-    return SerialTop(
-        system,
-        toolchain(board).pll(board),
-        clock_port=board.clock_port,
-        leds=sum(port.startswith("led_") for port in board.pins),
-        leds_active_low=board.leds_active_low,
-        high_ports=board.high_ports,
-    )
+    return SerialTop(system, toolchain(board).pll(board), **_top_options(board))
+
+
+def _top_options(board: Board) -> dict[str, Any]:
+    return {
+        "clock_port": board.clock_port,
+        "leds": sum(port.startswith("led_") for port in board.pins),
+        "leds_active_low": board.leds_active_low,
+        "high_ports": board.high_ports,
+    }
+
+
+def sdram_chip(board: Board) -> SdramChip:
+    """The board's external memory.
+
+    Raises
+    ------
+    ConfigError
+        If nnloom does not know it, or its pins have no cells on the board's device, or not all of them are named.
+    """
+    from nnloom.hw.sdram_system import sdram_ports
+    from nnloom.hw.sdram_timing import SDRAM_CHIPS
+
+    chip = SDRAM_CHIPS.get(board.external_memory)
+    if chip is None:
+        known = ", ".join(SDRAM_CHIPS)
+        raise ConfigError(f"{board.name}: external_memory must be one of {known}, not {board.external_memory!r}")
+    if board.toolchain != "ecp5":
+        raise ConfigError(f"{board.name}: external memory is for boards with an ECP5 only")
+    missing = sorted(set(sdram_ports(chip)) - set(board.reserved_pins))
+    if missing:
+        raise ConfigError(f"{board.name}: reserved_pins have no {', '.join(missing)}")
+    return chip
 
 
 def system_clock_hz(board: Board) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from nnloom.arch.config import AcceleratorConfig
 
 from .board import Board
 
-__all__ = ["ULX3S_12F", "ULX3S_25F", "ULX3S_45F", "ULX3S_85F"]
+__all__ = ["ULX3S_12F", "ULX3S_25F", "ULX3S_45F", "ULX3S_85F", "ULX3S_85F_SDRAM"]
 
 
 _SDRAM_BUSES = {
@@ -25,7 +26,7 @@ _SDRAM = {
     "sdram_casn": "T19",
     "sdram_wen": "T20",
 } | {f"{bus}_{bit}": pin for bus, pins in _SDRAM_BUSES.items() for bit, pin in enumerate(pins.split())}
-"""32 MB of SDRAM, 16 bits wide, which the accelerator does not use yet"""
+"""32 MB of SDRAM, 16 bits wide, which only ULX3S_85F_SDRAM uses"""
 
 
 def _ulx3s(
@@ -74,6 +75,13 @@ ULX3S_85F = _ulx3s(
     # two multipliers for each of 16 requantization units and one for addresses, so 176 products are made of LUTs.
     dsp_blocks=145,
     primitives={"LUT4": 83640, "TRELLIS_FF": 83640, "DP16KD": 208, "MULT18X18D": 156},
+)
+
+ULX3S_85F_SDRAM = dataclasses.replace(
+    ULX3S_85F,
+    name="ulx3s-85f-sdram",
+    description="Radiona ULX3S, Lattice ECP5 LFE5U-85F, with its SDRAM",
+    external_memory="ULX3S",
 )
 
 ULX3S_45F = _ulx3s(

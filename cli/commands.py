@@ -159,6 +159,11 @@ def _parts(report: dict[str, Any]) -> str:
     """What a network in parts costs at each inference."""
     memory = report["memory"]
     text = f"{memory['parts']} parts are loaded for each inference, {memory['bytes_loaded_per_inference']:,} bytes"
+    if lists := memory.get("lists"):
+        total = sum(item[name] for item in lists for name in ("programs", "weights", "tensors", "control"))
+        clock = report["system"]["clock_mhz"]
+        text += f", from external memory: {total:,} cycles with the transfers, {total / clock:,.1f} us at {clock:g} MHz"
+        return text + "".join(f"; {cause}" for cause in memory.get("parts_because", ()))
     baud = report["system"]["baud"] if "system" in report else 0
     text += f", {10 * memory['bytes_loaded_per_inference'] / baud:.1f} s at {baud:,} baud" if baud else ""
     return text + "".join(f"; {cause}" for cause in memory.get("parts_because", ()))

@@ -10,12 +10,14 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.boards import Board
 
 from .cost import cycle_shares, layer_cycles, operation_macs
+from .emit import Emitted
 from .exactness import Inexact
 from .fit import Fitted
 from .larger import Larger
 from .lower import LoweredLayer
 from .onnx_rounding import Proof
 from .ops.rounding import proof_of
+from .transfers import region_cycles
 
 __all__ = ["ConfigChoice", "make_report"]
 
@@ -148,6 +150,7 @@ def make_report(
             "bytes_loaded_per_inference": int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0,
             "tables": len(emitted.tables),
             "tables_available": config.tables,
+            **_lists(board, config, emitted),
             "activations_peak_bytes": max((r.plan.peak_bytes(config) for r in emitted.regions), default=0),
             "activations_available": config.activation_bytes,
             "planner": [r.plan.strategy for r in emitted.regions],
@@ -173,6 +176,12 @@ def _table(item: LoweredLayer) -> dict[str, Any]:
     if table is None:
         return {}
     return {"table": item.descriptor.table, "table_operators": [kind.lower() for kind in table.operators]}
+
+
+def _lists(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, Any]:
+    """What the lists of a network in parts take, on a board with external memory."""
+    lists = region_cycles(board, config, emitted) if emitted.parts else {}
+    return {"lists": [{"region": name, **asdict(cycles)} for name, cycles in lists.items()]} if lists else {}
 
 
 def _exactness(name: str, inexact: Inexact, proofs: Mapping[str, Proof]) -> dict[str, Any]:

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import DESCRIPTOR_BYTES, DmaCommand
-from nnloom.arch.lists import Move, RegionList
+from nnloom.arch.lists import Lists, Move, RegionList
+from nnloom.arch.memory_system import SDRAM_BEAT_BITS
+from nnloom.boards import Board
+from nnloom.hw.sdram_timing import SDRAM_CHIPS, SdramTiming
 
-__all__ = ["ListCycles", "MemoryTiming", "list_cycles"]
+from .cost import layer_cycles
+from .emit import Emitted
+
+__all__ = ["ListCycles", "MemoryTiming", "list_cycles", "memory_timing", "region_cycles"]
 
 BURST_BEATS = 16
 """Of `hw.dma.DmaEngine`; bursts end at multiples of so many beats."""
@@ -40,6 +48,26 @@ class MemoryTiming:
     def beat_words(self) -> int:
         """32-bit words of a beat."""
         return self.data_width // 32
+
+
+def memory_timing(board: Board) -> MemoryTiming | None:
+    """How fast a board's external memory is; None if it has none.
+
+    The constants are what the RTL of controller, arbiter and pins showed, with the chip's times in cycles beside them.
+    Refreshes do not hide behind long loads.
+    """
+    chip = SDRAM_CHIPS.get(board.external_memory)
+    if chip is None:
+        return None
+    t = SdramTiming.of(chip, board.clock_hz)
+    beat = SDRAM_BEAT_BITS // chip.data_bits
+    opening = t.rp + t.rcd
+    return MemoryTiming(
+        data_width=SDRAM_BEAT_BITS,
+        latency=13 + opening + t.cas_latency,
+        beat_cycles=beat * (1 + (t.rfc + 1) / t.refresh_interval),
+        answer=18 + opening,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +121,18 @@ def _store_cycles(move: Move, timing: MemoryTiming) -> float:
     first = move.word // timing.beat_words % BURST_BEATS
     bursts = -(-(first + beats) // BURST_BEATS)
     return move.transfer.words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
+
+
+def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, ListCycles]:
+    """Cycles of each region's list, by its name; empty if the board has no external memory."""
+    timing = memory_timing(board)
+    if timing is None:
+        return {}
+    lists = Lists.make(config, [item.region for item in emitted.regions], emitted.program, emitted.weights)
+    result = {}
+    for item in emitted.regions:
+        cycles = layer_cycles(config, item.descriptors)
+        ends = [index + 1 for index, descriptor in enumerate(item.descriptors) if descriptor.last]
+        programs = [sum(cycles[first:end]) for first, end in pairwise([0, *ends])]
+        result[item.region.name] = list_cycles(lists.regions[item.region.name], timing, programs)
+    return result

@@ -77,6 +77,8 @@ class SerialTop(wiring.Component):
 
     Parameters
     ----------
+    system
+        With the members of `SerialSystem`.
     pll
         Source of the system clock: clk_in, clk_out, locked.
     clock_port
@@ -85,17 +87,20 @@ class SerialTop(wiring.Component):
         How many there are, on ports led_0, led_1 and so on.
     high_ports
         Outputs that stay high.
+    outputs
+        Further ports, for a class that drives them.
     """
 
     def __init__(
         self,
-        system: SerialSystem,
+        system: wiring.Component,
         pll: wiring.Component,
         *,
         clock_port: str,
         leds: int,
         leds_active_low: bool,
         high_ports: tuple[str, ...],
+        outputs: tuple[str, ...] = (),
     ) -> None:
         self.system = system
         self.pll = pll
@@ -110,6 +115,7 @@ class SerialTop(wiring.Component):
                 "uart_tx": Out(1),
                 **{port: Out(1) for port in high_ports},
                 **{f"led_{i}": Out(1) for i in range(leds)},
+                **{port: Out(1) for port in outputs},
             }
         )
 

@@ -21,15 +21,19 @@ import numpy as np
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.files import Scratch
+from nnloom.hw.sdram_timing import SdramChip
 
 from .build import build_simulator, run_verilator, verilator_root
 from .rtl import RtlWrites
 
 if TYPE_CHECKING:
     from nnloom.hw.memory_system import MemorySystem
+    from nnloom.hw.sdram_system import SdramSystem
     from nnloom.hw.soc import SerialSystem
 
-__all__ = ["SimulatedMemory", "VirtualBoard", "build_virtual_board"]
+    from .sdram_model import SdramModel
+
+__all__ = ["SimulatedMemory", "SimulatedSdram", "VirtualBoard", "build_virtual_board"]
 
 DIVISOR = 8
 """Clock cycles of a bit: the fastest line that the UART makes, for every cycle takes the same time here."""
@@ -41,7 +45,7 @@ TIMEOUT_SECONDS = 2.0
 BRIDGE = """\
 // The other end of the serial line: pseudo-terminal on descriptor argv[1], commands on standard input
 // ("r": press the reset button; end of file: stop). With external memory: argv[2] is the file for the engine's writes,
-// argv[3] and argv[4] latency and cycles of a beat; lines "f START END", "x START END", "s PERCENT" are its commands.
+// argv[3] and argv[4] are the memory's; lines "f START END", "x START END", "s PERCENT" and "w" are its commands.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -51,7 +55,7 @@ BRIDGE = """\
 #include "Vsoc.h"
 #include "verilated.h"
 #if %(memory)d
-#include "axi_memory.h"
+#include "%(header)s"
 #endif
 
 static const int DIVISOR = %(divisor)d;
@@ -75,7 +79,7 @@ int main(int argc, char **argv) {
     int sample_in = -1, sampled = 0;
     unsigned received = 0;
 #if %(memory)d
-    AxiMemory memory(%(memory)du, atoi(argv[3]), atoi(argv[4]));
+    Memory memory(%(memory)du, argv[3], argv[4]);
     FILE *writes = fopen(argv[2], "wb");
 #endif
     top.rx = 1;
@@ -100,7 +104,7 @@ int main(int argc, char **argv) {
                         if (command == 'f') memory.set_faults(a, b);
                         if (command == 'x') memory.damage(a, b);
                         if (command == 's') memory.stall_percent = a;
-                        if (command == 'w') fflush(writes);
+                        if (command == 'w') fflush(writes), memory.flush();
                         fputc('\\n', stdout), fflush(stdout);
                     }
 #endif
@@ -185,10 +189,26 @@ class SimulatedMemory:
     """cycles of a beat"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulatedSdram:
+    """SDRAM of a virtual board, behind its controller and the registers of the pins."""
+
+    chip: SdramChip
+    """16 bits wide, with 512 columns"""
+    clock_hz: float = CLOCK_HZ
+    log: bool = False
+    """keep what the pins did, for `VirtualBoard.check_pins`"""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.chip.size
+
+
 def build_virtual_board(
     config: AcceleratorConfig,
     *,
-    memory: SimulatedMemory | None = None,
+    memory: SimulatedMemory | SimulatedSdram | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Elaborate the system and make a program of it, once: later calls find it in the user's cache.
@@ -204,27 +224,38 @@ def build_virtual_board(
 
     verilator_root()
     say = progress or (lambda _: None)
-    header = Path(__file__).parent / "benches" / "axi_memory.h"
+    header = Path(__file__).parent / "benches" / ("sdram" if isinstance(memory, SimulatedSdram) else "axi")
+    header = header.with_name(f"{header.name}_memory.h")
 
     def build(folder: Path) -> None:
         say("elaborating the system")
         (folder / "soc.v").write_text(emit_verilog(_system(config, memory), "soc"))
         size = memory.size if memory else 0
-        (folder / "bridge.cpp").write_text(BRIDGE % {"divisor": DIVISOR, "memory": size, "lanes": config.lanes})
+        values = {"divisor": DIVISOR, "memory": size, "header": header.name, "lanes": config.lanes}
+        (folder / "bridge.cpp").write_text(BRIDGE % values)
         (folder / header.name).write_text(header.read_text())
         say("building the virtual board with Verilator (once for each configuration, a minute or two)")
         files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
         run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", f"-I{folder}", *files])
 
     identity = [str(config.hash), header.read_text()]
-    identity += [str(memory.size), str(memory.data_width)] if memory else []
+    if isinstance(memory, SimulatedSdram):
+        identity += [repr(memory.chip), str(memory.clock_hz)]
+    elif memory:
+        identity += [str(memory.size), str(memory.data_width)]
     return build_simulator("virtual", __file__, identity, build) / "soc"
 
 
-def _system(config: AcceleratorConfig, memory: SimulatedMemory | None) -> SerialSystem | MemorySystem:
+def _system(
+    config: AcceleratorConfig, memory: SimulatedMemory | SimulatedSdram | None
+) -> SerialSystem | MemorySystem | SdramSystem:
     from nnloom.hw.memory_system import MemorySystem
+    from nnloom.hw.sdram_system import SdramSystem
     from nnloom.hw.soc import SerialSystem
 
+    if isinstance(memory, SimulatedSdram):
+        clock_hz = memory.clock_hz
+        return SdramSystem(config, memory.chip, clock_hz=clock_hz, baud=round(clock_hz / DIVISOR), observed=True)
     baud = CLOCK_HZ // DIVISOR
     if memory is None:
         return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud)
@@ -252,7 +283,7 @@ class VirtualBoard:
         self,
         config: AcceleratorConfig,
         *,
-        memory: SimulatedMemory | None = None,
+        memory: SimulatedMemory | SimulatedSdram | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         program = build_virtual_board(config, memory=memory, progress=progress)
@@ -262,7 +293,13 @@ class VirtualBoard:
         self._cycles = 0
         self._scratch = Scratch("nnloom-board")
         self._log, self._logged = self._scratch.path / "writes", 0
-        options = [str(self._log), str(memory.latency), str(memory.beat_cycles)] if memory else []
+        self._pin_log, self._checked = self._scratch.path / "pins", 0
+        self._model: SdramModel | None = None
+        options: list[str] = []
+        if isinstance(memory, SimulatedSdram):
+            options = [str(self._log), str(self._pin_log) if memory.log else "", ""]
+        elif memory:
+            options = [str(self._log), str(memory.latency), str(memory.beat_cycles)]
         master, self._slave = os.openpty()
         try:
             # No echo, no line discipline. The terminal stays open here, so that drivers may come and go.
@@ -314,6 +351,35 @@ class VirtualBoard:
         self._logged += rows.nbytes
         cycle, bank, granule, enable = (rows[name].astype(np.int64) for name in ("cycle", "bank", "granule", "enable"))
         return RtlWrites(cycle, bank, granule, enable, rows["data"])
+
+    def check_pins(self) -> int:
+        """Replay what the SDRAM's pins did since the last call on the model of the chip; returns the clock edges.
+
+        Raises
+        ------
+        SdramViolation
+            If the data sheet does not allow it.
+        DeviceError
+            If the simulated chip has answered something else than the model.
+        """
+        from .sdram_model import SdramModel, SdramPinValues
+
+        assert isinstance(self.memory, SimulatedSdram)
+        self._memory_command("w\n")
+        if self._model is None:
+            self._model = SdramModel(self.memory.chip, self.memory.clock_hz)
+        entries = np.fromfile(self._pin_log, "<u8", offset=8 * self._checked).tolist()
+        self._checked += len(entries)
+        widths = (1, 1, 1, 1, 1, 2, 13, 2, 16, 1)
+        for entry in entries:
+            fields, rest = [], entry
+            for width in widths:
+                fields.append(rest & ((1 << width) - 1))
+                rest >>= width
+            driven = self._model.step(SdramPinValues(*fields))
+            if (driven is not None) != rest & 1 or (driven is not None and driven != rest >> 1 & 0xFFFF):
+                raise DeviceError(f"SDRAM: the model answers {driven} at edge {self._model.edge}, not {rest:#x}")
+        return len(entries)
 
     def _memory_command(self, text: str) -> None:
         self._command(text)

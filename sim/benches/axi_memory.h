@@ -3,13 +3,14 @@
 // Each cycle: drive() sets the memory's outputs, the model is evaluated, clock() takes what both sides agreed on.
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <vector>
 
 #define MEMORY_PORT(name) memory___05F##name // as Verilator writes two underscores
 
-class AxiMemory {
+class Memory {
     struct Burst {
         uint32_t address;
         int beats;
@@ -33,8 +34,10 @@ class AxiMemory {
     int latency, beat_cycles; // cycles from an address to its first beat, and of a beat
     int stall_percent = 0;    // of cycles in which a channel pauses
 
-    AxiMemory(size_t size, int latency, int beat_cycles) : bytes(size), latency(latency), beat_cycles(beat_cycles) {}
+    Memory(size_t size, const char *latency, const char *beat_cycles)
+        : bytes(size), latency(atoi(latency)), beat_cycles(atoi(beat_cycles)) {}
 
+    void flush() {}
     void reset() { reads.clear(); writing = offered = answering = false; }
     // Bytes [start, end) are answered with SLVERR.
     void set_faults(uint32_t start, uint32_t end) { fault_start = start, fault_end = end; }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
 from nnloom.boards import all_boards, flow, get
 from nnloom.boards.gowin_flow import GowinToolchain
 from nnloom.boards.resources import block_rams, dsp_blocks, estimate, fits, lut_multipliers
 from nnloom.boards.zynq import ZynqBoard
+from tests.artifacts import SMALL
 
 OPEN = [board for board in all_boards() if not isinstance(board, ZynqBoard)]
 ECP5 = [board for board in OPEN if board.toolchain == "ecp5"]
@@ -39,6 +43,34 @@ def test_ports_of_the_top_are_the_pins(board):
     top.pll._MustUse__silence = True
     assert isinstance(top, SerialTop)
     assert set(top.signature.members) == set(board.pins)
+
+
+def test_the_ports_to_the_sdram_are_its_pins():
+    """Only where a board says so; all other boards leave the pins alone."""
+    from nnloom.hw.sdram_system import sdram_ports
+
+    (board,) = [board for board in OPEN if board.external_memory]
+    assert board.name == "ulx3s-85f-sdram" and board.config == get("ulx3s-85f").config
+    assert set(sdram_ports(flow.sdram_chip(board))) == set(board.reserved_pins)
+    few = dict(list(board.reserved_pins.items())[1:])
+    for wrong, message in (
+        (replace(board, external_memory="DDR4"), "must be one of IS42S16160"),
+        (replace(board, reserved_pins=few), "reserved_pins have no sdram_clk"),
+        (replace(board, toolchain="gowin"), "ECP5 only"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            flow.sdram_chip(wrong)
+
+
+def test_the_sdram_has_its_cells_in_the_netlist():
+    """The data pins in both directions, a register in the cell of every pin."""
+    board = get("ulx3s-85f-sdram")
+    text = flow.system_rtlil(board, SMALL, 0)
+    cells = Counter(re.findall(r"cell \\(BB|OFS1P3DX|IFS1P3DX|ODDRX1F) ", text))
+    # Outputs besides the clock, data out and its direction.
+    assert cells == {"BB": 16, "IFS1P3DX": 16, "OFS1P3DX": 22 + 16 + 16, "ODDRX1F": 1}
+    both_ways = re.findall(r" inout \d+\s+\\(\w+)$", text, re.MULTILINE)
+    assert set(both_ways) == {f"sdram_d_{i}" for i in range(16)}
 
 
 @pytest.mark.parametrize("board", OPEN, ids=_name)

@@ -14,11 +14,13 @@ from nnloom.arch.dma import DMA_BASE, DmaRegister, DmaStatus
 from nnloom.arch.errors import CapacityError, DeviceError
 from nnloom.arch.lists import Lists
 from nnloom.arch.memory_system import SystemAddress
-from nnloom.compiler.transfers import MemoryTiming, list_cycles
+from nnloom.boards import get
+from nnloom.compiler.transfers import MemoryTiming, list_cycles, memory_timing
+from nnloom.hw.sdram_timing import SDRAM_CHIPS
 from nnloom.runtime.devices.model import ModelDevice
 from nnloom.runtime.devices.serial import SerialDevice, open_serial, parse_serial
 from nnloom.sim.scoreboard import GoldenScoreboard
-from nnloom.sim.virtual_board import SimulatedMemory, VirtualBoard
+from nnloom.sim.virtual_board import SimulatedMemory, SimulatedSdram, VirtualBoard
 from tests.artifacts import SMALL, make_artifact
 from tests.graphs import KINDS, random_graph
 
@@ -34,11 +36,13 @@ def board(request):
 
 
 @pytest.fixture(autouse=True)
-def calm(board):
+def calm(request):
     """Stalls and faults do not outlive a test."""
     yield
-    board.set_stalls(0)
-    board.set_faults(0, 0)
+    if "board" in request.fixturenames:
+        running = request.getfixturevalue("board")
+        running.set_stalls(0)
+        running.set_faults(0, 0)
 
 
 @dataclass
@@ -234,3 +238,25 @@ def test_the_link_uses_the_memory_while_a_list_runs(board, networks):
             memory._finish()
             network.check(device, seed)
         assert busy
+
+
+@pytest.mark.slow
+def test_with_the_sdram_and_its_controller(networks):
+    """The system of `ulx3s-85f-sdram` but for the accelerator's size: every clock edge at the chip's pins is legal,
+    every write of the engine the golden model's, and the cycles are those that the compiler predicts."""
+    sdram = get("ulx3s-85f-sdram")
+    memory = SimulatedSdram(chip=SDRAM_CHIPS[sdram.external_memory], clock_hz=sdram.clock_hz, log=True)
+    timing = memory_timing(sdram)
+    edges = 0
+    with VirtualBoard(CONFIG, memory=memory) as board, open_device(board) as device:
+        for network in networks[:3]:
+            device.load(network.artifact)
+            lists = Lists.of(network.artifact).regions[network.region.name]
+            for seed in range(2):
+                got = network.check(device, seed, board)
+                want = list_cycles(lists, timing, got.program_cycles)
+                assert abs(want.total - got.list_cycles) < 0.03 * got.list_cycles
+            board.press_reset()
+            network.check(device, 9, board)
+            edges += board.check_pins()
+    assert edges > 1_000_000

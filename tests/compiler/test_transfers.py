@@ -1,0 +1,50 @@
+"""What lists take on a board with external memory, in the report and in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnloom.boards import get
+from nnloom.cli.commands import _parts
+from nnloom.compiler.cost import program_cycles
+from nnloom.compiler.emit import emit
+from nnloom.compiler.transfers import memory_timing, region_cycles
+from tests.artifacts import SMALL
+from tests.graphs import random_graph
+
+BOARD = get("ulx3s-85f-sdram")
+
+
+def test_the_timing_is_the_chips():
+    """Measured in RTL: a load of 4 words 61 cycles, of 256,000 words 517,573."""
+    timing = memory_timing(BOARD)
+    assert (timing.data_width, timing.latency, timing.answer) == (64, 22, 24)
+    assert 128_000 * timing.beat_cycles == pytest.approx(517_500, rel=0.001)
+    assert memory_timing(get("ulx3s-85f")) is None
+
+
+def test_lists_are_counted_where_there_is_memory():
+    config = replace(SMALL, weight_words=64)
+    graph = random_graph(np.random.default_rng(12), ["conv", "depthwise", "conv", "conv"])
+    emitted = emit(config, [graph])
+    assert emitted.parts > 1 and region_cycles(get("ulx3s-85f"), config, emitted) == {}
+    (cycles,) = region_cycles(BOARD, config, emitted).values()
+    assert cycles.programs == program_cycles(config, emitted.regions[0].descriptors)
+    # Weight words of 40 bytes, two bytes a cycle at best, and no more than a twentieth above.
+    loaded = emitted.weights.size + 4 * len(emitted.program)
+    assert loaded / 2 < cycles.weights < 1.05 * loaded / 2 + 40 * 2 * emitted.parts
+    assert cycles.total == cycles.programs + cycles.weights + cycles.tensors + cycles.control
+
+
+def test_the_command_line_says_how_long_an_inference_takes():
+    """Not how long the serial line would."""
+    lists = [{"region": "region0", "programs": 6000, "weights": 5000, "tensors": 700, "control": 300}]
+    memory = {"parts": 2, "bytes_loaded_per_inference": 10_000, "lists": lists, "parts_because": ["weight memory: ..."]}
+    said = _parts({"memory": memory, "system": {"clock_mhz": 120.0, "baud": 1_000_000}})
+    assert said == (
+        "2 parts are loaded for each inference, 10,000 bytes, from external memory: 12,000 cycles with the transfers, "
+        "100.0 us at 120 MHz; weight memory: ..."
+    )
