@@ -120,8 +120,7 @@ def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) 
 
         chip = sdram_chip(board)
         sdram = SdramSystem(config, chip, clock_hz=clock_hz, baud=board.baud, technology=technology)
-        top = SdramTop(sdram, toolchain(board).pll(board), **_top_options(board))
-        return emit_rtlil(top, "top", io_ports=top.io_ports)
+        return emit_rtlil(SdramTop(sdram, toolchain(board).pll(board), **_top_options(board)), "top")
     system = SerialSystem(config, clock_hz=clock_hz, baud=board.baud, technology=technology)
     return emit_rtlil(serial_top(board, system), "top")
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 from amaranth.back import rtlil
-from amaranth.hdl import IOPort
 from amaranth.lib import wiring
 
 from nnloom.arch.errors import BuildError, ToolMissingError
@@ -62,18 +60,12 @@ def run_yosys(script: str, *, folder: Path) -> None:
         raise BuildError(f"Yosys failed with exit code {code}; see {folder / 'yosys.log'}")
 
 
-def emit_rtlil(component: wiring.Component, name: str, *, io_ports: Mapping[str, IOPort] | None = None) -> str:
+def emit_rtlil(component: wiring.Component, name: str) -> str:
     """RTLIL of a component and its submodules; source positions are left out.
-
-    `io_ports`: ports besides the component's members, by name, for pins that are driven in both directions.
 
     Names have parentheses for brackets: ABC takes `x[0]` for a bit of `x`, and Yosys then looks for that in vain.
     """
-    ports: dict[str, tuple] | None = None
-    if io_ports:
-        ports = {"__".join(map(str, path)): (value, None) for path, _, value in component.signature.flatten(component)}
-        ports |= {port: (value, None) for port, value in io_ports.items()}
-    text = rtlil.convert(component, name=name, ports=ports, emit_src=False)
+    text = rtlil.convert(component, name=name, emit_src=False)
     return re.sub(r"\\\S+", lambda name: name[0].replace("[", "(").replace("]", ")"), text)
 
 

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from amaranth.hdl import ClockSignal, Const, Instance, IOPort, Module, Signal
+from amaranth.hdl import Module
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out, connect, flipped
+from amaranth.lib.wiring import Out, connect, flipped
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.memory_system import SDRAM_BEAT_BITS
 
 from .memory_system import MemorySystem
 from .sdram import SdramController
+from .sdram_ecp5 import READ_DELAY, Ecp5SdramPins
 from .sdram_pins import SdramPins
 from .sdram_timing import SdramChip
 from .soc import SerialTop
 from .technology import Technology
 
-__all__ = ["READ_DELAY", "SdramPads", "SdramSystem", "SdramTop", "sdram_ports"]
+__all__ = ["SdramSystem", "SdramTop", "sdram_ports"]
 
-READ_DELAY = 2
-"""Cycles that `SdramPads` adds to the way to the chip and back."""
+_PREFIX = "sdram"
 
 
 class SdramSystem(wiring.Component):
@@ -80,102 +78,21 @@ class SdramSystem(wiring.Component):
         return m
 
 
-class SdramPads(wiring.Component):
-    """Registers and buffers of the pins, in an ECP5's IO cells.
-
-    Every pin has a register in its cell. The chip's clock is the system's, inverted, from a cell of the same kind: so
-    the chip samples half a cycle after its pins have changed, whatever clock and cells take. What it drives comes back
-    to the input registers `READ_DELAY` cycles later than to a chip right at the controller.
-
-    Members
-    -------
-    pins : In(SdramPins)
-    ports : Out(1) each; the one-directional pins, named as in `output_ports`
-    """
-
-    def __init__(self, chip: SdramChip, data: list[IOPort]) -> None:
-        self.data = data
-        self.outputs = _outputs(chip)
-        super().__init__({"pins": In(SdramPins(chip)), **{name: Out(1) for name in self.outputs}})
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.sdram_clk = Instance(
-            "ODDRX1F",
-            i_SCLK=ClockSignal(),
-            i_RST=Const(0),
-            i_D0=Const(0),
-            i_D1=Const(1),
-            o_Q=self.sdram_clk,
-        )
-        for name, (member, bit) in self.outputs.items():
-            if member:
-                m.submodules[name] = self._register("OFS1P3DX", getattr(self.pins, member)[bit], getattr(self, name))
-        for bit, port in enumerate(self.data):
-            output, input_, off = (Signal(name=f"{name}_{bit}") for name in ("out", "in", "off"))
-            m.submodules[f"data_{bit}"] = Instance("BB", i_I=output, i_T=off, o_O=input_, io_B=port)
-            m.submodules[f"output_{bit}"] = self._register("OFS1P3DX", self.pins.dq_o[bit], output)
-            m.submodules[f"off_{bit}"] = self._register("OFS1P3DX", ~self.pins.dq_oe, off)
-            m.submodules[f"input_{bit}"] = self._register("IFS1P3DX", input_, self.pins.dq_i[bit])
-        return m
-
-    @staticmethod
-    def _register(cell: str, value: object, output: object) -> Instance:
-        return Instance(cell, i_SCLK=ClockSignal(), i_SP=Const(1), i_CD=Const(0), i_D=value, o_Q=output)
-
-
-def _outputs(chip: SdramChip) -> Mapping[str, tuple[str, int]]:
-    """Port of the top -> member and bit of `SdramPins`; the clock has none."""
-    single = {"cke": "cke", "csn": "cs_n", "rasn": "ras_n", "casn": "cas_n", "wen": "we_n"}
-    buses = {"a": ("a", chip.address_bits), "ba": ("ba", (chip.banks - 1).bit_length())}
-    buses["dqm"] = ("dqm", chip.data_bits // 8)
-    return {
-        "sdram_clk": ("", 0),
-        **{f"sdram_{port}": (member, 0) for port, member in single.items()},
-        **{f"sdram_{port}_{bit}": (member, bit) for port, (member, bits) in buses.items() for bit in range(bits)},
-    }
-
-
 def sdram_ports(chip: SdramChip) -> list[str]:
-    """Ports of the top that lead to the chip."""
-    return [*_outputs(chip), *(f"sdram_d_{bit}" for bit in range(chip.data_bits))]
+    """Ports of `SdramTop` that lead to the chip."""
+    buses = {"a": chip.address_bits, "ba": (chip.banks - 1).bit_length(), "dqm": chip.data_bits // 8}
+    buses["d"] = chip.data_bits
+    names = ["clk", "cke", "csn", "rasn", "casn", "wen", *(f"{bus}_{i}" for bus, n in buses.items() for i in range(n))]
+    return [f"{_PREFIX}_{name}" for name in names]
 
 
 class SdramTop(SerialTop):
-    """`SerialTop` with the pins of the SDRAM, named as those of the ULX3S in `nnloom.boards`.
+    """`SerialTop` of an ECP5 with the SDRAM's pads, whose ports are not among its members: `sdram_ports`."""
 
-    Attributes
-    ----------
-    io_ports : dict of name to IOPort
-        The data pins: ports besides the members.
-    """
-
-    def __init__(
-        self,
-        system: SdramSystem,
-        pll: wiring.Component,
-        *,
-        clock_port: str,
-        leds: int,
-        leds_active_low: bool,
-        high_ports: tuple[str, ...],
-    ) -> None:
-        super().__init__(
-            system,
-            pll,
-            clock_port=clock_port,
-            leds=leds,
-            leds_active_low=leds_active_low,
-            high_ports=high_ports,
-            outputs=tuple(_outputs(system.chip)),
-        )
-        names = [f"sdram_d_{bit}" for bit in range(system.chip.data_bits)]
-        self.io_ports = {name: IOPort(1, name=name) for name in names}
+    system: SdramSystem
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
-        assert isinstance(self.system, SdramSystem)
-        m.submodules.pads = pads = SdramPads(self.system.chip, list(self.io_ports.values()))
+        m.submodules.pads = pads = Ecp5SdramPins(self.system.chip, prefix=_PREFIX)
         connect(m, self.system.pins, pads.pins)
-        m.d.comb += [getattr(self, name).eq(getattr(pads, name)) for name in pads.outputs]
         return m

@@ -87,8 +87,6 @@ class SerialTop(wiring.Component):
         How many there are, on ports led_0, led_1 and so on.
     high_ports
         Outputs that stay high.
-    outputs
-        Further ports, for a class that drives them.
     """
 
     def __init__(
@@ -100,7 +98,6 @@ class SerialTop(wiring.Component):
         leds: int,
         leds_active_low: bool,
         high_ports: tuple[str, ...],
-        outputs: tuple[str, ...] = (),
     ) -> None:
         self.system = system
         self.pll = pll
@@ -115,7 +112,6 @@ class SerialTop(wiring.Component):
                 "uart_tx": Out(1),
                 **{port: Out(1) for port in high_ports},
                 **{f"led_{i}": Out(1) for i in range(leds)},
-                **{port: Out(1) for port in outputs},
             }
         )
 
