@@ -1,11 +1,12 @@
 """The SDRAM controller: share of the chip's peak on the DMA engine's traffic, and its size by Yosys's estimate.
 
-    python benchmarks/sdram.py                  everything; ten minutes
+    python benchmarks/sdram.py                  everything; some minutes
     python benchmarks/sdram.py --cycles 3000    shorter transfers, so that fill and drain weigh more
 
 The traffic goes from an AXI4 manager through the RTL to a model of the chip at its pins, which complains of every
 violation of the data sheet. A share is words on the data pins over cycles, from the first address to the last answer:
-latency, refreshes, rows and changes of direction are all in it. Results go to benchmarks/results/sdram.json.
+latency, refreshes, rows and changes of direction are all in it. Results go to benchmarks/results/sdram.json and
+docs/sdram.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from nnloom.hw.sdram_timing import AS4C16M16, GW2AR_18, ULX3S_SDRAM, SdramChip
 from nnloom.sim.sdram_bench import Burst, Manager, Run, quick
 from nnloom.sim.sdram_model import SdramModel
 
+BEGIN, END = "<!-- sdram: written by benchmarks/sdram.py -->", "<!-- end of sdram -->"
 RESULTS = Path(__file__).parent / "results" / "sdram.json"
 BURST_BEATS = 16
 """Of `nnloom.hw.dma.DmaEngine`."""
@@ -105,9 +107,27 @@ def area(chip: SdramChip, clock_hz: float, data_width: int) -> dict[str, int]:
     return {kind: cells.get(kind, 0) for kind in kinds}
 
 
+def table(results: list[dict]) -> str:
+    """Of `docs/sdram.md`."""
+    head = ["chip, clock, beat", "peak", *TRAFFIC, "LUT4", "CCU2C", "flip-flops", "LUT memories"]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    for entry in results:
+        cells = entry["cells"]
+        row = [
+            f"{entry['chip']}, {entry['clock_mhz']:g} MHz, {entry['data_width']} bits",
+            f"{entry['peak_mb_s']:g} MB/s",
+        ]
+        row += [f"{entry[name]['share']:.1%}" for name in TRAFFIC]
+        row += [str(cells[kind]) for kind in ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4")]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
+    from run import write_readme  # the tests that measure have no use for all that it imports
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=20_000, help="length of each transfer (default: %(default)s)")
+    parser.add_argument("--cycles", type=int, default=10_000, help="length of each transfer (default: %(default)s)")
     cycles = parser.parse_args().cycles
     results = []
     for chip, clock_hz, data_width in CONFIGURATIONS:
@@ -126,6 +146,7 @@ def main() -> None:
         "results": results,
     }
     write_atomically(RESULTS, (json.dumps(document, indent=1) + "\n").encode())
+    write_readme(table(results), RESULTS.parents[2] / "docs" / "sdram.md", begin_mark=BEGIN, end_mark=END)
 
 
 if __name__ == "__main__":

@@ -477,6 +477,7 @@ class SdramController(wiring.Component):
     that contain the address. Single beats may be of any size. Others are answered with SLVERR, those beyond the memory
     with DECERR, and touch nothing. All answers to reads come in order, and so do those to writes; a read that is
     asked for after a write's answer sees the write. No combinational path leads from a ready to a valid.
+    A reset forgets the bursts under way, so the manager has to be reset with it.
 
     Parameters
     ----------

@@ -227,6 +227,8 @@ class SdramTiming:
             raise ValueError(f"{clock_hz / 1e6:g} MHz is too slow: {chip.name} would do little but refresh")
         # One more falls due before a segment has ended and all rows are closed.
         owed = min(REFRESHES_OWED, math.floor(chip.t_ras_max * 1e-9 * clock_hz / interval) - 1)
+        if owed < 1:
+            raise ValueError(f"{chip.name}: a row may be open no longer than a refresh interval; nothing could wait")
         return cls(
             cas_latency=min(allowed),
             rp=rp,

@@ -214,6 +214,33 @@ def test_refreshes_are_postponed_and_made_up_for() -> None:
     assert {after - before for before, after in itertools.pairwise(idle)} == {interval}
 
 
+def test_no_row_is_open_for_too_long() -> None:
+    """Where tRAS(max) is shorter than eight refresh intervals, fewer refreshes are postponed; the model checks it."""
+    chip = quick(ULX3S_SDRAM, refresh_ms=16, t_ras_max=10_000)
+    assert SdramTiming.of(chip, 120e6).refreshes_owed == 4
+    run, _ = setup(chip, 120e6, 32)
+    run.manager.add(*(Burst(False, 64, 16) for _ in range(70)))
+    assert run.until(lambda: run.manager.idle) > 2000
+    with pytest.raises(ValueError, match="a row may be open no longer"):
+        SdramTiming.of(quick(ULX3S_SDRAM, t_ras_max=10_000), 120e6)
+
+
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
+@pytest.mark.parametrize(
+    ("clock_hz", "data_width", "message"),
+    [
+        (150e6, 32, "GW2AR-18 runs at 143 MHz at most, not at 150 MHz"),
+        (0.5e6, 32, "too slow"),
+        (100e6, 48, "32, 64 or 128 bits"),
+    ],
+)
+def test_impossible_controllers(clock_hz: float, data_width: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SdramController(GW2AR_18, clock_hz, data_width)
+    with pytest.raises(ValueError, match="1, 2, 4 or 8 words of 8 bits, not 128"):
+        SdramController(dataclasses.replace(GW2AR_18, data_bits=8), 100e6, 128)
+
+
 def test_writes_that_wait_for_reads() -> None:
     """A manager that copies has its write data only when it has read: neither direction waits for the other."""
     run, _ = setup(quick(ULX3S_SDRAM), 120e6, 32)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 
 from nnloom.hw.sdram_pins import SdramCommand
-from nnloom.hw.sdram_timing import ULX3S_SDRAM
+from nnloom.hw.sdram_timing import ULX3S_SDRAM, SdramChip
+from nnloom.sim.sdram_checker import RULES, SdramChecker
 from nnloom.sim.sdram_model import SdramModel, SdramPinValues, SdramViolation
+from tests.hw.benches import simulate
 
 CLOCK_HZ = 100e6
 CHIP = dataclasses.replace(ULX3S_SDRAM, power_up_us=1, rows=64)
@@ -20,9 +24,13 @@ ALL = 1 << 10
 class Driver:
     """Sends commands; `mode` is CAS latency 2 and a burst of 4 columns."""
 
+    latest: ClassVar[Driver]
+
     def __init__(self, *, mode: int = 0x22, ready: bool = True, **changes: object) -> None:
         self.model = SdramModel(dataclasses.replace(CHIP, **changes), CLOCK_HZ)
+        Driver.latest = self
         self.mode = mode
+        self.sent: list[SdramPinValues] = []
         self.answers: list[int | None] = []
         if ready:
             self.wait(100).initialise()
@@ -30,7 +38,8 @@ class Driver:
     def send(self, command: SdramCommand = SdramCommand.NOP, ba: int = 0, a: int = 0, **pins: int) -> Driver:
         code = {"ras_n": command >> 2, "cas_n": command >> 1 & 1, "we_n": command & 1, "ba": ba, "a": a}
         rest = {"cke": 1, "cs_n": 0, "dqm": 0, "dq": 0, "dq_oe": 0}
-        self.answers.append(self.model.step(SdramPinValues(**rest | code | pins)))
+        self.sent.append(SdramPinValues(**rest | code | pins))
+        self.answers.append(self.model.step(self.sent[-1]))
         return self
 
     def wait(self, cycles: int) -> Driver:
@@ -164,3 +173,78 @@ def test_violation_is_found(rule: str, use: Callable[[], object]) -> None:
     with pytest.raises(SdramViolation) as error:
         use()
     assert rule in str(error.value)
+
+
+CHECKED = {
+    "no mode": "power_up",
+    "tRP before REFRESH": "tRP",
+    "tRP before ACTIVE": "tRP",
+    "tRP before LOAD MODE": "tRP",
+    "tRCD before READ": "tRCD",
+    "tRCD before WRITE": "tRCD",
+    "tRAS": "tRAS",
+    "tRAS by PRECHARGE ALL": "tRAS",
+    "tRC": "tRC",
+    "tRRD": "tRRD",
+    "tRFC before ACTIVE": "tRFC",
+    "tRFC before REFRESH": "tRFC",
+    "tWR": "tWR",
+    "tMRD": "tMRD",
+    "open twice": "open_twice",
+    "READ of a closed bank": "closed_bank",
+    "WRITE to a closed bank": "closed_bank",
+    "WRITE after PRECHARGE ALL": "closed_bank",
+    "REFRESH with an open row": "not_at_rest",
+    "LOAD MODE with an open row": "not_at_rest",
+    "full page": "mode",
+    "interleaved": "mode",
+    "single writes": "mode",
+    "extended mode register": "mode",
+    "auto precharge": "unknown",
+    "BURST STOP": "unknown",
+    "both drive": "bus",
+    "drives at the chip's end": "bus",
+    "drives at the chip's begin": "bus",
+    "nobody drives": "undriven",
+    "drives too shortly": "undriven",
+    "PRECHARGE cuts a WRITE": "burst_cut",
+}
+"""Violations of `VIOLATIONS` that the logic for proofs knows, and its rules."""
+
+
+def rules_broken(chip: SdramChip, sequences: Sequence[Sequence[SdramPinValues]]) -> list[list[set[str]]]:
+    """By sequence and edge: what the checker says; it is reset before each."""
+    checker, reset = SdramChecker(chip, CLOCK_HZ, burst=4, cas_latency=2), Signal()
+    found: list[list[set[str]]] = []
+
+    async def bench(ctx: Any) -> None:
+        for sequence in sequences:
+            ctx.set(reset, 1)
+            await ctx.tick()
+            ctx.set(reset, 0)
+            found.append([])
+            for pins in sequence:
+                for name in ("cs_n", "ras_n", "cas_n", "we_n", "ba", "a", "dq_oe"):
+                    ctx.set(getattr(checker, name), getattr(pins, name))
+                broken = ctx.get(checker.violation)
+                found[-1].append({rule for bit, rule in enumerate(RULES) if broken >> bit & 1})
+                await ctx.tick()
+
+    simulate(ResetInserter(reset)(checker), bench)
+    return found
+
+
+def test_checker_of_proofs_finds_the_same() -> None:
+    """No rule is broken before the edge at which the model complains, and then the same rule."""
+    legal = Driver().open(0).wait(2).write(0).wait(1).precharge(a=ALL).wait(2).refresh().wait(6).open(0).wait(2)
+    legal.read().wait(6).write().wait(2).precharge().wait(2).open(1, 3)
+    sequences: dict[SdramChip, dict[str, list[SdramPinValues]]] = {}
+    for name in CHECKED:
+        with pytest.raises(SdramViolation):
+            VIOLATIONS[name][1]()
+        sequences.setdefault(Driver.latest.model.chip, {})[name] = Driver.latest.sent
+    for chip, by_name in sequences.items():
+        for name, broken in zip(by_name, rules_broken(chip, list(by_name.values())), strict=True):
+            assert not any(broken[:-1]), (name, broken)
+            assert CHECKED[name] in broken[-1], name
+    assert not any(rules_broken(CHIP, [legal.sent])[0])
