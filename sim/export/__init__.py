@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -199,7 +198,7 @@ class _Writer:
         for file in ("host_bus", "simulators", "axi_lite_host"):
             shutil.copyfile(_PORTABLE / f"{file}.py", self._folder / f"{file}.py")
         shutil.copyfile(_PORTABLE / "engine_bench.py", self._folder / BENCH_FILE)
-        self._text("nnloom.core", core_file(self._core(), top=ENGINE, files=[f"rtl/{name}.v" for name in tops]))
+        self._text("nnloom.core", core_file(self._artifact, top=ENGINE, files=[f"rtl/{name}.v" for name in tops]))
         write_save_file(
             self._folder / "nnloom.gtkw",
             dump=f"sim_build/icarus_{ENGINE}_waves/{ENGINE}.fst",
@@ -241,7 +240,7 @@ class _Writer:
         self._text("README.md", page)
         self._registers()
         shutil.copyfile(_PORTABLE / "system_bench.py", self._folder / BENCH_FILE)
-        self._text("nnloom.core", core_file(self._core(), top=top, files=[f"rtl/{top}.v"]))
+        self._text("nnloom.core", core_file(self._artifact, top=top, files=[f"rtl/{top}.v"]))
         names = [case.removesuffix(".txt") for case in cases]
         self._describe(top=top, cases=names, bit_cycles=bit_cycles, clock_hz=clock_hz, baud=baud)
         return top
@@ -302,9 +301,6 @@ class _Writer:
         self._text("registers/nnloom.h", map_header(config))
         self._text("registers/nnloom.csv", map_csv(config))
         self._text("registers/nnloom.json", json.dumps(map_values(config), indent=1) + "\n")
-
-    def _core(self) -> str:
-        return re.sub(r"\W+", "_", self._artifact.manifest.model, flags=re.ASCII).strip("_").lower() or "network"
 
     def _describe(self, **values: Any) -> None:
         names = sorted({path.name for path in self._folder.iterdir()} | {EXPORT_FILE})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -12,7 +13,7 @@ from nnloom.arch.artifact import Artifact, TensorLocation
 from nnloom.arch.isa import HostAddress, Register
 from nnloom.arch.register_map import map_values
 
-__all__ = ["core_file", "engine_page", "system_page"]
+__all__ = ["core_file", "core_name", "engine_page", "system_page"]
 
 _PORTS = {
     "clk": "clock; everything is synchronous to its rising edge",
@@ -114,6 +115,7 @@ def _page(name: str, artifact: Artifact, signatures: Mapping[str, Signature], **
         config=f"{manifest.config.hash:#010x}",
         ports="\n".join(ports),
         map="\n".join(_registers(artifact)),
+        core=core_name(artifact),
         program_start=f"{base + Register.PROGRAM_START:#010x}",
         control=f"{base + Register.CONTROL:#010x}",
         status=f"{base + Register.STATUS:#010x}",
@@ -155,11 +157,17 @@ def system_page(
     )
 
 
-def core_file(name: str, *, top: str, files: Sequence[str]) -> str:
-    """FuseSoC's description (CAPI2). name: of the core; files: Verilog, relative to it."""
+def core_name(artifact: Artifact) -> str:
+    """FuseSoC's name of the core, without its version."""
+    model = re.sub(r"\W+", "_", artifact.manifest.model, flags=re.ASCII).strip("_").lower()
+    return f"nnloom:accelerator:{model or 'network'}"
+
+
+def core_file(artifact: Artifact, *, top: str, files: Sequence[str]) -> str:
+    """FuseSoC's description (CAPI2). files: Verilog, relative to it."""
     listed = "".join(f"      - {file}\n" for file in files)
     return f"""CAPI=2:
-name: nnloom:accelerator:{name}:0
+name: {core_name(artifact)}:0
 description: int8 neural network accelerator, made by nnloom export
 
 filesets:

@@ -38,7 +38,7 @@ class Recorder(BusRecorder):
 
     def load(self, artifact: Artifact) -> None:
         """Write down what loads the artifact: `loads`."""
-        self._models = RegionModels(artifact)
+        self._models = RegionModels(artifact.image)
         self._running = False
         super().load(artifact)
         self.loads = self.take_accesses()

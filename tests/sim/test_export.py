@@ -18,13 +18,15 @@ from nnloom.arch import isa
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ArtifactError, ConfigError
 from nnloom.cli import main
+from nnloom.compiler.graph import LayerGraph
 from nnloom.hw.emit import run_yosys
 from nnloom.runtime import InferenceSession
 from nnloom.sim.build import verilator_root
 from nnloom.sim.export import export, random_inputs
 from nnloom.sim.portable.simulators import simulator_environment
 from tests.artifacts import make_artifact
-from tests.graphs import random_graph
+from tests.graphs import random_graph, random_layer, tensor
+from tests.sim.test_build import TINY
 
 TOPS = ("nnloom_engine", "nnloom_axi_lite", "nnloom_wishbone")
 
@@ -164,11 +166,18 @@ def test_its_bench_passes_in_verilator(copy):
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.verilator
 @pytest.mark.slow
-def test_the_system(artifact, tmp_path):
-    export(artifact, tmp_path / "soc", system=True)
-    done = run_bench(tmp_path / "soc", SIM="verilator")
+@pytest.mark.parametrize(
+    "simulator",
+    [pytest.param("verilator", marks=pytest.mark.verilator), pytest.param("icarus", marks=pytest.mark.icarus)],
+)
+def test_the_system(tmp_path, simulator):
+    """Of a small engine, with a layer: Icarus takes a minute and a half for what the serial line carries."""
+    rng = np.random.default_rng(0)
+    layer = random_layer(rng, "conv", tensor(rng, "x", 3, 3, 4))
+    make_artifact(tmp_path / "artifact", LayerGraph("region", layer.inputs, (layer.output,), (layer,)), TINY)
+    export(tmp_path / "artifact", tmp_path / "soc", system=True)
+    done = run_bench(tmp_path / "soc", SIM=simulator)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
 
 
