@@ -30,6 +30,7 @@ from .schema import SchemaError, check_value
 
 __all__ = [
     "Artifact",
+    "EngineImage",
     "HostPlan",
     "HostStep",
     "Manifest",
@@ -352,12 +353,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """An artifact directory, loaded and checked."""
+@dataclass(frozen=True, eq=False)
+class EngineImage:
+    """What an engine is loaded with: programs, weights and tables for one configuration."""
 
-    path: Path
-    manifest: Manifest
+    config: AcceleratorConfig
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
     """[words, weight_word_bytes]"""
@@ -370,6 +370,28 @@ class Artifact:
             self.program[part.program_start : part.program_start + part.program_words],
             self.weights[part.weights_start : part.weights_start + part.weights_words],
         )
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact directory, loaded and checked."""
+
+    path: Path
+    manifest: Manifest
+    program: NDArray[np.uint32]
+    weights: NDArray[np.uint8]
+    """[words, weight_word_bytes]"""
+    tables: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, TABLE_ENTRIES), np.uint8))
+    """[tables, 256]: what is written for each result byte, of all programs"""
+
+    @property
+    def image(self) -> EngineImage:
+        """What the engine is loaded with."""
+        return EngineImage(self.manifest.config, self.program, self.weights, self.tables)
+
+    def part_images(self, part: Part) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Program and weights of a part."""
+        return self.image.part_images(part)
 
     @classmethod
     def load(cls, path: str | Path) -> Artifact:

@@ -12,13 +12,12 @@ import hashlib
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from run import one_pixel, write_readme
 
-from nnloom.arch.artifact import Artifact
+from nnloom.arch.artifact import EngineImage
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
@@ -38,13 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "exploration.md"
 RESULTS = ROOT / "benchmarks" / "results" / "cost_model.json"
 BEGIN, END = "<!-- cycles: written by benchmarks/cost_model.py -->", "<!-- end of cycles -->"
-NETWORKS = (
-    "keyword_spotting",
-    "image_classification",
-    "visual_wake_words",
-    "anomaly_detection",
-    "tflite_micro_speech",
-)
+NETWORKS = (*zoo.MLPERF_TINY, "tflite_micro_speech")
 TOLERANCE = 0.03
 
 SHAPES = (
@@ -90,8 +83,7 @@ def predict(config: AcceleratorConfig, emitted: Emitted) -> int:
 
 def simulate(device: VerifiedRtlDevice, config: AcceleratorConfig, emitted: Emitted) -> int:
     """Cycles of all regions in RTL simulation, each on a random input."""
-    manifest = SimpleNamespace(config=config)
-    device.load(Artifact(ROOT, manifest, emitted.program, emitted.weights, emitted.tables))  # type: ignore[arg-type]
+    device.load_image(EngineImage(config, emitted.program, emitted.weights, emitted.tables))
     rng = np.random.default_rng(1)
     total = 0
     for item in emitted.regions:

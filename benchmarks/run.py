@@ -26,10 +26,11 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
 from nnloom.cli import main as command
+from nnloom.compiler.zoo import MLPERF_TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-NETWORKS = ("keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection")
+NETWORKS = MLPERF_TINY
 ONE_PIXEL = "-one-pixel"
 """Results of `one_pixel`."""
 INPUTS = 20

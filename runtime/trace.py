@@ -46,7 +46,7 @@ def trace(artifact: Artifact, sources: Sequence[NDArray], device: Device | None 
     Every tensor in the order in which they are made; of a tensor that several layers write, the whole.
     """
     steps, regions = HostSteps.load(artifact), artifact.manifest.regions
-    models = None if device is not None else RegionModels(artifact)
+    models = None if device is not None else RegionModels(artifact.image)
     values = [*sources, *steps.constants]
     found: list[TracedTensor] = []
     for index, step in enumerate(steps.plan.steps):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Part, Region, TensorLocation
+from nnloom.arch.artifact import EngineImage, Part, Region, TensorLocation
 
 from .golden import GoldenModel
 
@@ -15,9 +15,9 @@ __all__ = ["RegionModels"]
 class RegionModels:
     """The programs of an artifact on one activation memory, which starts as zeros and is never cleared."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._artifact = artifact
-        self._whole = GoldenModel(artifact.manifest.config, artifact.program, artifact.weights, artifact.tables)
+    def __init__(self, image: EngineImage) -> None:
+        self._image = image
+        self._whole = GoldenModel(image.config, image.program, image.weights, image.tables)
         self._parts: dict[Part, GoldenModel] = {}
 
     @property
@@ -31,9 +31,10 @@ class RegionModels:
             return [(self._whole, region.program_start)]
         for part in region.parts:
             if part not in self._parts:
-                program, weights = self._artifact.part_images(part)
-                config, tables = self._artifact.manifest.config, self._artifact.tables
-                self._parts[part] = GoldenModel(config, program, weights, tables, self.activations)
+                program, weights = self._image.part_images(part)
+                self._parts[part] = GoldenModel(
+                    self._image.config, program, weights, self._image.tables, self.activations
+                )
         return [(self._parts[part], 0) for part in region.parts]
 
     def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:

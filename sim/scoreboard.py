@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Region
+from nnloom.arch.artifact import EngineImage, Region
 from nnloom.arch.errors import ArtifactError
 from nnloom.arch.isa import Descriptor, decode_program
 
@@ -31,9 +31,9 @@ class GoldenScoreboard:
         What the golden model wrote in the last region, by layer.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._config = artifact.manifest.config
-        self._models = RegionModels(artifact)
+    def __init__(self, image: EngineImage) -> None:
+        self._config = image.config
+        self._models = RegionModels(image)
         self.golden: list[WriteTrace] = []
         memory = self._models.activations
         memory[:] = np.random.default_rng(1).integers(0, 256, memory.shape, np.uint8)

@@ -24,13 +24,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("nnloom")
 
-NETWORKS = (
-    "keyword_spotting",
-    "image_classification",
-    "visual_wake_words",
-    "anomaly_detection",
-    "tflite_micro_speech",
-)
+NETWORKS = (*zoo.MLPERF_TINY, "tflite_micro_speech")
 """Of the zoo: those that every device is tried with; all of them are in `tests/test_strangers.py`"""
 
 

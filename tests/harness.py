@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.artifact import EngineImage
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, encode_program
 from nnloom.compiler.graph import LayerGraph
@@ -27,6 +28,10 @@ class Compiled:
     program: NDArray[np.uint32]
     weights: NDArray[np.uint8]
     tables: NDArray[np.uint8]
+
+    @property
+    def image(self) -> EngineImage:
+        return EngineImage(self.config, self.program, self.weights, self.tables)
 
 
 def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:

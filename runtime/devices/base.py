@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Part, Region, TensorLocation
+from nnloom.arch.artifact import Artifact, EngineImage, Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceCause, DeviceError
 from nnloom.arch.isa import (
@@ -161,7 +161,7 @@ class HostBusDevice(Device):
 
     def __init__(self) -> None:
         self._config: AcceleratorConfig | None = None
-        self._images: Artifact | None = None
+        self._images: EngineImage | None = None
         self._part: Part | None = None
         """What program and weight memory hold, if not all of the artifact."""
 
@@ -198,7 +198,11 @@ class HostBusDevice(Device):
         IllegalProgramError
             If the engine would refuse a program of the artifact.
         """
-        config = artifact.manifest.config
+        self.load_image(artifact.image)
+
+    def load_image(self, image: EngineImage) -> None:
+        """As `load`, of what the engine takes of an artifact."""
+        config = image.config
         identity = self.identify()
         if identity.magic != MAGIC:
             raise DeviceError(
@@ -219,10 +223,10 @@ class HostBusDevice(Device):
             )
         self._come_to_rest()
         self._config = config
-        self._images, self._part = artifact, None
-        self._write_tables(artifact.tables)
-        if len(artifact.program) <= config.program_words and len(artifact.weights) <= config.weight_words:
-            self._write_images(artifact.program, artifact.weights)
+        self._images, self._part = image, None
+        self._write_tables(image.tables)
+        if len(image.program) <= config.program_words and len(image.weights) <= config.weight_words:
+            self._write_images(image.program, image.weights)
 
     def _come_to_rest(self) -> None:
         """Have an idle device without a pending error, whoever used it before."""

@@ -26,7 +26,7 @@ class ModelDevice(Device):
 
     def load(self, artifact: Artifact) -> None:
         """Take over an artifact."""
-        self._models = RegionModels(artifact)
+        self._models = RegionModels(artifact.image)
 
     def run_region(
         self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False

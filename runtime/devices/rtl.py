@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact
+from nnloom.arch.artifact import EngineImage
 from nnloom.sim.rtl import RtlSimulator
 
 from .base import HostBusDevice
@@ -38,14 +38,14 @@ class RtlDevice(HostBusDevice):
         assert self._simulator is not None, "load an artifact first"
         return self._simulator
 
-    def load(self, artifact: Artifact) -> None:
-        """Start a simulation of the artifact's configuration, unless one runs, and load program and weights."""
-        config = artifact.manifest.config
+    def load_image(self, image: EngineImage) -> None:
+        """Start a simulation of the configuration, unless one runs, and load program and weights."""
+        config = image.config
         if self._simulator is not None and self._simulator.config != config:
             self.close()
         if self._simulator is None:
             self._simulator = RtlSimulator(config, **self._options)  # type: ignore[arg-type]
-        super().load(artifact)
+        super().load_image(image)
 
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
         """Write words, one a cycle."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Region
+from nnloom.arch.artifact import EngineImage, Region
 from nnloom.sim.golden import WriteTrace
 from nnloom.sim.rtl import RtlWrites
 from nnloom.sim.scoreboard import GoldenScoreboard
@@ -35,10 +35,10 @@ class VerifiedRtlDevice(RtlDevice):
         """The same from the golden model, by layer."""
         return self._scoreboard.golden
 
-    def load(self, artifact: Artifact) -> None:
-        """Load an artifact into the simulation and the golden model."""
-        super().load(artifact)
-        self._scoreboard = GoldenScoreboard(artifact)
+    def load_image(self, image: EngineImage) -> None:
+        """Load programs, weights and tables into the simulation and the golden model."""
+        super().load_image(image)
+        self._scoreboard = GoldenScoreboard(image)
 
     def run_region(
         self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False

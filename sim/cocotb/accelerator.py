@@ -65,7 +65,7 @@ class _BusDevice(HostBusDevice):
     def load(self, artifact: Artifact) -> None:
         super().load(artifact)
         if self._monitor is not None:
-            self._scoreboard = GoldenScoreboard(artifact)
+            self._scoreboard = GoldenScoreboard(artifact.image)
 
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
         resume(self._host.write_words)(addresses.tolist(), words.tolist())

@@ -28,6 +28,7 @@ from nnloom.compiler.memory import (
     plan_memory,
 )
 from nnloom.compiler.partition import partition
+from nnloom.compiler.zoo import MLPERF_TINY
 from tests.graphs import KINDS, random_graph
 
 CONFIG = AcceleratorConfig()
@@ -142,7 +143,7 @@ def test_plans_of_larger_networks_are_within_two_percent_of_the_optimum(network)
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("name", ["keyword_spotting", "image_classification", "visual_wake_words", "anomaly_detection"])
+@pytest.mark.parametrize("name", MLPERF_TINY)
 def test_plans_of_the_zoo_are_within_two_percent_of_the_optimum(name, model_path):
     (graph,) = partition(read_model(model_path(name)), CONFIG).graphs
     plan = plan_memory(CONFIG, graph)

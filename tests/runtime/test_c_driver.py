@@ -45,7 +45,7 @@ def inferences(artifact: Artifact, count: int = INFERENCES) -> tuple[bytes, byte
     """Random inputs as the example reads them, and the outputs that it is to write."""
     (region,) = artifact.manifest.regions
     rng = np.random.default_rng(3)
-    model = RegionModels(artifact)
+    model = RegionModels(artifact.image)
     given, wanted = [], []
     for _ in range(count):
         for location in region.inputs:

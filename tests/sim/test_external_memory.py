@@ -56,7 +56,7 @@ class Network:
         (self.region,) = self.artifact.manifest.regions
         self._model = ModelDevice()
         self._model.load(self.artifact)
-        self.board_golden = GoldenScoreboard(self.artifact)
+        self.board_golden = GoldenScoreboard(self.artifact.image)
 
     def check(self, device: SerialDevice, seed: int, board: VirtualBoard | None = None, counting: bool = False):
         """Run it; the model's bits and, with the board, every write of the engine the golden model's."""

@@ -1,11 +1,11 @@
 """Random programs, most of them wrong somewhere: the engine and the golden model answer alike, or refuse alike."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from nnloom.arch.artifact import EngineImage
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import IllegalProgramError
 from nnloom.arch.isa import (
@@ -231,8 +231,7 @@ def test_random_programs_are_answered_alike_or_refused_alike(config):
     device = RtlDevice()
     try:
         idle = encode_program([dataclasses.replace(generator.layer(), last=1)])
-        manifest = SimpleNamespace(config=config)
-        device.load(SimpleNamespace(manifest=manifest, program=idle, weights=weights, tables=tables))
+        device.load_image(EngineImage(config, idle, weights, tables))
         while legal + refused < PROGRAMS:
             program, start = generator.program()
             golden = GoldenModel(config, program, weights, tables)

@@ -91,7 +91,7 @@ def test_rtl_equals_golden_model_and_litert_in_every_write(artifacts, model_path
         for name in NETWORKS:
             session = sessions[name] = InferenceSession(artifacts(name), "cpu")
             artifact = session.artifact
-            scoreboards[name] = GoldenScoreboard(artifact)
+            scoreboards[name] = GoldenScoreboard(artifact.image)
             references[name] = LiteRtReference(model_path(name))
             values = network_inputs(name, session.get_inputs()[0], INPUTS)
             # Groups of five, so that networks follow each other in changing order.
@@ -128,7 +128,7 @@ def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_in
         artifact = session.artifact
         config = artifact.manifest.config
         assert config.compact
-        scoreboard = GoldenScoreboard(artifact)
+        scoreboard = GoldenScoreboard(artifact.image)
         session.accelerator.simulation.writes()
         for value in network_inputs(name, session.get_inputs()[0], 3):
             measured = check_rtl(session, scoreboard, name, value, reference)
@@ -141,7 +141,7 @@ def test_keyword_spotting_on_the_compact_engine(tmp_path, model_path, network_in
 def test_keyword_spotting_in_icarus(artifacts, model_path, network_inputs):
     with InferenceSession(artifacts("keyword_spotting"), "sim", simulator="icarus") as session:
         artifact = session.artifact
-        scoreboard = GoldenScoreboard(artifact)
+        scoreboard = GoldenScoreboard(artifact.image)
         (value, *_) = network_inputs("keyword_spotting", session.get_inputs()[0], 1)
         session.accelerator.simulation.writes()
         check_rtl(session, scoreboard, "keyword_spotting", value, LiteRtReference(model_path("keyword_spotting")))

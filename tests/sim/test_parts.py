@@ -50,7 +50,7 @@ def test_parts_fit_and_give_the_definitions_results(config, tmp_path):
         cut_layers += sum(item.channels is not None for item in emitted.regions[0].layers)
         assert sum(item.macs for item in emitted.regions[0].layers) == emitted.regions[0].graph.macs <= graph.macs
         inputs = random_network_inputs(rng, graph)
-        models, checker = RegionModels(artifact), OwnershipChecker(config, region)
+        models, checker = RegionModels(artifact.image), OwnershipChecker(config, region)
         models.activations[:] = rng.integers(0, 256, models.activations.shape, np.uint8)
         for location in region.inputs:
             models.write_tensor(location, inputs[location.name])

@@ -1,7 +1,5 @@
 """A reset at every cycle of a program: nothing of it is left in the pipeline, so the answers after it are right."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -43,14 +41,7 @@ def test_the_answers_after_a_reset_at_any_cycle_are_right(config):
     want = golden.run()
     device = RtlDevice()
     try:
-        device.load(
-            SimpleNamespace(
-                manifest=SimpleNamespace(config=config),
-                program=compiled.program,
-                weights=compiled.weights,
-                tables=compiled.tables,
-            )
-        )
+        device.load_image(compiled.image)
 
         def write_inputs() -> None:
             for name, value in inputs.items():

@@ -3,12 +3,12 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from _pytest.mark import ParameterSet
 
+from nnloom.arch.artifact import EngineImage
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, HostAddress, Kind, Register, encode_program
 from nnloom.boards import get
@@ -106,13 +106,7 @@ def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[Writ
 
 def compare(device: RtlDevice, config: AcceleratorConfig, graph, compiled, rng: np.random.Generator) -> None:
     """Run a region: every write, and the cycles that the cost model predicts."""
-    artifact = SimpleNamespace(
-        manifest=SimpleNamespace(config=config),
-        program=compiled.program,
-        weights=compiled.weights,
-        tables=compiled.tables,
-    )
-    device.load(artifact)
+    device.load_image(compiled.image)
     golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
     golden.activations[:] = rng.integers(0, 256, golden.activations.shape, np.uint8)
     for name, value in random_inputs(rng, graph).items():
@@ -211,14 +205,7 @@ def run_random_descriptors(config: AcceleratorConfig, programs: int) -> None:
             descriptors = [random_descriptor(rng, count, words) for count in range(1, 15) for _ in range(4)]
             descriptors[-1] = dataclasses.replace(descriptors[-1], last=1)
             program = encode_program(descriptors)
-            device.load(
-                SimpleNamespace(
-                    manifest=SimpleNamespace(config=config),
-                    program=program,
-                    weights=weights,
-                    tables=np.zeros((0, 256), np.uint8),
-                )
-            )
+            device.load_image(EngineImage(config, program, weights))
             golden = GoldenModel(config, program, weights)
             memory = rng.integers(0, 256, golden.activations.shape, np.uint8)
             golden.activations[:] = memory
