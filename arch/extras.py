@@ -29,6 +29,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
         "ai_edge_quantizer",
         "ai_edge_litert",
     ),
+    "torch": ("tvm", "tflite", "yaml", "rich", "onnx", "onnxruntime", "torch", "onnxscript"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }
 """Extra -> the modules that it brings, by the names that they are imported by"""

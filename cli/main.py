@@ -167,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
     p = _subparser(
         verbs, "compile", "compile a model for a board", "nnloom compile kws.tflite -o build/kws --keep steps"
     )
-    p.add_argument("model", help="int8 .tflite or .onnx file; float: with --calibrate")
+    p.add_argument("model", help="int8 .tflite, .onnx or .pt2 (torch.export) file; float: with --calibrate")
     p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
     p.add_argument("-o", "--output", metavar="DIR", help="artifact directory (default: build/MODEL)")
     p.add_argument(
@@ -199,7 +199,7 @@ def build_parser() -> argparse.ArgumentParser:
         "quantize a float model to int8",
         "nnloom quantize net.onnx --calibrate samples.npz -o net_int8.onnx",
     )
-    p.add_argument("model", help="float .onnx or .tflite file")
+    p.add_argument("model", help="float .onnx, .tflite or .pt2 (torch.export) file")
     _add_quantization_options(p, required=True)
     p.add_argument(
         "--activations",
@@ -208,7 +208,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of TFLite models: int16 for 16 bits, on the CPU (default: %(default)s)",
     )
     p.add_argument(
-        "-o", "--output", metavar="FILE", help="model file to write (default: MODEL_int8 with its suffix, here)"
+        "-o", "--output", metavar="FILE", help="model file to write (default: MODEL_int8.onnx or .tflite, here)"
     )
     p.add_argument("--limit", type=_positive, metavar="N", help="the first N inferences of the data only")
     p.add_argument(
@@ -225,7 +225,7 @@ def build_parser() -> argparse.ArgumentParser:
         "search the accelerator configurations of a board for a model",
         "nnloom explore kws.tflite --board ulx3s-85f --plot front.svg",
     )
-    p.add_argument("model", help="int8 .tflite or .onnx file")
+    p.add_argument("model", help="int8 .tflite, .onnx or .pt2 file")
     p.add_argument("--board", default="ulx3s-85f", help=BOARD_HELP)
     _add_onnx_options(p)
     p.add_argument("--plot", metavar="FILE", help="plot the Pareto front (.svg or .png)")

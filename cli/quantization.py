@@ -42,7 +42,7 @@ def quantize(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from .commands import check_writable, shapes_of
 
     model = Path(options.model)
-    output = Path(options.output or f"{model.stem}_int8{model.suffix}")
+    output = Path(options.output or f"{model.stem}_int8{'.tflite' if model.suffix == '.tflite' else '.onnx'}")
     check_writable(str(output), "-o")
     result = quantize_model(
         model,

@@ -37,6 +37,8 @@ from nnloom.arch.report import Report, write_report
 from nnloom.arch.trust import note_compiled_here
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from nnloom.boards import Board
 
     from .fit import Fitted
@@ -67,7 +69,7 @@ class CompileResult:
 
 
 def compile(
-    model: str | Path,
+    model: str | Path | ExportedProgram,
     *,
     board: str = "ulx3s-85f",
     output: str | Path,
@@ -87,7 +89,7 @@ def compile(
     Parameters
     ----------
     model
-        Path of an int8 .tflite or .onnx file; of a float one with `calibrate`.
+        Path of an int8 .tflite, .onnx or .pt2 (`torch.export`) file, or such a program; a float one with `calibrate`.
     board
         Name of a board (`nnloom.boards`), or a YAML or JSON file of one.
     output
@@ -159,7 +161,7 @@ def compile(
             )
 
         given = {"shapes": shapes, "progress": progress, "advance": advance, **quantization}
-        return _quantize_first(Path(model), calibrate, given, output, compile_quantized)
+        return _quantize_first(model, calibrate, given, output, compile_quantized)
     kept = KeptSteps(None if keep is None else Path(keep))
     say("reading the model")
     graph = read_model(model, shapes=shapes, watch=kept.graph)
@@ -181,7 +183,7 @@ def compile(
         if type(target) is boards.Board and target not in boards.builtin_boards():
             (folder / BOARD_FILE).write_text(json.dumps(board_values(target), indent=1) + "\n")
         say("compiling the CPU code")
-        _write(folder, Path(model), fitted, host, manifest, report, cpu_target)
+        _write(folder, model, fitted, host, manifest, report, cpu_target)
     return CompileResult(output, report, is_float=_is_float(graph))
 
 
@@ -191,22 +193,24 @@ def _is_float(graph: Graph) -> bool:
 
 
 def _quantize_first(
-    model: Path,
+    model: str | Path | ExportedProgram,
     calibrate: Calibration,
     options: Mapping[str, Any],
     output: Path,
     compile_quantized: Callable[[Path], CompileResult],
 ) -> CompileResult:
     """Quantize a float model, and compile that; the artifact holds the quantized model."""
+    from .frontend.torch import NAME, is_program
     from .quantize import quantize
 
+    name = Path(model) if isinstance(model, str | Path) else Path(NAME)
     with tempfile.TemporaryDirectory(prefix="nnloom-compile-") as folder:
-        file = Path(folder, model.name)
+        file = Path(folder, f"{name.stem}.onnx" if is_program(model) else name.name)
         quantized = quantize(model, calibrate, output=file, **options)
         try:
             result = compile_quantized(file)
         except NnloomError as error:
-            raise type(error)(str(error).replace(str(file), f"{model}, quantized")) from error
+            raise type(error)(str(error).replace(str(file), f"{name}, quantized")) from error
     return dataclasses.replace(result, quantized=dataclasses.replace(quantized, path=output))
 
 
@@ -253,7 +257,7 @@ def _manifest(
 
 def _write(
     folder: Path,
-    model: Path,
+    model: str | Path | ExportedProgram,
     fitted: Fitted,
     host: PlannedHost,
     manifest: Manifest,
@@ -273,6 +277,7 @@ def _write(
     if graph.prepared is not None:
         (folder / (ONNX_FILE if graph.format == "onnx" else MODEL_FILE)).write_bytes(graph.prepared)
     else:
+        assert isinstance(model, str | Path)
         shutil.copyfile(model, folder / MODEL_FILE)
     write_report(folder / REPORT_FILE, report)
     write_artifact(folder, manifest, fitted.emitted.program, fitted.emitted.weights, fitted.emitted.tables)

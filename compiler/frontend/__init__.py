@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnloom.arch.errors import InputError
 from nnloom.arch.extras import require
 
 from ..ir import Graph
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 __all__ = ["read_model"]
 
@@ -18,12 +22,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def read_model(
-    path: str | Path,
+    path: str | Path | ExportedProgram,
     *,
     shapes: Shapes | None = None,
     watch: Callable[[str, Graph], None] = lambda step, graph: None,
 ) -> Graph:
-    """Read a model file: TFLite, or ONNX by its content.
+    """Read a model: a file, TFLite, ONNX or a program of PyTorch by its content, or such a program.
 
     Parameters
     ----------
@@ -45,17 +49,24 @@ def read_model(
     """
     from ..simplify import simplify
 
-    graph = _read(Path(path), shapes)
+    graph = _read(path, shapes)
     watch("read", graph)
     graph = simplify(graph)
     watch("simplify", graph)
     return graph
 
 
-def _read(path: Path, shapes: Shapes | None) -> Graph:
+def _read(model: str | Path | ExportedProgram, shapes: Shapes | None) -> Graph:
     from .onnx import is_onnx, read_onnx
     from .tflite import read_tflite
+    from .torch import check_other_formats, exported, is_program
 
+    if is_program(model):
+        with exported(model) as file:
+            return read_onnx(file, shapes)
+    assert isinstance(model, str | Path)
+    path = Path(model)
+    check_other_formats(path)
     try:
         data = path.read_bytes() if path.is_file() else b""
     except OSError:

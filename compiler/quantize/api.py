@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,13 @@ from nnloom.arch.errors import InputError
 from nnloom.arch.extras import require
 from nnloom.arch.files import write_atomically
 
+from ..frontend.torch import check_other_formats, exported, is_program
 from .calibration import Calibration, CalibrationData, ModelInput, array_of, read_arrays_of, read_calibration
 from .noise import LayerReport, sqnr
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from .provable import Provability
 
 __all__ = ["Gain", "QuantizeResult", "quantize"]
@@ -108,7 +112,7 @@ class _Quantizer(Protocol):
 
 
 def quantize(
-    model: str | Path,
+    model: str | Path | ExportedProgram,
     calibration: Calibration,
     *,
     output: str | Path,
@@ -128,7 +132,7 @@ def quantize(
     Parameters
     ----------
     model
-        Path of a float .onnx or .tflite file.
+        Path of a float .onnx, .tflite or .pt2 (`torch.export`) file, or such a program, which becomes an .onnx file.
     calibration
         Inputs as the float model takes them: an .npz or .npy file, a folder of such files, an array, or arrays by
         name; several inferences stacked along the first axis. Of two and more every fifth is kept to compare on.
@@ -155,11 +159,18 @@ def quantize(
     NnloomError
         `ModelError`, `InputError` or `ToolMissingError`, each with a message of one line.
     """
-    path, output = Path(model), Path(output)
+    output = Path(output)
     say, step = progress or (lambda _: None), advance or (lambda _done, _total: None)
     say("reading the model and the calibration data")
     files = read_arrays_of(calibration)
-    with tempfile.TemporaryDirectory(prefix="nnloom-quantize-") as folder:
+    with contextlib.ExitStack() as stack:
+        if is_program(model):
+            path = stack.enter_context(exported(model))
+        else:
+            assert isinstance(model, str | Path)
+            path = Path(model)
+            check_other_formats(path)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nnloom-quantize-"))
         quantizer = _open(path, files, shapes or {}, activations, Path(folder))
         if method not in ("auto", *quantizer.methods):
             raise InputError(

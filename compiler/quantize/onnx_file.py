@@ -19,6 +19,7 @@ from nnloom.arch.extras import require
 
 from ..frontend.onnx.plan import first_line, load_model, run_options
 from .calibration import ModelInput
+from .global_pools import with_global_pools
 
 if TYPE_CHECKING:
     import onnx
@@ -157,7 +158,7 @@ class OnnxQuantizer:
                 quant_pre_process(str(given), str(self._file), skip_symbolic_shape=True)
             except Exception as error:  # of ONNX Runtime's many kinds
                 raise ModelError(f"{path}: ONNX Runtime refuses it ({first_line(error)}); export it again") from error
-        self.model = onnx.load(str(self._file))
+        self.model = with_global_pools(onnx.load(str(self._file)))
         for index, node in enumerate(self.model.graph.node):
             node.name = node.name or f"{node.op_type}_{index}"
         onnx.save(self.model, str(self._file))

@@ -8,6 +8,7 @@ outputs of sums, products and means, until all are proved.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,10 @@ STEPS = (*range(1, 9), *(1 << n for n in range(4, 14)))
 ROUND = 8
 """Distances that are tried at once"""
 _PRODUCTS = {"QLinearConv": "Conv", "QGemm": "Gemm", "QLinearMatMul": "MatMul"}
+_RESULTS = {
+    "QLinearConv": 6, "QGemm": 7, "QLinearMatMul": 6, "QLinearAdd": 6, "QLinearMul": 6, "QLinearGlobalAveragePool": 3,
+}  # fmt: skip
+"""Where operators have the scale of their output"""
 _SUMS = {"QLinearAdd": "Add", "QLinearMul": "Mul", "QLinearGlobalAveragePool": "GlobalAveragePool"}
 
 Advance = Callable[[int, int], None]
@@ -72,13 +77,15 @@ def make_provable(
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    search = _Search(changed, plan_model(path, model), move)
-    names = [n.name for n in changed.graph.node if n.name in search.planned]
-    for index, name in enumerate(names):
-        search.visit(name)
-        advance(index + 1, len(names))
-    search.save()
-    return changed, search.found
+    search = _Search(changed, plan_model(path, changed), move)
+    search.run(advance)
+    if not search.found.scales_moved:
+        return changed, search.found
+    # Counted again in what ONNX Runtime makes of the result: it may merge scales.
+    after = _Search(changed, plan_model(path, changed), move=False)
+    after.run(lambda done, total: None)
+    found = dataclasses.replace(search.found, proved=after.found.proved, others_proved=after.found.others_proved)
+    return changed, found
 
 
 def ulps(scale: NDArray[np.float32], steps: int | NDArray) -> NDArray[np.float32]:
@@ -101,13 +108,14 @@ class _Search:
         self._makers = {o: n for n in model.graph.node for o in n.output}
         self._quantizers = {n.input[0]: n for n in model.graph.node if n.op_type == "QuantizeLinear"}
         self._nodes = {n.name: n for n in model.graph.node}
-        self.planned = {
-            n.name: n.op_type
+        kinds = {**_PRODUCTS, **_SUMS}
+        self._planned = {
+            n.name: n
             for n in planned.graph.node
-            if (kind := {**_PRODUCTS, **_SUMS}.get(n.op_type))
-            and n.name in self._nodes
-            and self._nodes[n.name].op_type == kind
+            if n.op_type in kinds and n.name in self._nodes and self._nodes[n.name].op_type == kinds[n.op_type]
         }
+        self._planned_constants = tensors(planned)
+        self._original = dict(self.constants)
         self._shapes = {v.name: v for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
         self._first: dict[str, str] = {}
         """scale -> the first tensor that is quantized by it"""
@@ -123,8 +131,18 @@ class _Search:
     def found(self) -> Provability:
         return Provability(**self._counts)
 
-    def save(self) -> None:
-        """Write the scales into the model."""
+    def run(self, advance: Advance) -> None:
+        """Visit every operator in order, and write the scales into the model."""
+        for index, name in enumerate(names := [n.name for n in self._model.graph.node if n.name in self._planned]):
+            node = self._nodes[name]
+            if self._planned[name].op_type in _PRODUCTS:
+                self._product(node)
+            else:
+                self._sum(node)
+            advance(index + 1, len(names))
+        self._save()
+
+    def _save(self) -> None:
         from onnx import numpy_helper
 
         for initializer in self._model.graph.initializer:
@@ -132,36 +150,45 @@ class _Search:
             if data.dtype == np.float32 and not np.array_equal(data, numpy_helper.to_array(initializer)):
                 initializer.CopyFrom(numpy_helper.from_array(data, initializer.name))
 
-    def visit(self, name: str) -> None:
-        """Prove an operator, moving its scales if need be."""
-        node = self._nodes[name]
-        if self.planned[name] in _PRODUCTS:
-            self._product(node)
-        else:
-            self._sum(node)
-
     # Quantization of tensors
 
-    def _quantization(self, tensor: str) -> tuple[np.float32, int] | None:
-        """Scale and zero point of a dequantized operand."""
-        node = self._makers.get(tensor)
-        if node is None or node.op_type != "DequantizeLinear" or node.input[1] not in self.constants:
-            return None
-        scale, zero = self.constants[node.input[1]], self.constants[node.input[2]]
-        return (np.float32(scale), int(zero)) if scale.size == 1 and zero.dtype == np.int8 else None
+    def _current(self, planned: str, source: str | None) -> np.float32:
+        """The scale of ONNX Runtime's plan; where that is the file's, with what the search has done to it."""
+        value = self._planned_constants[planned]
+        if source is not None and np.array_equal(value, self._original[source]):
+            value = self.constants[source]
+        return np.float32(value)
 
-    def _result(self, node: Any) -> tuple[str, np.float32, int] | None:
-        """Name of the scale, scale and zero point of an operator's output."""
-        q = self._quantizers.get(node.output[0])
-        if q is None or self.constants[q.input[2]].dtype != np.int8:
+    def _quantization(self, name: str, operand: int, tensor: str) -> tuple[np.float32, int] | None:
+        """Scale and zero point of an operand: at which place of the plan's operator, and the file's tensor."""
+        planned, maker = self._planned[name], self._makers.get(tensor)
+        source = maker.input[1] if maker is not None and maker.op_type == "DequantizeLinear" else None
+        zero = self._planned_constants[planned.input[operand + 1]]
+        if zero.dtype != np.int8 or self._planned_constants[planned.input[operand]].size != 1:
             return None
-        return q.input[1], np.float32(self.constants[q.input[1]]), int(self.constants[q.input[2]])
+        return self._current(planned.input[operand], source), int(zero)
+
+    def _result(self, node: Any) -> tuple[str | None, np.float32, int] | None:
+        """Scale and zero point of an operator's output, and the name of the scale if it is the file's."""
+        planned, q = self._planned[node.name], self._quantizers.get(node.output[0])
+        place = _RESULTS[planned.op_type]
+        if len(planned.input) <= place + 1 or not planned.input[place]:
+            return None
+        zero = self._planned_constants[planned.input[place + 1]]
+        if zero.dtype != np.int8:
+            return None
+        source = q.input[1] if q is not None else None
+        if source is not None and not np.array_equal(
+            self._original[source], self._planned_constants[planned.input[place]]
+        ):
+            source = None
+        return source, self._current(planned.input[place], source), int(zero)
 
     # Products with constant weights
 
     def _product(self, node: Any) -> None:
         origin = self._makers.get(node.input[1])
-        source, result = self._quantization(node.input[0]), self._result(node)
+        source, result = self._quantization(node.name, 1, node.input[0]), self._result(node)
         if origin is None or origin.op_type != "DequantizeLinear" or source is None or result is None:
             return
         if origin.input[0] not in self.constants or self.constants[origin.input[0]].dtype != np.int8:
@@ -252,10 +279,10 @@ class _Search:
     # Sums, products and means of tensors
 
     def _sum(self, node: Any) -> None:
-        operands = [self._quantization(name) for name in node.input]
         made = [self._makers.get(name) for name in node.input]
-        if any(n is not None and n.input[0] in self.constants for n in made):
+        if any(n is None or n.input[0] in self.constants for n in made):
             return  # with a constant: a table, or by channel
+        operands = [self._quantization(node.name, 1 + 3 * i, name) for i, name in enumerate(node.input)]
         result = self._result(node)
         if result is None or any(o is None for o in operands):
             return
@@ -273,7 +300,7 @@ class _Search:
             self._counts["others_proved_before"] += 1
             self._counts["others_proved"] += 1
             return
-        if not self._move or self._first.get(name) != node.output[0]:
+        if not self._move or name is None or self._first.get(name) != node.output[0]:
             return
         for step in (s for steps in _candidates() for s in steps):
             candidate = ulps(np.array([scale], np.float32), step)[0]
