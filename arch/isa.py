@@ -470,7 +470,7 @@ MEMORY_WINDOWS = {
     ),
     HostAddress.WEIGHTS: (
         "weight word k at k * weight_stride, weight_stride = the power of two that holds lanes * taps bytes; "
-        "written in ascending 32-bit words, the last one of a weight word commits it; write only"
+        "written in ascending 32-bit words; a weight word is valid when its last one is written; write only"
     ),
     HostAddress.ACTIVATIONS: (
         "granule g of bank b at (b * bank_granules + g) * granule; "

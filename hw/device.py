@@ -108,9 +108,9 @@ class DeviceTechnology(CompactParts):
         kind = self.logic if self._made * self._lut // self._total > before else self.dsp
         return kind(a_width=a_width, b_width=b_width)
 
-    def ram(self, *, width: int, depth: int) -> Ram:
+    def ram(self, *, width: int, depth: int, lane: int | None = None) -> Ram:
         """Block RAM."""
-        return self.block_ram(width=width, depth=depth)
+        return self.block_ram(width=width, depth=depth, lane=lane)
 
     def fanout(self, *, width: int, count: int) -> FanoutCells:
         """Flip-flop cells."""

@@ -145,25 +145,38 @@ def _bits_of_blocks(width: int, port: int) -> list[list[int]]:
 class BlockRam(Ram):
     """DP16KD blocks side by side, port A writing, port B reading with the output register."""
 
-    def __init__(self, *, width: int, depth: int) -> None:
+    def __init__(self, *, width: int, depth: int, lane: int | None = None) -> None:
         self._shape = block_shape(depth)
-        super().__init__(width=width, depth=depth)
+        super().__init__(width=width, depth=depth, lane=lane)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         port = self._shape.width
-        for index, bits in enumerate(_bits_of_blocks(self.width, port)):
+        for index, bits in enumerate(self._bits(port)):
             w_data, r_data = Signal(port, name=f"w_data_{index}"), Signal(port, name=f"r_data_{index}")
             m.d.comb += [
                 w_data.eq(Cat(self.w_data[bit] for bit in bits)),
                 Cat(self.r_data[bit] for bit in bits).eq(r_data),
             ]
-            m.submodules[f"block_{index}"] = self._block(self._shape, w_data, r_data)
+            m.submodules[f"block_{index}"] = self._block(self._shape, self._enables(bits), w_data, r_data)
         return m
 
-    def _block(self, shape: BlockShape, w_data: Value, r_data: Value) -> Instance:
+    def _bits(self, port: int) -> list[list[int]]:
+        """Which bits of a word each block has: with lanes as they come, since a block enables them one by one."""
+        if self.lane is None:
+            return _bits_of_blocks(self.width, port)
+        return [list(range(low, min(low + port, self.width))) for low in range(0, self.width, port)]
+
+    def _enables(self, bits: list[int]) -> Value:
+        """Of the lanes that a block has."""
+        if self.lane is None:
+            return self.w_en
+        return Cat(self.w_en[lane] for lane in sorted({bit // self.lane for bit in bits}))
+
+    def _block(self, shape: BlockShape, w_en: Value, w_data: Value, r_data: Value) -> Instance:
         port, shift, enables = shape.width, shape.address_shift, shape.byte_enables
-        w_address = Cat(self.w_en.replicate(enables), Const(0, shift - enables), self.w_addr)
+        bytes_ = w_en.replicate(enables) if self.lane is None else Cat(w_en if enables else ())
+        w_address = Cat(bytes_, Const(0, shift - len(bytes_)), self.w_addr)
         r_address = Cat(Const(0, shift), self.r_addr)
         ports = {}
         for i in range(14):
@@ -203,7 +216,7 @@ class BlockRam(Ram):
             i_CEB=Const(1),
             i_OCEA=Const(1),
             i_OCEB=Const(1),
-            i_WEA=Const(1) if wide else self.w_en,
+            i_WEA=Const(1) if wide else w_en if self.lane is None else w_en.any(),
             i_WEB=Const(0),
             i_RSTA=Const(0),
             i_RSTB=Const(0),

@@ -54,9 +54,9 @@ class BlockRam(Ram):
     The block's own output register does not work on the GW2A-18C (apicula, chip flag NEED_BSRAM_OUTREG_FIX).
     """
 
-    def __init__(self, *, width: int, depth: int) -> None:
+    def __init__(self, *, width: int, depth: int, lane: int | None = None) -> None:
         self._shape = block_shape(depth)
-        super().__init__(width=width, depth=depth)
+        super().__init__(width=width, depth=depth, lane=lane)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -67,19 +67,27 @@ class BlockRam(Ram):
             mine = slice(i * port, (i + 1) * port)
             w_data = Signal(port, name=f"w_data_{i}")
             m.d.comb += w_data.eq(self.w_data[mine])
-            m.submodules[f"block_{i}"] = self._block(self._shape, w_data, words[mine])
+            m.submodules[f"block_{i}"] = self._block(self._shape, self._enables(mine), w_data, words[mine])
         r_data = Signal(self.width, reset_less=True)
         m.d.sync += r_data.eq(words)
         m.d.comb += self.r_data.eq(r_data)
         return m
 
-    def _block(self, shape: BlockShape, w_data: Signal, r_data: Value) -> Instance:
+    def _enables(self, bits: slice) -> Value:
+        """Of the lanes that a block has."""
+        if self.lane is None:
+            return self.w_en
+        return self.w_en[bits.start // self.lane : -(-min(bits.stop, self.width) // self.lane)]
+
+    def _block(self, shape: BlockShape, w_en: Value, w_data: Signal, r_data: Value) -> Instance:
         """One SDPB or, with parity bits as data, SDPX9B."""
         port, shift, enables = shape.width, shape.address_shift, shape.byte_enables
         pins = 36 if port % 9 == 0 else 32
         output = Signal(pins)
         # `r_data` is a slice of the words: the block drives it and leaves the upper pins open.
-        w_address = Cat(Const((1 << enables) - 1, enables), Const(0, shift - enables), self.w_addr)
+        # Without lanes the clock alone is the enable.
+        bytes_ = Const((1 << enables) - 1, enables) if self.lane is None else Cat(w_en if enables else ())
+        w_address = Cat(bytes_, Const(0, shift - len(bytes_)), self.w_addr)
         r_address = Cat(Const(0, shift), self.r_addr)
         return Instance(
             "SDPX9B" if pins == 36 else "SDPB",
@@ -92,7 +100,7 @@ class BlockRam(Ram):
             i_CLKA=ClockSignal(),
             i_CLKB=ClockSignal(),
             # The blocks have no write enable: a clock is a write.
-            i_CEA=self.w_en,
+            i_CEA=w_en if self.lane is None else w_en.any(),
             i_CEB=Const(1),
             i_OCE=Const(1),
             i_RESETA=Const(0),

@@ -24,6 +24,7 @@ __all__ = [
     "Ram",
     "SinglePortRam",
     "Technology",
+    "write_lane",
 ]
 
 LANES_OF_A_COPY = 4
@@ -33,6 +34,11 @@ MULTIPLIER_LATENCY = 3
 """p(t + 3) = a(t) * b(t)"""
 RAM_LATENCY = 2
 """r_data(t + 2) = the word at r_addr(t)"""
+
+
+def write_lane(depth: int) -> int:
+    """Bits that block RAMs of a depth write with an enable of their own: a byte, with its ninth bit if it has one."""
+    return 9 if depth <= 2048 else 8
 
 
 class Multiplier(wiring.Component):
@@ -70,9 +76,14 @@ class Ram(wiring.Component):
 
     Reading an address in the cycle it is written gives an undefined word. Content is undefined at start.
 
+    Parameters
+    ----------
+    lane
+        Bits that are written with an enable of their own, `write_lane(depth)`; None: the whole word.
+
     Members
     -------
-    w_en, w_addr, w_data : In
+    w_en, w_addr, w_data : In; an enable for each lane
     r_addr : In; sampled every cycle
     r_data : Out; r_data(t + 2) = the word at r_addr(t)
     """
@@ -80,15 +91,18 @@ class Ram(wiring.Component):
     attributes: ClassVar[dict[str, str]] = {}
     """of the memory, for synthesis"""
 
-    def __init__(self, *, width: int, depth: int) -> None:
+    def __init__(self, *, width: int, depth: int, lane: int | None = None) -> None:
         if width < 1 or depth < 2:
             raise ValueError(f"memory must have at least 1 bit and 2 words, not {width} x {depth}")
+        if lane is not None and (lane != write_lane(depth) or width % lane):
+            raise ValueError(f"lanes of {depth} words have {write_lane(depth)} bits, and words are of whole lanes")
         self.width = width
         self.depth = depth
+        self.lane = lane
         address = unsigned((depth - 1).bit_length())
         super().__init__(
             {
-                "w_en": In(1),
+                "w_en": In(width // lane if lane else 1),
                 "w_addr": In(address),
                 "w_data": In(width),
                 "r_addr": In(address),
@@ -101,7 +115,7 @@ class Ram(wiring.Component):
         m.submodules.storage = storage = memory.Memory(
             shape=unsigned(self.width), depth=self.depth, init=[], attrs=self.attributes
         )
-        write = storage.write_port()
+        write = storage.write_port(granularity=self.lane)
         read = storage.read_port(domain="sync")
         r_data = Signal(self.width, reset_less=True)
         m.d.comb += [
@@ -245,7 +259,7 @@ class Technology(Protocol):
     def multiplier(self, *, a_width: int, b_width: int) -> wiring.Component:
         """A component with the ports and contract of `Multiplier`."""
 
-    def ram(self, *, width: int, depth: int) -> wiring.Component:
+    def ram(self, *, width: int, depth: int, lane: int | None = None) -> wiring.Component:
         """A component with the ports and contract of `Ram`."""
 
     def fanout(self, *, width: int, count: int) -> wiring.Component:
@@ -289,8 +303,8 @@ class GenericTechnology(CompactParts):
     def multiplier(self, *, a_width: int, b_width: int) -> Multiplier:
         return Multiplier(a_width=a_width, b_width=b_width)
 
-    def ram(self, *, width: int, depth: int) -> Ram:
-        return Ram(width=width, depth=depth)
+    def ram(self, *, width: int, depth: int, lane: int | None = None) -> Ram:
+        return Ram(width=width, depth=depth, lane=lane)
 
     def fanout(self, *, width: int, count: int) -> FanoutRegister:
         return FanoutRegister(width=width, count=count)

@@ -365,15 +365,20 @@ def test_spread_makes_equal_copies_two_cycles_later(copies):
     simulate(m, bench)
 
 
-def test_weight_memory_commits_whole_words():
-    rng = np.random.default_rng(4)
-    config = CONFIG
+@pytest.mark.parametrize("words", [64, 3000])
+@pytest.mark.parametrize(("lanes", "taps"), [(8, 5), (16, 9), (4, 3), (8, 4), (32, 11), (16, 7), (64, 18)])
+def test_weight_memory_holds_what_the_host_writes(lanes, taps, words):
+    """With and without a ninth bit, whatever a column shares with its neighbours."""
+    rng = np.random.default_rng(lanes * taps)
+    config = AcceleratorConfig(lanes=lanes, taps=taps, requant_units=lanes, activation_bytes=4096, weight_words=words)
     dut = WeightMemory(config, GenericTechnology())
     words = rng.integers(0, 256, (6, config.weight_word_bytes), np.uint8)
+    shifted = np.zeros((6, 4 * weight_word_columns(config)), np.uint8)
+    shifted[:, : config.weight_word_bytes] = words
 
     async def bench(ctx):
         for index in rng.permutation(6):
-            columns = words[index].view("<u4")
+            columns = shifted[index].view("<u4")
             assert len(columns) == weight_word_columns(config)
             for column, value in enumerate(columns):
                 ctx.set(dut.host_write, 1)
@@ -381,8 +386,9 @@ def test_weight_memory_commits_whole_words():
                 ctx.set(dut.host_data, int(value))
                 await ctx.tick()
                 ctx.set(dut.host_write, 0)
-                await ctx.tick().repeat(int(rng.integers(1, 4)))
-        await ctx.tick().repeat(2)
+                if pause := int(rng.integers(3)):
+                    await ctx.tick().repeat(pause)
+        await ctx.tick().repeat(3)
         for index in range(6):
             ctx.set(dut.address, index)
             await ctx.tick().repeat(WEIGHT_LATENCY)

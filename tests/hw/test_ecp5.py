@@ -10,7 +10,7 @@ from nnloom.boards.ecp5_flow import Ecp5Toolchain
 from nnloom.hw.device import block_shape
 from nnloom.hw.ecp5 import PLL_LIMITS, BlockRam, DspMultiplier, Ecp5Technology, LutMultiplier
 from nnloom.hw.emit import emit_rtlil, emit_verilog, run_yosys
-from nnloom.hw.technology import MULTIPLIER_LATENCY
+from nnloom.hw.technology import MULTIPLIER_LATENCY, write_lane
 from tests.hw.verilog_benches import check_multiplier, check_ram, icarus
 
 # Behaviour of the cells in the modes that the wrappers use (Lattice FPGA-TN-02205 and FPGA-TN-02204).
@@ -44,9 +44,13 @@ module DP16KD({ports});
   reg [DATA_WIDTH_A-1:0] memory [0:(16384 >> shift)-1];
   reg [35:0] data, out;
   // Byte enables share the low address bits of the wide ports.
-  wire enable = WEA && (DATA_WIDTH_A == 36 ? &ada[3:0] : DATA_WIDTH_A == 18 ? &ada[1:0] : 1'b1);
+  wire [3:0] enables = DATA_WIDTH_A == 36 ? ada[3:0] : DATA_WIDTH_A == 18 ? {{2'b0, ada[1:0]}} : 4'b1;
+  integer lane;
   initial if (REGMODE_B != "OUTREG" || DATA_WIDTH_A != DATA_WIDTH_B) $fatal(1, "mode");
-  always @(posedge CLKA) if (CEA && enable) memory[ada >> shift] <= di;
+  always @(posedge CLKA) if (CEA && WEA)
+    if (DATA_WIDTH_A < 18) memory[ada >> shift] <= di;
+    else for (lane = 0; lane < DATA_WIDTH_A / 9; lane = lane + 1)
+      if (enables[lane]) memory[ada >> shift][9 * lane +: 9] <= di[9 * lane +: 9];
   always @(posedge CLKB) begin data <= memory[adb >> shift]; out <= data; end
   assign {{{dob_all}}} = out;
 endmodule
@@ -113,6 +117,14 @@ def test_dsp_multiplier_around_a_model_of_the_cell(tmp_path, widths):
 @pytest.mark.parametrize(("width", "depth", "blocks"), [(70, 512, 2), (64, 1024, 4), (20, 2048, 3), (6, 4096, 2)])
 def test_block_ram_around_a_model_of_the_cell(tmp_path, width, depth, blocks):
     verilog = check_ram(BlockRam(width=width, depth=depth), ram_model(block_shape(depth).width), tmp_path)
+    assert verilog.count("DP16KD #(") == blocks
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth", "blocks"), [(63, 512, 2), (72, 1024, 4), (45, 2048, 5), (24, 4096, 6)])
+def test_lanes_of_block_ram_are_written_alone(tmp_path, width, depth, blocks):
+    ram = BlockRam(width=width, depth=depth, lane=write_lane(depth))
+    verilog = check_ram(ram, ram_model(block_shape(depth).width), tmp_path)
     assert verilog.count("DP16KD #(") == blocks
 
 

@@ -9,7 +9,7 @@ import pytest
 from nnloom.hw.device import block_shape
 from nnloom.hw.emit import emit_rtlil, run_yosys
 from nnloom.hw.gowin import PLL_LIMITS, BlockRam, DspMultiplier, FanoutFlipFlops, GowinTechnology
-from nnloom.hw.technology import Multiplier
+from nnloom.hw.technology import Multiplier, write_lane
 from tests.hw.verilog_benches import check_multiplier, check_ram
 
 # Behaviour of the cells in the modes that the wrappers use (Gowin UG287 and UG285); yosys has black boxes only.
@@ -68,6 +68,15 @@ def test_block_ram_around_a_model_of_the_cell(tmp_path, width, depth, blocks):
     name = "SDPX9B" if pins == 36 else "SDPB"
     verilog = check_ram(BlockRam(width=width, depth=depth), RAM.format(name=name, pins=pins), tmp_path)
     assert verilog.count(f"{name} #(") == blocks
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth", "blocks"), [(63, 512, 2), (72, 1024, 4), (45, 2048, 5), (24, 4096, 6)])
+def test_lanes_of_block_ram_are_written_alone(tmp_path, width, depth, blocks):
+    pins = 36 if block_shape(depth).width % 9 == 0 else 32
+    name = "SDPX9B" if pins == 36 else "SDPB"
+    ram = BlockRam(width=width, depth=depth, lane=write_lane(depth))
+    assert check_ram(ram, RAM.format(name=name, pins=pins), tmp_path).count(f"{name} #(") == blocks
 
 
 def test_a_memory_deeper_than_a_block_is_refused():

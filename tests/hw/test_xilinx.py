@@ -145,6 +145,7 @@ def test_project_is_complete(tmp_path):
         (DspMultiplier(a_width=8, b_width=8), {"DSP48": 1, "FF": 48}),
         (DspMultiplier(a_width=18, b_width=17), {"DSP48": 1, "FF": 105}),
         (BlockRam(width=72, depth=2048), {"RAMB36": 4, "FF": 72}),
+        (BlockRam(width=72, depth=2048, lane=9), {"RAMB36": 4, "FF": 72}),
         (BlockRam(width=64, depth=1024), {"RAMB36": 2, "FF": 64}),
         (FanoutFlipFlops(width=3, count=5), {"FF": 15}),
     ],

@@ -56,15 +56,25 @@ def check_ram(component: Ram, model: str, folder: Path) -> str:
     rng = np.random.default_rng(1)
     words = {int(a): int.from_bytes(rng.bytes(16), "little") % (1 << width) for a in rng.integers(0, depth, 40)}
     words |= {0: (1 << width) - 1, depth - 1: 1}
-    writes = "\n".join(f"w_en = 1; w_addr = {a}; w_data = {width}'h{v:x}; #10;" for a, v in words.items())
+    lanes = width // component.lane if component.lane else 1
+    whole = (1 << width) - 1
+    writes = ""
+    for address, value in words.items():
+        # Lane by lane, in any order, and with everything else inverted.
+        for index in rng.permutation(lanes):
+            mine = whole if lanes == 1 else ((1 << component.lane) - 1) << component.lane * int(index)
+            data = value & mine | ~value & whole & ~mine
+            writes += f"w_en = {lanes}'h{1 << int(index):x}; w_addr = {address}; w_data = {width}'h{data:x}; #10;\n"
     reads = "\n".join(f"r_addr = {a}; #10;" for a in words)
     bits = (depth - 1).bit_length()
     bench = f"""
     `timescale 1ps/1ps
     module bench; reg clk = 0; always #5 clk = ~clk;
-      reg w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0; reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
+      reg [{lanes - 1}:0] w_en = 0; reg [{bits - 1}:0] w_addr = 0, r_addr = 0;
+      reg [{width - 1}:0] w_data; wire [{width - 1}:0] r_data;
       reg show = 0;
-      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr), .r_data(r_data));
+      dut dut(.clk(clk), .rst(1'b0), .w_en(w_en), .w_addr(w_addr), .w_data(w_data), .r_addr(r_addr),
+              .r_data(r_data));
       always @(negedge clk) if (show) $display("%h", r_data);
       initial begin #6 {writes} w_en = 0; w_data = 0; w_addr = 0; #20 show = 1; {reads} #{10 * RAM_LATENCY} $finish; end
     endmodule"""
