@@ -9,13 +9,13 @@ from nnloom.arch.isa import TABLE_ENTRIES
 
 from .technology import RAM_LATENCY, Technology
 
-__all__ = ["LOOKUP_LATENCY", "LookupTables", "TableWrite", "table_bits"]
+__all__ = ["LOOKUP_LATENCY", "LookupTables", "TableWrite", "lookup_copies", "table_bits"]
 
 LOOKUP_LATENCY = RAM_LATENCY
 """Cycles from `bytes` to `values`."""
 
 UNITS_OF_A_COPY = 4
-"""Memories that one copy of the host's write drives."""
+"""Memories that one copy of the host's write, or of the table's number, drives."""
 
 ENTRY_BITS = (TABLE_ENTRIES - 1).bit_length()
 
@@ -23,6 +23,11 @@ ENTRY_BITS = (TABLE_ENTRIES - 1).bit_length()
 def table_bits(config: AcceleratorConfig) -> int:
     """Bits of the number of a table."""
     return max(1, (config.tables - 1).bit_length())
+
+
+def lookup_copies(config: AcceleratorConfig) -> int:
+    """Copies of what all units have in common."""
+    return -(-config.requant_units // UNITS_OF_A_COPY)
 
 
 def TableWrite(config: AcceleratorConfig) -> data.StructLayout:
@@ -38,7 +43,7 @@ class LookupTables(wiring.Component):
     Members
     -------
     bytes : In; [requant_units]
-    table : In; its number, the same for all
+    table : In; its number, the same for all: [copies], one for `UNITS_OF_A_COPY` units
     values : Out; [requant_units], `LOOKUP_LATENCY` cycles later, from the memories' own registers
     write : In(TableWrite); takes effect a few cycles later; not while anything is looked up
     """
@@ -51,7 +56,7 @@ class LookupTables(wiring.Component):
         super().__init__(
             {
                 "bytes": In(units),
-                "table": In(table_bits(config)),
+                "table": In(data.ArrayLayout(table_bits(config), lookup_copies(config))),
                 "values": Out(units),
                 "write": In(TableWrite(config)),
             }
@@ -62,7 +67,7 @@ class LookupTables(wiring.Component):
         units = self.config.requant_units
         layout = TableWrite(self.config)
         # A cycle for the way: the memories lie beside their units.
-        m.submodules.writes = writes = self.technology.fanout(width=layout.size, count=-(-units // UNITS_OF_A_COPY))
+        m.submodules.writes = writes = self.technology.fanout(width=layout.size, count=lookup_copies(self.config))
         m.d.comb += writes.value.eq(self.write)
         for unit in range(units):
             ram = self.technology.ram(width=8, depth=self.config.tables * TABLE_ENTRIES)
@@ -73,7 +78,7 @@ class LookupTables(wiring.Component):
                 ram.w_en.eq(write.enable),
                 ram.w_addr.eq(write.address),
                 ram.w_data.eq(write.value),
-                ram.r_addr.eq(Cat(self.bytes[unit], self.table)),
+                ram.r_addr.eq(Cat(self.bytes[unit], self.table[unit // UNITS_OF_A_COPY])),
                 self.values[unit].eq(ram.r_data),
             ]
         return m

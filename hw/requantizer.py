@@ -17,7 +17,7 @@ from nnloom.arch.isa import PARAMETER
 from nnloom.arch.loopnest import ADD_BATCH, TABLE_STAGES
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
-from .lookup import LOOKUP_LATENCY, LookupTables, TableWrite, table_bits
+from .lookup import LOOKUP_LATENCY, LookupTables, TableWrite, lookup_copies, table_bits
 from .technology import LANES_OF_A_COPY, MULTIPLIER_LATENCY, Technology
 
 __all__ = ["REQUANT_LATENCY", "Requantizer", "mode_layout"]
@@ -268,7 +268,7 @@ class Requantizer(wiring.Component):
         table: list = []
         if config.tables:
             tabled = follow(mode.table.any(), at_product + mul + 8 + TABLE_STAGES, "tabled")[at_product:]
-            table = follow((mode.table - 1)[: table_bits(config)], at_product + mul + 9, "table")[at_product:]
+            table = follow((mode.table - 1)[: table_bits(config)], at_product + mul + 8, "table")[at_product:]
         m.submodules.clamps = clamps = self.technology.fanout(width=18, count=self._unit_groups)
         low = (act_min[mul + 6] - zero_point[mul + 6])[:9]
         high_limit = (act_max[mul + 6] - zero_point[mul + 6])[:9]
@@ -371,7 +371,12 @@ class Requantizer(wiring.Component):
         lasts = since_slot(m, last_slot, mul + 8 + later, "last_slot", 1, ahead=1)
         if config.tables:
             m.submodules.tables = tables = LookupTables(config, self.technology)
-            m.d.comb += [tables.write.eq(self.table_write), tables.table.eq(mode.table[mul + 9])]
+            m.submodules.table = table = self.technology.fanout(width=table_bits(config), count=lookup_copies(config))
+            m.d.comb += [
+                tables.write.eq(self.table_write),
+                table.value.eq(mode.table[mul + 8]),
+                *(tables.table[copy].eq(table.copies[copy]) for copy in range(lookup_copies(config))),
+            ]
             m.submodules.looked_up = looked_up = self.technology.fanout(width=1, count=self._unit_groups)
             m.d.comb += looked_up.value.eq(completes[mul + 7 + later] & mode.tabled[mul + 7 + later])
         return _Turns(
