@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -59,6 +60,20 @@ class Ecp5Toolchain(Toolchain):
         for port, pin in board.reserved_pins.items():
             lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33 SLEWRATE=FAST;']
         return "\n".join(lines) + "\n"
+
+    def floorplan(self, board: Board, folder: Path) -> bool:
+        from .ecp5_floorplan import SITES, floorplan
+
+        if board.device not in SITES:
+            return False
+        netlist = json.loads((folder / "top.json").read_text())
+        cells = netlist["modules"]["top"]["cells"]
+        places = floorplan(board.device, {name: cell["type"] for name, cell in cells.items()})
+        for name, place in places.items():
+            cells[name]["attributes"]["BEL"] = place
+        if places:
+            (folder / "top.json").write_text(json.dumps(netlist))
+        return bool(places)
 
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
         try:

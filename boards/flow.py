@@ -182,6 +182,7 @@ def synthesize(board: Board, rtlil: str, folder: Path) -> None:
     (folder / "top.il").write_text(rtlil)
     tools = toolchain(board)
     run_yosys(f"read_rtlil top.il\n{tools.synthesis}\n", folder=folder)
+    tools.floorplan(board, folder)
     (folder / tools.constraints_file).write_text(tools.constraints(board))
 
 

@@ -68,6 +68,10 @@ class Toolchain(ABC):
     def constraints(self, board: Board) -> str:
         """Text of the constraints file."""
 
+    def floorplan(self, board: Board, folder: Path) -> bool:
+        """Give cells of `top.json` in `folder` their places, where that helps the placer; whether it does."""
+        return False
+
     @abstractmethod
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
         """Exit code of nextpnr for the board's device, on `top.json` and the constraints in `folder`.
