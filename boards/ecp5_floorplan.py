@@ -29,8 +29,9 @@ class Sites:
         y of the rows.
     lane_rows
         y of the middles of two rows of lanes.
-    middle
-        x and y: where the activation memory, the program and the link go, as near as the lanes leave it.
+    middle, control, link
+        x and y: where the activation memory goes, the program and the counters, and the link's buffers (beside the pins
+        of the serial line), as near as the lanes leave it.
     """
 
     columns: tuple[int, ...]
@@ -38,6 +39,8 @@ class Sites:
     ram_rows: tuple[int, ...]
     lane_rows: tuple[int, int]
     middle: tuple[int, int]
+    control: tuple[int, int]
+    link: tuple[int, int]
 
     def dsp(self) -> Iterator[tuple[int, int, str]]:
         """x, y, and nextpnr's name of each place of a MULT18X18D."""
@@ -66,7 +69,9 @@ SITES = {
         dsp_rows=(10, 34, 58),
         ram_rows=(22, 46, 70, 82),
         lane_rows=(18, 66),
-        middle=(62, 46),
+        middle=(74, 46),
+        control=(38, 46),
+        link=(6, 46),
     )
 }
 """By nextpnr's name of the device; those of the others are not written down."""
@@ -112,7 +117,7 @@ def floorplan(device: str, cells: Mapping[str, str]) -> dict[str, str]:
     result: dict[str, str] = {}
     for kind, all_places in places.items():
         targets = {
-            cell: sites.lane(members[cell], lanes) if cell in members else sites.middle
+            cell: sites.lane(members[cell], lanes) if cell in members else _target(sites, cell)
             for cell in sorted(cells)
             if cells[cell] == kind
         }
@@ -121,6 +126,13 @@ def floorplan(device: str, cells: Mapping[str, str]) -> dict[str, str]:
         chosen = _nearest(list(targets.values()), all_places)
         result |= {cell: place[2] for cell, place in zip(targets, chosen, strict=True)}
     return result
+
+
+def _target(sites: Sites, cell: str) -> tuple[int, int]:
+    """Where a block that is of no lane goes."""
+    if ".link." in cell:
+        return sites.link
+    return sites.control if re.search(r"\b(program|counters)\.", cell) else sites.middle
 
 
 def _nearest(

@@ -401,17 +401,18 @@ class Requantizer(wiring.Component):
         config, mul = self.config, MULTIPLIER_LATENCY
         units = config.requant_units
 
-        def beside_units(values: list, age: int, name: str) -> list[Value]:
+        def beside_units(values: list, age: int, name: str, units_of_a_copy: int = LANES_OF_A_COPY) -> list[Value]:
             """`values[age]` for each unit: copies of a register, where it is one."""
             if not config.overlap:
                 return [values[0]] * units
-            copies = self.technology.fanout(width=len(values[age - 1]), count=self._unit_groups)
+            copies = self.technology.fanout(width=len(values[age - 1]), count=-(-units // units_of_a_copy))
             m.submodules[name] = copies
             m.d.comb += copies.value.eq(values[age - 1])
-            return [copies.copies[unit // LANES_OF_A_COPY] for unit in range(units)]
+            return [copies.copies[unit // units_of_a_copy] for unit in range(units)]
 
         doubles_low = beside_units(mode.double_rounding, mul, "doubles_low")
-        doubles_carry = beside_units(mode.double_rounding, mul + 3, "doubles_carry")
+        # A long carry chain comes behind it, so that each unit has its own.
+        doubles_carry = beside_units(mode.double_rounding, mul + 3, "doubles_carry", 1)
         zero_points = beside_units(mode.zero_point, mul + 7, "zero_points")
         minima, maxima = beside_units(mode.act_min, mul + 8, "minima"), beside_units(mode.act_max, mul + 8, "maxima")
         return _BesideUnits(doubles_low, doubles_carry, zero_points, minima, maxima)

@@ -11,7 +11,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from nnloom.boards import flow, get
-from nnloom.boards.ecp5_floorplan import SITES, _assign, floorplan, lanes_of
+from nnloom.boards.ecp5_floorplan import SITES, Sites, _assign, floorplan, lanes_of
 from nnloom.hw.emit import emit_rtlil
 
 BOARD = get("ulx3s-85f")
@@ -32,8 +32,14 @@ def netlist(lanes: int = 16, dsp_taps: int = 7, pixels: int = 1) -> dict[str, st
         cells[f"{top}.requantizer.tables.memory_{lane}.block_0"] = "DP16KD"
     cells[f"{top}.activations.row_product.dsp"] = "MULT18X18D"
     cells |= {f"{top}.activations.bank_{i % 4}_even.block_{i}": "DP16KD" for i in range(32)}
+    cells |= {f"{top}.program.block_{i}": "DP16KD" for i in range(4)}
+    cells |= {f"system.link.{part}.buffer.block_0": "DP16KD" for part in ("receiver", "transmitter")}
     cells |= {f"{top}.mac.multiplier_0_{lane}_8.pair_0_TRELLIS_FF_Q": "TRELLIS_FF" for lane in range(lanes)}
     return cells
+
+
+def target(sites: Sites, cell: str) -> tuple[int, int]:
+    return sites.link if ".link." in cell else sites.control if ".program." in cell else sites.middle
 
 
 def position(place: str) -> tuple[int, int]:
@@ -46,13 +52,13 @@ def test_every_block_of_a_lane_gets_a_place_of_its_own_near_the_lane():
     places = floorplan("85k", cells)
     lanes, members = lanes_of({cell: kind for cell, kind in cells.items() if kind != "TRELLIS_FF"})
     assert lanes == 16 and set(places) == {cell for cell, kind in cells.items() if kind != "TRELLIS_FF"}
-    assert len(set(places.values())) == len(places) == 16 * (7 + 2 + 8 + 1) + 33
+    assert len(set(places.values())) == len(places) == 16 * (7 + 2 + 8 + 1) + 39
     sites = SITES["85k"]
     known = {"MULT18X18D": {name for *_, name in sites.dsp()}, "DP16KD": {name for *_, name in sites.ram()}}
     assert {kind: len(names) for kind, names in known.items()} == {k: BOARD.primitives[k] for k in known}
     for cell, place in places.items():
         assert place in known[cells[cell]]
-        x, y = sites.lane(members[cell], lanes) if cell in members else sites.middle
+        x, y = sites.lane(members[cell], lanes) if cell in members else target(sites, cell)
         assert abs(position(place)[0] - x) + abs(position(place)[1] - y) < 40
 
 
