@@ -6,10 +6,11 @@ a long transfer is in another bank and is opened while the current one is read o
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import data, enum, memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from .axi import AxiSignature
@@ -81,7 +82,7 @@ class _Banks:
     """Cycles until the next command."""
 
 
-class _Phase(enum.Enum, shape=3):
+class _Phase(enum.IntEnum):
     """What the chip is used for."""
 
     POWER_UP = 0

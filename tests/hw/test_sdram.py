@@ -268,7 +268,7 @@ def test_reset_in_mid_stream(chip: SdramChip, data_width: int, seed: int) -> Non
     before, after = Manager(data_width), Manager(data_width)
     run = Run(SdramController(chip, 100e6, data_width), model, before)
     kept = write(rng, 0x3E0, 64, data_width)
-    traffic = [random_burst(rng, data_width, chip.size // 2) for _ in range(60)]
+    traffic = [random_burst(rng, data_width, chip.size // 2) for _ in range(150)]
     for burst in traffic:
         burst.address += chip.size // 2
     before.add(kept, *traffic)
