@@ -1,7 +1,7 @@
 """The SDRAM controller: share of the chip's peak on the DMA engine's traffic, and its size by Yosys's estimate.
 
-    python benchmarks/sdram.py                  everything; some minutes
-    python benchmarks/sdram.py --cycles 3000    shorter transfers, so that fill and drain weigh more
+    python benchmarks/sdram.py              everything; some minutes
+    python benchmarks/sdram.py --missing    what is not in the results yet
 
 The traffic goes from an AXI4 manager through the RTL to a model of the chip at its pins, which complains of every
 violation of the data sheet. A share is words on the data pins over cycles, from the first address to the last answer:
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnloom.arch.files import Scratch, write_atomically
@@ -26,17 +26,19 @@ from nnloom.sim.sdram_model import SdramModel
 
 BEGIN, END = "<!-- sdram: written by benchmarks/sdram.py -->", "<!-- end of sdram -->"
 RESULTS = Path(__file__).parent / "results" / "sdram.json"
+CELLS = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4")
+CYCLES = 10_000
+"""Of each transfer: more than the longest time that refreshes are postponed."""
 BURST_BEATS = 16
 """Of `nnloom.hw.dma.DmaEngine`."""
 READS_UNDER_WAY = 4
 """Of `nnloom.hw.dma.DmaEngine`."""
 CONFIGURATIONS = [
     (ULX3S_SDRAM, 120e6, 32),
-    (ULX3S_SDRAM, 120e6, 64),
-    (AS4C16M16, 143e6, 32),
-    (ULX3S_SDRAM, 100e6, 32),
     (GW2AR_18, 100e6, 64),
     (GW2AR_18, 100e6, 32),
+    (ULX3S_SDRAM, 120e6, 64),
+    (AS4C16M16, 143e6, 32),
 ]
 
 
@@ -103,22 +105,17 @@ def area(chip: SdramChip, clock_hz: float, data_width: int) -> dict[str, int]:
         (folder / "design.il").write_text(emit_rtlil(controller, "top"))
         run_yosys("read_rtlil design.il\nsynth_ecp5 -top top\ntee -q -o area.json stat -json\n", folder=folder)
         cells = json.loads((folder / "area.json").read_text())["design"]["num_cells_by_type"]
-    kinds = ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4", "DP16KD")
-    return {kind: cells.get(kind, 0) for kind in kinds}
+    return {kind: cells.get(kind, 0) for kind in CELLS}
 
 
-def table(results: list[dict]) -> str:
+def table(results: dict[str, dict]) -> str:
     """Of `docs/sdram.md`."""
     head = ["chip, clock, beat", "peak", *TRAFFIC, "LUT4", "CCU2C", "flip-flops", "LUT memories"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for entry in results:
-        cells = entry["cells"]
-        row = [
-            f"{entry['chip']}, {entry['clock_mhz']:g} MHz, {entry['data_width']} bits",
-            f"{entry['peak_mb_s']:g} MB/s",
-        ]
-        row += [f"{entry[name]['share']:.1%}" for name in TRAFFIC]
-        row += [str(cells[kind]) for kind in ("LUT4", "CCU2C", "TRELLIS_FF", "TRELLIS_DPR16X4")]
+    for what, entry in results.items():
+        row = [what, f"{entry['peak_mb_s']:g} MB/s"]
+        row += [f"{entry['share'][name]:.1%}" if name in entry["share"] else "-" for name in TRAFFIC]
+        row += [str(entry["cells"].get(kind, "-")) for kind in CELLS]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -127,26 +124,34 @@ def main() -> None:
     from run import write_readme  # the tests that measure have no use for all that it imports
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cycles", type=int, default=10_000, help="length of each transfer (default: %(default)s)")
-    cycles = parser.parse_args().cycles
-    results = []
+    parser.add_argument("--missing", action="store_true", help="keep what was measured before")
+    missing = parser.parse_args().missing
+    results = json.loads(RESULTS.read_text())["results"] if missing and RESULTS.exists() else {}
     for chip, clock_hz, data_width in CONFIGURATIONS:
-        peak = chip.peak_bytes_per_second(clock_hz)
-        entry = {"chip": chip.name, "clock_mhz": clock_hz / 1e6, "data_width": data_width, "peak_mb_s": peak / 1e6}
+        what = f"{chip.name}, {clock_hz / 1e6:g} MHz, {data_width} bits"
+        peak = round(chip.peak_bytes_per_second(clock_hz) / 1e6, 1)
+        entry = results.setdefault(what, {"peak_mb_s": peak, "share": {}, "cells": {}})
         for name in TRAFFIC:
-            measurement = measure(quick(chip), clock_hz, data_width, name, cycles=cycles)
-            share = round(measurement.share, 4)
-            entry[name] = {**asdict(measurement), "share": share, "mb_s": round(share * peak / 1e6, 1)}
-            print(f"{chip.name} {clock_hz / 1e6:g} MHz, {data_width} bits, {name}: {share:.1%}", flush=True)
-        entry["cells"] = area(chip, clock_hz, data_width)
-        results.append(entry)
+            if name not in entry["share"]:
+                measurement = measure(quick(chip), clock_hz, data_width, name, cycles=CYCLES)
+                entry["share"][name] = round(measurement.share, 3)
+                print(f"{what}, {name}: {measurement.share:.1%}", flush=True)
+                write(results)
+        if not entry["cells"]:
+            entry["cells"] = area(chip, clock_hz, data_width)
+            write(results)
+    write_readme(table(results), RESULTS.parents[2] / "docs" / "sdram.md", begin_mark=BEGIN, end_mark=END)
+
+
+def write(results: dict[str, dict]) -> None:
+    """What was measured so far."""
     document = {
         "command": "python benchmarks/sdram.py",
+        "cycles": CYCLES,
         "traffic": {name: traffic.what for name, traffic in TRAFFIC.items()},
         "results": results,
     }
     write_atomically(RESULTS, (json.dumps(document, indent=1) + "\n").encode())
-    write_readme(table(results), RESULTS.parents[2] / "docs" / "sdram.md", begin_mark=BEGIN, end_mark=END)
 
 
 if __name__ == "__main__":
