@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.dma import DMA_BASE, DmaCause, DmaCommand, DmaControl, DmaRegister, DmaStatus
 from nnloom.arch.errors import IllegalProgramError
 from nnloom.arch.isa import (
     ERROR_CAUSE_BIT,
@@ -33,6 +35,7 @@ from nnloom.arch.link import (
     Request,
     Response,
 )
+from nnloom.arch.memory_system import CONTENT_WORDS, MEMORY_MAGIC, MemoryRegister, SystemAddress, checksum
 from nnloom.runtime.devices.serial import SerialDevice, SerialLink
 from nnloom.sim.golden import GoldenModel
 
@@ -201,6 +204,126 @@ class TwinBoard:
         }.get(Register(address), 0)
 
 
+class MemoryBoard(TwinBoard):
+    """As `hw.memory_system`: external memory, and a DMA engine that executes a list at once unless `hang`.
+
+    Attributes
+    ----------
+    memory : uint32; lost with a reset
+    stuck : word of the memory that keeps its value, if not None
+    unready : reads of STATUS until the memory is ready
+    busy_for : reads of the DMA's STATUS until the list of another driver has ended
+    lists : lists started
+    """
+
+    def __init__(self, config: AcceleratorConfig, *, size: int = 1 << 16) -> None:
+        self.memory = np.zeros(size // 4, np.uint32)
+        self.stuck: int | None = None
+        self.unready = self.busy_for = self.lists = self.written = 0
+        super().__init__(config)
+
+    def reset(self) -> None:
+        super().reset()
+        self.memory[:] = 0xA5A5A5A5
+        self.content = [0] * CONTENT_WORDS
+        self.dma_status, self.list_address, self.checksum, self.error_address = 0, 0, 0, 0
+        self.fault = False
+
+    def _store_all(self, request: Request) -> None:
+        if request.address < SystemAddress.MEMORY:
+            super()._store_all(request)
+            return
+        for address, word in zip(request.addresses(len(request.words)), request.words.tolist(), strict=True):
+            register = address - SystemAddress.REGISTERS
+            if register < 0:
+                self.written += 1
+                index = (address - SystemAddress.MEMORY) // 4
+                if index >= len(self.memory):
+                    self.fault = True
+                elif index != self.stuck:
+                    self.memory[index] = word
+            elif register == MemoryRegister.STATUS:
+                self.fault = False
+            elif 0 <= (index := (register - MemoryRegister.CONTENT_0) // 4) < CONTENT_WORDS:
+                self.content[index] = word
+            elif register == DMA_BASE + DmaRegister.LIST:
+                self.list_address = word
+            elif register == DMA_BASE + DmaRegister.CONTROL and word & DmaControl.START:
+                self._run_list()
+
+    def _run_list(self) -> None:
+        self.lists += 1
+        if self.hang:
+            self.dma_status = int(DmaStatus.BUSY)
+            return
+        self.dma_status, self.error_address = int(DmaStatus.DONE), 0
+        place, read = self.list_address // 4, []
+        while True:
+            words = self.memory[place : place + 4]
+            read.append(words.copy())
+            ddr, host, control, rows = (int(word) for word in words)
+            count, command, row, step = control & 0xFFFFFF, control >> 24 & 0xF, rows & 0xFFFF, rows >> 16
+            row = row or count
+            here = slice(ddr // 4, ddr // 4 + count)
+            burst = Request(
+                opcode=Opcode.WRITE, sequence=0, session=0, address=host, run=max(1, row), jump=max(1, step - row + 1)
+            )
+            if command > DmaCommand.RUN or (command != DmaCommand.RUN and (not count or ddr % 16)):
+                self._fail_list(DmaCause.DESCRIPTOR, 4 * place)
+                break
+            if command == DmaCommand.LOAD:
+                data = self.memory[here]
+                read.append(np.pad(data, (0, -len(data) % 2)))
+                super()._store_all(replace(burst, words=data))
+            elif command == DmaCommand.STORE:
+                self.memory[here] = [self._fetch(address) for address in burst.addresses(count)]
+            else:
+                self.program_start = host
+                self._start()
+                if self.status & Status.ERROR:
+                    self._fail_list(DmaCause.ENGINE, 0)
+                    break
+            if control >> 31:
+                break
+            place += 4
+        self.checksum = checksum(np.concatenate(read), 2)
+        self.status = Status(self.status | Status.DONE)
+
+    def _fail_list(self, cause: DmaCause, address: int) -> None:
+        self.dma_status, self.error_address = int(DmaStatus.DONE | DmaStatus.ERROR) | cause << 8, address
+
+    def _answer(self, frame: bytes) -> bytes:
+        resets = self.resets
+        answer = super()._answer(frame)
+        if self.resets != resets and self.dma_status & DmaStatus.BUSY:
+            self.dma_status, self.busy_for = int(DmaStatus.DONE | DmaStatus.ABORTED), 0
+        return answer
+
+    def _fetch(self, address: int) -> int:
+        if address < SystemAddress.MEMORY:
+            return super()._fetch(address)
+        register = address - SystemAddress.REGISTERS
+        if register < 0:
+            index = (address - SystemAddress.MEMORY) // 4
+            return int(self.memory[index]) if index < len(self.memory) else 0
+        if register == MemoryRegister.STATUS:
+            self.unready = max(0, self.unready - 1)
+        if register == DMA_BASE + DmaRegister.STATUS and self.busy_for:
+            self.busy_for -= 1
+            self.dma_status = int(DmaStatus.BUSY if self.busy_for else DmaStatus.DONE)
+        return {
+            MemoryRegister.ID: MEMORY_MAGIC,
+            MemoryRegister.SIZE: 4 * len(self.memory),
+            MemoryRegister.STATUS: (not self.unready) | self.fault << 1 | 8 << 8,
+            MemoryRegister.CYCLES: 3 * CYCLES,
+            MemoryRegister.CHECKSUM: self.checksum,
+            MemoryRegister.CONTENT_0: self.content[0],
+            MemoryRegister.CONTENT_1: self.content[1],
+            DMA_BASE + DmaRegister.STATUS: self.dma_status,
+            DMA_BASE + DmaRegister.ERROR_ADDRESS: self.error_address,
+        }.get(register, 0)
+
+
 @dataclass
 class VirtualTime:
     """A clock that only moves when someone waits."""
@@ -347,8 +470,10 @@ class Port:
         pass
 
 
-def twin_device(config: AcceleratorConfig) -> tuple[Line, SerialDevice]:
+def twin_device(
+    config: AcceleratorConfig, board: TwinBoard | None = None, progress: Callable[[str], None] | None = None
+) -> tuple[Line, SerialDevice]:
     """A driver with a board behind a line."""
     clock = VirtualTime()
-    line = Line(TwinBoard(config), clock)
-    return line, SerialDevice(SerialLink(line.open, clock=clock, sleep=clock.sleep))
+    line = Line(board or TwinBoard(config), clock)
+    return line, SerialDevice(SerialLink(line.open, clock=clock, sleep=clock.sleep), progress=progress)

@@ -25,8 +25,6 @@ from .lists import list_failure, region_result
 
 __all__ = ["ContentLost", "ExternalMemory", "ListBus"]
 
-READY_SECONDS = 1.0
-"""Longest time until a memory is initialised."""
 POLL_SECONDS = 0.01
 _NAME = "external memory"
 _DMA = SystemAddress.REGISTERS + DMA_BASE
@@ -103,7 +101,7 @@ class ExternalMemory:
 
     def _come_to_rest(self) -> None:
         bus = self._bus
-        deadline = bus.clock() + READY_SECONDS
+        deadline = bus.clock() + bus.timeout_seconds
         while not (status := _read(bus, [SystemAddress.REGISTERS + MemoryRegister.STATUS])[0]) & MemoryStatus.READY:
             if bus.clock() > deadline:
                 raise DeviceError("external memory does not become ready; build and program the bitstream again")
