@@ -53,20 +53,19 @@ class MemoryTiming:
 def memory_timing(board: Board) -> MemoryTiming | None:
     """How fast a board's external memory is; None if it has none.
 
-    The constants are what the RTL of controller, arbiter and pins showed, with the chip's times in cycles beside them.
-    Refreshes do not hide behind long loads.
+    The constants are what the RTL of controller, arbiter and pins showed, with the chip's times in cycles beside them,
+    for rows that are open: short transfers of a list lie in few rows. Refreshes do not hide behind long loads.
     """
     chip = SDRAM_CHIPS.get(board.external_memory)
     if chip is None:
         return None
     t = SdramTiming.of(chip, board.clock_hz)
     beat = SDRAM_BEAT_BITS // chip.data_bits
-    opening = t.rp + t.rcd
     return MemoryTiming(
         data_width=SDRAM_BEAT_BITS,
-        latency=13 + opening + t.cas_latency,
+        latency=13 + t.cas_latency,
         beat_cycles=beat * (1 + (t.rfc + 1) / t.refresh_interval),
-        answer=18 + opening,
+        answer=18,
     )
 
 
