@@ -39,7 +39,17 @@ from nnloom.compiler.recentre import has_twin
 from nnloom.runtime.devices import serial
 
 HERE = Path(__file__).resolve().parent
-ONNX_MODULES = ("operators", "movement", "resizing", "support", "reader")
+ONNX_MODULES = (
+    "products",
+    "quantization",
+    "elementwise",
+    "pools",
+    "movement",
+    "resizing",
+    "parameters",
+    "support",
+    "reader",
+)
 GENERAL = ("force", "of_chain", "root", "read", "output", "compute_product", "_real_constant")
 """What any operator may meet: its operand is another's result"""
 SHARED = ("shape", "constant", "scalar", "quantized_type")

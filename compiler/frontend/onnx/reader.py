@@ -245,7 +245,7 @@ class Reader:
         lazy = self.lazy.pop(name, None)
         if lazy is None:
             return
-        from .operators import compute_product
+        from .products import compute_product
 
         if isinstance(lazy, Product):
             compute_product(self, name, lazy)

@@ -1,0 +1,279 @@
+"""Sums, products and functions of elements."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnloom.arch.operation import Quantization, TensorType
+
+from .order import Axes, Shape, order_of, take
+from .parameters import output_scale
+from .reader import Product, Reader, Refusal
+from .support import attributes
+from .tables import Chain
+from .values import RECENTRED
+
+__all__ = [
+    "batch_normalization",
+    "binary",
+    "cast",
+    "clip",
+    "identity",
+    "qlinear_binary",
+    "qlinear_function",
+    "relu",
+    "unary",
+    "variadic",
+]
+
+
+def qlinear_binary(kind: str) -> Callable[[Reader, Any], None]:
+    """QLinearAdd and QLinearMul."""
+
+    def read(r: Reader, node: Any) -> None:
+        a, b = node.input[0], node.input[3]
+        value, zero, dtype = output_scale(r, node, 6, 7)
+        scales = (r.scale_of(node.input[1], node.input[2]), r.scale_of(node.input[4], node.input[5]))
+        for name, (scale, zero_point) in zip((a, b), scales, strict=True):
+            if name not in r.v.constants:
+                r.integer(name, scale, zero_point)
+        axes = _common_axes(r, (a, b), node.output[0])
+        operands = [_operand(r, n, node.output[0], axes, s) for n, s in zip((a, b), scales, strict=True)]
+        options: dict[str, Any] = {"activation": "NONE"}
+        if dtype == "uint8":
+            options["recentred"] = RECENTRED
+        if kind == "ADD":
+            options |= _add_options(r.shape(a), r.shape(b))
+        t = r.quantized_type(take(r.shape(node.output[0]), axes), dtype, value, zero)
+        r.emit(node, node.output[0], kind, operands, t, axes, options)
+
+    return read
+
+
+def _add_options(a: Shape, b: Shape) -> dict[str, Any]:
+    """Whether ONNX Runtime takes the second operand first, and whether that is not known."""
+    if math.prod(a) == 1 and math.prod(b) > 1:
+        return {"scalar_first": True}
+    if a != b and math.prod(b) > 1:
+        return {"in_float": "with broadcasting, the order of ONNX Runtime's float32 sums is not known"}
+    return {}
+
+
+def _common_axes(r: Reader, names: Sequence[str], output: str) -> Axes:
+    """The order of axes in which an elementwise operator runs: that of an operand that needs no transposition."""
+    shape = r.shape(output)
+    plain = tuple(range(len(shape)))
+    found = [r.v.axes(n) for n in names if n not in r.v.constants and r.shape(n) == shape]
+    return next((axes for axes in found if axes not in (None, plain)), None) or plain
+
+
+def _operand(r: Reader, name: str, output: str, axes: Axes, quantization: tuple[np.float32, int] | None = None) -> int:
+    """An operand of an elementwise operator with its axes as the output's, those it lacks are 1."""
+    rank = len(r.shape(output))
+    shape = (1,) * (rank - len(r.shape(name))) + r.shape(name)
+    if name in r.v.constants:
+        data = np.ascontiguousarray(r.v.constants[name].reshape(shape).transpose(axes))
+        if quantization is None:
+            return r.v.constant(data, name=name)
+        shift = RECENTRED if data.dtype == np.uint8 else 0
+        q = Quantization.per_tensor(float(quantization[0]), quantization[1] - shift)
+        return r.v.constant((data.astype(np.int16) - shift).astype(np.int8), q, name=name)
+    return r.v.get(name, order_of(shape, axes), take(shape, axes))
+
+
+def unary(kind: str, *options: str) -> Callable[[Reader, Any], None]:
+    """An operator on one real number; options: attributes that it has."""
+
+    def read(r: Reader, node: Any) -> None:
+        name, out = node.input[0], node.output[0]
+        if _extend(r, node, (name,)):
+            return
+        r.force(name)
+        a = attributes(node)
+        chosen = {o: _plain_attribute(a[o]) for o in options if o in a}
+        _of_one(r, node, kind, name, out, chosen)
+
+    return read
+
+
+def _plain_attribute(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _of_one(r: Reader, node: Any, kind: str, name: str, out: str, options: Mapping[str, Any]) -> None:
+    held = r.v.held[name][0]
+    t = TensorType(r.v.type(held.index).shape, r.dtypes.get(out, "float32"))
+    target = r.emit(node, out, kind, [held.index], t, None, dict(options))
+    r.v.held[out] = [dataclasses.replace(held, index=target)]
+
+
+def _extend(r: Reader, node: Any, names: Sequence[str]) -> bool:
+    """Make a node part of the chain before it, if its other operands are constants of one value."""
+    chains = [(n, r.lazy[n]) for n in names if isinstance(r.lazy.get(n), Chain)]
+    others = [n for n in node.input if n and n not in [c[0] for c in chains]]
+    if len(chains) != 1 or any(_size(r, n) != 1 for n in others):
+        return False
+    name, chain = chains[0]
+    assert isinstance(chain, Chain)
+    if r.shape(node.output[0]) != r.shape(name):
+        return False
+    for other in others:
+        r.constant(other, "an operand")
+    r.lazy[node.output[0]] = dataclasses.replace(chain, nodes=(*chain.nodes, node))
+    return True
+
+
+def _size(r: Reader, name: str) -> int:
+    """Elements of a constant; 0 if it is none."""
+    if name in r.v.constants:
+        return int(r.v.constants[name].size)
+    return int(r.quantized[name].data.size) if name in r.quantized else 0
+
+
+def binary(kind: str) -> Callable[[Reader, Any], None]:
+    """An operator on two real numbers."""
+
+    def read(r: Reader, node: Any) -> None:
+        if _extend(r, node, list(node.input)):
+            return
+        for name in node.input:
+            r.force(name)
+        out = node.output[0]
+        if r.dtypes.get(out, "float32") != "float32":
+            raise Refusal(f"{r.dtypes[out]}; float32 is supported")
+        axes = _common_axes(r, node.input, out)
+        operands = [_operand(r, name, out, axes) for name in node.input]
+        r.make(node, out, kind, operands, axes, activation="NONE")
+
+    return read
+
+
+def variadic(kind: str) -> Callable[[Reader, Any], None]:
+    """Max, Min and Sum of two operands."""
+
+    def read(r: Reader, node: Any) -> None:
+        if len(node.input) != 2:
+            raise Refusal(f"{len(node.input)} operands; two are supported")
+        binary(kind)(r, node)
+
+    return read
+
+
+def relu(r: Reader, node: Any) -> None:
+    """Relu: of a product that waits, a limit of its result."""
+    if not _clamp(r, node, 0.0, None):
+        unary("RELU")(r, node)
+
+
+def clip(r: Reader, node: Any) -> None:
+    """Clip of real numbers, as `relu`, or of quantized ones."""
+    name = node.input[0]
+    bounds = [float(r.scalar(n, "a bound")) if n else None for n in [*node.input[1:], "", ""][:2]]
+    if r.dtypes.get(name) in ("int8", "uint8"):
+        _clip_integers(r, node, bounds)
+        return
+    if _clamp(r, node, *bounds) or _extend(r, node, (name,)):
+        return
+    r.force(name)
+    options = {key: value for key, value in zip(("min", "max"), bounds, strict=True) if value is not None}
+    _of_one(r, node, "CLIP", name, node.output[0], {k: v for k, v in options.items() if abs(v) < 1 << 32})
+
+
+def _clamp(r: Reader, node: Any, low: float | None, high: float | None) -> bool:
+    product = r.lazy.get(node.input[0])
+    if not isinstance(product, Product) or r.readers[node.output[0]] != 1 or product.clamp != (None, None):
+        return False
+    r.lazy[node.output[0]] = dataclasses.replace(product, clamp=(low, high))
+    return True
+
+
+def _clip_integers(r: Reader, node: Any, bounds: Sequence[float | None]) -> None:
+    """A table, or a limit of the operator that makes the operand."""
+    name, out = node.input[0], node.output[0]
+    shift = RECENTRED if r.dtypes[name] == "uint8" else 0
+    low, high = (
+        default if bound is None else int(bound) - shift for bound, default in zip(bounds, (-128, 127), strict=True)
+    )
+    held = r.v.held[name][0]
+    maker = next((n for n in r.v.nodes if held.index in n.outputs), None)
+    if maker is not None and maker.operation.rounding == "onnx" and r.readers[name] == 1:
+        known = maker.operation.options.get("limits", (-128, 127))
+        options = {**maker.operation.options, "limits": (max(known[0], low), min(known[1], high))}
+        changed = dataclasses.replace(maker, operation=dataclasses.replace(maker.operation, options=options))
+        r.v.nodes[r.v.nodes.index(maker)] = changed
+        r.v.held[out] = [held]
+        return
+    table = r.v.constant(np.clip(np.arange(-128, 128), low, high).astype(np.int8), name=f"{out} (table)")
+    target = r.emit(node, out, "TABLE", [held.index, table], r.v.type(held.index), None)
+    r.v.held[out] = [dataclasses.replace(held, index=target)]
+
+
+def qlinear_function(r: Reader, node: Any) -> None:
+    """QLinearSigmoid, QLinearLeakyRelu: tables that ONNX Runtime fills."""
+    from .tables import run_nodes
+
+    name, out = node.input[0], node.output[0]
+    scale, zero_point = r.scale_of(node.input[1], node.input[2])
+    value, zero, dtype = output_scale(r, node, 3, 4)
+    source = r.integer(name, scale, zero_point)
+    from onnx import numpy_helper
+
+    initializers = [numpy_helper.from_array(r.constant(n, "a scale"), n) for n in dict.fromkeys(node.input[1:])]
+    values = (np.arange(256) + (0 if r.dtypes[name] == "uint8" else -128)).astype(r.dtypes[name])
+    (answers,) = run_nodes(r.plan.planned, [node], initializers, {name: values}, [out])
+    if dtype == "uint8":
+        answers = (answers.astype(np.int16) - RECENTRED).astype(np.int8)
+    t = r.quantized_type(r.v.type(source).shape, dtype, value, zero)
+    table = r.v.constant(answers, name=f"{out} (table)")
+    target = r.emit(node, out, "TABLE", [source, table], t, None)
+    r.v.held[out] = [dataclasses.replace(r.v.held[name][0], index=target)]
+
+
+def identity(r: Reader, node: Any) -> None:
+    """Identity, Dropout: the same under another name."""
+    name, out = node.input[0], node.output[0]
+    if any(r.readers[o] for o in node.output[1:]):
+        raise Refusal("its mask is read; export the model for inference")
+    if name in r.lazy:
+        r.lazy[out] = r.lazy[name]
+    elif name in r.quantized:
+        r.quantized[out] = r.quantized[name]
+    elif name in r.v.constants:
+        r.v.constants[out] = r.v.constants[name]
+    else:
+        r.v.held[out] = list(r.v.held[name])
+
+
+def cast(r: Reader, node: Any) -> None:
+    """Cast of numbers."""
+    name, out = node.input[0], node.output[0]
+    r.force(name)
+    if r.dtypes.get(name) == r.dtypes.get(out):
+        identity(r, node)
+        return
+    held = r.v.held[name][0]
+    t = TensorType(r.v.type(held.index).shape, r.dtypes[out])
+    target = r.emit(node, out, "CAST", [held.index], t, None, {}, "tflite")
+    r.v.held[out] = [dataclasses.replace(held, index=target)]
+
+
+def batch_normalization(r: Reader, node: Any) -> None:
+    """BatchNormalization in float32: a product and a sum by channel."""
+    x, out = node.input[0], node.output[0]
+    r.force(x)
+    gamma, beta, mean, variance = (r.constant(n, "a parameter").astype(np.float32) for n in node.input[1:5])
+    factor = gamma / np.sqrt(variance + np.float32(attributes(node).get("epsilon", 1e-5)))
+    shape = r.shape(out)
+    axes = r.v.axes(x) or tuple(range(len(shape)))
+    by_channel = (1, len(gamma), *(1,) * (len(shape) - 2))
+    why = {"activation": "NONE", "in_float": "float32 arithmetic in another order than ONNX Runtime's"}
+    t = TensorType(take(shape, axes), "float32")
+    product = r.v.add(f"{out} (product)", t)
+    constants = [r.v.constant(c.reshape(by_channel).transpose(axes)) for c in (factor, beta - mean * factor)]
+    r.v.emit("MUL", [r.v.along(x, axes), constants[0]], [product], why, rounding="onnx")
+    r.emit(node, out, "ADD", [product, constants[1]], t, axes, why)
