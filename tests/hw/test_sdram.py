@@ -25,6 +25,7 @@ from nnloom.hw.sdram_timing import (
 )
 from nnloom.sim.sdram_bench import Burst, Manager, Reference, Run, quick
 from nnloom.sim.sdram_model import SdramModel, SdramPinValues
+from tests.hw.benches import simulate
 
 CONFIGURATIONS = [
     (ULX3S_SDRAM, 120e6, 32),
@@ -212,6 +213,30 @@ def test_refreshes_are_postponed_and_made_up_for() -> None:
     idle = [edge for edge, command, _, _ in commands if command == SdramCommand.REFRESH and edge > busy[-1] + 200]
     interval = SdramTiming.of(chip, 120e6).refresh_interval
     assert {after - before for before, after in itertools.pairwise(idle)} == {interval}
+
+
+def test_no_path_from_ready_to_valid() -> None:
+    """With bursts in both directions under way, the manager's readies change nothing in their own cycle."""
+    dut, rng = SdramController(quick(ULX3S_SDRAM, refresh_ms=8), 120e6, 32), random.Random(0)
+    axi = dut.axi
+    seen: set[tuple[int, int]] = set()
+
+    async def bench(ctx) -> None:
+        for channel in ("aw", "ar"):
+            for name, value in (("valid", 1), ("size", 2), ("burst", 1), ("len", 5)):
+                ctx.set(getattr(axi, f"{channel}{name}"), value)
+        ctx.set(axi.wvalid, 1)
+        for _ in range(1500):
+            valids = ctx.get(axi.rvalid), ctx.get(axi.bvalid)
+            seen.add(valids)
+            for readies in ((0, 0), (0, 1), (1, 0), (1, 1), (rng.getrandbits(1), rng.getrandbits(1))):
+                ctx.set(axi.rready, readies[0])
+                ctx.set(axi.bready, readies[1])
+                assert (ctx.get(axi.rvalid), ctx.get(axi.bvalid)) == valids
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert len(seen) == 4
 
 
 def test_no_row_is_open_for_too_long() -> None:
