@@ -18,15 +18,21 @@ from nnloom.arch.extras import require
 __all__ = ["check_other_formats", "exported", "is_program"]
 
 OPSET = 20
+SUFFIX = ".pt2"
 NAME = "model"
 """Of a program that has no file"""
 
 
 def is_program(model: Any) -> bool:
-    """Whether a model is a `torch.export.ExportedProgram`, or a file of one."""
+    """Whether a model is a `torch.export.ExportedProgram`, or a file of one: by its name, since PyTorch runs what such
+    files pickle."""
     if not isinstance(model, str | Path):
         return True
-    names = _members(Path(model))
+    path = Path(model)
+    return path.suffix == SUFFIX and _holds_program(_members(path))
+
+
+def _holds_program(names: list[str]) -> bool:
     return any(n.endswith(("models/model.json", "serialized_exported_program.json")) for n in names)
 
 
@@ -43,6 +49,12 @@ def check_other_formats(path: Path) -> None:
             f"{path}: a Keras model; export it in Python, keras.models.load_model({str(path)!r}).export("
             f"{path.stem + '.onnx'!r}, format='onnx'), and give that file"
         )
+    if _holds_program(names):
+        raise ModelError(
+            f"{path}: a program of PyTorch, which may run code as it is read; if you trust it, name it {path.stem}.pt2"
+        )
+    if path.suffix == SUFFIX:
+        raise ModelError(f"{path}: damaged, or no program of torch.export; write it with torch.export.save")
     if any(n.endswith("data.pkl") for n in names):
         raise ModelError(
             f"{path}: PyTorch weights, which are no network; in Python, torch.export.save(torch.export.export(network, "

@@ -47,6 +47,13 @@ def test_pytorch_weights(tmp_path):
     assert is_program(_archive(tmp_path / "o.pt2", "serialized_exported_program.json"))
 
 
+def test_a_program_under_another_name_is_not_loaded(tmp_path):
+    # PyTorch unpickles what is in it.
+    path = _archive(tmp_path / "net.onnx", "n/models/model.json")
+    with pytest.raises(ModelError, match=r"net\.onnx: a program of PyTorch, .* if you trust it, name it net\.pt2"):
+        read_model(path)
+
+
 def test_without_torch(tmp_path, monkeypatch):
     path = _archive(tmp_path / "n.pt2", "n/models/model.json")
     monkeypatch.setattr("nnloom.arch.extras.find_spec", lambda name: None if name == "torch" else sys.__spec__)
@@ -96,3 +103,9 @@ def test_means_over_images_stay_integers(axes, keep):
     alone = n.model(other)
     alone.graph.node.remove(alone.graph.node[0])
     assert with_global_pools(alone) is alone
+
+
+def test_a_damaged_program(tmp_path):
+    (tmp_path / "net.pt2").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ModelError, match=r"net\.pt2: damaged, or no program of torch\.export"):
+        read_model(tmp_path / "net.pt2")
