@@ -15,6 +15,7 @@ __all__ = [
     "AccumulatorBlock",
     "BlockRam",
     "Ice40Technology",
+    "LaneRam",
     "PairedMultiplier",
     "Pll",
     "PllSettings",
@@ -182,6 +183,25 @@ class BlockRam(Ram):
                 i_WDATA=w_data,
                 i_MASK=Const(0, 16),
             )
+        return m
+
+
+class LaneRam(Ram):
+    """Blocks for each lane, which is written alone."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        assert self.lane
+        for index in range(self.width // self.lane):
+            m.submodules[f"lane_{index}"] = ram = BlockRam(width=self.lane, depth=self.depth)
+            mine = slice(index * self.lane, (index + 1) * self.lane)
+            m.d.comb += [
+                ram.w_en.eq(self.w_en[index]),
+                ram.w_addr.eq(self.w_addr),
+                ram.w_data.eq(self.w_data[mine]),
+                ram.r_addr.eq(self.r_addr),
+                self.r_data[mine].eq(ram.r_data),
+            ]
         return m
 
 
@@ -386,9 +406,11 @@ class Ice40Technology:
             return WideMultiplier(a_width=a_width, b_width=b_width)
         return Multiplier(a_width=a_width, b_width=b_width)
 
-    def ram(self, *, width: int, depth: int) -> BlockRam:
+    def ram(self, *, width: int, depth: int, lane: int | None = None) -> Ram:
         """Block RAM."""
-        return BlockRam(width=width, depth=depth)
+        if lane is None:
+            return BlockRam(width=width, depth=depth)
+        return LaneRam(width=width, depth=depth, lane=lane)
 
     def fanout(self, *, width: int, count: int) -> FanoutRegister:
         """One register: synthesis merges equal ones."""

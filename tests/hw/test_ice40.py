@@ -14,13 +14,14 @@ from nnloom.hw.ice40 import (
     AccumulatorBlock,
     BlockRam,
     Ice40Technology,
+    LaneRam,
     PairedMultiplier,
     ProductBlock,
     SinglePortBlocks,
     WideMultiplier,
     pll_settings,
 )
-from nnloom.hw.technology import MULTIPLIER_LATENCY, Multiplier, MultiplyAccumulate, Product, SinglePortRam
+from nnloom.hw.technology import MULTIPLIER_LATENCY, Multiplier, MultiplyAccumulate, Product, SinglePortRam, write_lane
 from tests.hw.verilog_benches import check_multiplier, check_ram, check_same, icarus
 
 
@@ -83,6 +84,13 @@ def test_wide_multiplier(tmp_path):
 def test_block_ram(tmp_path, width, depth, blocks):
     verilog = check_ram(BlockRam(width=width, depth=depth), cells(), tmp_path)
     assert verilog.count("SB_RAM40_4K #(") == blocks
+
+
+@pytest.mark.icarus
+@pytest.mark.parametrize(("width", "depth", "blocks"), [(27, 256, 3), (18, 512, 4)])
+def test_lanes_of_block_ram_are_written_alone(tmp_path, width, depth, blocks):
+    verilog = check_ram(LaneRam(width=width, depth=depth, lane=write_lane(depth)), cells(), tmp_path)
+    assert verilog.count("SB_RAM40_4K #(") >= blocks // (width // 9)
 
 
 def test_blocks_are_shared_by_two_products_until_they_are_used_up():
