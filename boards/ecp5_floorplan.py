@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 __all__ = ["SITES", "Sites", "floorplan", "lanes_of"]
 
-LEAST_SHARE = 0.5
+LEAST_SHARE = 0.75
 """Of the DSP blocks: a smaller engine would be spread over more of the chip than it needs."""
 
 
