@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
-from nnloom.sim.parts import RegionModels
 
 from .devices.base import Device
 from .host_steps import HostSteps
+
+if TYPE_CHECKING:
+    from nnloom.sim.parts import RegionModels
 
 __all__ = ["TracedTensor", "trace"]
 
@@ -45,6 +48,8 @@ def trace(artifact: Artifact, sources: Sequence[NDArray], device: Device | None 
     -------
     Every tensor in the order in which they are made; of a tensor that several layers write, the whole.
     """
+    from nnloom.sim.parts import RegionModels  # the golden model: sessions start without it
+
     steps, regions = HostSteps.load(artifact), artifact.manifest.regions
     models = None if device is not None else RegionModels(artifact.image)
     values = [*sources, *steps.constants]
