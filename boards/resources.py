@@ -54,8 +54,8 @@ TABLE_REGISTERS = 8
 """Of each requantization unit, for what is looked up in tables and what comes from them."""
 
 HEADROOM = {"LUT4": 0.63, "TRELLIS_FF": 0.62, "DP16KD": 0.95}
-"""Share of the device that a configuration may take: what the default of the ULX3S-85F takes. At 61 % of the LUTs it
-met its clock; fuller systems were not placed yet."""
+"""Share of the device that a configuration may take: what the model says of the default of the ULX3S-85F. With 64 % of
+the LUTs after packing it met its clock, with its floorplan; fuller systems were not placed yet."""
 
 
 @dataclass(frozen=True, kw_only=True)

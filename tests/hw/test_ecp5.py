@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnloom.boards.ecp5_flow import Ecp5Toolchain
-from nnloom.hw.device import block_shape
+from nnloom.hw.device import BLOCK_SHAPES, block_shape
 from nnloom.hw.ecp5 import PLL_LIMITS, BlockRam, DspMultiplier, Ecp5Technology, LutMultiplier
 from nnloom.hw.emit import emit_rtlil, emit_verilog, run_yosys
 from nnloom.hw.technology import MULTIPLIER_LATENCY, write_lane
@@ -118,6 +118,12 @@ def test_dsp_multiplier_around_a_model_of_the_cell(tmp_path, widths):
 def test_block_ram_around_a_model_of_the_cell(tmp_path, width, depth, blocks):
     verilog = check_ram(BlockRam(width=width, depth=depth), ram_model(block_shape(depth).width), tmp_path)
     assert verilog.count("DP16KD #(") == blocks
+
+
+def test_lanes_have_a_ninth_bit_where_the_blocks_have_one():
+    for shape in BLOCK_SHAPES:
+        for depth in (shape.depth // 2 + 1, shape.depth):
+            assert write_lane(depth) == (9 if shape.width % 9 == 0 else 8)
 
 
 @pytest.mark.icarus
