@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import AcceleratorConfig
+from .dtypes import INT8, UINT8
 from .errors import ArtifactError, NnloomError
 from .files import restore_directory
 from .isa import TABLE_ENTRIES
@@ -100,7 +101,7 @@ class TensorLocation:
     zero_point: int = 0
     layer: str = ""
     """layer that writes the tensor, empty for inputs"""
-    dtype: str = "int8"
+    dtype: str = INT8
     """in which the host has it; of uint8 the memory has 128 less, and so have scale and zero point"""
 
     def granules(self, config: AcceleratorConfig) -> int:
@@ -110,7 +111,7 @@ class TensorLocation:
     @property
     def _sign(self) -> np.uint8:
         """What turns the host's bytes into those of the memory, and back, by exclusive or."""
-        return np.uint8(0x80 if self.dtype == "uint8" else 0)
+        return np.uint8(0x80 if self.dtype == UINT8 else 0)
 
     def pack(self, config: AcceleratorConfig, values: NDArray) -> list[NDArray[np.uint8]]:
         """The bytes of each bank from `base` on, for `values` of `dtype`, any shape with the right element count.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import AcceleratorConfig
+from .dtypes import EIGHT_BITS, INT4, INT8, UINT8
 from .isa import DESCRIPTOR_WORDS, check_descriptor, decode_program
 from .schema import SchemaError
 
@@ -26,7 +27,7 @@ __all__ = ["check_files", "check_host_plan", "check_images", "check_interface", 
 
 LARGEST_TENSOR = 1 << 28
 """Elements of a tensor at most."""
-DTYPES = frozenset({"bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float32"})
+DTYPES = frozenset({"bool", INT8, UINT8, "int16", "int32", "int64", "float16", "float32"})
 LARGEST_OPTION = float(1 << 32)
 """Magnitude of a number among an operator's options at most."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
@@ -74,7 +75,7 @@ def _check_shape(what: str, shape: Sequence[int]) -> None:
 def _check_quantization(what: str, scale: float, zero_point: int, dtype: str) -> None:
     _expect(0 <= scale <= float(np.finfo(np.float32).max), f"{what}: scale {scale:g} is none")
     # A float input or output has the quantization behind it.
-    limits = np.iinfo(dtype if dtype in ("int8", "uint8", "int16") else "int32")
+    limits = np.iinfo(dtype if dtype in (INT8, UINT8, "int16") else "int32")
     _expect(int(limits.min) <= zero_point <= int(limits.max), f"{what}: zero point {zero_point} is none of {dtype}")
 
 
@@ -99,8 +100,8 @@ def _check_location(what: str, config: AcceleratorConfig, location: TensorLocati
     _check_shape(what, location.shape)
     elements = location.rows * location.columns * location.channels
     _expect(math.prod(location.shape) == elements, f"{what}: shape {list(location.shape)} has not {elements} elements")
-    _expect(location.dtype in ("int8", "uint8"), f"{what}: unknown dtype {location.dtype[:20]!r}")
-    _check_quantization(what, location.scale, location.zero_point, "int8")
+    _expect(location.dtype in EIGHT_BITS, f"{what}: unknown dtype {location.dtype[:20]!r}")
+    _check_quantization(what, location.scale, location.zero_point, INT8)
 
 
 def check_images(
@@ -222,7 +223,7 @@ def _check_operation(what: str, op: Operation, operands: Sequence[_Held | None])
     for tensor in (*op.inputs, *op.outputs):
         if tensor is not None:
             _check_shape(what, tensor.shape)
-            _expect(tensor.dtype in DTYPES | {"int4"}, f"{what}: unknown dtype {tensor.dtype[:20]!r}")
+            _expect(tensor.dtype in DTYPES | {INT4}, f"{what}: unknown dtype {tensor.dtype[:20]!r}")
             _check_scales(what, tensor)
     for key, value in op.options.items():
         _check_option(f"{what}: {key[:40]}", value)

@@ -12,6 +12,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .dtypes import INT8
+
 __all__ = [
     "ADD_LEFT_SHIFT",
     "IDENTITY_MULTIPLIER",
@@ -192,7 +194,7 @@ def requantize(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, *, doubl
     return (product + (np.int64(1) << (total - 1))) >> total
 
 
-def quantize(values: NDArray[np.floating], scale: float, zero_point: int, dtype: str = "int8") -> NDArray:
+def quantize(values: NDArray[np.floating], scale: float, zero_point: int, dtype: str = INT8) -> NDArray:
     """Real values to int8 or uint8, as the TFLite QUANTIZE reference kernel: float32 division, half away from zero."""
     scaled = np.asarray(values, np.float32) / np.float32(scale)
     whole = np.trunc(scaled)
@@ -205,7 +207,7 @@ ACTIVATION_BOUNDS = {"NONE": (None, None), "RELU": (0.0, None), "RELU6": (0.0, 6
 """Fused activations of TFLite that are a clamp: their bounds as real numbers"""
 
 
-def activation_range(activation: str, scale: float, zero_point: int, dtype: str = "int8") -> tuple[int, int]:
+def activation_range(activation: str, scale: float, zero_point: int, dtype: str = INT8) -> tuple[int, int]:
     """Smallest and largest quantized value after a fused activation (TFLite `CalculateActivationRangeQuantized`).
 
     Bounds are divided by the scale in float32 and rounded half away from zero.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import held_as
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.reference import evaluate, is_exact
 
@@ -85,7 +86,7 @@ def _try(graph: Graph, node: Node) -> str | None:
             operands.append(None)
             continue
         value = graph.values[index]
-        dtype = "int8" if value.type.dtype == "int4" else value.type.dtype
+        dtype = held_as(value.type.dtype)
         operands.append(np.zeros(value.type.shape, dtype) if value.data is None else value.data)
     try:
         evaluate(node.operation, operands)

@@ -13,6 +13,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+from nnloom.arch.dtypes import EIGHT_BITS, INT16, LIMITS
+
 from .ir import Graph, Node
 
 __all__ = ["fold"]
@@ -81,7 +83,7 @@ def _least(node: Node) -> int:
     """A bound for the least value that an int8 or uint8 operator's fused activation lets through."""
     out = node.operation.outputs[0]
     assert out.quantization
-    least = {"int8": -128, "uint8": 0}.get(out.dtype, -(1 << 15))
+    least, _ = LIMITS.get(out.dtype, LIMITS[INT16])
     relu = node.operation.options.get("activation", "NONE") in ("RELU", "RELU6")
     return max(least, out.quantization.zero_point) if relu else least
 
@@ -128,7 +130,7 @@ def _activation_after(graph: Graph, node: Node, producers: Producers) -> Node | 
         return None
     if "onnx" in (before.operation.rounding, node.operation.rounding):
         return None
-    if before.operation.outputs[0].quantization != out.quantization or out.dtype not in ("int8", "uint8"):
+    if before.operation.outputs[0].quantization != out.quantization or out.dtype not in EIGHT_BITS:
         return None
     if out.quantization is None or not out.quantization.is_per_tensor or 6 / out.quantization.scale > _LARGEST_LIMIT:
         return None
@@ -148,7 +150,7 @@ def _blocks(graph: Graph, node: Node | None, kind: str) -> tuple[tuple[int, int]
     source, out = node.operation.inputs[0], node.operation.outputs[0]
     if block is None or edges is None or source is None or len(source.shape) != 4 or block.size != 2:
         return None
-    if source.quantization != out.quantization or source.dtype not in ("int8", "uint8"):
+    if source.quantization != out.quantization or source.dtype not in EIGHT_BITS:
         return None
     (rows, columns), ((top, _), (left, _)) = block.tolist(), edges.tolist()
     return (rows, columns), (top, left)

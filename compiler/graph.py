@@ -13,6 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import ACTIVATION
+
 from .onnx_rounding import Proof
 
 __all__ = [
@@ -53,7 +55,7 @@ class Tensor:
     """columns of the whole from one of the part to the next"""
     row_step: int = 1
     """rows of the whole from one of the part to the next; other than 1 only for what a layer writes"""
-    dtype: str = "int8"
+    dtype: str = ACTIVATION
     """of a region's inputs and outputs: in which type the host has them, int8 or uint8"""
 
     @property
@@ -66,7 +68,7 @@ class Tensor:
         if self.whole is None:
             return self
         rows, columns, channels = self.whole
-        alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1, dtype="int8")
+        alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1, dtype=ACTIVATION)
         return dataclasses.replace(self, rows=rows, columns=columns, channels=channels, **alone)  # type: ignore[arg-type]
 
     def part(
@@ -254,7 +256,7 @@ class WindowSum(Layer):
     window: tuple[int, int]
     strides: tuple[int, int]
     weight: int
-    """int8"""
+    """of each value in the window, int8"""
     multiplier: int
     shift: int
     double_rounding: bool = True

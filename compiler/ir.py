@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorInfo
+from nnloom.arch.dtypes import held_as
 from nnloom.arch.operation import Operation, TensorType
 
 __all__ = ["Graph", "Node", "State", "Value"]
@@ -177,7 +178,7 @@ def checked_data(values: NDArray, value_type: TensorType) -> NDArray:
     ValueError
         If there are more or fewer.
     """
-    dtype = np.dtype("int8" if value_type.dtype == "int4" else value_type.dtype)
+    dtype = np.dtype(held_as(value_type.dtype))
     if values.size != value_type.elements or values.dtype != dtype:
         raise ValueError(f"constant of {values.size} {values.dtype} instead of {value_type.elements} {dtype}")
     return np.ascontiguousarray(values).reshape(value_type.shape)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.dtypes import ACTIVATION, UINT8
 
 from .copies import copy_layer
 from .graph import DepthwiseConv2D, Layer, LayerGraph, Tensor
@@ -110,7 +111,7 @@ class _Region:
 
     def dtype(self, value: int) -> str:
         """Type in which the host has it."""
-        return "uint8" if value in self.network.unsigned else self.graph.values[value].type.dtype
+        return UINT8 if value in self.network.unsigned else self.graph.values[value].type.dtype
 
     def _known(self, value: int) -> Tensor | None:
         return self.made.get(value) or self.inputs.get(value) or self.offered.get(value)
@@ -138,7 +139,7 @@ class _Region:
     def _input(self, value: int, layout: Layout | None) -> Tensor:
         item = self.graph.values[value]
         q = item.type.quantization
-        if item.type.dtype != "int8" or q is None or not q.is_per_tensor:
+        if item.type.dtype != ACTIVATION or q is None or not q.is_per_tensor:
             raise Refusal(f"{item.name} is no int8 tensor with one scale")
         flat = (1, 1, item.type.elements) if value in self.only_flat else natural_layout(item.type.shape)
         rows, columns, channels = layout or flat

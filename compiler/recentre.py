@@ -21,18 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnloom.arch.dtypes import INT8, INT9, RECENTRED, UINT8
 from nnloom.arch.operation import Quantization, TensorType
 from nnloom.arch.reference.convolution import product_scale
 
 from .ir import Graph, Node, Value
 
-__all__ = ["INT9", "OFFSET", "SAME", "Recentred", "has_twin", "is_renaming", "recentre"]
-
-OFFSET = 128
-"""of uint8 values to their int8 twins"""
-
-INT9 = "int9"
-"""Data type of weights less their zero point that are beyond int8: -255 to 255, held as int16"""
+__all__ = ["SAME", "Recentred", "has_twin", "is_renaming", "recentre"]
 
 _PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 _OPTIONS: Mapping[str, Mapping[str, object]] = {
@@ -79,14 +74,14 @@ def has_twin(kind: str) -> bool:
 
 def recentre(graph: Graph) -> Recentred:
     """The twin of a network: itself, if it has no uint8."""
-    unsigned = frozenset(i for i, value in enumerate(graph.values) if value.type.dtype == "uint8")
+    unsigned = frozenset(i for i, value in enumerate(graph.values) if value.type.dtype == UINT8)
     if not unsigned:
         return Recentred(graph, {}, unsigned)
     values = [_twin_value(value) for value in graph.values]
     nodes, reasons = [], {}
     for node in graph.nodes:
         twin: Node | str = node
-        if any(t is not None and t.dtype == "uint8" for t in (*node.operation.inputs, *node.operation.outputs)):
+        if any(t is not None and t.dtype == UINT8 for t in (*node.operation.inputs, *node.operation.outputs)):
             twin = _twin(graph, node, values)
         if isinstance(twin, str):
             reasons[node.outputs[0]] = twin
@@ -96,19 +91,19 @@ def recentre(graph: Graph) -> Recentred:
 
 
 def _twin_type(t: TensorType) -> TensorType:
-    if t.dtype != "uint8":
+    if t.dtype != UINT8:
         return t
     q = t.quantization
     if q is not None:
-        q = dataclasses.replace(q, zero_points=tuple(point - OFFSET for point in q.zero_points))
-    return TensorType(t.shape, "int8", q)
+        q = dataclasses.replace(q, zero_points=tuple(point - RECENTRED for point in q.zero_points))
+    return TensorType(t.shape, INT8, q)
 
 
 def _twin_value(value: Value) -> Value:
     data = value.data
-    if value.type.dtype != "uint8":
+    if value.type.dtype != UINT8:
         return value
-    return Value(value.name, _twin_type(value.type), None if data is None else (data ^ OFFSET).view(np.int8))
+    return Value(value.name, _twin_type(value.type), None if data is None else (data ^ RECENTRED).view(np.int8))
 
 
 def _twin(graph: Graph, node: Node, values: list[Value]) -> Node | str:
@@ -134,8 +129,8 @@ def _with_weights(graph: Graph, node: Node, twin: Node, values: list[Value]) -> 
     if source is None or weights is None:
         return "the operand or its weights have no single scale"
     less = data.astype(np.int16) - weights.zero_point
-    wide = less.min(initial=0) < -OFFSET or less.max(initial=0) >= OFFSET
-    value_type = TensorType(data.shape, INT9 if wide else "int8", Quantization.per_tensor(weights.scale, 0))
+    wide = less.min(initial=0) < -RECENTRED or less.max(initial=0) >= RECENTRED
+    value_type = TensorType(data.shape, INT9 if wide else INT8, Quantization.per_tensor(weights.scale, 0))
     assert node.inputs[1] is not None
     name = f"{graph.values[node.inputs[1]].name} (less its zero point)"
     values.append(Value(name, value_type, less if wide else less.astype(np.int8)))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import ACTIVATION
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.operation import Operation, TensorType
 from nnloom.arch.reference import evaluate
@@ -53,13 +54,13 @@ def _function(graph: Graph, node: Node, functions: dict[int, _Function]) -> _Fun
     op = node.operation
     if op.rounding != "onnx" or (node.kind not in ELEMENTWISE and node.kind != "TABLE"):
         return None
-    if len(op.outputs) != 1 or op.outputs[0].dtype != "int8":
+    if len(op.outputs) != 1 or op.outputs[0].dtype != ACTIVATION:
         return None
     roots = {functions[i].root if i in functions else i for i in graph.operands(node)}
     if len(roots) != 1:
         return None
     (root,) = roots
-    if graph.values[root].type.dtype != "int8" or graph.values[root].type.shape != op.outputs[0].shape:
+    if graph.values[root].type.dtype != ACTIVATION or graph.values[root].type.shape != op.outputs[0].shape:
         return None
     operands, types = [], []
     for index, t in zip(node.inputs, op.inputs, strict=True):

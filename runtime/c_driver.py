@@ -13,6 +13,7 @@ import numpy as np
 
 from nnloom.arch.artifact import Artifact, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.dtypes import UINT8
 from nnloom.arch.errors import ConfigError
 from nnloom.arch.isa import ISA_VERSION, MAGIC, HostAddress, Register, Status
 from nnloom.arch.link import (
@@ -96,7 +97,7 @@ def _tensor(config: AcceleratorConfig, t: TensorLocation) -> str:
 def _about(direction: str, index: int, t: TensorLocation) -> str:
     name = t.name.encode("ascii", "backslashreplace").decode().replace("*/", "* /")
     shape = " x ".join(map(str, t.shape))
-    less = ", uint8 in the network: here 128 less" if t.dtype == "uint8" else ""
+    less = ", uint8 in the network: here 128 less" if t.dtype == UINT8 else ""
     return (
         f"/* {direction} {index}: {name!r}, {shape}, scale {t.scale!r}, zero point {t.zero_point}{less} */\n"
         f"#define NNL_{direction.upper()}_{index}_BYTES {t.rows * t.columns * t.channels}\n"

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.array_files import ArrayFileError, read_arrays
 from nnloom.arch.artifact import CONSTANTS_FILE, Artifact, HostPlan
+from nnloom.arch.dtypes import held_as
 from nnloom.arch.errors import ArtifactError
 
 __all__ = ["HostSteps"]
@@ -111,7 +112,7 @@ def _check_constants(plan: HostPlan, first: int, constants: Sequence[NDArray]) -
             index = -1 if number is None else number - first
             if stated is None or not 0 <= index < len(constants):
                 continue
-            dtype = "int8" if stated.dtype == "int4" else stated.dtype
+            dtype = held_as(stated.dtype)
             found = constants[index]
             if found.shape != stated.shape or found.dtype != dtype:
                 raise ValueError(

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import TensorInfo
+from nnloom.arch.dtypes import INT8, UINT8
 
 __all__ = [
     "DATATYPES",
@@ -34,7 +35,7 @@ __all__ = [
     "write_response",
 ]
 
-DATATYPES = {"int8": "INT8", "float32": "FP32", "int32": "INT32", "uint8": "UINT8", "int64": "INT64"}
+DATATYPES = {INT8: "INT8", "float32": "FP32", "int32": "INT32", UINT8: "UINT8", "int64": "INT64"}
 DTYPES = {datatype: dtype for dtype, datatype in DATATYPES.items()} | {"FP64": "float64"}
 HEADER_LENGTH = "inference-header-content-length"
 LONGEST_ECHO = 80

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nnloom.arch.artifact import TensorInfo
+from nnloom.arch.dtypes import EIGHT_BITS
 from nnloom.arch.errors import InputError
 from nnloom.arch.numerics import quantize
 
@@ -122,7 +123,7 @@ def check_input(info: TensorInfo, value: NDArray) -> NDArray:
             raise InputError(f"input {info.name!r} holds NaN or infinity; give finite values")
         if value.dtype.itemsize > 4 and np.any(np.abs(value) > np.finfo(np.float32).max):
             raise InputError(f"input {info.name!r} holds values beyond float32; give smaller values")
-        if info.dtype in ("int8", "uint8") and info.scale:
+        if info.dtype in EIGHT_BITS and info.scale:
             return quantize(value, info.scale, info.zero_point, info.dtype)
     if value.dtype == info.dtype:
         return value

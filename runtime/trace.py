@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
+from nnloom.arch.dtypes import UINT8
 
 from .devices.base import Device
 from .host_steps import HostSteps
@@ -82,7 +83,7 @@ def _of_region(region: Region, output: int, value: NDArray) -> TracedTensor:
         name=location.name,
         value=value,
         scale=location.scale,
-        zero_point=location.zero_point + (128 if location.dtype == "uint8" else 0),
+        zero_point=location.zero_point + (128 if location.dtype == UINT8 else 0),
         region=region.name,
     )
 
@@ -100,7 +101,7 @@ def _layers(models: RegionModels, region: Region, operands: Sequence[NDArray]) -
             if index < len(region.tensors) and last[region.tensors[index].name] == index:
                 location = region.tensors[index]
                 value = models.read_tensor(location)
-                zero_point = location.zero_point + (128 if location.dtype == "uint8" else 0)
+                zero_point = location.zero_point + (128 if location.dtype == UINT8 else 0)
                 found.append(
                     TracedTensor(
                         name=location.name,

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, held_as
 from ..errors import UnsupportedOperatorError
 from ..operation import Operation
 from . import (
@@ -194,8 +195,7 @@ def evaluate(op: Operation, inputs: Sequence[NDArray | None]) -> tuple[NDArray, 
     with silent:
         results = reference(op, inputs)
     return tuple(
-        np.array(value, dtype=_numpy_type(t.dtype)).reshape(t.shape)
-        for value, t in zip(results, op.outputs, strict=True)
+        np.array(value, dtype=held_as(t.dtype)).reshape(t.shape) for value, t in zip(results, op.outputs, strict=True)
     )
 
 
@@ -222,7 +222,7 @@ def is_exact(op: Operation) -> str | None:
         return "float32 functions are correctly rounded, those of LiteRT's C library are not always"
     if op.outputs[0].dtype == "float32" and op.kind in STATES:
         return "float32 sums in another order than LiteRT's, and float32 functions"
-    if op.kind == "SUM" and op.outputs[0].dtype in ("int8", "int16"):
+    if op.kind == "SUM" and op.outputs[0].dtype in (INT8, "int16"):
         return "LiteRT 2.3's reference kernel reads int8 and int16 as uint8; its other kernels do not"
     if op.kind == DETECTION_POSTPROCESS:
         return "the order of equal scores is LiteRT's by chance; places without a detection are zeros here"
@@ -230,7 +230,3 @@ def is_exact(op: Operation) -> str | None:
     if weights and is_hybrid(op, 0, 1) and weights.quantization and weights.quantization.is_per_tensor:
         return "LiteRT reads a scale for each channel, also where the weights have a single one"
     return None
-
-
-def _numpy_type(dtype: str) -> str:
-    return "int8" if dtype == "int4" else dtype

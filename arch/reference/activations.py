@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, UINT8
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation
 from . import fixed_point
@@ -60,22 +61,22 @@ _tanh = correctly_rounded(np.tanh)
 
 def relu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """max(x, 0), rescaled."""
-    return [_clipped(op, inputs, 0, None, "int8", "uint8", "int16", "float32")]
+    return [_clipped(op, inputs, 0, None, INT8, UINT8, "int16", "float32")]
 
 
 def relu6(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x limited to 0 to 6, rescaled."""
-    return [_clipped(op, inputs, 0, 6, "int8", "uint8", "int16", "float32")]
+    return [_clipped(op, inputs, 0, 6, INT8, UINT8, "int16", "float32")]
 
 
 def relu_n1_to_1(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x limited to -1 to 1, rescaled."""
-    return [_clipped(op, inputs, -1, 1, "int8", "uint8", "float32")]
+    return [_clipped(op, inputs, -1, 1, INT8, UINT8, "float32")]
 
 
 def relu_0_to_1(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x limited to 0 to 1, rescaled."""
-    return [_clipped(op, inputs, 0, 1, "int8", "uint8", "float32")]
+    return [_clipped(op, inputs, 0, 1, INT8, UINT8, "float32")]
 
 
 def _clipped(
@@ -102,7 +103,7 @@ def _quantized(value: int, scale: float) -> int:
 
 def leaky_relu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x where positive, else alpha * x, each rescaled."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     alpha = np.float32(op.options["alpha"])
     if dtype == "float32":
@@ -123,8 +124,8 @@ def leaky_relu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
 
 def prelu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x where positive, else alpha * x, with alpha a tensor."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
-    require_types(op, 1, "int8" if dtype == "int16" else dtype)
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
+    require_types(op, 1, INT8 if dtype == "int16" else dtype)
     x, alpha = operand(op, inputs, 0), operand(op, inputs, 1)
     if dtype == "float32":
         return [np.where(x >= 0, x, x * alpha)]
@@ -142,7 +143,7 @@ def prelu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def logistic(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """1 / (1 + exp(-x))."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         # TFLite's shortcuts for values at which one term vanishes
@@ -155,7 +156,7 @@ def logistic(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArra
 
 def tanh(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Hyperbolic tangent."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         return [_tanh(x)]
@@ -221,7 +222,7 @@ def _tanh_int16(op: Operation, x: NDArray) -> NDArray:
 
 def elu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x where positive, else exp(x) - 1."""
-    dtype = require_types(op, 0, "int8", "float32")
+    dtype = require_types(op, 0, INT8, "float32")
     x = operand(op, inputs, 0)
     return [_elu(x) if dtype == "float32" else tabulated(op, _elu, x)]
 
@@ -232,7 +233,7 @@ def _elu(x: NDArray) -> NDArray:
 
 def gelu(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x times the normal distribution function of x, or an approximation by tanh."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     function = _gelu_by_tanh if op.options.get("approximate") else _gelu
     return [function(x) if dtype == "float32" else tabulated(op, function, x)]
@@ -253,14 +254,14 @@ def _gelu_by_tanh(x: NDArray) -> NDArray:
 
 def exp(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Exponential."""
-    dtype = require_types(op, 0, "int8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, "int16", "float32")
     x = operand(op, inputs, 0)
     return [_exp(x) if dtype == "float32" else tabulated(op, _exp, x)]
 
 
 def log(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Natural logarithm; the output's least value where it is not defined."""
-    dtype = require_types(op, 0, "int8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, "int16", "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -273,7 +274,7 @@ def log(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def sqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Square root; that of integers is truncated."""
-    dtype = require_types(op, 0, "int8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, "int16", "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         with np.errstate(invalid="ignore"):
@@ -288,7 +289,7 @@ def sqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def rsqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """One over the square root."""
-    dtype = require_types(op, 0, "int8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, "int16", "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -314,7 +315,7 @@ def rsqrt(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def abs_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Magnitude, rescaled."""
-    dtype = require_types(op, 0, "int8", "int16", "int32", "float32")
+    dtype = require_types(op, 0, INT8, "int16", "int32", "float32")
     x = operand(op, inputs, 0)
     t = op.inputs[0]
     if dtype in ("int32", "float32") or t is None or t.quantization is None:
@@ -329,7 +330,7 @@ def abs_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def neg(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Negative of the number itself: quantization does not count, as in LiteRT."""
-    require_types(op, 0, "int8", "int16", "int32", "int64", "float32")
+    require_types(op, 0, INT8, "int16", "int32", "int64", "float32")
     return [np.negative(operand(op, inputs, 0))]
 
 
@@ -378,7 +379,7 @@ def cos(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def l2_normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x over its norm along the last axis; quantized outputs are of scale 1/128."""
-    dtype = require_types(op, 0, "int8", "uint8", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "float32")
     if op.options.get("activation", "NONE") != "NONE":
         refuse(op, f"fused activation {op.options['activation']}")
     x = operand(op, inputs, 0)
@@ -387,14 +388,14 @@ def l2_normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequenc
         return [x / np.maximum(norm, np.float32(1e-6))]
     value = x.astype(np.int64) - parameters(op, op.inputs[0]).zero_point
     multiplier, exponent = fixed_point.inverse_square_root(wrap_int32((value * value).sum(axis=-1, keepdims=True)))
-    if dtype == "int8":
+    if dtype == INT8:
         return [saturate(multiply_by_factor(value, multiplier, exponent + 7), dtype)]
     return [saturate(128 + multiply_by_factor(128 * value, multiplier, exponent), dtype)]
 
 
 def hard_swish(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x * relu6(x + 3) / 6, in 16-bit fixed point."""
-    dtype = require_types(op, 0, "int8", "uint8", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         return [x * np.minimum(np.float32(6), np.maximum(np.float32(0), x + np.float32(3))) / np.float32(6)]

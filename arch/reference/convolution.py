@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT4, INT8, UINT8
 from ..numerics import multiply_by_factor, multiply_by_factor_int64, rounded_product, split_factor, wrap_int32
 from ..operation import Operation
 from .elementwise import activate_plain
@@ -94,8 +95,8 @@ def fully_connected(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
 
 def batch_matmul(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Matrix products, with the leading axes broadcast; `adj_x` and `adj_y` transpose an operand."""
-    dtype = require_types(op, 0, "int8", "int16", "float32")
-    require_types(op, 1, *(("int16", "int8") if dtype == "int16" else (dtype,)))
+    dtype = require_types(op, 0, INT8, "int16", "float32")
+    require_types(op, 1, *(("int16", INT8) if dtype == "int16" else (dtype,)))
     out = op.outputs[0].dtype
     a, b = operand(op, inputs, 0), operand(op, inputs, 1)
     if out != dtype:
@@ -131,10 +132,10 @@ def _product(
 
     FULLY_CONNECTED has its activations as rows.
     """
-    dtype = require_types(op, activation, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, activation, INT8, UINT8, "int16", "float32")
     hybrid = op.kind != "TRANSPOSE_CONV" and is_hybrid(op, activation, weight)
-    allowed = {"int8": ("int8", "int4"), "uint8": ("uint8",), "int16": ("int8", "int4"), "float32": ("float32",)}
-    require_types(op, weight, *(("int8", "int4") if hybrid else allowed[dtype]))
+    allowed = {INT8: (INT8, INT4), UINT8: (UINT8,), "int16": (INT8, INT4), "float32": ("float32",)}
+    require_types(op, weight, *((INT8, INT4) if hybrid else allowed[dtype]))
     if op.outputs[0].dtype != dtype:
         refuse(op, f"{dtype} to {op.outputs[0].dtype}")
     x, weights = operand(op, inputs, activation), operand(op, inputs, weight)
@@ -163,11 +164,11 @@ def _product(
 def _weight_offset(op: Operation, dtype: str, weight: int) -> int:
     """Zero point of the weights, where the kernel has one."""
     t = op.inputs[weight]
-    if dtype != "uint8" and op.kind != "FULLY_CONNECTED":
+    if dtype != UINT8 and op.kind != "FULLY_CONNECTED":
         return 0
     if t is not None and t.quantization is not None and t.quantization.is_per_tensor:
         return t.quantization.zero_point
-    return parameters(op, t).zero_point if dtype == "uint8" else 0
+    return parameters(op, t).zero_point if dtype == UINT8 else 0
 
 
 def _patches(op: Operation, x: NDArray, window: tuple[int, ...], out: tuple[int, int]):
@@ -201,7 +202,7 @@ def _factors(op: Operation, activation: int, weight: int) -> NDArray[np.float64]
 
 def product_scale(op: Operation, input_scale: float, weight_scale: float) -> float:
     """What one step of a sum of products stands for: a product in float64, or in float32 (convolutions of uint8)."""
-    if op.kind != "FULLY_CONNECTED" and op.outputs[0].dtype == "uint8":
+    if op.kind != "FULLY_CONNECTED" and op.outputs[0].dtype == UINT8:
         return float(np.float32(input_scale) * np.float32(weight_scale))
     return input_scale * weight_scale
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import UINT8
 from ..operation import Operation, Quantization
 from .support import check_axis, operand, parameters, refuse, refuse_values, round_half_away, to_int32, type_name
 
@@ -105,7 +106,7 @@ def _rescaled_uint8(op: Operation, inputs: Sequence[NDArray | None], index: int)
     q_in, q_out = parameters(op, t), parameters(op, out)
     if (q_in.scale, q_in.zero_point) == (q_out.scale, q_out.zero_point):
         return x
-    if t.dtype != "uint8":
+    if t.dtype != UINT8:
         refuse(op, f"{t.dtype} operands of several quantizations")
     return rescaled_uint8(x, q_in, q_out)
 

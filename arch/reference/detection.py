@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import UINT8
 from ..operation import Operation
 from .support import operand, parameters, refuse, require_types
 
@@ -52,7 +53,7 @@ def detection_postprocess(op: Operation, inputs: Sequence[NDArray | None]) -> Se
 
 def _real(op: Operation, inputs: Sequence[NDArray | None], index: int) -> NDArray[np.float32]:
     x = operand(op, inputs, index)
-    if require_types(op, index, "float32", "uint8") == "float32":
+    if require_types(op, index, "float32", UINT8) == "float32":
         return x
     q = parameters(op, op.inputs[index])
     return (np.float32(q.scale) * (x.astype(np.float32) - np.float32(q.zero_point))).astype(np.float32)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, UINT8
 from ..numerics import (
     multiply_by_factor,
     rounding_divide_by_any_pot,
@@ -56,7 +57,7 @@ __all__ = [
 ]
 
 _PLAIN = ("int32", "int64", "float32")
-_QUANTIZED = ("int8", "uint8", "int16")
+_QUANTIZED = (INT8, UINT8, "int16")
 
 
 def add(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -97,7 +98,7 @@ def minimum(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray
 
 def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Quotient with a fused activation; int32 truncates, quantized values are refused where the divisor is 0."""
-    a, b = _operands(op, inputs, "int8", "uint8", "int16", "int32", "float32")
+    a, b = _operands(op, inputs, INT8, UINT8, "int16", "int32", "float32")
     if a.dtype == np.float32:
         with np.errstate(divide="ignore", invalid="ignore"):
             return [activate_plain(op, a / b)]
@@ -126,7 +127,7 @@ def div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def floor_div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Quotient rounded down, of the numbers themselves: quantization does not count."""
-    a, b = _operands(op, inputs, "int8", "int16", "int32", "float32")
+    a, b = _operands(op, inputs, INT8, "int16", "int32", "float32")
     if (b == 0).any():
         refuse_values(op, "division by 0")
     if a.dtype == np.float32:
@@ -136,7 +137,7 @@ def floor_div(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArr
 
 def floor_mod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Remainder with the sign of the divisor, of the numbers themselves: quantization does not count."""
-    a, b = _operands(op, inputs, "int8", "int16", "int32", "int64", "float32")
+    a, b = _operands(op, inputs, INT8, "int16", "int32", "int64", "float32")
     if (b == 0).any():
         refuse_values(op, "division by 0")
     if a.dtype != np.float32:
@@ -162,7 +163,7 @@ def pow_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def squared_difference(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Square of the difference."""
-    a, b = _operands(op, inputs, "int8", "int32", "float32")
+    a, b = _operands(op, inputs, INT8, "int32", "float32")
     if a.dtype != np.int8:
         return [(a - b) * (a - b)]
     q_a, q_b, q_out = (parameters(op, t) for t in (op.inputs[0], op.inputs[1], op.outputs[0]))
@@ -192,7 +193,7 @@ Comparison = Callable[[NDArray, NDArray], NDArray]
 
 def _compared(compare: Comparison, op: Operation, inputs: Sequence[NDArray | None], *others: str) -> list[NDArray]:
     """Compare two operands, quantized ones in fixed point with 8 more bits."""
-    a, b = _operands(op, inputs, "int8", "uint8", "int16", "int32", "int64", "float32", *others)
+    a, b = _operands(op, inputs, INT8, UINT8, "int16", "int32", "int64", "float32", *others)
     x, y = op.inputs[0], op.inputs[1]
     assert x and y
     if a.dtype in (np.int8, np.uint8) or (a.dtype == np.int16 and x.quantization and op.kind in ("EQUAL", "NOT_EQUAL")):
@@ -258,12 +259,12 @@ def logical_not(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
 
 def bitwise_xor(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Bits in which two integers differ."""
-    return [np.bitwise_xor(*_operands(op, inputs, "int8", "uint8", "int16", "uint16", "int32", "uint32"))]
+    return [np.bitwise_xor(*_operands(op, inputs, INT8, UINT8, "int16", "uint16", "int32", "uint32"))]
 
 
 def right_shift(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Arithmetic shift to the right, by at most all bits but the sign."""
-    a, b = _operands(op, inputs, "int8", "uint8", "int16", "uint16", "int32", "uint32")
+    a, b = _operands(op, inputs, INT8, UINT8, "int16", "uint16", "int32", "uint32")
     bits = 8 * a.dtype.itemsize
     return [np.right_shift(a, np.clip(b, 0, bits - 1).astype(a.dtype))]
 

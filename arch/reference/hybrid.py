@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT4, INT8
 from ..operation import Operation
 from .support import refuse, round_half_away
 
@@ -18,7 +19,7 @@ __all__ = ["integers", "is_hybrid", "quantize_rows", "rescale"]
 def is_hybrid(op: Operation, activation: int, weight: int) -> bool:
     """Whether an operator multiplies float32 activations with integer weights."""
     x, w = op.inputs[activation], op.inputs[weight]
-    return x is not None and w is not None and x.dtype == "float32" and w.dtype in ("int8", "int4")
+    return x is not None and w is not None and x.dtype == "float32" and w.dtype in (INT8, INT4)
 
 
 def quantize_rows(x: NDArray[np.float32], *, asymmetric: bool) -> tuple[NDArray, NDArray, NDArray]:

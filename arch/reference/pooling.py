@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, UINT8
 from ..operation import Operation
 from .elementwise import activate_plain
 from .support import activation_range, operand, require_types
@@ -16,7 +17,7 @@ __all__ = ["average_pool_2d", "l2_pool_2d", "max_pool_2d", "window_values"]
 
 def average_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Mean of the window's values within the operand, rounded half away from zero."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     kind = np.float32 if dtype == "float32" else np.int64
     total = np.zeros(op.outputs[0].shape, kind)
@@ -34,7 +35,7 @@ def average_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
 
 def max_pool_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Greatest of the window's values within the operand."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     kind = np.float32 if dtype == "float32" else np.int64
     least = float(np.finfo(np.float32).min) if dtype == "float32" else -(1 << 15)

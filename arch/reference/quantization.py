@@ -7,18 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT4, INT8, LIMITS, UINT8
 from ..numerics import multiply_by_factor, split_factor, wrap_int32
 from ..operation import Operation, TensorType
-from .support import LIMITS, operand, parameters, refuse, require_types, round_half_away, saturate, to_int32
+from .support import operand, parameters, refuse, require_types, round_half_away, saturate, to_int32
 
 __all__ = ["cast", "dequantize", "quantize"]
 
 
 def quantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Real values to integers, or integers to those of another quantization."""
-    dtype = require_types(op, 0, "float32", "int8", "uint8", "int16", "int32")
+    dtype = require_types(op, 0, "float32", INT8, UINT8, "int16", "int32")
     out = op.outputs[0]
-    if out.dtype not in ("int8", "uint8", "int16"):
+    if out.dtype not in (INT8, UINT8, "int16"):
         refuse(op, f"{dtype} to {out.dtype}")
     x = operand(op, inputs, 0)
     low, high = LIMITS[out.dtype]
@@ -36,7 +37,7 @@ def quantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArra
 
 def dequantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Integers to the real values they stand for."""
-    if require_types(op, 0, "int8", "uint8", "int16", "int4", "float16") == "float16":
+    if require_types(op, 0, INT8, UINT8, "int16", INT4, "float16") == "float16":
         return [operand(op, inputs, 0).astype(np.float32)]
     if op.outputs[0].dtype != "float32":
         refuse(op, f"{op.outputs[0].dtype} as output")
@@ -49,9 +50,9 @@ def dequantize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDAr
 
 def cast(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """The same number in another type; quantization does not count."""
-    require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32", "bool")
+    require_types(op, 0, INT8, UINT8, "int16", "int32", "int64", "float32", "bool")
     out = op.outputs[0].dtype
-    if out not in ("int8", "uint8", "int16", "int32", "int64", "float32", "bool"):
+    if out not in (INT8, UINT8, "int16", "int32", "int64", "float32", "bool"):
         refuse(op, f"to {out}")
     x = operand(op, inputs, 0)
     if x.dtype == np.float32 and out not in ("float32", "bool"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, held_as
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation, TensorType
 from . import fixed_point, recurrent_float
@@ -22,7 +23,7 @@ __all__ = ["initial_state", "svdf", "unidirectional_sequence_lstm"]
 def initial_state(t: TensorType) -> NDArray:
     """What a variable tensor holds before the first run: 0, for int8 its zero point, as LiteRT resets it."""
     zero_point = t.quantization.zero_point if t.quantization and t.quantization.is_per_tensor else 0
-    return np.full(t.shape, zero_point if t.dtype == "int8" else 0, "int8" if t.dtype == "int4" else t.dtype)
+    return np.full(t.shape, zero_point if t.dtype == INT8 else 0, held_as(t.dtype))
 
 
 def svdf(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -31,9 +32,9 @@ def svdf(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     Operands: input [n, channels], weights [filters, channels], weights [filters, memory], bias [units], state
     [n, filters * memory].
     """
-    if require_types(op, 0, "int8", "float32") == "float32":
+    if require_types(op, 0, INT8, "float32") == "float32":
         return recurrent_float.svdf(op, inputs)
-    require_types(op, 1, "int8")
+    require_types(op, 1, INT8)
     require_types(op, 2, "int16")
     require_types(op, 4, "int16")
     x, features, times = (operand(op, inputs, i) for i in range(3))
@@ -54,7 +55,7 @@ def svdf(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
         total = total + bias
     factor = q_state.scale * q_times.scale / q_out.scale
     result = multiply_by_factor(wrap_int32(total), *split_factor(factor)) + q_out.zero_point
-    return [saturate(wrap_int32(result), "int8"), history.reshape(state.shape)]
+    return [saturate(wrap_int32(result), INT8), history.reshape(state.shape)]
 
 
 _OUTPUT_STATE, _CELL_STATE = 18, 19
@@ -94,9 +95,9 @@ def unidirectional_sequence_lstm(op: Operation, inputs: Sequence[NDArray | None]
     Options: `time_major`, `cell_clip`, `proj_clip`, and `intermediates`: scale and zero point of each of the
     operator's intermediate tensors, of which the fifth is what the hidden state is quantized with.
     """
-    if require_types(op, 0, "int8", "float32") == "float32":
+    if require_types(op, 0, INT8, "float32") == "float32":
         return recurrent_float.lstm(op, inputs)
-    require_types(op, 2, "int8")
+    require_types(op, 2, INT8)
     require_types(op, _CELL_STATE, "int16")
     for first, what in ((_PEEPHOLES, "peephole weights"), (_NORMS, "layer normalization")):
         if any(t is not None for t in op.inputs[first : first + (3 if first == _PEEPHOLES else 4)]):

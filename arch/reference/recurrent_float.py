@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8
 from ..operation import Operation
 from .hybrid import quantize_rows, weight_scales
 from .support import operand, refuse, require_types
@@ -55,7 +56,7 @@ def _function(op: Operation) -> _Function:
 
 def _product(op: Operation, inputs: Sequence[NDArray | None], index: int) -> _Function:
     """The product of rows with an operand's weights [outputs, n]; with int8 weights rows are quantized first."""
-    require_types(op, index, "float32", "int8")
+    require_types(op, index, "float32", INT8)
     weights = operand(op, inputs, index)
     matrix = weights.T.astype(np.float64)
     if weights.dtype == np.float32:
@@ -83,7 +84,7 @@ def _plain(op: Operation, inputs: Sequence[NDArray | None], index: int) -> _Floa
     """An operand in float32, None if it is left out: weights that are not part of a product are dequantized."""
     if index >= len(op.inputs) or op.inputs[index] is None:
         return None
-    require_types(op, index, "float32", "int8")
+    require_types(op, index, "float32", INT8)
     values = operand(op, inputs, index)
     return values if values.dtype == np.float32 else values.astype(np.float32) * weight_scales(op, index)
 

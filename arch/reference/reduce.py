@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, UINT8
 from ..numerics import multiply_by_factor, multiply_by_factor_int64, split_factor, wrap_int32
 from ..operation import Operation
 from .support import check_axis, operand, parameters, require_types, saturate
@@ -28,7 +29,7 @@ __all__ = [
 
 def mean(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Mean; integers without quantization truncate."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "int32", "int64", "float32")
     x, axes = operand(op, inputs, 0), _axes(op, inputs)
     count = math.prod(x.shape[a] for a in axes)
     if dtype == "float32":
@@ -41,7 +42,7 @@ def mean(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
 
 def sum_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Sum; wraps where it is not quantized."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "int32", "int64", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "int32", "int64", "float32")
     x, axes = operand(op, inputs, 0), _axes(op, inputs)
     if dtype in ("int32", "int64", "float32"):
         return [in_order(np.add, x, axes)]
@@ -81,7 +82,7 @@ def _rescaled(op: Operation, total: NDArray, count: int, *, divide: bool) -> NDA
 
 def reduce_prod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Product; wraps where it is not quantized, else each factor is scaled so that the product fits."""
-    dtype = require_types(op, 0, "int8", "int16", "int32", "int64", "float32")
+    dtype = require_types(op, 0, INT8, "int16", "int32", "int64", "float32")
     x, axes = operand(op, inputs, 0), _axes(op, inputs)
     if dtype in ("int32", "int64", "float32"):
         return [in_order(np.multiply, x, axes)]
@@ -97,7 +98,7 @@ def reduce_prod(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     return [saturate(wrap_int32(product + q_out.zero_point), dtype)]
 
 
-_COMPARED = ("int8", "uint8", "int16", "int32", "int64", "float32")
+_COMPARED = (INT8, UINT8, "int16", "int32", "int64", "float32")
 
 
 def reduce_max(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, UINT8
 from ..operation import Operation
 from .support import operand, refuse, require_types, round_half_away
 
@@ -15,10 +16,10 @@ __all__ = ["resize_bilinear", "resize_nearest_neighbor"]
 
 def resize_bilinear(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Bilinear interpolation: 10-bit fractions for int8 and int16, float32 for uint8 and float32."""
-    dtype = require_types(op, 0, "int8", "int16", "uint8", "float32")
+    dtype = require_types(op, 0, INT8, "int16", UINT8, "float32")
     x = operand(op, inputs, 0)
     _, rows, columns, _ = op.outputs[0].shape
-    if dtype in ("int8", "int16"):
+    if dtype in (INT8, "int16"):
         total = _interpolate(
             x.astype(np.int64),
             1 << 10,
@@ -30,7 +31,7 @@ def resize_bilinear(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
     total = _interpolate(
         x.astype(np.float32), 1, _float_positions(op, x.shape[1], rows), _float_positions(op, x.shape[2], columns)
     )
-    return [np.trunc(total + np.float32(0.5)).astype(dtype) if dtype == "uint8" else total]
+    return [np.trunc(total + np.float32(0.5)).astype(dtype) if dtype == UINT8 else total]
 
 
 Positions = tuple[NDArray, NDArray, NDArray]

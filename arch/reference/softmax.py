@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import EIGHT_BITS, INT8, LIMITS, UINT8
 from ..numerics import multiply_by_factor, rounding_divide_by_pot, split_factor, wrap_int32
 from ..operation import Operation
 from . import fixed_point
 from .reduce import in_order
-from .support import LIMITS, operand, parameters, refuse, require_types
+from .support import operand, parameters, refuse, require_types
 from .tables import correctly_rounded, int16_lookup, int16_table
 
 __all__ = ["SUM_BITS", "exponentials", "log_softmax", "softmax"]
@@ -27,21 +28,21 @@ SUM_BITS = 12
 
 def softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """exp(beta * x) over its sum; int8, uint8 and int16 in fixed point, float32 in float32."""
-    dtype = require_types(op, 0, "int8", "uint8", "int16", "float32")
+    dtype = require_types(op, 0, INT8, UINT8, "int16", "float32")
     x = operand(op, inputs, 0)
     out = op.outputs[0].dtype
     if dtype == "float32" and out == "float32":
         return [_softmax_float32(x, float(op.options["beta"]))]
     if dtype == "int16" and out == "int16":
         return [_softmax_int16(op, x)]
-    if dtype in ("int8", "uint8") and out in ("int8", "uint8", "int16"):
+    if dtype in EIGHT_BITS and out in (INT8, UINT8, "int16"):
         return [_softmax_int8(op, x)]
     refuse(op, f"{dtype} to {out}")
 
 
 def log_softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """x less the logarithm of the sum of exponentials; int8 outputs are of scale 1/16 and zero point 127."""
-    dtype = require_types(op, 0, "int8", "float32")
+    dtype = require_types(op, 0, INT8, "float32")
     x = operand(op, inputs, 0)
     if dtype == "float32":
         difference = x - x.max(axis=-1, keepdims=True)

@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import LIMITS
 from ..errors import InputError, UnsupportedOperatorError
 from ..numerics import wrap_int32
 from ..operation import Operation, Quantization, TensorType
@@ -31,9 +32,6 @@ __all__ = [
     "to_int32",
     "type_name",
 ]
-
-LIMITS = {"int4": (-8, 7), "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767)}
-"""Least and greatest value of the quantized types"""
 
 QUANTIZED = tuple(LIMITS)
 

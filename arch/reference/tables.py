@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dtypes import INT8, LIMITS, UINT8
 from ..operation import Operation
-from .support import LIMITS, operand, parameters, refuse, require_types, round_half_away
+from .support import operand, parameters, refuse, require_types, round_half_away
 
 __all__ = [
     "Function",
@@ -57,7 +58,7 @@ def tabulated(op: Operation, function: Function, x: NDArray) -> NDArray:
 
 def table(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """TABLE: of each int8 or uint8 value the entry of operand 1, which begins with the least value's."""
-    require_types(op, 0, "int8", "uint8")
+    require_types(op, 0, INT8, UINT8)
     entries = operand(op, inputs, 1)
     if entries.shape != (256,):
         refuse(op, f"a table of shape {entries.shape}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nnloom.arch.cpu_target import CpuTarget
+from nnloom.arch.dtypes import INT8, held_as
 from nnloom.arch.errors import BuildError
 from nnloom.arch.interrupts import pass_interrupts
 
@@ -83,7 +84,7 @@ class _Emitter:
         from tvm import relax
 
         value_type = self._graph.values[value].type
-        return relax.TensorType(value_type.shape, _held(value_type.dtype))
+        return relax.TensorType(value_type.shape, held_as(value_type.dtype))
 
     def _value(self, index: int, values: dict[int, Any]) -> Any:
         """A value that was computed, or a constant."""
@@ -160,7 +161,7 @@ class _Emitter:
         if node in self._kernels:
             name, kernel = self._kernels[node]
             arguments = [*operands, *(relax.const(value) for value in kernel.constants)]
-            call = relax.call_tir(name, arguments, out_ty=relax.TensorType(op.output_shape, "int8"))
+            call = relax.call_tir(name, arguments, out_ty=relax.TensorType(op.output_shape, INT8))
             result = self._builder.emit(call)
         else:
             function, constants = emit_generic(op)
@@ -169,11 +170,6 @@ class _Emitter:
         if op.output_shape != shape:
             result = self._builder.emit(relax.op.reshape(result, shape))
         return result
-
-
-def _held(dtype: str) -> str:
-    """Type in which values are held."""
-    return "int8" if dtype == "int4" else dtype
 
 
 def build_cpu(partitioned: Partitioned, host: PlannedHost, path: Path, target: CpuTarget) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nnloom.arch.dtypes import INT8
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
 from .operator import KernelOp
@@ -106,15 +107,13 @@ def _emit_pool(op: KernelOp) -> tuple[Callable, list[np.ndarray]]:
     def pool_te(x: Any) -> Any:
         ky, kx = te.reduce_axis((0, rows), "ky"), te.reduce_axis((0, columns), "kx")
         if op.kind == "max_pool":
-            padded = _padded(x, op, -128, "int8")
+            padded = _padded(x, op, -128, INT8)
             best = te.compute(
                 op.output_shape,
                 lambda n, y, z, c: te.max(padded[n, y * stride_y + ky, z * stride_x + kx, c], axis=[ky, kx]),
                 name="best",
             )
-            return te.compute(
-                op.output_shape, lambda *i: clamp(best(*i), op.act_min, op.act_max, "int8"), name="clamped"
-            )
+            return te.compute(op.output_shape, lambda *i: clamp(best(*i), op.act_min, op.act_max, INT8), name="clamped")
         padded = _padded(x, op, 0, "int32")
         total = te.compute(
             op.output_shape,
@@ -201,7 +200,7 @@ def _emit_quantize(op: KernelOp) -> tuple[Callable, list[np.ndarray]]:
             away = tirx.Select(rest <= -0.5, tirx.const(-1, "int32"), away)
             value = clamp(whole.astype("int32") + away + output.zero_point, op.act_min, op.act_max, "int32")
             inside = tirx.all(exact < tirx.const(beyond, "float32"), exact > tirx.const(-beyond, "float32"))
-            return tirx.Select(inside, value, tirx.const(lost, "int8"))
+            return tirx.Select(inside, value, tirx.const(lost, INT8))
 
         return te.compute(op.output_shape, element, name="quantized")
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.cpu_target import CpuTarget
+from nnloom.arch.dtypes import INT8, UINT8
 from nnloom.arch.numerics import ADD_LEFT_SHIFT
 
 from .operator import KernelOp
@@ -120,11 +121,11 @@ def _widened(x: Any, op: KernelOp, fill: int, dtype: str) -> Any:
 
     def element(y: Any, z: Any, c: Any) -> Any:
         value = x[0, y - top, z - left, c]
-        value = _unsigned(value) if dtype == "uint8" else value.astype(dtype)
+        value = _unsigned(value) if dtype == UINT8 else value.astype(dtype)
         if not any(op.padding):
             return value
         inside = tirx.all(y >= top, y < rows + top, z >= left, z < columns + left)
-        return tirx.if_then_else(inside, value, tirx.const(fill + SIGN if dtype == "uint8" else fill, dtype))
+        return tirx.if_then_else(inside, value, tirx.const(fill + SIGN if dtype == UINT8 else fill, dtype))
 
     return te.compute((rows + top + bottom, columns + left + right, channels), element, name="widened")
 
@@ -248,10 +249,10 @@ def _convolution_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
     block_size = _dot_block(outputs, target, 2)
     packed = _dot_packed(op.weights.transpose(3, 0, 1, 2), block_size)
 
-    x = te.placeholder(op.input_shapes[0], "int8", name="x")
-    w = te.placeholder(packed.shape, "int8", name="w")
+    x = te.placeholder(op.input_shapes[0], INT8, name="x")
+    w = te.placeholder(packed.shape, INT8, name="w")
     b, m, s = _parameters(outputs, multiplier)
-    widened = _widened(x, op, source.zero_point, "uint8")
+    widened = _widened(x, op, source.zero_point, UINT8)
     ky, kx = te.reduce_axis((0, kernel_rows), "ky"), te.reduce_axis((0, kernel_columns), "kx")
     kc = te.reduce_axis((0, depth), "kc")
     acc = te.compute(
@@ -287,8 +288,8 @@ def _dense_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
     block_size = _dot_block(outputs, target, 8)
     packed = _dot_packed(op.weights[:, None, None], block_size)
 
-    x = te.placeholder((1, depth), "int8", name="x")
-    w = te.placeholder(packed.shape, "int8", name="w")
+    x = te.placeholder((1, depth), INT8, name="x")
+    w = te.placeholder(packed.shape, INT8, name="w")
     b, m, s = _parameters(outputs, multiplier)
     widened = te.compute((1, 1, depth), lambda _, __, k: _unsigned(x[0, k]), name="widened")
     ky, kx = te.reduce_axis((0, 1), "ky"), te.reduce_axis((0, 1), "kx")
@@ -314,7 +315,7 @@ def _dense_by_dot_products(op: KernelOp, target: CpuTarget) -> Kernel:
 
 
 def _unsigned(value: Any) -> Any:
-    return (value.astype("int32") + SIGN).astype("uint8")
+    return (value.astype("int32") + SIGN).astype(UINT8)
 
 
 def _convolution(op: KernelOp, target: CpuTarget) -> Kernel:
@@ -337,7 +338,7 @@ def _convolution(op: KernelOp, target: CpuTarget) -> Kernel:
     packed = packed.reshape(blocks, block_size, kernel_rows, kernel_columns, depth).transpose(0, 2, 3, 4, 1)
     packed = np.ascontiguousarray(packed).astype(dtype)
 
-    x = te.placeholder(op.input_shapes[0], "int8", name="x")
+    x = te.placeholder(op.input_shapes[0], INT8, name="x")
     w = te.placeholder(packed.shape, dtype, name="w")
     b, m, s = _parameters(outputs, multiplier)
     widened = _widened(x, op, source.zero_point, dtype)
@@ -413,7 +414,7 @@ def _depthwise(op: KernelOp, target: CpuTarget) -> Kernel:
     (stride_y, stride_x), (dilate_y, dilate_x) = op.strides, op.dilation
     packed = op.weights[:, :, 0, :].astype(dtype)
 
-    x = te.placeholder(op.input_shapes[0], "int8", name="x")
+    x = te.placeholder(op.input_shapes[0], INT8, name="x")
     w = te.placeholder(packed.shape, dtype, name="w")
     b, m, s = _parameters(channels, multiplier)
     widened = _widened(x, op, source.zero_point, dtype)
@@ -461,8 +462,8 @@ def _dense(op: KernelOp, target: CpuTarget) -> Kernel:
     block_size = math.gcd(outputs, 1 << int(math.log2(_accumulators(target) * target.lanes)))
     packed = np.ascontiguousarray(op.weights.reshape(-1, block_size, depth).transpose(0, 2, 1))
 
-    x = te.placeholder((1, depth), "int8", name="x")
-    w = te.placeholder(packed.shape, "int8", name="w")
+    x = te.placeholder((1, depth), INT8, name="x")
+    w = te.placeholder(packed.shape, INT8, name="w")
     b, m, s = _parameters(outputs, multiplier)
     widened = te.compute((1, 1, depth), lambda _, __, k: x[0, k].astype(dtype), name="widened")
     k = te.reduce_axis((0, depth), "k")
@@ -494,7 +495,7 @@ def _average_pool(op: KernelOp, target: CpuTarget) -> Kernel:
     stride_y, stride_x = op.strides
     _, out_rows, out_columns, channels = op.output_shape
     count = rows * columns
-    x = te.placeholder(op.input_shapes[0], "int8", name="x")
+    x = te.placeholder(op.input_shapes[0], INT8, name="x")
     ky, kx = te.reduce_axis((0, rows), "ky"), te.reduce_axis((0, columns), "kx")
     acc = te.compute(
         (out_rows, out_columns, channels),
@@ -537,7 +538,7 @@ def _add(op: KernelOp, target: CpuTarget) -> Kernel:
         # Below 2**29 before, and factors are at most 1.
         return requantize_small(value, multiplier, shift, always_shifts=factor[1] > 0)
 
-    x, y = (te.placeholder(op.output_shape, "int8", name=name) for name in "xy")
+    x, y = (te.placeholder(op.output_shape, INT8, name=name) for name in "xy")
 
     def element(*index: Any) -> Any:
         terms = [

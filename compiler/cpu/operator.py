@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import INT8
 from nnloom.arch.numerics import ADD_LEFT_SHIFT, activation_range, split_factor
 from nnloom.arch.operation import Quantization
 from nnloom.arch.reference import onnx
@@ -61,15 +62,15 @@ def read_kernel_op(graph: Graph, node: Node) -> KernelOp | None:
     kind, op = _KINDS.get(node.kind), node.operation
     out = op.outputs[0]
     # A single number without dimensions has no loop to schedule.
-    if kind is None or not out.shape or out.dtype != "int8":
+    if kind is None or not out.shape or out.dtype != INT8:
         return None
     if op.rounding != "tflite" and kind not in ("conv2d", "dense", "quantize"):
         return None
     if out.quantization is None or not out.quantization.is_per_tensor:
         return None
     operands = [graph.values[i].type for i in graph.operands(node)]
-    wanted = "float32" if kind == "quantize" else "int8"
-    if any(t.dtype != wanted or (wanted == "int8" and _scale(t.quantization) is None) for t in operands):
+    wanted = "float32" if kind == "quantize" else INT8
+    if any(t.dtype != wanted or (wanted == INT8 and _scale(t.quantization) is None) for t in operands):
         return None
     try:
         act_min, act_max = activation_range(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch import numerics
+from nnloom.arch.dtypes import INT8
 
 from .operator import KernelOp, multipliers
 
@@ -86,7 +87,7 @@ def round_even(scaled: Any, low: int, high: int, zero_point: int) -> Any:
     limited = tirx.max(tirx.min(scaled, greatest), least)
     # Quicker to compile, by far, than `nearbyint`.
     bits = tirx.reinterpret("int32", limited + tirx.const(ROUNDER, "float32"))
-    return (bits + tirx.const(zero_point, "int32")).astype("int8")
+    return (bits + tirx.const(zero_point, "int32")).astype(INT8)
 
 
 def clamp(value: Any, low: int, high: int, kind: str, *, offset: int = 0) -> Any:
@@ -94,4 +95,4 @@ def clamp(value: Any, low: int, high: int, kind: str, *, offset: int = 0) -> Any
     from tvm import tirx
 
     limited = tirx.max(tirx.min(value, tirx.const(high, kind)), tirx.const(low, kind))
-    return (limited + tirx.const(offset, kind)).astype("int8")
+    return (limited + tirx.const(offset, kind)).astype(INT8)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import EIGHT_BITS, INT8, UINT8
 from nnloom.arch.errors import UnsupportedOperatorError
 from nnloom.arch.numerics import rounding_divide_by_pot
 from nnloom.arch.operation import Operation
@@ -22,9 +23,9 @@ LONGEST_ROW = 4095
 def softmax_of(op: Operation) -> tuple[Callable[..., Any], list[NDArray]] | None:
     """A TE function of the operand and constants, and the constants; None where the reference has to do it."""
     source, out = op.inputs[0], op.outputs[0]
-    if op.kind != "SOFTMAX" or source is None or source.dtype not in ("int8", "uint8") or op.rounding != "tflite":
+    if op.kind != "SOFTMAX" or source is None or source.dtype not in EIGHT_BITS or op.rounding != "tflite":
         return None
-    if out.dtype not in ("int8", "uint8", "int16") or not source.shape or source.shape[-1] > LONGEST_ROW:
+    if out.dtype not in (INT8, UINT8, "int16") or not source.shape or source.shape[-1] > LONGEST_ROW:
         return None
     try:
         exps = exponentials(op)

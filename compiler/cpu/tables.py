@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import EIGHT_BITS
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.operation import TensorType
 from nnloom.arch.reference import evaluate
@@ -19,7 +20,6 @@ from ..ir import Graph, Node
 
 __all__ = ["ELEMENTWISE", "Table", "table_of"]
 
-_EIGHT_BITS = ("int8", "uint8")
 VALUES = 256
 
 
@@ -43,7 +43,7 @@ def table_of(graph: Graph, node: Node) -> Table | None:
     count = 1 if node.kind in UNARY else 2 if node.kind in BINARY else 0
     types = [graph.values[i].type for i in operands]
     per_tensor = all(t.quantization is None or t.quantization.is_per_tensor for t in (*types, op.outputs[0]))
-    if len(operands) != count or not per_tensor or any(t.dtype not in _EIGHT_BITS for t in types):
+    if len(operands) != count or not per_tensor or any(t.dtype not in EIGHT_BITS for t in types):
         return None
     grid = [np.arange(np.iinfo(t.dtype).min, np.iinfo(t.dtype).max + 1).astype(t.dtype) for t in types]
     points = grid if count == 1 else [np.repeat(grid[0], VALUES), np.tile(grid[1], VALUES)]

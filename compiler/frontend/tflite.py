@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import INT4, INT8, LIMITS, UINT8, held_as
 from nnloom.arch.errors import InputError, ModelError, ToolMissingError, UnsupportedOperatorError
 from nnloom.arch.operation import Operation, Quantization, TensorType
 from nnloom.arch.reference import STATES, evaluate, initial_state
@@ -40,9 +41,9 @@ _DTYPES = {
     "FLOAT32": "float32",
     "FLOAT16": "float16",
     "FLOAT64": "float64",
-    "INT4": "int4",
-    "INT8": "int8",
-    "UINT8": "uint8",
+    "INT4": INT4,
+    "INT8": INT8,
+    "UINT8": UINT8,
     "INT16": "int16",
     "UINT16": "uint16",
     "INT32": "int32",
@@ -51,7 +52,7 @@ _DTYPES = {
     "UINT64": "uint64",
     "BOOL": "bool",
 }
-_QUANTIZED = ("int4", "int8", "uint8", "int16", "int32", "int64")
+_QUANTIZED = (INT4, INT8, UINT8, "int16", "int32", "int64")
 
 _DAMAGE = (struct.error, IndexError, TypeError, ValueError, AttributeError, OverflowError, MemoryError, KeyError)
 """What the FlatBuffers reader raises for bytes that are no valid buffer (UnicodeDecodeError is a ValueError)."""
@@ -213,7 +214,7 @@ class _Reader:
             initial = states.initial[variable]
             name = value.name if isinstance(variable, int) else "/".join(part for part in variable if part)
             written = self._as(states.holds[variable], value, f"variable {name!r} is assigned")
-            dtype = "int8" if value.type.dtype == "int4" else value.type.dtype
+            dtype = held_as(value.type.dtype)
             if initial.size != value.type.elements or initial.dtype != dtype:
                 raise ModelError(
                     f"{self._path}: variable {name!r} begins as {initial.dtype}{list(initial.shape)}, and is read as "
@@ -400,7 +401,7 @@ class _Reader:
         if sparsity is None:
             data = _decode(buffer.DataAsNumpy(), dtype, shape)
         else:
-            if dtype == "int4":
+            if dtype == INT4:
                 raise ModelError(f"{self._path}: tensor {name!r} is sparse int4; convert the model with dense weights")
             data = densify(_decode(buffer.DataAsNumpy(), dtype, ()), shape, sparsity)
         return Value(name, value_type, checked_data(data, value_type))
@@ -417,9 +418,9 @@ class _Reader:
         bad = next((s for s in scales if not (math.isfinite(s) and s >= 0)), None)
         if bad is not None:
             raise self._bad_scale(name, bad)
-        if dtype in ("int8", "uint8", "int16", "int4"):
-            info = np.iinfo("int8" if dtype == "int4" else dtype)
-            wrong = next((z for z in zero_points if not info.min <= z <= info.max), None)
+        if dtype in LIMITS:
+            least, greatest = LIMITS[held_as(dtype)]
+            wrong = next((z for z in zero_points if not least <= z <= greatest), None)
             if wrong is not None:
                 raise ModelError(f"{self._path}: tensor {name!r} has the zero point {wrong}, beyond {dtype}")
         axis = int(q.QuantizedDimension())
@@ -568,7 +569,7 @@ class _Refusal(Exception):
 
 def _decode(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray:
     """The values of a buffer: little-endian; int4 in pairs, low half first."""
-    if dtype != "int4":
+    if dtype != INT4:
         return np.frombuffer(raw.tobytes(), np.dtype(dtype).newbyteorder("<")).astype(dtype)
     halves = np.stack([raw & 15, raw >> 4], -1).reshape(-1)[: math.prod(shape)]
     return (((halves ^ 8).astype(np.int16)) - 8).astype(np.int8)

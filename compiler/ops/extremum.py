@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import ACTIVATION
 from nnloom.arch.numerics import multiply_by_factor, split_factor
 
 from ..affine import VALUES, products
@@ -97,7 +98,7 @@ def _branch(
     return answers[:, None], [(slope, products(abs(times), multiplier, exponent))]
 
 
-LEAKY_RELU = Operator(layer=_leaky, follows=True, takes="int8")
+LEAKY_RELU = Operator(layer=_leaky, follows=True, takes=ACTIVATION)
 PRELU = Operator(layer=_leaky, follows=True, takes="int8, a constant slope")
 MAXIMUM = Operator(
     layer=lambda graph, node, operands: _of_two(graph, node, operands, lesser=False),

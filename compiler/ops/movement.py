@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import RECENTRED
 from nnloom.arch.errors import InputError, UnsupportedOperatorError
 from nnloom.arch.operation import Quantization
 from nnloom.arch.reference import evaluate
@@ -22,7 +23,6 @@ from ..affine import VALUES
 from ..copies import copy_layer, selection_layer
 from ..graph import Layer, Padding, Tensor
 from ..ir import Graph, Node
-from ..recentre import OFFSET
 from .operator import (
     Made,
     Operands,
@@ -212,8 +212,8 @@ def _placed(node: Node, source: Tensor, place: Tensor) -> Layer:
     """An operand in its place, in the quantization of the output."""
     if (source.scale, source.zero_point) == (place.scale, place.zero_point):
         return copy_layer(node.name, source, place)
-    q_in, q_out = (Quantization.per_tensor(t.scale, t.zero_point + OFFSET) for t in (source, place))
-    answers = rescaled_uint8(VALUES + OFFSET, q_in, q_out).astype(np.int64) - OFFSET
+    q_in, q_out = (Quantization.per_tensor(t.scale, t.zero_point + RECENTRED) for t in (source, place))
+    answers = rescaled_uint8(VALUES + RECENTRED, q_in, q_out).astype(np.int64) - RECENTRED
     return straight_layer(node.name, source, place, answers[:, None], ratio(q_in, q_out, None))
 
 

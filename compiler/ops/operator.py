@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.dtypes import ACTIVATION, INT4, INT8, INT9
 from nnloom.arch.numerics import activation_range, quantize_multiplier
 from nnloom.arch.operation import Quantization, TensorType
 
 from ..graph import Layer, Requantization, Tensor
 from ..ir import Graph, Node
-from ..recentre import INT9
 
 __all__ = [
     "LayoutConflict",
@@ -111,7 +111,7 @@ def int8_type(value_type: TensorType | None, what: str) -> tuple[TensorType, Qua
     """
     if value_type is None:
         raise Refusal(f"{what} is left out")
-    if value_type.dtype != "int8":
+    if value_type.dtype != ACTIVATION:
         raise Refusal(f"{what} is {value_type.dtype}, not int8")
     q = value_type.quantization
     if q is None or not q.is_per_tensor:
@@ -182,7 +182,7 @@ def weights_of(graph: Graph, node: Node, axis: int) -> tuple[NDArray[np.signedin
     data, weights_type = graph.constant(node.inputs[1]), node.operation.inputs[1]
     if data is None or weights_type is None:
         raise Refusal("weights are not constant")
-    if weights_type.dtype not in ("int8", "int4", INT9):
+    if weights_type.dtype not in (INT8, INT4, INT9):
         raise Refusal(f"weights are {weights_type.dtype}, not int8")
     q = weights_type.quantization
     if q is None:
@@ -200,7 +200,7 @@ def inner_tensor(graph: Graph, node: Node, like: Tensor, what: str, **changes: A
     name = f"{node.name} ({what})"
     while name in taken:
         name += "'"
-    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1, dtype="int8")
+    alone = dict(shape=(), whole=None, origin=(0, 0, 0), column_step=1, row_step=1, dtype=ACTIVATION)
     tensor = dataclasses.replace(like, name=name, **{**alone, **changes})
     return dataclasses.replace(tensor, shape=(1, tensor.rows, tensor.columns, tensor.channels))
 

@@ -10,6 +10,8 @@ import dataclasses
 import itertools
 from dataclasses import dataclass
 
+from nnloom.arch.dtypes import ACTIVATION
+
 from ..graph import AveragePool2D, Layer, MaxPool2D, Padding
 from ..ir import Graph, Node
 from .operator import Made, Operands, Operator, Refusal, common, int8_type, natural_layout
@@ -88,4 +90,4 @@ def _max_pool_2d(graph: Graph, node: Node, operands: Operands) -> Layer:
 
 
 AVERAGE_POOL_2D = Operator(layer=_average_pool_2d, takes="int8; with padding up to 16 kinds of windows")
-MAX_POOL_2D = Operator(layer=_max_pool_2d, takes="int8")
+MAX_POOL_2D = Operator(layer=_max_pool_2d, takes=ACTIVATION)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import ACTIVATION
 from nnloom.arch.reference.onnx import factors
 
 from ..ir import Graph, Node
@@ -59,7 +60,7 @@ def proof_of(graph: Graph, node: Node) -> Proof | None:
     """What is proved of the rounding of a product, wherever it runs; None if it is no product of ONNX Runtime's with
     constant int8 weights, or its factors are not the engine's."""
     op = node.operation
-    if op.rounding != "onnx" or node.kind not in ("CONV_2D", "FULLY_CONNECTED") or op.outputs[0].dtype != "int8":
+    if op.rounding != "onnx" or node.kind not in ("CONV_2D", "FULLY_CONNECTED") or op.outputs[0].dtype != ACTIVATION:
         return None
     source, out = op.inputs[0], op.outputs[0]
     weights = graph.constant(node.inputs[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnloom.arch.dtypes import ACTIVATION
+
 from ..copies import selection_layer
 from ..graph import Layer
 from ..ir import Graph, Node
@@ -26,4 +28,4 @@ def _space_to_depth(graph: Graph, node: Node, operands: Operands) -> Layer:
     return selection_layer(node.name, source, output, np.arange(output.channels), strides=window, window=window)
 
 
-SPACE_TO_DEPTH = Operator(layer=_space_to_depth, follows=True, takes="int8")
+SPACE_TO_DEPTH = Operator(layer=_space_to_depth, follows=True, takes=ACTIVATION)

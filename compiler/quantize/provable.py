@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import INT8
 from nnloom.arch.operation import Operation, Quantization, TensorType
 
 from ..frontend.onnx.plan import plan_model
@@ -330,10 +331,10 @@ def _is_proved(
     size = window or (1, 1)
     types, inputs = [], []
     for index, (scale, zero) in enumerate(operands):
-        types.append(TensorType((1, *size, 1), "int8", Quantization.per_tensor(float(scale), zero)))
+        types.append(TensorType((1, *size, 1), INT8, Quantization.per_tensor(float(scale), zero)))
         inputs.append(_tensor(f"x{index}", size, scale, zero))
     scale, zero = result
-    out = TensorType((1, 1, 1, 1), "int8", Quantization.per_tensor(float(scale), zero))
+    out = TensorType((1, 1, 1, 1), INT8, Quantization.per_tensor(float(scale), zero))
     output = _tensor("y", (1, 1), scale, zero)
     options: Mapping[str, Any] = {"activation": "NONE"}
     operation = Operation({"Add": "ADD", "Mul": "MUL"}.get(kind, "MEAN"), tuple(types), (out,), dict(options), "onnx")

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from nnloom.arch.dtypes import INT9, RECENTRED
 from nnloom.arch.reference import evaluate
 from nnloom.compiler.fit import fit
 from nnloom.compiler.frontend import read_model
-from nnloom.compiler.recentre import INT9, OFFSET, SAME, recentre
+from nnloom.compiler.recentre import SAME, recentre
 from nnloom.runtime import InferenceSession
 from nnloom.sim.litert import LiteRtReference
 from tests.compiler.litert import compile_without_code
@@ -50,7 +51,7 @@ def test_twins_compute_the_same(tmp_path, kind):
 
 
 def _centred(values):
-    return (values ^ OFFSET).view(np.int8) if values.dtype == np.uint8 else values
+    return (values ^ RECENTRED).view(np.int8) if values.dtype == np.uint8 else values
 
 
 def _check(folder, data, config="2x16x9", seed=0, share=1.0, native=False, inputs=3):

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...dtypes import LIMITS
 from ...operation import Operation
-from ..support import LIMITS, operand, parameters, refuse
+from ..support import operand, parameters, refuse
 from ..tables import correctly_rounded
 from .quantized import limits, quantized, real
 

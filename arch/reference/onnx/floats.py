@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...dtypes import LIMITS
 from ...operation import Operation
-from ..support import LIMITS, operand, parameters
+from ..support import operand, parameters
 from .quantized import quantized, real
 
 __all__ = ["layer_normalization", "log_softmax", "softmax", "sum_"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...dtypes import INT4, INT8, UINT8
 from ...numerics import wrap_int32
 from ...operation import Operation, TensorType
 from ..convolution import convolve, convolve_transposed
@@ -18,7 +19,7 @@ from .quantized import requantized
 
 __all__ = ["batch_matmul", "conv_2d", "factors", "fully_connected", "transpose_conv"]
 
-_INTEGERS = ("int8", "uint8", "int16", "int4")
+_INTEGERS = (INT8, UINT8, "int16", INT4)
 
 
 def conv_2d(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ...dtypes import LIMITS
 from ...operation import Operation, Quantization, TensorType
-from ..support import LIMITS, operand, parameters, refuse
+from ..support import operand, parameters, refuse
 
 __all__ = ["dequantize", "limits", "quantize", "quantized", "real", "requantized"]
 

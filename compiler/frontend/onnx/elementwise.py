@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nnloom.arch.dtypes import EIGHT_BITS, RECENTRED, UINT8
 from nnloom.arch.operation import Quantization, TensorType
 
 from .order import Axes, Shape, order_of, take
@@ -16,7 +17,6 @@ from .parameters import output_scale
 from .reader import Product, Reader, Refusal
 from .support import attributes
 from .tables import Chain
-from .values import RECENTRED
 
 __all__ = [
     "batch_normalization",
@@ -45,7 +45,7 @@ def qlinear_binary(kind: str) -> Callable[[Reader, Any], None]:
         axes = _common_axes(r, (a, b), node.output[0])
         operands = [_operand(r, n, node.output[0], axes, s) for n, s in zip((a, b), scales, strict=True)]
         options: dict[str, Any] = {"activation": "NONE"}
-        if dtype == "uint8":
+        if dtype == UINT8:
             options["recentred"] = RECENTRED
         if kind == "ADD":
             options |= _add_options(r.shape(a), r.shape(b))
@@ -174,7 +174,7 @@ def clip(r: Reader, node: Any) -> None:
     """Clip of real numbers, as `relu`, or of quantized ones."""
     name = node.input[0]
     bounds = [float(r.scalar(n, "a bound")) if n else None for n in [*node.input[1:], "", ""][:2]]
-    if r.dtypes.get(name) in ("int8", "uint8"):
+    if r.dtypes.get(name) in EIGHT_BITS:
         _clip_integers(r, node, bounds)
         return
     if _clamp(r, node, *bounds) or _extend(r, node, (name,)):
@@ -195,7 +195,7 @@ def _clamp(r: Reader, node: Any, low: float | None, high: float | None) -> bool:
 def _clip_integers(r: Reader, node: Any, bounds: Sequence[float | None]) -> None:
     """A table, or a limit of the operator that makes the operand."""
     name, out = node.input[0], node.output[0]
-    shift = RECENTRED if r.dtypes[name] == "uint8" else 0
+    shift = RECENTRED if r.dtypes[name] == UINT8 else 0
     low, high = (
         default if bound is None else int(bound) - shift for bound, default in zip(bounds, (-128, 127), strict=True)
     )
@@ -224,9 +224,9 @@ def qlinear_function(r: Reader, node: Any) -> None:
     from onnx import numpy_helper
 
     initializers = [numpy_helper.from_array(r.constant(n, "a scale"), n) for n in dict.fromkeys(node.input[1:])]
-    values = (np.arange(256) + (0 if r.dtypes[name] == "uint8" else -128)).astype(r.dtypes[name])
+    values = (np.arange(256) + (0 if r.dtypes[name] == UINT8 else -128)).astype(r.dtypes[name])
     (answers,) = run_nodes(r.plan.planned, [node], initializers, {name: values}, [out])
-    if dtype == "uint8":
+    if dtype == UINT8:
         answers = (answers.astype(np.int16) - RECENTRED).astype(np.int8)
     t = r.quantized_type(r.v.type(source).shape, dtype, value, zero)
     table = r.v.constant(answers, name=f"{out} (table)")

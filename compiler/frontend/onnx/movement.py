@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnloom.arch.dtypes import RECENTRED, UINT8
 from nnloom.arch.operation import TensorType
 
 from .order import Axes, channels_last, inverse, take
 from .support import attributes
-from .values import RECENTRED, image_shape
+from .values import image_shape
 
 if TYPE_CHECKING:
     from .reader import Reader
@@ -187,7 +188,7 @@ def pad(r: Reader, node: Any) -> None:
         return
     t = r.v.type(source)
     value = 0 if len(node.input) < 3 or not node.input[2] else r.scalar(node.input[2], "its value")
-    if t.quantization is not None and r.dtypes.get(name) == "uint8":
+    if t.quantization is not None and r.dtypes.get(name) == UINT8:
         value = int(value) - RECENTRED
     same = t.quantization is not None and value == t.quantization.zero_point
     if same or (t.quantization is None and value == 0):

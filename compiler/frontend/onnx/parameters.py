@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nnloom.arch.dtypes import UINT8
+
 from .reader import Reader, Refusal
 from .support import attributes, edges
 
@@ -21,7 +23,7 @@ def output_scale(r: Reader, node: Any, scale: int, zero_point: int) -> tuple[np.
     """Scale, zero point and type that a node quantizes its output to."""
     name = node.input[zero_point] if len(node.input) > zero_point else ""
     value, zero = r.scale_of(node.input[scale], name)
-    return value, zero, r.dtypes[name] if name else "uint8"
+    return value, zero, r.dtypes[name] if name else UINT8
 
 
 def optional_output(r: Reader, node: Any, scale: int, zero_point: int) -> Out | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nnloom.arch.dtypes import RECENTRED, UINT8
 from nnloom.arch.operation import TensorType
 
 from . import movement
@@ -13,7 +14,7 @@ from .order import channels_last, take
 from .parameters import Out, geometry_of, output_scale
 from .reader import Reader, Refusal
 from .support import attributes
-from .values import RECENTRED, image_shape
+from .values import image_shape
 
 __all__ = [
     "average_pool",
@@ -45,7 +46,7 @@ def qlinear_average_pool(r: Reader, node: Any) -> None:
     r.integer(node.input[0], *r.scale_of(node.input[1], node.input[2]))
     value, zero, dtype = output_scale(r, node, 3, 4)
     counts = bool(attributes(node).get("count_include_pad", 0))
-    shift: dict[str, Any] = {"recentred": RECENTRED} if dtype == "uint8" else {}
+    shift: dict[str, Any] = {"recentred": RECENTRED} if dtype == UINT8 else {}
     _pool(r, node, "AVERAGE_POOL_2D", out=(dtype, value, zero), count_padding=counts, **shift)
 
 

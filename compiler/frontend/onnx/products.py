@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import RECENTRED, UINT8
 from nnloom.arch.operation import Quantization, TensorType
 
 from .order import channels_last
@@ -17,7 +18,7 @@ from .parameters import Out, geometry_of, optional_output, output_scale
 from .reader import Product, QuantizedConstant, Reader, Refusal
 from .support import attributes
 from .tables import Chain
-from .values import RECENTRED, image_shape
+from .values import image_shape
 
 __all__ = [
     "compute_product",
@@ -267,7 +268,7 @@ def _limits(low: float | None, high: float | None, out: Out) -> tuple[int, int]:
     """A clamp of real numbers as one of quantized ones, as they are held."""
     dtype, scale, zero_point = out
     info = np.iinfo(dtype)
-    shift = RECENTRED if dtype == "uint8" else 0
+    shift = RECENTRED if dtype == UINT8 else 0
 
     def quantize(value: float | None, otherwise: int) -> int:
         if value is None:

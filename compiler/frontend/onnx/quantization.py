@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nnloom.arch.dtypes import EIGHT_BITS
+
 from .parameters import output_scale
 from .products import compute_product
 from .reader import Product, QuantizedConstant, Reader, Refusal
@@ -55,7 +57,7 @@ def dequantize_linear(r: Reader, node: Any) -> None:
     if scales.size != 1:
         raise Refusal("a tensor quantized per channel that is not constant; quantize activations per tensor")
     dtype = r.dtypes[name]
-    if dtype not in ("int8", "uint8"):
+    if dtype not in EIGHT_BITS:
         raise Refusal(f"an operand of {dtype}; quantize activations to int8 or uint8")
     chain = Chain(name, dtype, scales.reshape(-1)[0], int(zero.reshape(-1)[0]), (), out)
     r.lazy[out] = chain

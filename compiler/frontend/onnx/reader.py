@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import INT8, RECENTRED, UINT8
 from nnloom.arch.errors import UnsupportedOperatorError
 from nnloom.arch.operation import Quantization, TensorType
 
@@ -26,7 +27,7 @@ from ...ir import Graph
 from .order import Axes, Shape, channels_last, take
 from .plan import Plan
 from .tables import Chain, fill
-from .values import RECENTRED, Values
+from .values import Values
 
 __all__ = ["Lazy", "Product", "QuantizedConstant", "Reader", "Refusal"]
 
@@ -200,14 +201,14 @@ class Reader:
     @property
     def unsigned(self) -> set[str]:
         """Tensors of the file that are uint8 and held as int8."""
-        return {n for n, held in self.v.held.items() if self.dtypes.get(n) == "uint8" and self._is_recentred(held[0])}
+        return {n for n, held in self.v.held.items() if self.dtypes.get(n) == UINT8 and self._is_recentred(held[0])}
 
     def _is_recentred(self, held: Any) -> bool:
-        return self.v.type(held.index).dtype == "int8"
+        return self.v.type(held.index).dtype == INT8
 
     def _as_unsigned(self, t: TensorType) -> TensorType:
         q = t.quantization or Quantization.per_tensor(1.0, -RECENTRED)
-        return TensorType(t.shape, "uint8", Quantization.per_tensor(q.scale, q.zero_point + RECENTRED))
+        return TensorType(t.shape, UINT8, Quantization.per_tensor(q.scale, q.zero_point + RECENTRED))
 
     # What operators ask for
 
@@ -279,9 +280,9 @@ class Reader:
 
     def quantized_type(self, shape: Shape, dtype: str, scale: np.float32, zero_point: int) -> TensorType:
         """The type of a quantized tensor as it is held."""
-        if dtype == "uint8":
-            dtype, zero_point = "int8", zero_point - RECENTRED
-        if dtype != "int8":
+        if dtype == UINT8:
+            dtype, zero_point = INT8, zero_point - RECENTRED
+        if dtype != INT8:
             raise Refusal(f"quantized to {dtype}; quantize activations to int8 or uint8")
         return TensorType(shape, dtype, Quantization.per_tensor(float(scale), zero_point))
 
@@ -295,7 +296,7 @@ class Reader:
         if t == wanted:
             return held.index
         index = held.index
-        if t.dtype == "uint8":
+        if t.dtype == UINT8:
             index = self._from_unsigned(index, wanted)
         elif t.quantization is None and not any(index in n.inputs for n in self.v.nodes):
             self.v.values[index] = dataclasses.replace(self.v.values[index], type=wanted)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.dtypes import UINT8
+
 from .plan import run_options
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def fill(reader: Reader, chain: Chain, out: tuple[str, np.float32, int] | None) 
     """
     from onnx import helper, numpy_helper
 
-    values = np.arange(VALUES) + (0 if chain.dtype == "uint8" else -128)
+    values = np.arange(VALUES) + (0 if chain.dtype == UINT8 else -128)
     source, last = chain.dequantized, chain.nodes[-1].output[0]
     constants = {name for node in chain.nodes for name in node.input} & reader.v.constants.keys()
     initializers = [numpy_helper.from_array(reader.v.constants[name], name) for name in constants]

@@ -17,9 +17,6 @@ from .order import PLAIN, Axes, Order, Shape, channels_last, inverse, order_of, 
 
 __all__ = ["Held", "Values"]
 
-RECENTRED = 128
-"""A quantized uint8 tensor is held as int8: its values, and its zero point, less this."""
-
 
 @dataclass(frozen=True)
 class Held:
