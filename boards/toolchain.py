@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError
-from nnloom.arch.interrupts import check_interrupted
+from nnloom.arch.fpga_tools import FpgaTool
 
 from .board import Board
 
@@ -19,29 +18,16 @@ if TYPE_CHECKING:
 
     from nnloom.hw.technology import Technology
 
-__all__ = ["Toolchain", "run_in"]
-
-
-def run_in(folder: Path, tool: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """Exit code of a WebAssembly tool: its file system is the working directory.
-
-    An interrupt ends the tool, which tells of it by its exit code; it is raised here as what it is.
-    """
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        code = tool(arguments)
-    finally:
-        os.chdir(before)
-    check_interrupted(code)
-    return code
+__all__ = ["Toolchain"]
 
 
 class Toolchain(ABC):
     """A device family: its primitives, synthesis, place and route, and packer. Has no state."""
 
-    packages: ClassVar[tuple[str, ...]]
-    """Python packages of place and route and of the packer: their versions are part of a bitstream's identity"""
+    placer: ClassVar[FpgaTool]
+    """nextpnr for the family; its package brings the packer, too, unless `packages` has one"""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """further Python packages: all versions are part of a bitstream's identity"""
     bitstream_file: ClassVar[str]
     synthesis: ClassVar[str]
     """Yosys command that makes `top.json` of the module `top`"""

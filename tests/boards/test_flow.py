@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from nnloom.arch.errors import BuildError
+from nnloom.arch.fpga_tools import run_in
 from nnloom.boards import flow, get, vivado
 from nnloom.boards.ecp5_flow import Ecp5Toolchain
-from nnloom.boards.toolchain import run_in
 from nnloom.cli import main
 from nnloom.hw.emit import run_yosys
 
