@@ -120,6 +120,8 @@ def test_lpf():
     assert len(lines) == 2 + 2 * (12 + 39)
 
 
+@pytest.mark.slow
+@pytest.mark.fpga
 @pytest.mark.parametrize("name", ["ulx3s-12f", "ulx3s-85f"])
 def test_sdram_pins_are_pins_of_the_device(name, tmp_path):
     from nnloom.hw.emit import run_yosys

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from amaranth import Value
+from amaranth.lib import wiring
 
 from nnloom.arch.errors import ArtifactError, BuildError, ConfigError
 from nnloom.boards import get
@@ -137,32 +139,53 @@ def test_project_is_complete(tmp_path):
     )
 
 
+PRIMITIVES = {
+    "small_dsp": (DspMultiplier(a_width=8, b_width=8), {"DSP48": 1, "FF": 48}),
+    "large_dsp": (DspMultiplier(a_width=18, b_width=17), {"DSP48": 1, "FF": 105}),
+    "ram": (BlockRam(width=72, depth=2048), {"RAMB36": 4, "FF": 72}),
+    "ram_with_lanes": (BlockRam(width=72, depth=2048, lane=9), {"RAMB36": 4, "FF": 72}),
+    "small_ram": (BlockRam(width=64, depth=1024), {"RAMB36": 2, "FF": 64}),
+    "copies": (FanoutFlipFlops(width=3, count=5), {"FF": 15}),
+}
+
+
+def _port(path: tuple[str | int, ...]) -> str:
+    return "__".join(map(str, path))
+
+
+def _together(components: dict[str, wiring.Component]) -> str:
+    """Verilog module `top` with an instance of each; their ports are its own."""
+    ports, instances = ["input clk, rst"], []
+    for name, component in components.items():
+        connections = [".clk(clk)", ".rst(rst)"]
+        for path, member, value in component.signature.flatten(component):
+            port = _port(path)
+            direction = "input" if member.flow == wiring.In else "output"
+            ports.append(f"{direction} [{len(Value.cast(value)) - 1}:0] {name}_{port}")
+            connections.append(f".{port}({name}_{port})")
+        instances.append(f"{name} {name}_instance({', '.join(connections)});")
+    return f"module top({', '.join(ports)});\n" + "\n".join(instances) + "\nendmodule\n"
+
+
 @pytest.mark.fpga
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(
-    "component, want",
-    [
-        (DspMultiplier(a_width=8, b_width=8), {"DSP48": 1, "FF": 48}),
-        (DspMultiplier(a_width=18, b_width=17), {"DSP48": 1, "FF": 105}),
-        (BlockRam(width=72, depth=2048), {"RAMB36": 4, "FF": 72}),
-        (BlockRam(width=72, depth=2048, lane=9), {"RAMB36": 4, "FF": 72}),
-        (BlockRam(width=64, depth=1024), {"RAMB36": 2, "FF": 64}),
-        (FanoutFlipFlops(width=3, count=5), {"FF": 15}),
-    ],
-    ids=lambda value: type(value).__name__ if not isinstance(value, dict) else "",
-)
-def test_primitives_are_inferred_without_logic(family, component, want, tmp_path):
-    """No LUT is needed; Yosys may leave registers of the blocks in the fabric (`want`: the most there can be)."""
-    (tmp_path / "top.il").write_text(emit_rtlil(component, "top"))
+def test_primitives_are_inferred_without_logic(family, tmp_path):
+    """No LUT is needed; Yosys may leave registers of the blocks in the fabric (`PRIMITIVES`: the most there can be)."""
+    components = {name: component for name, (component, _) in PRIMITIVES.items()}
+    (tmp_path / "top.v").write_text(_together(components))
+    for name, component in components.items():
+        (tmp_path / f"{name}.il").write_text(emit_rtlil(component, name))
+    reads = "\n".join(f"read_rtlil {name}.il" for name in components)
     run_yosys(
-        f"read_rtlil top.il\nsynth_xilinx -family {family} -top top -noiopad -noclkbuf -flatten\n"
-        "tee -o stat.json stat -json\n",
+        f"{reads}\nread_verilog top.v\nsetattr -mod -set keep_hierarchy 1 {' '.join(components)}\n"
+        f"synth_xilinx -family {family} -top top -noiopad -noclkbuf\ntee -o stat.json stat -json\n",
         folder=tmp_path,
     )
-    cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
-    counts = count_primitives(cells)
-    assert counts["FF"] <= want["FF"]
-    assert counts | {"FF": want["FF"]} == {"LUT": 0, "FF": 0, "RAMB36": 0, "DSP48": 0} | want
+    modules = json.loads((tmp_path / "stat.json").read_text())["modules"]
+    for name, (_, want) in PRIMITIVES.items():
+        counts = count_primitives(modules["\\" + name]["num_cells_by_type"])
+        assert counts["FF"] <= want["FF"], name
+        assert counts | {"FF": want["FF"]} == {"LUT": 0, "FF": 0, "RAMB36": 0, "DSP48": 0} | want, name
 
 
 @pytest.mark.fpga
