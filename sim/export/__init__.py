@@ -195,7 +195,7 @@ class _Writer:
         )
         self._text("README.md", page)
         self._registers()
-        for file in ("host_bus", "simulators", "axi_lite_host"):
+        for file in ("host_bus", "simulators", "axi_lite_host", "nnloom_litex"):
             shutil.copyfile(_PORTABLE / f"{file}.py", self._folder / f"{file}.py")
         shutil.copyfile(_PORTABLE / "engine_bench.py", self._folder / BENCH_FILE)
         self._text("nnloom.core", core_file(self._artifact, top=ENGINE, files=[f"rtl/{name}.v" for name in tops]))

@@ -124,6 +124,69 @@ def test_verilator_and_yosys_take_it(exported, tmp_path, top):
         run_yosys(f"read_verilog {names}\nhierarchy -check -top {top}\nproc\ncheck -assert\n", folder=tmp_path)
 
 
+LITEX_SOC = """
+import sys
+from litex.build.generic_platform import Pins, Subsignal
+from litex.build.io import CRG
+from litex.build.sim import SimPlatform
+from litex.soc.integration.soc import SoCRegion
+from litex.soc.integration.soc_core import SoCMini
+from litex.soc.interconnect import wishbone
+from nnloom_litex import Nnloom
+
+SIGNALS = {"cyc": 1, "stb": 1, "we": 1, "adr": 30, "sel": 4, "dat_w": 32, "dat_r": 32, "ack": 1}
+host = ("host", 0, *(Subsignal(name, Pins(width)) for name, width in SIGNALS.items()))
+platform = SimPlatform("SIM", [("sys_clk", 0, Pins(1)), ("sys_rst", 0, Pins(1)), host])
+soc = SoCMini(platform, clk_freq=int(1e8))
+soc.crg = CRG(platform.request("sys_clk"), platform.request("sys_rst"))
+pads = platform.request("host")
+bus = wishbone.Interface(data_width=32, address_width=32, addressing="word")
+soc.comb += [getattr(bus, name).eq(getattr(pads, name)) for name in SIGNALS if name not in ("dat_r", "ack")]
+soc.comb += [pads.dat_r.eq(bus.dat_r), pads.ack.eq(bus.ack)]
+soc.bus.add_master("host", bus)
+soc.nnloom = Nnloom(platform, "rtl")
+soc.bus.add_slave("nnloom", soc.nnloom.bus, SoCRegion(origin=0x80000000, size=0x80000000, cached=False))
+soc.finalize()
+with open("soc.v", "w") as file:
+    file.write(str(platform.get_verilog(soc, name="soc")))
+"""
+
+LITEX_BENCH = """
+module tb;
+  reg clk = 0, rst = 1, on = 0, we = 0; reg [31:0] address, data; wire [31:0] answer; wire ack;
+  always #5 clk = ~clk;
+  soc soc(.sys_clk(clk), .sys_rst(rst), .sim_trace(1'b0), .host_cyc(on), .host_stb(on), .host_we(we),
+          .host_sel(4'hf), .host_adr(address[31:2]), .host_dat_w(data), .host_dat_r(answer), .host_ack(ack));
+  task access(input w, input [31:0] a, d); begin
+    @(negedge clk) on = 1; we = w; address = a; data = d;
+    @(negedge clk); while (!ack) @(negedge clk);
+    if (!w) $display("%h", answer);
+    @(posedge clk) #1 on = 0;
+  end endtask
+  initial begin
+    #100 rst = 0; #50;
+    access(0, 32'h80000000, 0);
+    access(1, 32'hb0000000, 32'h04030201); access(1, 32'hb0000004, 32'h08070605);
+    access(0, 32'hb0000000, 0); access(0, 32'hb0000004, 0);
+    $finish;
+  end
+  initial #100000 $finish;
+endmodule
+"""
+
+
+@pytest.mark.icarus
+def test_a_litex_soc_reaches_it(copy):
+    pytest.importorskip("litex", reason="needs `pip install litex`")
+    (copy / "soc.py").write_text(LITEX_SOC)
+    (copy / "tb.v").write_text(LITEX_BENCH)
+    subprocess.run([sys.executable, "soc.py"], cwd=copy, check=True, capture_output=True)
+    files = ["tb.v", "soc.v", "rtl/nnloom_engine.v", "rtl/nnloom_wishbone.v"]
+    subprocess.run(["iverilog", "-g2012", "-o", "tb", *files], cwd=copy, check=True)
+    done = subprocess.run(["vvp", "tb"], cwd=copy, check=True, capture_output=True, text=True)
+    assert done.stdout.split()[:3] == [f"{isa.MAGIC:08x}", "04030201", "08070605"]
+
+
 @pytest.mark.icarus
 def test_its_bench_passes(copy):
     done = run_bench(copy, "-k", "engine", SIM="icarus")
