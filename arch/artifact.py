@@ -37,13 +37,14 @@ __all__ = [
     "Manifest",
     "Part",
     "Region",
+    "Rows",
     "TensorInfo",
     "TensorLocation",
     "file_sha256",
 ]
 
 FORMAT = "nnloom-artifact"
-VERSION = 7
+VERSION = 8
 PROGRAM_FILE = "program.bin"
 WEIGHTS_FILE = "weights.bin"
 TABLES_FILE = "tables.bin"
@@ -148,8 +149,35 @@ class TensorLocation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of a tensor in external memory, and where they lie in activation memory: the first of them in bank 0."""
+
+    tensor: int
+    """number among the region's `external`, whose row stride they have"""
+    first: int
+    count: int
+    base: int
+    """granules"""
+
+    def pieces(self, config: AcceleratorConfig, location: TensorLocation) -> list[tuple[int, int, int]]:
+        """What is contiguous on both sides: of each bank of activation memory that has some of the rows, from `base`
+        on, (bank, first byte among the bytes of the tensor's banks, one bank after the other, bytes)."""
+        starts = [0]
+        for bank in range(config.row_banks):
+            starts.append(starts[-1] + location.bank_bytes(config, bank))
+        stride = location.row_stride * config.granule
+        result = []
+        for bank in range(min(self.count, config.row_banks)):
+            row = self.first + bank
+            count = len(range(row, self.first + self.count, config.row_banks))
+            start = starts[row % config.row_banks] + row // config.row_banks * stride
+            result.append((bank, start, count * stride))
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
 class Part:
-    """A program of a region with its weights: they are loaded from word 0 on, then the program is started there."""
+    """A program of a region with its weights: both are loaded, the program from word 0 on, then it is started there."""
 
     program_start: int
     """first 32-bit word in the program image"""
@@ -157,6 +185,12 @@ class Part:
     weights_start: int
     """first word of `weight_word_bytes` in the weight image"""
     weights_words: int
+    weights_base: int = 0
+    """weight memory word from which on they are loaded; what lies elsewhere stays"""
+    loads: tuple[Rows, ...] = ()
+    """rows that are brought from external memory before the program starts"""
+    stores: tuple[Rows, ...] = ()
+    """rows that go there when it has ended"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +208,13 @@ class Region:
     parts: tuple[Part, ...] = ()
     """What runs one after the other, activations staying where they are, when program or weights of the network
     exceed the memories; empty if they fit: then all of it is loaded once."""
+    external: tuple[TensorLocation, ...] = ()
+    """Tensors that lie in external memory, as in activation memory if that were larger, bank after bank (`base` is 0).
+    Inputs and outputs among them, which they name, too, are exchanged with the host there."""
+
+    def external_number(self, location: TensorLocation) -> int | None:
+        """Number of a tensor among `external`; None if it lies in activation memory."""
+        return next((i for i, other in enumerate(self.external) if other.name == location.name), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +348,10 @@ class Manifest:
             def location(v: dict[str, Any]) -> TensorLocation:
                 return TensorLocation(**{**v, "shape": tuple(v["shape"])})
 
+            def part(v: dict[str, Any]) -> Part:
+                moves = {name: tuple(Rows(**rows) for rows in v[name]) for name in ("loads", "stores")}
+                return Part(**{**v, **moves})
+
             def info(v: dict[str, Any]) -> TensorInfo:
                 return TensorInfo(**{**v, "shape": tuple(v["shape"]), "permutation": tuple(v["permutation"])})
 
@@ -326,7 +371,8 @@ class Manifest:
                         inputs=tuple(location(t) for t in v["inputs"]),
                         outputs=tuple(location(t) for t in v["outputs"]),
                         tensors=tuple(location(t) for t in v["tensors"]),
-                        parts=tuple(Part(**p) for p in v["parts"]),
+                        parts=tuple(map(part, v["parts"])),
+                        external=tuple(location(t) for t in v["external"]),
                     )
                     for v in values["regions"]
                 ),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import AcceleratorConfig
+from .dma import BUFFER_ALIGNMENT
 from .dtypes import EIGHT_BITS, INT4, INT8, UINT8
 from .isa import DESCRIPTOR_WORDS, check_descriptor, decode_program
 from .schema import SchemaError
@@ -27,6 +28,7 @@ __all__ = ["check_files", "check_host_plan", "check_images", "check_interface", 
 
 LARGEST_TENSOR = 1 << 28
 """Elements of a tensor at most."""
+_LAYOUT = ("rows", "columns", "channels", "row_stride", "pixel_stride")
 DTYPES = frozenset({"bool", INT8, UINT8, "int16", "int32", "int64", "float16", "float32"})
 LARGEST_OPTION = float(1 << 32)
 """Magnitude of a number among an operator's options at most."""
@@ -87,16 +89,45 @@ def check_regions(config: AcceleratorConfig, regions: Sequence[Region]) -> None:
         what = f"region {region.name[:60]!r}"
         _expect(bool(region.outputs), f"{what}: no outputs")
         for location in (*region.inputs, *region.outputs, *region.tensors):
-            _check_location(f"{what}, tensor {location.name[:60]!r}", config, location)
+            on_chip = region.external_number(location) is None or location in region.tensors
+            _check_location(f"{what}, tensor {location.name[:60]!r}", config, location, on_chip=on_chip)
+        _check_external(what, config, region)
 
 
-def _check_location(what: str, config: AcceleratorConfig, location: TensorLocation) -> None:
+def _check_external(what: str, config: AcceleratorConfig, region: Region) -> None:
+    """Tensors in external memory, and the rows of them that parts move."""
+    names = [location.name for location in region.external]
+    _expect(len(set(names)) == len(names), f"{what}: external tensors share a name")
+    _expect(not names or bool(region.parts), f"{what}: external tensors without parts")
+    for location in region.external:
+        mine = f"{what}, external tensor {location.name[:60]!r}"
+        _check_location(mine, config, location, on_chip=False)
+        stride = location.row_stride * config.granule
+        _expect(stride % BUFFER_ALIGNMENT == 0, f"{mine}: rows are no multiple of {BUFFER_ALIGNMENT} bytes")
+    for tensor in (*region.inputs, *region.outputs):
+        number = region.external_number(tensor)
+        if number is not None:
+            there = region.external[number]
+            same = all(getattr(tensor, n) == getattr(there, n) for n in _LAYOUT)
+            _expect(same, f"{what}: {tensor.name[:60]!r} has another layout in external memory")
+    for part in region.parts:
+        for rows in (*part.loads, *part.stores):
+            _expect(0 <= rows.tensor < len(names), f"{what}: there is no external tensor {rows.tensor}")
+            location = region.external[rows.tensor]
+            inside = 0 <= rows.first < rows.first + rows.count <= location.rows
+            _expect(inside, f"{what}: rows beyond {location.name[:60]!r}")
+            end = rows.base + -(-rows.count // config.row_banks) * location.row_stride
+            _expect(rows.base >= 0 and end <= config.bank_granules, f"{what}: rows beyond the activation memory")
+
+
+def _check_location(what: str, config: AcceleratorConfig, location: TensorLocation, *, on_chip: bool) -> None:
     sizes = (location.rows, location.columns, location.channels, location.row_stride, location.pixel_stride)
     _expect(all(1 <= n < 1 << 20 for n in sizes), f"{what}: sizes and strides must be 1 to 2**20, not {list(sizes)}")
     _expect(location.pixel_stride >= location.channels, f"{what}: pixels overlap")
     _expect(location.columns * location.pixel_stride <= location.row_stride * config.granule, f"{what}: rows overlap")
     end = location.base + location.granules(config)
-    _expect(location.base >= 0 and end <= config.bank_granules, f"{what}: lies beyond the activation memory")
+    inside = location.base >= 0 and (end <= config.bank_granules or not on_chip)
+    _expect(inside, f"{what}: lies beyond the activation memory")
     _check_shape(what, location.shape)
     elements = location.rows * location.columns * location.channels
     _expect(math.prod(location.shape) == elements, f"{what}: shape {list(location.shape)} has not {elements} elements")
@@ -133,7 +164,9 @@ def _check_part(
     tables: int,
 ) -> None:
     _expect(part.program_words <= config.program_words, f"{what}: a part's program exceeds the program memory")
-    _expect(0 <= part.weights_words <= config.weight_words, f"{what}: a part's weights exceed the weight memory")
+    end = part.weights_base + part.weights_words
+    fits = 0 <= part.weights_words <= config.weight_words and part.weights_base >= 0 and end <= config.weight_words
+    _expect(fits, f"{what}: a part's weights exceed the weight memory")
     _expect(
         0 <= part.weights_start <= len(weights) - part.weights_words,
         f"{what}: a part's weights lie beyond the weight image",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +19,12 @@ from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
 from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
-from .memory import MemoryPlan, plan_memory
+from .memory import MemoryPlan, fits_memory, plan_memory, region_bytes
 from .parts import cut
 from .split_sums import with_split_sums
+from .strip_program import StripPart, strip_parts
+from .strips import StripPlan, plan_strips
+from .transfers import MemoryTiming
 from .unread import without_unread
 
 __all__ = ["Emitted", "EmittedRegion", "emit", "prepared"]
@@ -60,22 +64,40 @@ class Emitted:
         return sum(len(item.region.parts) for item in self.regions)
 
 
-def _outputs(graph: LayerGraph, plan: MemoryPlan) -> tuple[TensorLocation, ...]:
+def _outputs(graph: LayerGraph, places: Mapping[str, TensorLocation]) -> tuple[TensorLocation, ...]:
     """Locations of the outputs with the shapes and types that the network gives them."""
-    return tuple(dataclasses.replace(plan.locations[t.name], shape=t.shape, dtype=t.dtype) for t in graph.outputs)
+    return tuple(dataclasses.replace(places[t.name], shape=t.shape, dtype=t.dtype) for t in graph.outputs)
 
 
-def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
+def _tables(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> list[bytes]:
+    """The tables of all regions."""
+    tables = tables_of(layer for graph in graphs for layer in graph.layers)
+    if len(tables) > config.tables:
+        raise CapacityError(f"{len(tables)} functions as tables, the configuration has {config.tables}")
+    return tables
+
+
+def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph], external: MemoryTiming | None = None) -> Emitted:
     """Plan, lower and lay out every region.
 
     They follow each other in program and weight memory; if these are too small for all of them, every region is cut
     into parts.
+
+    Parameters
+    ----------
+    external
+        How fast the board's external memory is, if it has one: regions that exceed the activation memory run in strips
+        (`compiler.strips`).
 
     Raises
     ------
     CapacityError
         If activations, or the weights of one channel group, exceed the configuration's memories.
     """
+    if external is not None:
+        plans = [_planned_in_strips(config, graph, external) for graph in graphs]
+        if any(isinstance(plan, StripPlan) for plan in plans):
+            return _emit_strips(config, graphs, plans)
     plain = [_planned(config, graph) for graph in graphs]
     spare = [_with_spare_rows(config, *item) for item in plain]
     fast, carried = ([(_faster(config, graph), plan) for graph, plan in form] for form in (spare, plain))
@@ -87,6 +109,13 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Emitted:
         if not overflows:
             break
     return dataclasses.replace(_emit(config, forms, plans, lowered, parts=bool(overflows)), overflows=overflows)
+
+
+def _planned_in_strips(config: AcceleratorConfig, graph: LayerGraph, external: MemoryTiming) -> StripPlan | None:
+    """None if a region fits the activation memory."""
+    if any(fits_memory(config, form) for form in prepared(config, graph)):
+        return None
+    return min((plan_strips(config, form, external) for form in prepared(config, graph)), key=lambda p: p.cycles)
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:
@@ -118,6 +147,95 @@ def prepared(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, 
     return without_unread(without_copies(config, graph)), without_unread(graph)
 
 
+def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans: Sequence[StripPlan | None]) -> Emitted:
+    """Every region in parts, those with a plan of strips in strips."""
+    tables = _tables(config, graphs)
+    images = _Images(config)
+    regions = []
+    for index, (graph, plan) in enumerate(zip(graphs, plans, strict=True)):
+        if plan is None:
+            form, memory = _planned(config, graph)
+            pieces = cut(config, lower_layers(config, form, memory.locations))
+            places = memory.locations
+            made = [
+                StripPart(tuple(program), tuple(places[item.layer.output.name] for item in program), 0, (), ())
+                for piece in pieces
+                for program in [place_program(config, piece, tables=tables)]
+            ]
+        else:
+            form, memory = plan.graph, plan.memory
+            places = {**memory.locations, **{name: plan.layouts[name] for name in plan.external}}
+            made = strip_parts(config, plan, tables)
+        first = images.programmed
+        parts = tuple(map(images.part, made))
+        region = Region(
+            name=f"region{index}",
+            program_start=first,
+            program_words=images.programmed - first,
+            inputs=tuple(dataclasses.replace(places[t.name], dtype=t.dtype) for t in form.inputs),
+            outputs=_outputs(form, places),
+            tensors=tuple(location for part in made for location in part.locations),
+            parts=parts,
+            external=tuple(plan.layouts[name] for name in plan.external) if plan else (),
+        )
+        regions.append(EmittedRegion(form, memory, tuple(item for part in made for item in part.layers), region))
+    overflows = tuple(
+        f"activation memory: {plan.graph.name} needs {region_bytes(config, plan.graph):,} bytes, "
+        f"{config.activation_bytes:,} available"
+        for plan in plans
+        if plan
+    )
+    return Emitted(tuple(regions), images.program, images.weights, table_image(tables), overflows)
+
+
+class _Images:
+    """Programs and weights of parts, each once."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        self._programs: list[NDArray[np.uint32]] = []
+        self._weights: list[NDArray[np.uint8]] = []
+        self._placed: dict[bytes, int] = {}
+        self.programmed = 0
+        self._used = 0
+
+    @property
+    def program(self) -> NDArray[np.uint32]:
+        """All programs."""
+        return np.concatenate(self._programs) if self._programs else np.zeros(0, np.uint32)
+
+    @property
+    def weights(self) -> NDArray[np.uint8]:
+        """[words, weight_word_bytes]: those of all parts."""
+        return np.concatenate([np.zeros((0, self._config.weight_word_bytes), np.uint8), *self._weights])
+
+    def part(self, made: StripPart) -> Part:
+        """Put a part's program and weights into the images."""
+        program = encode_program(item.descriptor for item in made.layers)
+        start = self._placed.setdefault(program.tobytes(), self.programmed)
+        if start == self.programmed:
+            self._programs.append(program)
+            self.programmed += len(program)
+        words = [item.weights for item in made.layers if len(item.weights)]
+        size = sum(map(len, words))
+        place = self._used
+        if words:
+            key = hashlib.sha256(b"".join(map(bytes, map(np.ascontiguousarray, words)))).digest()
+            place = self._placed.setdefault(key, self._used)
+            if place == self._used:
+                self._weights += words
+                self._used += size
+        return Part(
+            program_start=start,
+            program_words=len(program),
+            weights_start=place,
+            weights_words=size,
+            weights_base=made.weights_base,
+            loads=made.loads,
+            stores=made.stores,
+        )
+
+
 def _overflows(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> tuple[str, ...]:
     """The memories that do not hold all regions at once."""
     # Layers of a region share equal weights: see `place_program`.
@@ -146,9 +264,7 @@ def _emit(
 ) -> Emitted:
     regions: list[EmittedRegion] = []
     words: list[NDArray[np.uint8]] = []
-    tables = tables_of(layer for graph in graphs for layer in graph.layers)
-    if len(tables) > config.tables:
-        raise CapacityError(f"{len(tables)} functions as tables, the configuration has {config.tables}")
+    tables = _tables(config, graphs)
     used = programmed = 0
     for index, (graph, plan, layers) in enumerate(zip(graphs, plans, lowered, strict=True)):
         first = programmed
@@ -168,7 +284,7 @@ def _emit(
             program_start=first,
             program_words=programmed - first,
             inputs=tuple(dataclasses.replace(plan.locations[t.name], dtype=t.dtype) for t in graph.inputs),
-            outputs=_outputs(graph, plan),
+            outputs=_outputs(graph, plan.locations),
             tensors=tuple(plan.locations[item.layer.output.name] for item in placed),
             parts=tuple(made) if parts else (),
         )

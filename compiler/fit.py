@@ -2,7 +2,9 @@
 
 A layer whose own tensors, or the weights of one of whose channel groups, exceed a memory runs on the CPU. Where each
 layer fits but a region does not (a tensor lives long, or many live together), the region is cut in its sequence of
-layers: between two pieces the host carries the tensors that later ones read. What cuts cost is, in this order,
+layers: between two pieces the host carries the tensors that later ones read. On a board with external memory regions
+are not cut: they run in strips (`compiler.strips`), and only what does not fit a row at a time runs on the CPU. What
+cuts cost is, in this order,
 
 1. the multiply-accumulates that the accelerator loses to the CPU,
 2. the bytes that cross the host link for each inference,
@@ -30,9 +32,11 @@ from .emit import Emitted, emit, prepared
 from .graph import LayerGraph
 from .ir import Graph
 from .lower import lower_layers
-from .memory import breadth_bound, fits_memory, lifetimes, plan_memory
+from .memory import fits_memory, lifetimes, plan_memory, region_bytes
 from .partition import Cuts, Partitioned, Region, partition
 from .parts import group_too_large
+from .strips import strip_bytes
+from .transfers import MemoryTiming
 
 __all__ = ["Fitted", "fit"]
 
@@ -75,30 +79,40 @@ class Fitted:
         return self.engine_share, -self.link_bytes
 
 
-def fit(graph: Graph, config: AcceleratorConfig) -> Fitted:
+def fit(graph: Graph, config: AcceleratorConfig, external: MemoryTiming | None = None) -> Fitted:
     """Partition a network so that every region fits the configuration's memories.
 
     Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left.
+
+    external: how fast the board's external memory is, if it has one.
     """
     cuts = Cuts()
     while True:
         partitioned = partition(graph, config, cuts)
         try:
-            return Fitted(partitioned, emit(config, partitioned.graphs))
+            return Fitted(partitioned, emit(config, partitioned.graphs, external))
         except CapacityError:
-            more = _further_cuts(config, partitioned)
-            if more == cuts:
+            more = _further_cuts(config, partitioned, external is not None)
+            if more == cuts and external is not None:
+                external = None  # no plan of strips was found
+            elif more == cuts:
                 raise
             cuts = more
 
 
-def _further_cuts(config: AcceleratorConfig, partitioned: Partitioned) -> Cuts:
-    """The cuts so far and those for operators that do not fit even alone or, if there are none, for regions."""
+def _further_cuts(config: AcceleratorConfig, partitioned: Partitioned, in_strips: bool) -> Cuts:
+    """The cuts so far and those for operators that do not fit even alone or, if there are none, for regions.
+
+    in_strips: regions may run in strips.
+    """
     cuts = partitioned.cuts
     regions = [stage.region for stage in partitioned.stages if stage.region]
-    too_large = {value: reason for region in regions for value, reason in _reasons(config, region) if reason}
+    reasons = (item for region in regions for item in _reasons(config, region, in_strips))
+    too_large = {value: reason for value, reason in reasons if reason}
     if too_large:
         return dataclasses.replace(cuts, on_cpu={**cuts.on_cpu, **too_large})
+    if in_strips:
+        return cuts
     macs = {node.outputs[0]: operation_macs(node.operation) for node in partitioned.graph.nodes}
     too_wide = [region for region in regions if not _fits(config, region.layers)]
     more = cuts
@@ -117,13 +131,13 @@ def _fits(config: AcceleratorConfig, graph: LayerGraph) -> bool:
 
 def _widest(config: AcceleratorConfig, region: Region) -> tuple[int, str]:
     """The operator whose own tensors are largest, by its value, and why it leaves the region."""
-    sizes = {v: _bytes_needed(config, _piece(region.layers, first, end)) for v, first, end in _units(region)}
+    sizes = {v: region_bytes(config, _piece(region.layers, first, end)) for v, first, end in _units(region)}
     return max(sizes, key=sizes.__getitem__), _why(config, region)
 
 
 def _why(config: AcceleratorConfig, region: Region) -> str:
     return (
-        f"its region needs {_bytes_needed(config, region.layers):,} bytes of activation memory, the configuration has "
+        f"its region needs {region_bytes(config, region.layers):,} bytes of activation memory, the configuration has "
         f"{config.activation_bytes:,}, and to cut it here moves the fewest"
     )
 
@@ -135,15 +149,21 @@ def _units(region: Region) -> list[tuple[int, int, int]]:
     return [(region.makers[first], first, end) for first, end in itertools.pairwise(bounds)]
 
 
-def _reasons(config: AcceleratorConfig, region: Region) -> Iterator[tuple[int, str | None]]:
+def _reasons(config: AcceleratorConfig, region: Region, in_strips: bool) -> Iterator[tuple[int, str | None]]:
     """Why each operator of a region, by its value, is too large even alone, or None."""
     in_region = _locations(config, region.layers)
     for value, first, end in _units(region):
         alone = _piece(region.layers, first, end)
         reason = None
-        if not _fits(config, alone):
+        least = strip_bytes(config, alone) if in_strips else 0
+        if in_strips and least > config.activation_bytes:
             reason = (
-                f"its tensors need {_bytes_needed(config, alone):,} bytes of activation memory, the configuration has "
+                f"a row of its tensors needs {least:,} bytes of activation memory, the configuration has "
+                f"{config.activation_bytes:,}"
+            )
+        elif not in_strips and not _fits(config, alone):
+            reason = (
+                f"its tensors need {region_bytes(config, alone):,} bytes of activation memory, the configuration has "
                 f"{config.activation_bytes:,}"
             )
         yield (
@@ -152,11 +172,6 @@ def _reasons(config: AcceleratorConfig, region: Region) -> Iterator[tuple[int, s
             or _engine_reason(config, alone, _locations(config, alone))
             or _engine_reason(config, alone, in_region),
         )
-
-
-def _bytes_needed(config: AcceleratorConfig, graph: LayerGraph) -> int:
-    """Bytes of activation memory that every plan of a region needs."""
-    return breadth_bound(lifetimes(config, graph)[1]) * config.granule * config.row_banks
 
 
 def _locations(config: AcceleratorConfig, graph: LayerGraph) -> dict[str, TensorLocation]:

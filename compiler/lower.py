@@ -51,6 +51,7 @@ __all__ = [
     "accumulators_fit",
     "add_operands",
     "channel_multipliers",
+    "finished_program",
     "is_narrow",
     "located",
     "long_rows",
@@ -78,13 +79,15 @@ class LoweredLayer:
     """[words, weight_word_bytes]: of each group its parameters, then its weights"""
     channels: range | None = None
     """output channels, if they are not all of the layer's"""
+    rows: range | None = None
+    """rows of the network's layer, if `layer` is only some of them"""
 
     @property
     def name(self) -> str:
-        """Of the layer, and which channels of it."""
-        if self.channels is None:
-            return self.layer.name
-        return f"{self.layer.name} [{self.channels.start}:{self.channels.stop}]"
+        """Of the layer, and which rows and channels of it."""
+        rows = "" if self.rows is None else f" rows {self.rows.start}:{self.rows.stop}"
+        channels = "" if self.channels is None else f" [{self.channels.start}:{self.channels.stop}]"
+        return self.layer.name + rows + channels
 
     @property
     def macs(self) -> int:
@@ -113,7 +116,7 @@ class LoweredLayer:
         )
         words = slice(first * d.weight_step_g, last * d.weight_step_g)
         channels = range(first * config.lanes, min(last * config.lanes, self.layer.output.channels))
-        return LoweredLayer(self.layer, descriptor, self.weights[words], channels)
+        return dataclasses.replace(self, descriptor=descriptor, weights=self.weights[words], channels=channels)
 
 
 def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], output_scale: float) -> list[float]:
@@ -284,7 +287,7 @@ def unsupported_reason(layer: Layer, config: AcceleratorConfig) -> str | None:
                 return "multiplication with broadcasting of channels"
             if layer.pixel is None and sizes != {(layer.output.rows, layer.output.columns)}:
                 return "multiplication with broadcasting"
-            if layer.pixel is None and any(t.whole for t in (*layer.inputs, layer.output)):
+            if layer.pixel is None and any(not _has_whole_rows(t) for t in (*layer.inputs, layer.output)):
                 return "multiplication of parts of tensors"
             try:
                 if layer.requantization is None:
@@ -1072,7 +1075,7 @@ def place_program(
     """
     result: list[LoweredLayer] = []
     placed: dict[bytes, int] = {}
-    for index, item in enumerate(layers):
+    for item in layers:
         key = item.weights.tobytes()
         base = placed.setdefault(key, weight_base)
         weights = item.weights
@@ -1084,11 +1087,20 @@ def place_program(
             raise CapacityError(
                 f"{item.layer.name}: weights beyond word 65535; the network is too large for the engine"
             )
-        table = 1 + tables.index(item.layer.table.entries) if item.layer.table else 0
-        descriptor = dataclasses.replace(
-            item.descriptor, weight_base=base, last=int(index == len(layers) - 1), table=table
-        )
+        descriptor = dataclasses.replace(item.descriptor, weight_base=base)
         result.append(dataclasses.replace(item, descriptor=descriptor, weights=weights))
+    return finished_program(config, result, tables)
+
+
+def finished_program(
+    config: AcceleratorConfig, layers: Sequence[LoweredLayer], tables: Sequence[bytes] = ()
+) -> list[LoweredLayer]:
+    """As `place_program`, for layers whose weights have their place: what depends on the others of the program."""
+    result: list[LoweredLayer] = []
+    for index, item in enumerate(layers):
+        table = 1 + tables.index(item.layer.table.entries) if item.layer.table else 0
+        descriptor = dataclasses.replace(item.descriptor, last=int(index == len(layers) - 1), table=table)
+        result.append(dataclasses.replace(item, descriptor=descriptor))
     descriptors = keep_padding_columns([item.descriptor for item in result])
     delays = start_delays(config, descriptors)
     return [

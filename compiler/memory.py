@@ -34,6 +34,7 @@ __all__ = [
     "place_tensors",
     "placements",
     "plan_memory",
+    "region_bytes",
 ]
 
 
@@ -236,6 +237,11 @@ def place_tensors(lives: Sequence[Lifetime]) -> Placement:
             break
     assert best is not None
     return best
+
+
+def region_bytes(config: AcceleratorConfig, graph: LayerGraph) -> int:
+    """Bytes of activation memory that every plan of a region needs."""
+    return breadth_bound(lifetimes(config, graph)[1]) * config.granule * config.row_banks
 
 
 def fits_memory(config: AcceleratorConfig, graph: LayerGraph) -> bool:

@@ -5,18 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import DESCRIPTOR_BYTES, DmaCommand
+from nnloom.arch.isa import DESCRIPTOR_WORDS
 from nnloom.arch.lists import Lists, Move, RegionList
 from nnloom.arch.memory_system import SDRAM_BEAT_BITS
 from nnloom.boards import Board
+from nnloom.boards.zynq import ZynqBoard
 from nnloom.hw.sdram_timing import SDRAM_CHIPS, SdramTiming
 
 from .cost import layer_cycles
-from .emit import Emitted
 
-__all__ = ["ListCycles", "MemoryTiming", "list_cycles", "memory_timing", "region_cycles"]
+if TYPE_CHECKING:
+    from .emit import Emitted
+
+__all__ = [
+    "ListCycles",
+    "MemoryTiming",
+    "external_timing",
+    "list_cycles",
+    "load_cycles",
+    "memory_timing",
+    "region_cycles",
+    "run_cycles",
+    "store_cycles",
+]
 
 BURST_BEATS = 16
 """Of `hw.dma.DmaEngine`; bursts end at multiples of so many beats."""
@@ -67,6 +82,13 @@ def memory_timing(board: Board) -> MemoryTiming | None:
         beat_cycles=beat * (1 + (t.rfc + 1) / t.refresh_interval),
         answer=18,
     )
+
+
+def external_timing(board: Board) -> MemoryTiming | None:
+    """As `memory_timing`, and for the DDR of Zynq boards about what their DMA takes; None for boards without memory."""
+    if isinstance(board, ZynqBoard):
+        return MemoryTiming(data_width=board.data_width, latency=30, beat_cycles=1, answer=30)
+    return memory_timing(board)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +142,31 @@ def _store_cycles(move: Move, timing: MemoryTiming) -> float:
     first = move.word // timing.beat_words % BURST_BEATS
     bursts = -(-(first + beats) // BURST_BEATS)
     return move.transfer.words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
+
+
+def _fetch_cycles(timing: MemoryTiming) -> float:
+    """Of a descriptor."""
+    words = DESCRIPTOR_BYTES // 4
+    return timing.latency + (words // timing.beat_words - 1) * timing.beat_cycles + _ASK + _BETWEEN
+
+
+def load_cycles(timing: MemoryTiming, words: float) -> float:
+    """About what a load of so many words takes in a list."""
+    each = max(timing.beat_cycles, timing.beat_words) / timing.beat_words
+    return _fetch_cycles(timing) + timing.latency + _ASK + words * each
+
+
+def store_cycles(timing: MemoryTiming, words: float) -> float:
+    """About what a store of so many words takes in a list."""
+    beats = words / timing.beat_words
+    bursts = beats / BURST_BEATS + 0.5
+    return _fetch_cycles(timing) + words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
+
+
+def run_cycles(timing: MemoryTiming) -> float:
+    """About what a program of one layer takes in a list, without its own cycles: its load, its start, its results."""
+    program = load_cycles(timing, DESCRIPTOR_WORDS)
+    return program + _fetch_cycles(timing) + _RUN + 1.5 * _STATUS_CYCLES + store_cycles(timing, 3)
 
 
 def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, ListCycles]:

@@ -65,7 +65,7 @@ def trace(artifact: Artifact, sources: Sequence[NDArray], device: Device | None 
                 found += [_of_region(region, i, value) for i, value in enumerate(made)]
             else:
                 found += _layers(models, region, operands)
-                made = [models.read_tensor(location) for location in region.outputs]
+                made = models.read_outputs(region)
         else:
             made = steps.evaluate(index, operands)
             names = step.names or tuple(f"step {index}" for _ in made)
@@ -90,8 +90,7 @@ def _of_region(region: Region, output: int, value: NDArray) -> TracedTensor:
 
 def _layers(models: RegionModels, region: Region, operands: Sequence[NDArray]) -> list[TracedTensor]:
     """What each layer of a region writes, in the golden model."""
-    for location, value in zip(region.inputs, operands, strict=True):
-        models.write_tensor(location, value)
+    models.write_inputs(region, operands)
     last = {location.name: index for index, location in enumerate(region.tensors)}
     found: list[TracedTensor] = []
     index = 0

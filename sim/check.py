@@ -6,11 +6,12 @@ Both are independent of the compiler: they see descriptors, locations in the man
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Region, TensorLocation
+from nnloom.arch.artifact import Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import ArtifactError, DeviceError
 from nnloom.arch.isa import Descriptor, Kind
@@ -41,7 +42,21 @@ class OwnershipChecker:
         """owner by name"""
         self._executed = 0
         for index, location in enumerate(region.inputs):
-            self._reserve(location, index)
+            if region.external_number(location) is None:
+                self._reserve(location, index)
+
+    def load(self, part: Part) -> None:
+        """Take note of the rows that a part brings from external memory: they belong to their tensor."""
+        for rows in part.loads:
+            location = self._region.external[rows.tensor]
+            held = replace(location, rows=rows.count, base=rows.base)
+            self._reserve(held, self._number(location.name))
+
+    def _number(self, name: str) -> int:
+        """Owner of a tensor's memory, by its name."""
+        if name not in self._names:
+            self._names.append(name)
+        return self._names.index(name)
 
     def _reserve(self, location: TensorLocation, owner: int) -> None:
         self._owner[:, location.base : location.base + location.granules(self._config)] = owner
@@ -61,11 +76,15 @@ class OwnershipChecker:
         ArtifactError
             If its operand is not one whole tensor.
         """
-        bases = [descriptor.in_base]
-        if descriptor.kind == Kind.ADD:
-            bases.append(descriptor.in2_base)
+        d = descriptor
+        bases = [d.in_base]
+        if d.kind == Kind.ADD or d.product:
+            bases.append(d.in2_base)
+        if d.broadcast:
+            # One pixel for all.
+            self._one_owner(bases.pop(0), 1, (2 * d.n_g - d.half_last) * self._config.granule, d.in_row_stride)
         for base in bases:
-            self._one_owner(base, descriptor.in_rows, descriptor.in_row_bytes, descriptor.in_row_stride)
+            self._one_owner(base, d.in_rows, d.in_row_bytes, d.in_row_stride)
 
     def after(self, trace: WriteTrace) -> None:
         """Take note of the writes of a descriptor: they belong to the next tensor of the region.
@@ -76,7 +95,11 @@ class OwnershipChecker:
         self._executed += 1
         tensors = self._region.tensors
         name = tensors[index].name if index < len(tensors) else f"layer {index}"
-        if name not in self._written:
+        if index < len(tensors) and self._region.external_number(tensors[index]) is not None:
+            # A buffer, which takes other rows each time.
+            self._written[name] = self._number(name)
+            self._reserve(tensors[index], self._written[name])
+        elif name not in self._written:
             self._written[name] = len(self._names)
             self._names.append(name)
             if index < len(tensors):
@@ -97,6 +120,8 @@ class OwnershipChecker:
             If one was overwritten.
         """
         for location in self._region.outputs:
+            if self._region.external_number(location) is not None:
+                continue
             bytes_of_row = location.columns * location.pixel_stride
             owner = self._one_owner(location.base, location.rows, bytes_of_row, location.row_stride)
             if owner != location.name and location.name in self._names:

@@ -145,10 +145,22 @@ class GoldenModel:
         # Temporaries come and go; glibc keeps as much freed memory as was once freed in one piece, and returns the
         # rest to the kernel every time.
         np.empty(8 << 20, np.uint8)
-        # Program and weights do not change, so neither does what depends on them alone.
+        # As long as weights stay, so does what depends on them and a descriptor alone.
         self._programs: dict[int, list[Descriptor]] = {}
         self._dense_layers: dict[Descriptor, _Dense] = {}
         self._window_layers: dict[Descriptor, _Window] = {}
+
+    def load_program(self, program: NDArray[np.uint32]) -> None:
+        """Have another program in program memory, from word 0 on."""
+        self.program = program
+        self._programs.clear()
+
+    def load_weights(self, base: int, weights: NDArray[np.uint8]) -> None:
+        """Write weight memory words [words, weight_word_bytes] from word `base` on."""
+        config = self.config
+        self.weights[base : base + len(weights)] = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
+        self._dense_layers.clear()
+        self._window_layers.clear()
 
     def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:
         """Place a tensor in activation memory."""

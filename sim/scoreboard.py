@@ -60,13 +60,14 @@ class GoldenScoreboard:
             If a layer reads memory that does not hold the tensor it means.
         """
         checker = OwnershipChecker(self._config, region)
-        for location, values in zip(region.inputs, inputs, strict=True):
-            self._models.write_tensor(location, values)
+        self._models.write_inputs(region, inputs)
         self.golden = []
         descriptors: list[Descriptor] = []
         ends: list[int] = []
         try:
-            for model, start in self._models.programs(region):
+            for index, (model, start) in enumerate(self._models.programs(region)):
+                if region.parts:
+                    checker.load(region.parts[index])
                 for descriptor in decode_program(model.program, start):
                     descriptors.append(descriptor)
                     checker.before(descriptor)

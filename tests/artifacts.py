@@ -12,6 +12,7 @@ from nnloom.arch.report import write_report
 from nnloom.compiler.cost import layer_cycles
 from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.graph import LayerGraph, Tensor
+from nnloom.compiler.transfers import MemoryTiming
 
 SMALL = AcceleratorConfig(
     lanes=8, taps=5, requant_units=2, activation_bytes=8192, weight_words=256, elementwise_mul=True, tables=1
@@ -24,9 +25,11 @@ def tensor_info(tensor: Tensor) -> TensorInfo:
     return TensorInfo(name=tensor.name, shape=shape, dtype="int8", scale=tensor.scale, zero_point=tensor.zero_point)
 
 
-def make_artifact(path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL) -> Emitted:
-    """Write an artifact of `graph` into `path` (created)."""
-    emitted = emit(config, [graph])
+def make_artifact(
+    path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL, external: MemoryTiming | None = None
+) -> Emitted:
+    """Write an artifact of `graph` into `path` (created), in strips if there is external memory."""
+    emitted = emit(config, [graph], external)
     (item,) = emitted.regions
     manifest = Manifest(
         model="random",

@@ -144,11 +144,12 @@ def random_layer(rng: np.random.Generator, kind: str, source: Tensor | None = No
     return Conv2D(**common, output=o, strides=strides, padding=pad, **weights)
 
 
-def random_graph(rng: np.random.Generator, kinds: list[str], tables: int = 0) -> LayerGraph:
+def random_graph(
+    rng: np.random.Generator, kinds: list[str], tables: int = 0, source: Tensor | None = None
+) -> LayerGraph:
     """A chain of layers of the given kinds; the second operand of an elementwise layer is a further region input. Some
-    have one of so many tables."""
+    have one of so many tables. `source`: what the first layer reads; default: something small."""
     layers: list[Layer] = []
-    source = None
     entries = [rng.integers(0, 256, 256, np.uint8).tobytes() for _ in range(tables)]
     for index, kind in enumerate(kinds):
         layer = random_layer(rng, kind, source, f"{kind}_{index}")
@@ -162,7 +163,7 @@ def random_graph(rng: np.random.Generator, kinds: list[str], tables: int = 0) ->
         layers.append(layer)
         source = layer.output
     made = {layer.output.name for layer in layers}
-    inputs = tuple(t for layer in layers for t in layer.inputs if t.name not in made)
+    inputs = tuple({t.name: t for layer in layers for t in layer.inputs if t.name not in made}.values())
     return LayerGraph("region", inputs, (layers[-1].output,), tuple(layers))
 
 

@@ -12,9 +12,10 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, EngineImage, Part, Region, TensorLocation
+from nnloom.arch.artifact import Artifact, EngineImage, Part, Region, Rows, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceCause, DeviceError
+from nnloom.arch.external import ExternalTensors
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
@@ -258,7 +259,7 @@ class HostBusDevice(Device):
         """Let time pass."""
         time.sleep(seconds)
 
-    def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
+    def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8], *, weights_base: int = 0) -> None:
         config = self._loaded_config()
         check_image(config, program)
         columns = weight_word_columns(config)
@@ -267,7 +268,7 @@ class HostBusDevice(Device):
         index, column = np.mgrid[: len(weights), :columns]
         addresses = (
             HostAddress.PROGRAM + 4 * np.arange(len(program)),
-            (HostAddress.WEIGHTS + index * weight_stride(config) + 4 * column).reshape(-1),
+            (HostAddress.WEIGHTS + (weights_base + index) * weight_stride(config) + 4 * column).reshape(-1),
         )
         words = (program, padded.reshape(-1).view("<u4"))
         # Together: the status is looked at once behind them.
@@ -320,35 +321,73 @@ class HostBusDevice(Device):
     def run_region(
         self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
     ) -> RegionResult:
-        """Write the inputs, run the region's programs, read the outputs."""
-        self.write_tensors(region.inputs, inputs)
+        """Write the inputs, run the region's programs, read the outputs.
+
+        What the region has in external memory the host keeps.
+        """
+        external = ExternalTensors(self._loaded_config(), region)
+        numbers = [region.external_number(location) for location in region.inputs]
+        on_chip = [i for i, number in enumerate(numbers) if number is None]
+        for location, number, values in zip(region.inputs, numbers, inputs, strict=True):
+            if number is not None:
+                external.write_tensor(number, location, values)
+        self.write_tensors([region.inputs[i] for i in on_chip], [inputs[i] for i in on_chip])
         cycles: list[int] = []
         layers: list[int] = []
         waits: list[LayerWaits] = []
         for part in region.parts or (None,):
             if part is not None:
-                self._load_part(part)
+                self._load_part(part, whole=not region.external)
+                self._load_rows(external, part.loads)
             self.start(region.program_start if part is None else 0)
             cycles.append(self.wait_done())
             if count_layers:
                 counted, waited = self._count_layers(cycles[-1])
                 layers += counted
                 waits += waited
+            if part is not None:
+                self._store_rows(external, part.stores)
+        outputs = []
+        for location in region.outputs:
+            number = region.external_number(location)
+            outputs.append(self.read_tensor(location) if number is None else external.read_tensor(number, location))
         return RegionResult(
-            outputs=[self.read_tensor(location) for location in region.outputs],
+            outputs=outputs,
             cycles=sum(cycles),
             program_cycles=tuple(cycles),
             layer_cycles=tuple(layers),
             layer_waits=tuple(waits),
         )
 
-    def _load_part(self, part: Part) -> None:
-        """Have a part's program and weights in the memories."""
-        if self._part != part:
+    def _load_part(self, part: Part, *, whole: bool = True) -> None:
+        """Have a part's program and weights in the memories; `whole`: it uses no other part's weights."""
+        if self._part != part or not whole:
             assert self._images is not None, "load an artifact first"
             self._part = None
-            self._write_images(*self._images.part_images(part))
+            self._write_images(*self._images.part_images(part), weights_base=part.weights_base)
             self._part = part
+
+    def _load_rows(self, tensors: ExternalTensors, moved: Sequence[Rows]) -> None:
+        """Bring rows of tensors that the host keeps."""
+        addresses, words = [], []
+        for rows in moved:
+            for bank, data in tensors.pieces(rows):
+                addresses.append(self._row_addresses(rows, bank, len(data)))
+                words.append(data.view("<u4").astype(np.uint32))
+        if words:
+            self.write_memory(np.concatenate(addresses), np.concatenate(words))
+
+    def _store_rows(self, tensors: ExternalTensors, moved: Sequence[Rows]) -> None:
+        """Fetch rows of tensors that the host keeps."""
+        for rows in moved:
+            for bank, data in tensors.pieces(rows):
+                words = self.read_words(self._row_addresses(rows, bank, len(data)))
+                data[:] = words.astype("<u4").view(np.uint8)
+
+    def _row_addresses(self, rows: Rows, bank: int, size: int) -> NDArray[np.uint32]:
+        config = self._loaded_config()
+        start = HostAddress.ACTIVATIONS + (bank * config.bank_granules + rows.base) * config.granule
+        return (start + np.arange(0, size, 4)).astype(np.uint32)
 
     def _count_layers(self, program_cycles: int) -> tuple[list[int], list[LayerWaits]]:
         """Cycles and waits of each layer of the program that ran last; empty if the hardware does not count."""

@@ -33,8 +33,7 @@ class ModelDevice(Device):
     ) -> RegionResult:
         """Run a region; the model does not count cycles."""
         assert self._models is not None, "load an artifact first"
-        for location, values in zip(region.inputs, inputs, strict=True):
-            self._models.write_tensor(location, values)
+        self._models.write_inputs(region, inputs)
         try:
             for model, start in self._models.programs(region):
                 model.run(start)
@@ -42,4 +41,4 @@ class ModelDevice(Device):
             raise ArtifactError(
                 f"{region.name}: not a program of the engine ({error}); compile the model again"
             ) from error
-        return RegionResult(outputs=[self._models.read_tensor(location) for location in region.outputs])
+        return RegionResult(outputs=self._models.read_outputs(region))

@@ -84,8 +84,7 @@ class Recorder(BusRecorder):
             If the engine would refuse a program.
         """
         assert self._models is not None
-        for location, values in zip(region.inputs, inputs, strict=True):
-            self._models.write_tensor(location, values)
+        self._models.write_inputs(region, inputs)
         for model, start in self._models.programs(region):
             model.run(start)
         return super().run_region(region, inputs)

@@ -1,0 +1,179 @@
+"""Regions larger than the activation memory, in strips of rows: the definitions' results, within the memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnloom.arch.artifact import Artifact, EngineImage
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import CapacityError
+from nnloom.arch.manifest_checks import check_regions
+from nnloom.arch.schema import SchemaError
+from nnloom.boards import get
+from nnloom.compiler.emit import Emitted, emit
+from nnloom.compiler.fit import fit
+from nnloom.compiler.frontend import read_model
+from nnloom.compiler.graph import LayerGraph
+from nnloom.compiler.strips import balanced, plan_strips
+from nnloom.compiler.transfers import external_timing
+from nnloom.runtime.devices.model import ModelDevice
+from nnloom.sim.check import OwnershipChecker
+from nnloom.sim.parts import RegionModels
+from tests.artifacts import SMALL, make_artifact, random_network_inputs
+from tests.board_twin import twin_device
+from tests.graphs import evaluate, random_graph, tensor
+from tests.topologies import write_topology
+
+TIMING = external_timing(get("ulx3s-85f-sdram"))
+CONFIGS = {
+    "8x5": replace(SMALL, activation_bytes=2048, weight_words=128),
+    "2x16x9": AcceleratorConfig(
+        pixels=2, elementwise_mul=True, tables=1, activation_bytes=4096, weight_words=100, row_triples=True
+    ),
+}
+KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "average", "maximum", "sum", "add", "multiply")
+KINDS += ("dense", "multiply_pixel", "subtract", "rescaled")
+
+
+def tall_graph(seed: int, layers: int = 4) -> LayerGraph:
+    """Random layers of an input that has many rows."""
+    rng = np.random.default_rng([11, seed])
+    source = tensor(rng, "x", int(rng.integers(10, 60)), int(rng.integers(3, 9)), int(rng.integers(1, 40)))
+    return random_graph(rng, [str(k) for k in rng.choice(KINDS, layers)], 1, source)
+
+
+def in_strips(config: AcceleratorConfig, seeds: range) -> list[tuple[int, LayerGraph, Emitted]]:
+    """Random graphs that run in strips."""
+    found = []
+    for seed in seeds:
+        graph = tall_graph(seed)
+        try:
+            emitted = emit(config, [graph], TIMING)
+        except CapacityError as error:
+            assert "even a row at a time" in str(error) or "output channels need" in str(error)
+            continue
+        if emitted.regions[0].region.external:
+            found.append((seed, graph, emitted))
+    return found
+
+
+def check(config: AcceleratorConfig, graph: LayerGraph, emitted: Emitted, seed: int) -> None:
+    """Run the parts on the golden model: the definitions' results, and each layer reads what is its operand's."""
+    (item,) = emitted.regions
+    region, rng = item.region, np.random.default_rng(seed)
+    models = RegionModels(EngineImage(config, emitted.program, emitted.weights, emitted.tables))
+    models.activations[:] = rng.integers(0, 256, models.activations.shape, np.uint8)
+    inputs = random_network_inputs(rng, graph)
+    models.write_inputs(region, [inputs[location.name] for location in region.inputs])
+    checker = OwnershipChecker(config, region)
+    for part, (model, start) in zip(region.parts, models.programs(region), strict=True):
+        checker.load(part)
+        for descriptor in model.descriptors(start):
+            checker.before(descriptor)
+            checker.after(model.execute(descriptor))
+    checker.finish()
+    want = evaluate(graph, {name: value[0] for name, value in inputs.items()})
+    for location, got in zip(region.outputs, models.read_outputs(region), strict=True):
+        np.testing.assert_array_equal(got.reshape(want[location.name].shape), want[location.name])
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_random_networks_have_the_definitions_results(config):
+    found = in_strips(config, range(40))
+    for seed, graph, emitted in found:
+        check(config, graph, emitted, seed)
+        (item,) = emitted.regions
+        assert item.plan.granules <= config.bank_granules
+        assert sum(layer.macs for layer in item.layers) == item.graph.macs
+        for part in item.region.parts:
+            assert part.weights_base + part.weights_words <= config.weight_words
+    parts = [part for _, _, emitted in found for part in emitted.regions[0].region.parts]
+    # Rows stay on the chip where they can, strips share weights, and weights are loaded beside others.
+    assert len(found) >= 15 and any(not part.loads for part in parts) and any(not part.stores for part in parts)
+    assert any(not part.weights_words for part in parts) and any(part.weights_base for part in parts)
+    kinds = {type(layer.layer).__name__ for _, _, e in found for layer in e.regions[0].layers if layer.rows}
+    assert len(kinds) >= 5
+
+
+def test_the_host_moves_the_rows_where_no_dma_does(tmp_path):
+    """A board without memory of its own, and the golden model as a device: the same answers."""
+    config = CONFIGS["8x5"]
+    for seed, graph, _ in in_strips(config, range(12))[:3]:
+        make_artifact(tmp_path / str(seed), graph, config, TIMING)
+        artifact = Artifact.load(tmp_path / str(seed))
+        (region,) = artifact.manifest.regions
+        assert region.external
+        model = ModelDevice()
+        model.load(artifact)
+        _, device = twin_device(config)
+        device.load(artifact)
+        for number in range(2):
+            rng = np.random.default_rng(number)
+            inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
+            want = model.run_region(region, inputs).outputs
+            for value, other in zip(device.run_region(region, inputs).outputs, want, strict=True):
+                np.testing.assert_array_equal(value, other)
+
+
+def test_a_damaged_row_is_found():
+    """What an artifact says of external tensors lies within them and the chip."""
+    config = CONFIGS["8x5"]
+    region = in_strips(config, range(12))[0][2].regions[0].region
+    check_regions(config, [region])
+    index, part = next((i, p) for i, p in enumerate(region.parts) if p.loads)
+    rows = part.loads[0]
+
+    def changed(**values) -> None:
+        parts = list(region.parts)
+        parts[index] = replace(part, loads=(replace(rows, **values), *part.loads[1:]))
+        check_regions(config, [replace(region, parts=tuple(parts))])
+
+    for values, message in (
+        ({"tensor": len(region.external)}, "there is no external tensor"),
+        ({"first": 1000}, "rows beyond"),
+        ({"count": 0}, "rows beyond"),
+        ({"first": -1}, "rows beyond"),
+        ({"base": config.bank_granules}, "rows beyond the activation memory"),
+    ):
+        with pytest.raises(SchemaError, match=message):
+            changed(**values)
+    with pytest.raises(SchemaError, match="external tensors without parts"):
+        check_regions(config, [replace(region, parts=())])
+
+
+def test_heights_are_balanced():
+    assert balanced(10, 10, 4) == ((0, 10),)
+    assert balanced(10, 8, 4) == ((0, 8), (8, 10))
+    assert balanced(112, 40, 4) == ((0, 40), (40, 80), (80, 112))
+    assert balanced(7, 3, 1) == ((0, 3), (3, 6), (6, 7))
+    for rows in range(1, 60):
+        for height in range(1, rows + 1):
+            step = min(4, height)
+            strips = balanced(rows, height // step * step, step)
+            assert [r for first, end in strips for r in range(first, end)] == list(range(rows))
+            assert all(first % step == 0 and end - first <= height for first, end in strips)
+
+
+def test_more_memory_never_costs_more(tmp_path):
+    """By the plans' own estimate."""
+    graph = read_model(write_topology("larger image classification", tmp_path))
+    config = get("ulx3s-85f").config
+    costs = []
+    for size in (1 << 14, 1 << 15, 1 << 16):
+        smaller = replace(config, activation_bytes=size)
+        fitted = fit(graph, smaller, TIMING)
+        assert fitted.engine_share == 1 and not fitted.partitioned.cuts.after
+        (item,) = fitted.emitted.regions
+        assert item.plan.peak_bytes(smaller) <= size
+        costs.append(plan_strips(smaller, item.graph, TIMING).cycles)
+    assert costs == sorted(costs, reverse=True)
+    assert fit(graph, replace(config, activation_bytes=1 << 17), TIMING).emitted.regions[0].region.external == ()
+
+
+def test_a_plan_that_does_not_fit_is_refused():
+    graph = tall_graph(2)
+    with pytest.raises(CapacityError, match="does not fit 2,048 bytes of activation memory even a row at a time"):
+        plan_strips(CONFIGS["8x5"], graph, TIMING)
