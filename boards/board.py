@@ -44,5 +44,9 @@ class Board:
     """port -> package pin of what the system does not use yet: in the constraints, without a port of the top"""
     external_memory: str = ""
     """the SDRAM on the reserved pins that the system uses, by its name in `nnloom.hw.sdram_timing`; none by default"""
+    usb_pins: Mapping[str, str] = field(default_factory=dict)
+    """port -> package pin of a USB socket that is wired to the FPGA: usb_dp, usb_dn, and usb_pullup of D+"""
+    link: str = "uart"
+    """what leads to the host: "uart", or "usb" where there are `usb_pins`"""
     seed: int = 1
     """placement seed that is known to meet the clock"""

@@ -60,6 +60,11 @@ class Ecp5Toolchain(Toolchain):
         # nextpnr leaves out what the design has no port for.
         for port, pin in board.reserved_pins.items():
             lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33 SLEWRATE=FAST;']
+        if board.link == "usb":
+            for port, pin in board.usb_pins.items():
+                drive = 16 if port == "usb_pullup" else 4
+                lines += [f'LOCATE COMP "{port}" SITE "{pin}";']
+                lines += [f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33 PULLMODE=NONE DRIVE={drive};']
         return "\n".join(lines) + "\n"
 
     def floorplan(self, board: Board, folder: Path) -> bool:

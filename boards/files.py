@@ -82,7 +82,7 @@ def _value(settings: Settings, name: str, kind: Any, value: Any) -> Any:
 def _check(settings: Settings, board: Board) -> None:
     """What the tools would only find out after a while."""
     from . import builtin_boards
-    from .flow import OPEN_TOOLCHAINS
+    from .flow import LINKS, OPEN_TOOLCHAINS, no_usb
 
     def need(condition: bool, text: str, *keys: str) -> None:
         if not condition:
@@ -95,7 +95,7 @@ def _check(settings: Settings, board: Board) -> None:
     texts = {"device": board.device, "package": board.package, "speed": board.speed, "loader": board.loader}
     for name, text in texts.items():
         need(not text or bool(WORD.fullmatch(text)), f"{name} must be a word of the tools, not {text!r}", name)
-    for group in ("pins", "reserved_pins"):
+    for group in ("pins", "reserved_pins", "usb_pins"):
         for port, pin in getattr(board, group).items():
             need(bool(WORD.fullmatch(port) and WORD.fullmatch(pin)), f"{port!r}: {pin!r} is no pin", group, port)
     for name in ("crystal_hz", "clock_hz", "baud"):
@@ -105,6 +105,10 @@ def _check(settings: Settings, board: Board) -> None:
     chips = ", ".join(SDRAM_CHIPS)
     known_chip = not board.external_memory or board.external_memory in SDRAM_CHIPS
     need(known_chip, f"external_memory must be one of {chips}, not {board.external_memory!r}", "external_memory")
+    links = ", ".join(LINKS)
+    need(board.link in LINKS, f"link must be one of {links}, not {board.link!r}", "link")
+    reason = no_usb(board)
+    need(not reason, reason, "link")
     need(board.dsp_blocks >= 0, "dsp_blocks must be at least 0", "dsp_blocks")
     known = set(OPEN_TOOLCHAINS[board.toolchain].primitives.values())
     settings.check_keys(known, "primitives")

@@ -60,6 +60,8 @@ def _ulx3s(
             **{f"led_{i}": pin for i, pin in enumerate(["B2", "C2", "C1", "D2", "D1", "E2", "E1", "H3"])},
         },
         reserved_pins=_SDRAM,
+        # The second socket, "US2". D- has a resistor to a pin, too, for hosts and slow devices; it stays open.
+        usb_pins={"usb_dp": "D15", "usb_dn": "E15", "usb_pullup": "B12"},
         # Low would make the board's ESP32 take over the configuration port.
         high_ports=("wifi_gpio0",),
         primitives=primitives,

@@ -298,6 +298,7 @@ def _placement(options: argparse.Namespace) -> dict[str, Any]:
         "seeds": options.seeds,
         "sweep": Sweep(scheduler=options.scheduler, workers=options.jobs) if options.seeds is not None else None,
         "clock_hz": None if options.clock is None else 1e6 * options.clock,
+        "link": options.link,
     }
 
 
@@ -310,7 +311,9 @@ def _build(
 
     if isinstance(board_of(Artifact.load(artifact)), ZynqBoard):
         if any(value is not None for value in placement.values()):
-            raise ConfigError("--seed, --seeds and --clock are for nextpnr; the Vivado project has its own clock")
+            raise ConfigError(
+                "--seed, --seeds, --clock and --link are for nextpnr; the Vivado project has its own clock and no link"
+            )
         return _build_vivado(artifact, use_cache, console)
     result = build_bitstream(artifact, **placement, use_cache=use_cache, progress=console.phase)
     report = _read_report(str(artifact))
@@ -381,7 +384,8 @@ def _synthesize(options: argparse.Namespace, console: Console) -> dict[str, Any]
     from nnloom.boards.flow import synthesize_system
     from nnloom.boards.zynq import ZynqBoard
 
-    if options.output is not None or any(value is not None for value in _placement(options).values()):
+    placement = _placement(options) | {"link": None}
+    if options.output is not None or any(value is not None for value in placement.values()):
         raise ConfigError("--synth-only places nothing: without -o, --seed, --seeds and --clock")
     if options.board is not None:
         board = get(options.board)
@@ -391,7 +395,9 @@ def _synthesize(options: argparse.Namespace, console: Console) -> dict[str, Any]
         board, config = board_of(artifact), artifact.manifest.config
     if isinstance(board, ZynqBoard):
         raise ConfigError(f"{board.name}: 'nnloom build' without Vivado estimates it, without --synth-only")
-    resources = synthesize_system(board, config, use_cache=not options.no_cache, progress=console.phase)
+    resources = synthesize_system(
+        board, config, link=options.link, use_cache=not options.no_cache, progress=console.phase
+    )
     console.table(
         ["resource", "used", "available", "share"],
         [

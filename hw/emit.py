@@ -18,7 +18,9 @@ from .naming import name_as_source
 __all__ = ["ARCH_MODULES", "emit_portable_verilog", "emit_rtlil", "emit_verilog", "run_yosys", "source_hash"]
 
 
-ARCH_MODULES = ("config", "dma", "dtypes", "isa", "legality", "link", "loopnest", "memory_system", "numerics")
+ARCH_MODULES = (
+    *("config", "dma", "dtypes", "isa", "legality", "link", "loopnest", "memory_system", "numerics", "usb"),
+)
 """What of `nnloom.arch` the RTL is made of."""
 
 

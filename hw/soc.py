@@ -1,5 +1,12 @@
 """The system on a board: clock, reset, UART, host link, accelerator."""
 
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
@@ -13,18 +20,83 @@ from .host_link import HostLink
 from .technology import Technology
 from .uart import UartReceiver, UartTransmitter, baud_divisor
 
-__all__ = ["SerialSystem", "SerialTop"]
+__all__ = ["Line", "LinkedSystem", "SerialSystem", "SerialTop"]
 
 
-class SerialSystem(wiring.Component):
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line to the host as a system has it."""
+
+    receive: Any
+    """stream of bytes from the host"""
+    transmit: Any
+    """stream of bytes to the host"""
+    pins: Sequence[Any] = ()
+    """statements that connect the system's members with it"""
+
+
+class LinkedSystem(wiring.Component):
+    """Host link and accelerator in the system clock domain; what is between the link and the pins is up to subclasses.
+
+    Parameters
+    ----------
+    line
+        The members that lead to the host.
+    clock_hz
+        Clock of the system.
+    max_words
+        Most words of a frame, see `HostLink`.
+
+    Members
+    -------
+    those of `line`
+    busy : Out; a program runs
+    """
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        line: Mapping[str, wiring.Member],
+        clock_hz: float,
+        technology: Technology | None = None,
+        max_words: int = LARGEST_WORDS,
+    ) -> None:
+        self.config = config
+        self.technology = technology
+        self.clock_hz = clock_hz
+        self.max_words = max_words
+        super().__init__({**line, "busy": Out(1)})
+
+    @abstractmethod
+    def add_line(self, m: Module) -> Line:
+        """Add what is between the link and the members of `line`."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        line = self.add_line(m)
+        m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
+        accelerator = make_accelerator(self.config, self.technology)
+        # A domain with the same clock: its reset comes from one register, not from a gate behind two.
+        m.domains.engine = engine = ClockDomain(local=True)
+        engine_reset = Signal(init=1, reset_less=True)
+        m.d.sync += engine_reset.eq(ResetSignal() | link.reset)
+        m.d.comb += [engine.clk.eq(ClockSignal()), engine.rst.eq(engine_reset)]
+        m.submodules.accelerator = DomainRenamer("engine")(accelerator)
+        m.d.comb += [*line.pins, self.busy.eq(accelerator.busy), link.busy.eq(accelerator.busy)]
+        connect(m, line.receive, link.receive)
+        connect(m, link.transmit, line.transmit)
+        connect(m, link.host, accelerator.host)
+        return m
+
+
+class SerialSystem(LinkedSystem):
     """Everything in the system clock domain: also what is simulated, UART pins included.
 
     Parameters
     ----------
-    clock_hz, baud
-        Clock of the system and bit rate of the line.
-    max_words
-        Most words of a frame, see `HostLink`.
+    baud
+        Bit rate of the line.
 
     Members
     -------
@@ -41,35 +113,16 @@ class SerialSystem(wiring.Component):
         technology: Technology | None = None,
         max_words: int = LARGEST_WORDS,
     ) -> None:
-        self.config = config
-        self.technology = technology
-        self.clock_hz = clock_hz
-        self.max_words = max_words
         self.divisor = baud_divisor(clock_hz, baud)
-        super().__init__({"rx": In(1, init=1), "tx": Out(1, init=1), "busy": Out(1)})
+        line = {"rx": In(1, init=1), "tx": Out(1, init=1)}
+        super().__init__(config, line=line, clock_hz=clock_hz, technology=technology, max_words=max_words)
 
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
+    def add_line(self, m: Module) -> Line:
+        """The UART."""
         m.submodules.receiver = receiver = UartReceiver(divisor=self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
-        m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
-        accelerator = make_accelerator(self.config, self.technology)
-        # A domain with the same clock: its reset comes from one register, not from a gate behind two.
-        m.domains.engine = engine = ClockDomain(local=True)
-        engine_reset = Signal(init=1, reset_less=True)
-        m.d.sync += engine_reset.eq(ResetSignal() | link.reset)
-        m.d.comb += [engine.clk.eq(ClockSignal()), engine.rst.eq(engine_reset)]
-        m.submodules.accelerator = DomainRenamer("engine")(accelerator)
-        m.d.comb += [
-            receiver.rx.eq(self.rx),
-            self.tx.eq(transmitter.tx),
-            self.busy.eq(accelerator.busy),
-            link.busy.eq(accelerator.busy),
-        ]
-        connect(m, receiver.octets, link.receive)
-        connect(m, link.transmit, transmitter.octets)
-        connect(m, link.host, accelerator.host)
-        return m
+        pins = [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
+        return Line(receive=receiver.octets, transmit=transmitter.octets, pins=pins)
 
 
 class SerialTop(wiring.Component):
@@ -108,8 +161,7 @@ class SerialTop(wiring.Component):
         super().__init__(
             {
                 clock_port: In(1),
-                "uart_rx": In(1),
-                "uart_tx": Out(1),
+                **self.line_ports(),
                 **{port: Out(1) for port in high_ports},
                 **{f"led_{i}": Out(1) for i in range(leds)},
             }
@@ -129,9 +181,17 @@ class SerialTop(wiring.Component):
         m.d.comb += [
             pll.clk_in.eq(getattr(self, self.clock_port)),
             ClockSignal("sync").eq(pll.clk_out),
-            system.rx.eq(self.uart_rx),
-            self.uart_tx.eq(system.tx),
+            *self.add_line(m),
             *(getattr(self, port).eq(1) for port in self.high_ports),
             Cat(getattr(self, f"led_{i}") for i in range(self.leds)).eq(lit),
         ]
         return m
+
+    @staticmethod
+    def line_ports() -> dict[str, wiring.Member]:
+        """Ports that lead to the host."""
+        return {"uart_rx": In(1), "uart_tx": Out(1)}
+
+    def add_line(self, m: Module) -> Sequence[Any]:
+        """Statements that connect them."""
+        return [self.system.rx.eq(self.uart_rx), self.uart_tx.eq(self.system.tx)]

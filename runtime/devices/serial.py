@@ -12,11 +12,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch import usb
 from nnloom.arch.artifact import Artifact, Region
 from nnloom.arch.errors import ConfigError, DeviceCause, DeviceError
 from nnloom.arch.isa import HostAddress, Register, Status
@@ -36,6 +37,9 @@ from nnloom.arch.link import (
 
 from .base import DeviceStats, HostBusDevice, Identity, RegionResult
 from .external_memory import ContentLost, ExternalMemory
+
+if TYPE_CHECKING:
+    from serial.tools.list_ports_common import ListPortInfo
 
 try:
     from termios import error as TerminalError
@@ -733,10 +737,15 @@ def open_serial(
     return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds), progress=progress)
 
 
+def _is_own(port: ListPortInfo) -> bool:
+    """Whether it is what `nnloom.hw.usb_serial` makes: others have that product number, too."""
+    return (port.vid, port.pid, port.product) == (usb.VENDOR_ID, usb.PRODUCT_ID, usb.PRODUCT)
+
+
 def find_boards() -> list[str]:
-    """Ports of USB serial adapters of the kind that boards carry."""
+    """Ports of USB serial adapters of the kind that boards carry, and of boards that are USB devices themselves."""
     from serial.tools import list_ports
 
-    ports = [port for port in list_ports.comports() if (port.vid, port.pid) in USB_BOARDS]
+    ports = [port for port in list_ports.comports() if (port.vid, port.pid) in USB_BOARDS or _is_own(port)]
     # The first channel of an adapter with two is for programming the board.
     return [port.device for port in ports if port.pid != FT2232H or not (port.location or "").endswith(":1.0")]

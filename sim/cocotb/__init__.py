@@ -9,8 +9,10 @@ from nnloom.sim.portable.host_bus import EngineWrite, HostBus, WishboneHost, Wri
 from nnloom.sim.portable.simulators import find_simulators, find_verilator, simulator_environment
 
 from .accelerator import Accelerator, Host, rtl_writes
+from .port import LinePort
 from .runner import run_tests
 from .uart import UartPort
+from .usb import UsbPort
 
 __all__ = [
     "Accelerator",
@@ -18,7 +20,9 @@ __all__ = [
     "EngineWrite",
     "Host",
     "HostBus",
+    "LinePort",
     "UartPort",
+    "UsbPort",
     "WishboneHost",
     "WriteMonitor",
     "find_simulators",

@@ -21,7 +21,7 @@ from nnloom.sim.portable.host_bus import EngineWrite, HostBus, WriteMonitor, sta
 from nnloom.sim.rtl import RtlWrites
 from nnloom.sim.scoreboard import GoldenScoreboard
 
-from .uart import UartPort
+from .port import LinePort
 
 __all__ = ["Accelerator", "Host", "rtl_writes"]
 
@@ -106,7 +106,7 @@ class Accelerator:
     artifact
         Directory made by `nnloom compile`; default: the one that `run_tests` or the fixture was given.
     host
-        The bus to the engine: default `HostBus(dut)`. A `UartPort` for a complete system.
+        The bus to the engine: default `HostBus(dut)`. A `UartPort` or `UsbPort` for a complete system.
     check
         Compare writes with the golden model's, if the design shows them.
     """
@@ -116,7 +116,7 @@ class Accelerator:
         dut: Any,
         artifact: str | Path | None = None,
         *,
-        host: Host | UartPort | None = None,
+        host: Host | LinePort | None = None,
         check: bool = True,
     ) -> None:
         path = artifact or cocotb.plusargs.get("artifact")
@@ -189,8 +189,8 @@ class Accelerator:
         return self.session.last_cycles
 
 
-def _device(dut: Any, host: Host | UartPort, monitor: WriteMonitor | None) -> Device:
-    if not isinstance(host, UartPort):
+def _device(dut: Any, host: Host | LinePort, monitor: WriteMonitor | None) -> Device:
+    if not isinstance(host, LinePort):
         return _BusDevice(dut, host, monitor)
     link = SerialLink(lambda: host, baud=host.baud, frame_seconds=LINK_SECONDS, clock=host.clock, sleep=host.sleep)
     return SerialDevice(link)

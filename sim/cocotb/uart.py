@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import cocotb
-from cocotb.task import resume
-from cocotb.triggers import ClockCycles, FallingEdge, First, Timer
-from cocotb.utils import get_sim_time
+from cocotb.triggers import ClockCycles, FallingEdge, First
 
 from nnloom.sim.portable.host_bus import PERIOD_NS
+
+from .port import LinePort
 
 __all__ = ["UartPort"]
 
@@ -18,7 +17,7 @@ IDLE_CYCLES = 2_000
 """Simulated cycles that one read without a byte lasts."""
 
 
-class UartPort:
+class UartPort(LinePort):
     """8 data bits, no parity, one stop bit, at `divisor` clock cycles a bit.
 
     Parameters
@@ -32,11 +31,9 @@ class UartPort:
     """
 
     def __init__(self, dut: Any, *, divisor: int, period_ns: int = PERIOD_NS) -> None:
-        self.baud = round(1e9 / (divisor * period_ns))
-        """bit rate"""
+        super().__init__(round(1e9 / (divisor * period_ns)))
         self._dut = dut
         self._divisor = divisor
-        self._received: deque[int] = deque()
         dut.rx.value = 1
         cocotb.start_soon(self._receive())
 
@@ -52,7 +49,7 @@ class UartPort:
         if not self._received:
             await First(FallingEdge(self._dut.tx), ClockCycles(self._dut.clk, IDLE_CYCLES))
             await ClockCycles(self._dut.clk, 11 * self._divisor)
-        return bytes(self._received.popleft() for _ in range(min(size, len(self._received))))
+        return self._take(size)
 
     async def _receive(self) -> None:
         clk, tx = self._dut.clk, self._dut.tx
@@ -67,35 +64,3 @@ class UartPort:
             await ClockCycles(clk, self._divisor)
             if tx.value == 1:
                 self._received.append(value)
-
-    # What `nnloom.runtime.devices.serial` needs of a port; within a bridge.
-
-    @property
-    def in_waiting(self) -> int:
-        """Bytes that have come."""
-        return len(self._received)
-
-    def read(self, size: int) -> bytes:
-        """As `receive`, for code in a bridge."""
-        return resume(self.receive)(size)
-
-    def write(self, data: bytes) -> int:
-        """As `send`, for code in a bridge."""
-        resume(self.send)(data)
-        return len(data)
-
-    def close(self) -> None:
-        """Nothing to release."""
-
-    @staticmethod
-    def clock() -> float:
-        """Simulated seconds."""
-        return float(get_sim_time("sec"))
-
-    def sleep(self, seconds: float) -> None:
-        """Let simulated seconds pass, for code in a bridge."""
-
-        async def wait() -> None:
-            await Timer(max(1, round(seconds * 1e9)), unit="ns")
-
-        resume(wait)()

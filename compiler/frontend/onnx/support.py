@@ -1,15 +1,11 @@
-"""Attributes of nodes, the geometry that they state, and refusals."""
+"""Attributes of nodes, and the geometry that they state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Refusal", "attributes", "edges"]
-
-
-class Refusal(Exception):
-    """What of an operator is not supported, and what would be, in a few words."""
+__all__ = ["attributes", "edges"]
 
 
 def attributes(node: Any) -> dict[str, Any]:
