@@ -45,6 +45,8 @@ ONNX_MODULES = (
     "elementwise",
     "pools",
     "movement",
+    "logic",
+    "recurrent",
     "resizing",
     "parameters",
     "support",

@@ -33,6 +33,8 @@ METHODS = ("minmax", "percentile", "entropy")
 """How ranges are taken from what was seen: all of it; all but the rarest 0.001 %; what keeps most information"""
 _NAMES = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 _OPTIONS = {"symmetric": False, "percentile": 99.999}
+_WARNINGS, _ERRORS = 2, 3
+"""Severities of what ONNX Runtime prints; it begins with the first"""
 CHUNK = 8
 """Inferences of which all tensors are kept at once"""
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "Quant")
@@ -273,13 +275,17 @@ def _quiet() -> Iterator[None]:
     def of_others(record: logging.LogRecord) -> bool:
         return "onnxruntime" not in record.pathname
 
+    import onnxruntime as ort
+
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     root.addFilter(of_others)
+    ort.set_default_logger_severity(_ERRORS)
     try:
         with np.errstate(all="ignore"), contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
+        ort.set_default_logger_severity(_WARNINGS)
         root.removeFilter(of_others)
         root.removeHandler(handler)
 

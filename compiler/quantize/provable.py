@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Provability", "make_provable"]
 
-STEPS = (*range(1, 9), *(1 << n for n in range(4, 14)))
+STEPS = (*range(1, 65), *(1 << n for n in range(7, 14)))
 """How far a scale may be moved, up or down, in units in the last place: at most 0.1 % of it, and rarely above 1e-6"""
 ROUND = 8
 """Distances that are tried at once"""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...operation import Operation
 from ..tables import table
-from . import elementwise, floats, pooling, products, quantized
+from . import elementwise, floats, movement, pooling, products, quantized, recurrent
 from .products import factors
 
 __all__ = ["ONNX_RUNTIME_SETTINGS", "REFERENCES", "factors", "why_inexact"]
@@ -25,18 +25,25 @@ QOperator form. Without, ONNX Runtime has some of their operators in float32 on 
 REFERENCES: dict[str, Callable[[Operation, Sequence[NDArray | None]], Sequence[NDArray]]] = {
     **elementwise.BINARY,
     **elementwise.UNARY,
+    **floats.REDUCTIONS,
     "AVERAGE_POOL_2D": pooling.average_pool_2d,
     "BATCH_MATMUL": products.batch_matmul,
     "CONV_2D": products.conv_2d,
     "DEQUANTIZE": quantized.dequantize,
+    "EINSUM": products.einsum,
     "FULLY_CONNECTED": products.fully_connected,
+    "GATHER": movement.gather,
+    "GRU": recurrent.gru,
     "LAYER_NORMALIZATION": floats.layer_normalization,
     "LOG_SOFTMAX": floats.log_softmax,
+    "LP_NORMALIZATION": floats.lp_normalization,
+    "LSTM": recurrent.lstm,
     "MEAN": pooling.mean,
+    "NORMALIZATION": floats.normalization,
     "QUANTIZE": quantized.quantize,
     "RESIZE": pooling.resize,
+    "RNN": recurrent.rnn,
     "SOFTMAX": floats.softmax,
-    "SUM": floats.sum_,
     "TABLE": table,
     "TRANSPOSE_CONV": products.transpose_conv,
 }
@@ -44,8 +51,9 @@ REFERENCES: dict[str, Callable[[Operation, Sequence[NDArray | None]], Sequence[N
 
 _SUMS = frozenset(
     {
-        "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONV_2D", "FULLY_CONNECTED", "LAYER_NORMALIZATION", "LOG_SOFTMAX", "MEAN",
-        "RESIZE", "SOFTMAX", "SUM", "TRANSPOSE_CONV",
+        *floats.REDUCTIONS, "AVERAGE_POOL_2D", "BATCH_MATMUL", "CONV_2D", "EINSUM", "FULLY_CONNECTED", "GRU",
+        "LAYER_NORMALIZATION", "LOG_SOFTMAX", "LP_NORMALIZATION", "LSTM", "MEAN", "NORMALIZATION", "RNN",
+        "SOFTMAX", "TRANSPOSE_CONV",
     }
 )  # fmt: skip
 """Kinds whose float32 sums ONNX Runtime adds up in another order"""
@@ -55,7 +63,7 @@ def why_inexact(op: Operation) -> str | None:
     """Why the bits of an operator may differ from ONNX Runtime's; None if they do not."""
     if "in_float" in op.options:
         return str(op.options["in_float"])
-    if op.outputs[0].dtype != "float32" or (op.inputs[0] and op.inputs[0].dtype != "float32"):
+    if op.outputs[0].dtype != "float32" or all(t is None or t.dtype != "float32" for t in op.inputs):
         return None
     if op.kind in _SUMS:
         return "float32 sums in another order than ONNX Runtime's"

@@ -160,8 +160,15 @@ def _softplus(x: NDArray) -> NDArray:
 
 
 FUNCTIONS: dict[str, Callable[[NDArray, Operation], NDArray]] = {
+    "ACOS": _rounded(np.arccos),
+    "ACOSH": _rounded(np.arccosh),
+    "ASIN": _rounded(np.arcsin),
+    "ASINH": _rounded(np.arcsinh),
+    "ATAN": _rounded(np.arctan),
+    "ATANH": _rounded(np.arctanh),
     "CELU": _celu,
     "COS": _rounded(np.cos),
+    "COSH": _rounded(np.cosh),
     "ELU": _elu,
     "ERF": _rounded(_erf),
     "EXP": _rounded(np.exp),
@@ -172,9 +179,11 @@ FUNCTIONS: dict[str, Callable[[NDArray, Operation], NDArray]] = {
     "RSQRT": _rounded(lambda x: 1 / np.sqrt(x)),
     "SELU": _selu,
     "SIN": _rounded(np.sin),
+    "SINH": _rounded(np.sinh),
     "SOFTPLUS": _rounded(_softplus),
     "SOFTSIGN": _exact(lambda x: x / (1 + np.abs(x))),
     "SWISH": _rounded(lambda x: x / (1 + np.exp(-x))),
+    "TAN": _rounded(np.tan),
     "TANH": _rounded(np.tanh),
 }
 """Functions that libraries approximate: here they are rounded correctly"""

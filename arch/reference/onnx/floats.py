@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,9 @@ from ...operation import Operation
 from ..support import operand, parameters
 from .quantized import quantized, real
 
-__all__ = ["layer_normalization", "log_softmax", "softmax", "sum_"]
+__all__ = ["REDUCTIONS", "layer_normalization", "log_softmax", "lp_normalization", "normalization", "softmax"]
+
+Reference = Callable[[Operation, Sequence[NDArray | None]], Sequence[NDArray]]
 
 
 def softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
@@ -49,22 +51,64 @@ def log_softmax(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDA
     return [quantized(op, (x - np.log(np.exp(x).sum(axis, keepdims=True))).astype(np.float32))]
 
 
-def sum_(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
-    """Sum over the axes of operand 1."""
-    x = real(op, inputs, 0)
-    axes = tuple(int(a) % x.ndim for a in operand(op, inputs, 1).reshape(-1))
-    total = x.astype(np.float64).sum(axes, keepdims=bool(op.options.get("keep_dims", True)))
-    return [quantized(op, total.astype(np.float32))]
+def _reduced(function: Callable[[NDArray[np.float64], tuple[int, ...]], NDArray[np.float64]]) -> Reference:
+    """A function of the values along the axes of operand 1; it is given these, and keeps them as axes of 1."""
+
+    def reference(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+        x = real(op, inputs, 0).astype(np.float64)
+        axes = tuple(int(a) % x.ndim for a in operand(op, inputs, 1).reshape(-1))
+        with np.errstate(all="ignore"):
+            result = function(x, axes).astype(np.float32)
+        return [quantized(op, result.reshape(op.outputs[0].shape))]
+
+    return reference
+
+
+def _log_sum_exp(x: NDArray[np.float64], axes: tuple[int, ...]) -> NDArray[np.float64]:
+    most = x.max(axes, keepdims=True)
+    return np.log(np.exp(x - most).sum(axes, keepdims=True)) + most
+
+
+REDUCTIONS: dict[str, Reference] = {
+    "REDUCE_L1": _reduced(lambda x, axes: np.abs(x).sum(axes, keepdims=True)),
+    "REDUCE_L2": _reduced(lambda x, axes: np.sqrt((x * x).sum(axes, keepdims=True))),
+    "REDUCE_LOG_SUM": _reduced(lambda x, axes: np.log(x.sum(axes, keepdims=True))),
+    "REDUCE_LOG_SUM_EXP": _reduced(_log_sum_exp),
+    "REDUCE_PROD": _reduced(lambda x, axes: x.prod(axes, keepdims=True)),
+    "REDUCE_SUM_SQUARE": _reduced(lambda x, axes: (x * x).sum(axes, keepdims=True)),
+    "SUM": _reduced(lambda x, axes: x.sum(axes, keepdims=True)),
+}
+
+
+def lp_normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Values over the norm `p` (1 or 2) along `axis`; zeros where that is zero."""
+    x = real(op, inputs, 0).astype(np.float64)
+    axis = int(op.options.get("axis", -1))
+    total = np.abs(x) if op.options.get("p", 2) == 1 else x * x
+    norm = total.sum(axis, keepdims=True)
+    norm = norm if op.options.get("p", 2) == 1 else np.sqrt(norm)
+    return [quantized(op, np.where(norm == 0, 0, x / np.where(norm == 0, 1, norm)).astype(np.float32))]
+
+
+def normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Values less their mean over the axes `over`, over the deviation, times operand 1, plus operand 2."""
+    x = real(op, inputs, 0).astype(np.float64)
+    return [quantized(op, _normalized(op, inputs, x, tuple(op.options["over"])))]
+
+
+def _normalized(
+    op: Operation, inputs: Sequence[NDArray | None], x: NDArray[np.float64], axes: tuple[int, ...]
+) -> NDArray[np.float32]:
+    centred = x - x.mean(axes, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axes, keepdims=True) + float(op.options.get("epsilon", 1e-5)))
+    y = centred / deviation * real(op, inputs, 1)
+    if len(inputs) > 2 and inputs[2] is not None:
+        y = y + real(op, inputs, 2)
+    return y.astype(np.float32)
 
 
 def layer_normalization(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Values less their mean over the last axes from `axis` on, over the deviation, times operand 1, plus operand 2."""
     x = real(op, inputs, 0).astype(np.float64)
     axis = int(op.options.get("axis", -1)) % x.ndim
-    axes = tuple(range(axis, x.ndim))
-    centred = x - x.mean(axes, keepdims=True)
-    deviation = np.sqrt((centred**2).mean(axes, keepdims=True) + float(op.options.get("epsilon", 1e-5)))
-    y = centred / deviation * real(op, inputs, 1)
-    if len(inputs) > 2 and inputs[2] is not None:
-        y = y + real(op, inputs, 2)
-    return [quantized(op, y.astype(np.float32))]
+    return [quantized(op, _normalized(op, inputs, x, tuple(range(axis, x.ndim))))]

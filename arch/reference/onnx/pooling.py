@@ -55,20 +55,43 @@ def _with_zero_point(op: Operation, mean: NDArray[np.float32]) -> NDArray:
 def resize(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     """Resize of [n, rows, columns, c] by the positions and weights that the options state for rows and columns.
 
-    Options `row_index`, `column_index`: of each output the operand's; with `linear`, those of its two neighbours one
-    after the other, and `row_weight`, `column_weight` of the second.
+    Options `row_index`, `column_index`: of each output the operand's; or, with `row_weight`, `column_weight`, those of
+    several elements and their weights, of all outputs the first, then of all the second, and so on.
     """
     x = operand(op, inputs, 0)
-    if not op.options.get("linear"):
+    if "row_weight" not in op.options:
         rows, columns = (np.array(op.options[name], np.int64) for name in ("row_index", "column_index"))
         return [x[:, rows][:, :, columns]]
     if op.inputs[0] is None or op.inputs[0].dtype != "float32":
         refuse(op, "interpolation of integers")
+    by_row, by_column = _taps(op, 1, "row"), _taps(op, 2, "column")
+    if len(by_row) == len(by_column) == 2:
+        return [_linear(x, by_row, by_column)]
     result = x.astype(np.float64)
-    for axis, name in ((1, "row"), (2, "column")):
-        index = np.array(op.options[f"{name}_index"], np.int64).reshape(2, -1)
-        shape = [1] * 4
-        shape[axis] = -1
-        weight = np.array(op.options[f"{name}_weight"], np.float64).reshape(shape)
-        result = result.take(index[0], axis) * (1 - weight) + result.take(index[1], axis) * weight
+    for axis, taps in ((1, by_row), (2, by_column)):
+        result = np.asarray(sum(result.take(i, axis) * w.astype(np.float64) for i, w in taps))
     return [result.astype(np.float32)]
+
+
+_Taps = list[tuple[NDArray[np.int64], NDArray[np.float32]]]
+"""Of each tap: which element each output takes, and its weight, along an axis"""
+
+
+def _taps(op: Operation, axis: int, name: str) -> _Taps:
+    size = op.outputs[0].shape[axis]
+    indices = np.array(op.options[f"{name}_index"], np.int64).reshape(-1, size)
+    weights = np.array(op.options[f"{name}_weight"], np.float32).reshape(-1, size)
+    shape = [1] * 4
+    shape[axis] = size
+    return [(i, w.reshape(shape)) for i, w in zip(indices, weights, strict=True)]
+
+
+def _linear(x: NDArray[np.float32], rows: _Taps, columns: _Taps) -> NDArray[np.float32]:
+    """The four neighbours as ONNX Runtime adds them up in float32: along the columns first."""
+    total: NDArray[np.float32] | None = None
+    for row, by_row in rows:
+        for column, by_column in columns:
+            part = (by_column * by_row).astype(np.float32) * x.take(row, 1).take(column, 2)
+            total = part if total is None else total + part
+    assert total is not None
+    return total

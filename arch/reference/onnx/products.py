@@ -17,7 +17,7 @@ from ..convolution import convolve, convolve_transposed
 from ..support import operand, parameters, refuse
 from .quantized import requantized
 
-__all__ = ["batch_matmul", "conv_2d", "factors", "fully_connected", "transpose_conv"]
+__all__ = ["batch_matmul", "conv_2d", "einsum", "factors", "fully_connected", "transpose_conv"]
 
 _INTEGERS = (INT8, UINT8, "int16", INT4)
 
@@ -44,6 +44,15 @@ def batch_matmul(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[ND
     """Matrix products of two operands, with the leading axes broadcast."""
     x, y, finish = _product(op, inputs, 0, 1, 2, axis=-1)
     return [finish(np.matmul(x, y))]
+
+
+def einsum(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Sums of products of real numbers by the equation `equation`."""
+    operands = [operand(op, inputs, i).astype(np.float64) for i in range(len(inputs))]
+    try:
+        return [np.einsum(op.options["equation"], *operands, optimize=False).astype(np.float32)]
+    except ValueError as error:
+        refuse(op, f"equation {op.options['equation']} ({error})")
 
 
 def factors(op: Operation, activation: int = 0, weight: int = 1) -> NDArray[np.float32]:

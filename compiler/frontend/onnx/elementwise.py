@@ -14,8 +14,8 @@ from nnloom.arch.operation import Quantization, TensorType
 
 from .order import Axes, Shape, order_of, take
 from .parameters import output_scale
-from .reader import Product, Reader, Refusal
-from .support import attributes
+from .reader import Product, Reader
+from .support import Refusal, attributes
 from .tables import Chain
 
 __all__ = [
@@ -23,13 +23,20 @@ __all__ = [
     "binary",
     "cast",
     "clip",
+    "clip_real",
+    "common_axes",
     "identity",
+    "operand_of",
     "qlinear_binary",
     "qlinear_function",
     "relu",
     "unary",
     "variadic",
 ]
+
+
+_INTEGERS = ("int32", "int64")
+_OF_INTEGERS = ("ADD", "MAXIMUM", "MINIMUM", "MUL", "SUB")
 
 
 def qlinear_binary(kind: str) -> Callable[[Reader, Any], None]:
@@ -42,8 +49,8 @@ def qlinear_binary(kind: str) -> Callable[[Reader, Any], None]:
         for name, (scale, zero_point) in zip((a, b), scales, strict=True):
             if name not in r.v.constants:
                 r.integer(name, scale, zero_point)
-        axes = _common_axes(r, (a, b), node.output[0])
-        operands = [_operand(r, n, node.output[0], axes, s) for n, s in zip((a, b), scales, strict=True)]
+        axes = common_axes(r, (a, b), node.output[0])
+        operands = [operand_of(r, n, node.output[0], axes, s) for n, s in zip((a, b), scales, strict=True)]
         options: dict[str, Any] = {"activation": "NONE"}
         if dtype == UINT8:
             options["recentred"] = RECENTRED
@@ -64,7 +71,7 @@ def _add_options(a: Shape, b: Shape) -> dict[str, Any]:
     return {}
 
 
-def _common_axes(r: Reader, names: Sequence[str], output: str) -> Axes:
+def common_axes(r: Reader, names: Sequence[str], output: str) -> Axes:
     """The order of axes in which an elementwise operator runs: that of an operand that needs no transposition."""
     shape = r.shape(output)
     plain = tuple(range(len(shape)))
@@ -72,7 +79,9 @@ def _common_axes(r: Reader, names: Sequence[str], output: str) -> Axes:
     return next((axes for axes in found if axes not in (None, plain)), None) or plain
 
 
-def _operand(r: Reader, name: str, output: str, axes: Axes, quantization: tuple[np.float32, int] | None = None) -> int:
+def operand_of(
+    r: Reader, name: str, output: str, axes: Axes, quantization: tuple[np.float32, int] | None = None
+) -> int:
     """An operand of an elementwise operator with its axes as the output's, those it lacks are 1."""
     rank = len(r.shape(output))
     shape = (1,) * (rank - len(r.shape(name))) + r.shape(name)
@@ -144,22 +153,62 @@ def binary(kind: str) -> Callable[[Reader, Any], None]:
         for name in node.input:
             r.force(name)
         out = node.output[0]
-        if r.dtypes.get(out, "float32") != "float32":
-            raise Refusal(f"{r.dtypes[out]}; float32 is supported")
-        axes = _common_axes(r, node.input, out)
-        operands = [_operand(r, name, out, axes) for name in node.input]
-        r.make(node, out, kind, operands, axes, activation="NONE")
+        _check_numbers(r, out, kind)
+        axes = common_axes(r, node.input, out)
+        operands = [operand_of(r, name, out, axes) for name in node.input]
+        t = TensorType(take(r.shape(out), axes), r.dtypes.get(out, "float32"))
+        r.emit(node, out, kind, operands, t, axes, {"activation": "NONE"}, _rounding(t))
 
     return read
 
 
-def variadic(kind: str) -> Callable[[Reader, Any], None]:
-    """Max, Min and Sum of two operands."""
+def _check_numbers(r: Reader, out: str, kind: str) -> None:
+    """Whether numbers of a type have such an operator: of integers, those that round nothing."""
+    dtype = r.dtypes.get(out, "float32")
+    if dtype != "float32" and (dtype not in _INTEGERS or kind not in _OF_INTEGERS):
+        raise Refusal(f"{dtype}; float32 is supported{_also(kind)}")
+
+
+def _also(kind: str) -> str:
+    return ", and int32 and int64 are" if kind in _OF_INTEGERS else ""
+
+
+def _rounding(t: TensorType) -> str:
+    """Integers that stand for themselves have one arithmetic."""
+    return "tflite" if t.dtype in _INTEGERS else "onnx"
+
+
+def variadic(kind: str, *, mean: bool = False) -> Callable[[Reader, Any], None]:
+    """Max, Min, Sum and Mean of any number of operands, one after the other."""
 
     def read(r: Reader, node: Any) -> None:
-        if len(node.input) != 2:
-            raise Refusal(f"{len(node.input)} operands; two are supported")
-        binary(kind)(r, node)
+        names, out = list(node.input), node.output[0]
+        if len(names) == 1:
+            identity(r, node)
+            return
+        if len(names) == 2 and not mean:
+            binary(kind)(r, node)
+            return
+        for name in names:
+            r.force(name)
+        _check_numbers(r, out, kind)
+        axes = common_axes(r, names, out)
+        total = operand_of(r, names[0], out, axes)
+        shape = r.v.type(total).shape
+        for place, name in enumerate(names[1:], 2):
+            other = operand_of(r, name, out, axes)
+            shape = tuple(int(n) for n in np.broadcast_shapes(shape, r.v.type(other).shape))
+            t = TensorType(shape, r.dtypes.get(out, "float32"))
+            last = place == len(names) and not mean
+            target = r.v.add(out if last else f"{out} ({place} operands)", t)
+            label = node.name or out
+            r.v.emit(kind, [total, other], [target], {"activation": "NONE"}, rounding=_rounding(t), name=label)
+            total = target
+        if mean:
+            part = r.v.constant(np.float32(1) / np.array(len(names), np.float32), name="part")
+            t = TensorType(shape, "float32")
+            total = r.emit(node, out, "MUL", [total, part], t, None, {"activation": "NONE"})
+        r.v.hold(out, total, axes)
 
     return read
 
@@ -180,8 +229,13 @@ def clip(r: Reader, node: Any) -> None:
     if _clamp(r, node, *bounds) or _extend(r, node, (name,)):
         return
     r.force(name)
+    clip_real(r, node, name, node.output[0], bounds)
+
+
+def clip_real(r: Reader, node: Any, name: str, out: str, bounds: Sequence[float | None]) -> None:
+    """A limit of real numbers."""
     options = {key: value for key, value in zip(("min", "max"), bounds, strict=True) if value is not None}
-    _of_one(r, node, "CLIP", name, node.output[0], {k: v for k, v in options.items() if abs(v) < 1 << 32})
+    _of_one(r, node, "CLIP", name, out, {k: v for k, v in options.items() if abs(v) < 1 << 32})
 
 
 def _clamp(r: Reader, node: Any, low: float | None, high: float | None) -> bool:

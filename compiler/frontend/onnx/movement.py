@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnloom.arch.dtypes import RECENTRED, UINT8
 from nnloom.arch.operation import TensorType
 
 from .order import Axes, channels_last, inverse, take
-from .support import attributes
+from .support import Refusal, attributes
+from .tables import Chain
 from .values import image_shape
 
 if TYPE_CHECKING:
     from .reader import Reader
 
-__all__ = ["OPERATORS", "reduce"]
+__all__ = ["OPERATORS", "keeps_values", "quantized_alike", "reduce"]
 
 
-def _refusal(text: str) -> Exception:
-    from .reader import Refusal
+def keeps_values(read: Callable[[Reader, Any], None]) -> Callable[[Reader, Any], None]:
+    """An operator whose outputs have values of its first operand: of a dequantized tensor it moves the integers, and
+    what comes out is dequantized when that is asked for."""
 
-    return Refusal(text)
+    @functools.wraps(read)
+    def read_integers(r: Reader, node: Any) -> None:
+        chain = r.lazy.get(node.input[0])
+        if not isinstance(chain, Chain) or chain.nodes:
+            read(r, node)
+            return
+        r.integer(chain.source, chain.scale, chain.zero_point)
+        inner = type(node)()
+        inner.CopyFrom(node)
+        inner.input[0] = chain.source
+        moved = [(i, name) for i, name in enumerate(node.output) if name and r.dtypes.get(name) == "float32"]
+        for place, name in moved:
+            inner.output[place] = f"{name} (quantized)"
+            r.v.shapes[inner.output[place]], r.dtypes[inner.output[place]] = r.shape(name), chain.dtype
+        read(r, inner)
+        for place, name in moved:
+            r.lazy[name] = dataclasses.replace(chain, source=inner.output[place], dequantized=name)
+
+    return read_integers
 
 
 def _prepare(r: Reader, name: str) -> Axes:
@@ -77,8 +100,27 @@ def reshape(r: Reader, node: Any) -> None:
 
 def concat(r: Reader, node: Any) -> None:
     """Concat of tensors of one quantization, or real ones."""
-    out = node.output[0]
-    _join(r, node, list(node.input), out, None)
+    out, names = node.output[0], [n for n in node.input if 0 not in r.v.shapes.get(n, ())]
+    chains = [r.lazy.get(name) for name in names]
+    first = chains[0]
+    if not isinstance(first, Chain) or not all(_is_alike(c, first) for c in chains):
+        _join(r, node, names, out)
+        return
+    sources = [c.source for c in chains if isinstance(c, Chain)]
+    for source in sources:
+        r.integer(source, first.scale, first.zero_point)
+    joined = f"{out} (quantized)"
+    r.v.shapes[joined], r.dtypes[joined] = r.shape(out), first.dtype
+    _join(r, node, sources, joined)
+    r.lazy[out] = dataclasses.replace(first, source=joined, dequantized=out)
+
+
+def _is_alike(chain: Any, other: Chain) -> bool:
+    """Whether a tensor is dequantized as another, and nothing else."""
+    if not isinstance(chain, Chain):
+        return False
+    parts = [(c.dtype, c.scale, c.zero_point, c.nodes) for c in (chain, other)]
+    return parts[0] == parts[1] and not chain.nodes
 
 
 def qlinear_concat(r: Reader, node: Any) -> None:
@@ -86,30 +128,36 @@ def qlinear_concat(r: Reader, node: Any) -> None:
     out = node.output[0]
     value, zero = r.scale_of(node.input[0], node.input[1])
     dtype = r.dtypes[node.input[1]]
-    names = []
-    for place in range(2, len(node.input), 3):
-        name, scale, zero_point = node.input[place : place + 3]
-        source = r.integer(name, *r.scale_of(scale, zero_point))
-        names.append(name)
-        t = r.quantized_type(r.v.type(source).shape, dtype, value, zero)
-        if r.v.type(source) != t:
-            _requantized(r, name, source, t, f"{out} ({name})")
-            names[-1] = f"{out} ({name})"
-    _join(r, node, names, out, (dtype, value, zero))
+    names = [
+        quantized_alike(r, node.input[place : place + 3], (dtype, value, zero), out)
+        for place in range(2, len(node.input), 3)
+    ]
+    _join(r, node, names, out)
 
 
-def _requantized(r: Reader, name: str, source: int, t: TensorType, into: str) -> None:
-    target = r.v.add(into, t)
-    r.v.emit("QUANTIZE", [source], [target], rounding="onnx")
-    r.v.shapes[into] = r.shape(name)
-    if name in r.v.constants:
-        r.v.hold(into, target)
-        return
-    held = r.v.held[name][0]
-    r.v.held[into] = [type(held)(target, held.order)]
+def quantized_alike(r: Reader, operand: Sequence[str], into: tuple[str, np.float32, int], out: str) -> str:
+    """A name of an operand (its tensor, scale and zero point) in the quantization of the output `out`."""
+    name, scale, zero_point = operand
+    source = r.integer(name, *r.scale_of(scale, zero_point))
+    t = r.quantized_type(r.v.type(source).shape, *into)
+    constant = name in r.v.constants
+    if r.v.type(source) == t and not constant:
+        return name
+    alike = f"{out} ({name})"
+    target = source
+    if r.v.type(source) != t:
+        target = r.v.add(alike, t)
+        r.v.emit("QUANTIZE", [source], [target], rounding="onnx")
+    r.v.shapes[alike] = r.shape(name)
+    if constant:
+        r.v.hold(alike, target)
+    else:
+        held = r.v.held[name][0]
+        r.v.held[alike] = [type(held)(target, held.order)]
+    return alike
 
 
-def _join(r: Reader, node: Any, names: list[str], out: str, quantized: Any) -> None:
+def _join(r: Reader, node: Any, names: list[str], out: str) -> None:
     shape = r.shape(out)
     axis = int(attributes(node)["axis"]) % len(shape)
     for name in names:
@@ -119,7 +167,7 @@ def _join(r: Reader, node: Any, names: list[str], out: str, quantized: Any) -> N
     axes = next((a for a in found if a is not None and a != tuple(range(len(shape)))), tuple(range(len(shape))))
     values = [r.v.along(n, axes) for n in names]
     if len({(r.v.type(v).dtype, r.v.type(v).quantization) for v in values}) > 1:
-        raise _refusal("operands of several types or quantizations; quantize them with one scale")
+        raise Refusal("operands of several types or quantizations; quantize them with one scale")
     _moved(r, node, out, "CONCATENATION", values, values[0], axes, axis=axes.index(axis), activation="NONE")
 
 
@@ -143,7 +191,7 @@ def split(r: Reader, node: Any) -> None:
 
 
 def slice_(r: Reader, node: Any) -> None:
-    """Slice with constant bounds and steps above 0."""
+    """Slice with constant bounds."""
     name, out = node.input[0], node.output[0]
     axes = _prepare(r, name)
     shape = r.shape(name)
@@ -152,25 +200,77 @@ def slice_(r: Reader, node: Any) -> None:
     assert starts is not None and ends is not None
     over = given[2] if given[2] is not None else range(len(starts))
     steps = given[3] if given[3] is not None else [1] * len(starts)
-    if min(steps) < 1:
-        raise _refusal(f"steps {steps}; steps above 0 are supported")
     begin, end, step = [0] * len(shape), list(shape), [1] * len(shape)
+    chosen: dict[int, NDArray] = {}
     for axis, first, last, by in zip(over, starts, ends, steps, strict=True):
-        begin[int(axis)], end[int(axis)], _ = slice(int(first), int(last)).indices(shape[int(axis)])
-        step[int(axis)] = int(by)
+        which, size = int(axis) % len(shape), shape[int(axis)]
+        bounds = slice(int(first), int(last), int(by)).indices(size)
+        if by < 0:
+            chosen[which] = np.arange(*_backwards(int(first), int(last), size), int(by))
+        else:
+            begin[which], end[which], step[which] = bounds
+    if chosen:
+        chosen |= {a: np.arange(begin[a], end[a], step[a]) for a in range(len(shape)) if a not in chosen}
+        _select(r, node, name, out, chosen)
+        return
     source = r.v.along(name, axes)
     operands = [source, *(r.v.constant(np.array(take(v, axes), np.int32), name="bounds") for v in (begin, end, step))]
     masks = dict.fromkeys(("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask"), 0)
     _moved(r, node, out, "STRIDED_SLICE", operands, source, axes, **masks, offset=False)
 
 
+def _backwards(first: int, last: int, size: int) -> tuple[int, int]:
+    """Bounds of a slice with a step below 0 as ONNX limits them."""
+    first = first + size if first < 0 else first
+    last = last + size if last < 0 else last
+    return min(max(first, 0), size - 1), min(max(last, -1), size - 1)
+
+
+def _select(r: Reader, node: Any, name: str, out: str, chosen: Mapping[int, NDArray]) -> None:
+    """What indices along axes of the file select, one axis after the other."""
+    axes = _prepare(r, name)
+    source = r.v.along(name, axes)
+    size = r.shape(name)
+    changed = {a: i for a, i in chosen.items() if not np.array_equal(i, np.arange(size[a]))}
+    if not changed:
+        r.v.hold(out, r.v.renamed(source, r.v.type(source), out), axes)
+        return
+    for place, (axis, indices) in enumerate(changed.items(), 1):
+        at, t = axes.index(axis), r.v.type(source)
+        shape = (*t.shape[:at], len(indices), *t.shape[at + 1 :])
+        target = r.v.add(out if place == len(changed) else f"{out} (axis {axis})", dataclasses.replace(t, shape=shape))
+        operands = [source, r.v.constant(indices.astype(np.int32), name="indices")]
+        r.v.emit("GATHER", operands, [target], {"axis": at, "batch_dims": 0}, name=node.name or out)
+        source = target
+    r.v.hold(out, source, axes)
+
+
 def pad(r: Reader, node: Any) -> None:
-    """Pad with a constant."""
+    """Pad: of a dequantized tensor in integers, if the padding is one of its values."""
+    chain = r.lazy.get(node.input[0])
+    if not isinstance(chain, Chain) or chain.nodes:
+        _pad(r, node)
+        return
+    value = r.scalar(node.input[2], "its value") if len(node.input) > 2 and node.input[2] else 0
+    whole = int(np.rint(np.float32(value) / chain.scale)) + chain.zero_point
+    info = np.iinfo(chain.dtype)
+    if not info.min <= whole <= info.max or np.float32(whole - chain.zero_point) * chain.scale != np.float32(value):
+        _pad(r, node)
+        return
+    inner = type(node)()
+    inner.CopyFrom(node)
+    name = f"{node.output[0]} (padding)"
+    r.v.constants[name] = np.array(whole, chain.dtype)
+    r.v.shapes[name], r.dtypes[name] = (), chain.dtype
+    inner.input[:] = [*node.input[:2], name, *node.input[3:]]
+    keeps_values(_pad)(r, inner)
+
+
+def _pad(r: Reader, node: Any) -> None:
+    """Pad with a constant, or with what the operand has."""
     name, out = node.input[0], node.output[0]
     axes = _prepare(r, name)
     mode = attributes(node).get("mode", b"constant").decode()
-    if mode not in ("constant", "reflect"):
-        raise _refusal(f"mode {mode}; constant and reflect are supported")
     rank = len(r.shape(name))
     widths = r.constant(node.input[1], "its widths").reshape(-1).tolist()
     over = list(range(rank))
@@ -180,7 +280,14 @@ def pad(r: Reader, node: Any) -> None:
     for axis, before, after in zip(over, widths[: len(over)], widths[len(over) :], strict=True):
         pairs[axis] = [int(before), int(after)]
     if min(min(p) for p in pairs) < 0:
-        raise _refusal(f"widths {pairs}; slice instead of padding with less than 0")
+        raise Refusal(f"widths {pairs}; slice instead of padding with less than 0")
+    if mode in _INDEXED:
+        size = r.shape(name)
+        places = {
+            a: _INDEXED[mode](np.arange(-first, size[a] + last), size[a]) for a, (first, last) in enumerate(pairs)
+        }
+        _select(r, node, name, out, places)
+        return
     source = r.v.along(name, axes)
     operands = [source, r.v.constant(np.array([pairs[a] for a in axes], np.int32), name="widths")]
     if mode == "reflect":
@@ -198,13 +305,27 @@ def pad(r: Reader, node: Any) -> None:
     _moved(r, node, out, "PADV2", operands, source, axes)
 
 
+_INDEXED: Mapping[str, Callable[[NDArray, int], NDArray]] = {
+    "edge": lambda at, size: np.clip(at, 0, size - 1),
+    "wrap": lambda at, size: at % size,
+}
+"""Which values of the operand lie in the padding"""
+
+
 def gather(r: Reader, node: Any) -> None:
-    """Gather of constant indices along an axis."""
+    """Gather along an axis."""
     name, out = node.input[0], node.output[0]
     r.force(name)
-    indices = r.constant(node.input[1], "its indices")
     shape = r.shape(name)
     axis = int(attributes(node).get("axis", 0)) % len(shape)
+    indices = r.v.constants.get(node.input[1])
+    if indices is None:
+        r.force(node.input[1])
+        source = r.v.plain(name)
+        t = dataclasses.replace(r.v.type(source), shape=r.shape(out))
+        places = [source, r.v.plain(node.input[1])]
+        r.emit(node, out, "GATHER", places, t, range(len(t.shape)), {"axis": axis}, "onnx")
+        return
     indices = np.where(indices < 0, indices + shape[axis], indices).astype(np.int32)
     operands = [r.v.plain(name), r.v.constant(indices, name="indices")]
     plain = tuple(range(len(r.shape(out))))
@@ -268,7 +389,7 @@ def arg_extremum(kind: str) -> Callable[[Reader, Any], None]:
         name, out = node.input[0], node.output[0]
         a = attributes(node)
         if a.get("select_last_index"):
-            raise _refusal("select_last_index; the first of equal values is supported")
+            raise Refusal("select_last_index; the first of equal values is supported")
         axes = _prepare(r, name)
         axis = int(a.get("axis", 0)) % len(axes)
         source = r.v.along(name, axes)
@@ -311,27 +432,25 @@ def reduce(
         held = tuple(a - sum(x < a for x in over) for a in rest)
         shape = tuple(n for i, n in enumerate(t.shape) if axes[i] not in over)
     made = TensorType(shape, t.dtype, t.quantization) if quantized is None else r.quantized_type(shape, *quantized)
-    if quantized is None and rounding == "onnx" and t.quantization is not None:
-        raise _refusal("a reduction of quantized values; dequantize them before")
     r.emit(node, out, kind, [source, places], made, held, {"keep_dims": keep}, rounding)
 
 
 OPERATORS: dict[str, Callable[[Reader, Any], None]] = {
-    "ArgMax": arg_extremum("ARG_MAX"),
-    "ArgMin": arg_extremum("ARG_MIN"),
+    "ArgMax": keeps_values(arg_extremum("ARG_MAX")),
+    "ArgMin": keeps_values(arg_extremum("ARG_MIN")),
     "Concat": concat,
-    "DepthToSpace": depth_to_space,
-    "Expand": expand,
-    "Flatten": reshape,
-    "Gather": gather,
+    "DepthToSpace": keeps_values(depth_to_space),
+    "Expand": keeps_values(expand),
+    "Flatten": keeps_values(reshape),
+    "Gather": keeps_values(gather),
     "Pad": pad,
     "QLinearConcat": qlinear_concat,
-    "Reshape": reshape,
-    "Slice": slice_,
-    "SpaceToDepth": space_to_depth,
-    "Split": split,
-    "Squeeze": reshape,
-    "Tile": tile,
-    "Transpose": transpose,
-    "Unsqueeze": reshape,
+    "Reshape": keeps_values(reshape),
+    "Slice": keeps_values(slice_),
+    "SpaceToDepth": keeps_values(space_to_depth),
+    "Split": keeps_values(split),
+    "Squeeze": keeps_values(reshape),
+    "Tile": keeps_values(tile),
+    "Transpose": keeps_values(transpose),
+    "Unsqueeze": keeps_values(reshape),
 }

@@ -9,8 +9,8 @@ import numpy as np
 
 from nnloom.arch.dtypes import UINT8
 
-from .reader import Reader, Refusal
-from .support import attributes, edges
+from .reader import Reader
+from .support import Refusal, attributes, edges
 
 __all__ = ["Out", "geometry_of", "optional_output", "output_scale"]
 
@@ -41,8 +41,6 @@ def geometry_of(r: Reader, node: Any, x: str, window: Sequence[int]) -> dict[str
     strides = [int(v) for v in a.get("strides", [1] * count)]
     dilation = [int(v) for v in a.get("dilations", [1] * count)]
     pads = edges(a, r.shape(x)[2:], r.shape(node.output[0])[2:], window, strides, dilation)
-    if min(pads) < 0:
-        raise Refusal(f"pads {pads}; negative padding is not supported, slice the operand first")
     first, last = pads[:count], pads[count:]
     if count == 1:
         strides, dilation, first, last = [1, *strides], [1, *dilation], [0, *first], [0, *last]

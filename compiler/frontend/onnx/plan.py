@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,11 @@ from nnloom.arch.errors import InputError, ModelError
 from nnloom.arch.extras import require
 from nnloom.arch.reference.onnx import ONNX_RUNTIME_SETTINGS
 
+from .qonnx import is_qonnx, without_quant_nodes
+
 if TYPE_CHECKING:
     import onnx
+    from numpy.typing import NDArray
 
 __all__ = ["Plan", "first_line", "is_onnx", "load_model", "make_plan", "plan_model", "run_options"]
 
@@ -46,6 +49,8 @@ class Plan:
     """of the file"""
     types: Mapping[str, tuple[str, tuple[int, ...]]]
     """type and shape of every tensor of `planned`"""
+    constants: Mapping[str, NDArray] = field(default_factory=dict)
+    """tensors that depend on constants and shapes alone, and which ONNX Runtime computes nevertheless"""
 
 
 def is_onnx(data: bytes) -> bool:
@@ -104,7 +109,10 @@ def make_plan(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
     """
     prepared = load_model(path, shapes)
     planned = plan_model(path, prepared)
-    return Plan(prepared, planned, hashlib.sha256(path.read_bytes()).hexdigest(), _types(path, planned))
+    tensors = _tensors(path, planned)
+    types = {name: (value.dtype.name, tuple(value.shape)) for name, value in tensors.items()}
+    constants = {name: tensors[name] for name in _of_shapes(planned) if name in tensors}
+    return Plan(prepared, planned, hashlib.sha256(path.read_bytes()).hexdigest(), types, constants)
 
 
 def load_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
@@ -122,6 +130,8 @@ def load_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelP
         raise ModelError(f"{path}: the model has no operators")
     if not model.graph.output:
         raise ModelError(f"{path}: the model has no outputs")
+    if is_qonnx(model):
+        model = without_quant_nodes(path, model)
     return _fixed(path, _upgraded(path, model), shapes)
 
 
@@ -223,8 +233,23 @@ def plan_model(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
             ) from error
 
 
-def _types(path: Path, planned: onnx.ModelProto) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of every tensor, from a run on zeros: ONNX Runtime does not write down all that it knows."""
+_CHANCE = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+
+def _of_shapes(planned: onnx.ModelProto) -> list[str]:
+    """Tensors that are the same in every run, and are no initializers: such as functions of ONNX make of shapes."""
+    known = {i.name for i in planned.graph.initializer}
+    found: list[str] = []
+    for node in planned.graph.node:
+        of_constants = node.op_type in ("Shape", "Size") or all(name in known for name in node.input if name)
+        if of_constants and node.op_type not in ("QuantizeLinear", "DequantizeLinear", *_CHANCE):
+            found += filter(None, node.output)
+            known.update(node.output)
+    return found
+
+
+def _tensors(path: Path, planned: onnx.ModelProto) -> dict[str, NDArray]:
+    """Every tensor in a run on zeros: ONNX Runtime does not write down all that it knows of types and shapes."""
     import numpy as np
     import onnx
     import onnxruntime as ort
@@ -249,5 +274,4 @@ def _types(path: Path, planned: onnx.ModelProto) -> dict[str, tuple[str, tuple[i
         made = dict(zip(names, session.run(names, feeds), strict=True))
     except Exception as error:  # of ONNX Runtime's many kinds
         raise ModelError(f"{path}: ONNX Runtime cannot run it ({first_line(error)}); export the model again") from error
-    tensors = {**feeds, **{name: value for name, value in made.items() if isinstance(value, np.ndarray)}}
-    return {name: (value.dtype.name, tuple(value.shape)) for name, value in tensors.items()}
+    return {**feeds, **{name: value for name, value in made.items() if isinstance(value, np.ndarray)}}

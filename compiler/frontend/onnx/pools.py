@@ -12,15 +12,17 @@ from . import movement
 from .elementwise import identity
 from .order import channels_last, take
 from .parameters import Out, geometry_of, output_scale
-from .reader import Reader, Refusal
-from .support import attributes
+from .reader import Reader
+from .support import Refusal, attributes
 from .values import image_shape
 
 __all__ = [
     "average_pool",
     "global_pool",
+    "instance_normalization",
     "layer_normalization",
     "max_pool",
+    "norm",
     "qlinear_average_pool",
     "qlinear_global_average_pool",
     "qlinear_softmax",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 
+@movement.keeps_values
 def max_pool(r: Reader, node: Any) -> None:
     """MaxPool of integers or real numbers: padding never wins."""
     if len(node.output) > 1 and node.output[1] and r.readers[node.output[1]]:
@@ -137,6 +140,34 @@ def qlinear_softmax(r: Reader, node: Any) -> None:
     axes = r.v.axes(x) or tuple(range(len(shape)))
     t = r.quantized_type(take(shape, axes), dtype, value, zero)
     r.emit(node, out, "SOFTMAX", [r.v.along(x, axes)], t, axes, {"axis": axes.index(axis)})
+
+
+def norm(r: Reader, node: Any) -> None:
+    """LpNormalization: real numbers over their norm along an axis."""
+    x, out = node.input[0], node.output[0]
+    r.force(x)
+    a = attributes(node)
+    axes = r.v.axes(x) or tuple(range(len(r.shape(out))))
+    axis = int(a.get("axis", -1)) % len(axes)
+    options = {"axis": axes.index(axis), "p": int(a.get("p", 2))}
+    r.make(node, out, "LP_NORMALIZATION", [r.v.along(x, axes)], axes, **options)
+
+
+def instance_normalization(r: Reader, node: Any) -> None:
+    """InstanceNormalization: each channel of each image for itself."""
+    x, out = node.input[0], node.output[0]
+    for name in node.input:
+        r.force(name)
+    shape = r.shape(out)
+    axes = r.v.axes(x) or tuple(range(len(shape)))
+    by_channel = (1, shape[1], *(1,) * (len(shape) - 2))
+    operands = [r.v.along(x, axes)]
+    for name in node.input[1:]:
+        data = r.constant(name, "a parameter").reshape(by_channel).transpose(axes)
+        operands.append(r.v.constant(data, name=name))
+    over = tuple(i for i, axis in enumerate(axes) if axis > 1)
+    epsilon = float(attributes(node).get("epsilon", 1e-5))
+    r.make(node, out, "NORMALIZATION", operands, axes, over=over, epsilon=epsilon)
 
 
 def layer_normalization(r: Reader, node: Any) -> None:

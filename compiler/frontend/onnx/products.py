@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from nnloom.arch.dtypes import RECENTRED, UINT8
 from nnloom.arch.operation import Quantization, TensorType
 
+from .elementwise import clip_real
 from .order import channels_last
 from .parameters import Out, geometry_of, optional_output, output_scale
-from .reader import Product, QuantizedConstant, Reader, Refusal
-from .support import attributes
+from .reader import Product, QuantizedConstant, Reader
+from .support import Refusal, attributes
 from .tables import Chain
 from .values import image_shape
 
@@ -24,6 +25,7 @@ __all__ = [
     "compute_product",
     "conv",
     "conv_transpose",
+    "einsum",
     "gemm",
     "matmul",
     "plain_real",
@@ -140,8 +142,6 @@ def _gemm(
 ) -> None:
     """A product with constant weights [c, k], or [k, c] if transposed."""
     r.integer(x, *source)
-    if weights.data.ndim != 2:
-        raise Refusal(f"weights of shape {list(weights.data.shape)}; they must have two dimensions")
     w = dataclasses.replace(weights, data=weights.data if transposed else weights.data.T, axis=0)
     data, q = _held_weights(w)
     index, data = _flat_operand(r, x, data)
@@ -196,9 +196,11 @@ def gemm(r: Reader, node: Any) -> None:
     a = attributes(node)
     if a.get("transA"):
         raise Refusal("a transposed operand (transA); transpose it before")
-    plain = float(a.get("alpha", 1)) == 1 and float(a.get("beta", 1)) == 1
-    if not plain or not _wait(r, node):
-        _float_gemm(r, node, bool(a.get("transB")), float(a.get("alpha", 1)), float(a.get("beta", 1)))
+    transposed, alpha, beta = bool(a.get("transB")), float(a.get("alpha", 1)), float(a.get("beta", 1))
+    if not all(n in r.v.constants or n in r.quantized for n in node.input[1:] if n):
+        _gemm_of_tensors(r, node, transposed, alpha, beta)
+    elif (alpha, beta) != (1, 1) or not _wait(r, node):
+        _float_gemm(r, node, transposed, alpha, beta)
 
 
 def matmul(r: Reader, node: Any) -> None:
@@ -237,13 +239,12 @@ def compute_product(r: Reader, output: str, product: Product, out: Out | None = 
     node = product.node
     if out is None:
         r.lazy.pop(node.output[0], None)
-        a = attributes(node)
-        if product.clamp != (None, None):
-            raise Refusal("a clamped product that is not quantized")
         if node.op_type == "Conv":
             _float_conv(r, node)
         else:
-            _float_gemm(r, node, bool(a.get("transB")), 1.0, 1.0)
+            _float_gemm(r, node, bool(attributes(node).get("transB")), 1.0, 1.0)
+        if product.clamp != (None, None):
+            clip_real(r, node, node.output[0], output, product.clamp)
         return
     weights, bias = product.weights, product.bias
     axis = 0 if node.op_type == "Conv" or attributes(node).get("transB") else 1
@@ -299,28 +300,43 @@ def conv_transpose(r: Reader, node: Any) -> None:
     """ConvTranspose, in float32 as ONNX Runtime has it."""
     x, output = node.input[0], node.output[0]
     a = attributes(node)
-    if len(r.shape(x)) != 4 or int(a.get("group", 1)) != 1:
-        raise Refusal("groups, or other than rows and columns; use one group on images")
+    count = len(r.shape(x)) - 2
+    if count not in (1, 2):
+        raise Refusal(f"{count} dimensions; use one of rows and columns, or of one of them")
     r.force(x)
-    weights = r.constant(node.input[1], "the weights")  # [c, k, rows, columns]
+    weights = _spread(r.constant(node.input[1], "the weights"), int(a.get("group", 1)), a.get("dilations"))
     window = weights.shape[2:]
-    strides = tuple(int(v) for v in a.get("strides", (1, 1)))
-    if tuple(a.get("dilations", (1, 1))) != (1, 1):
-        raise Refusal("dilation; use 1")
+    strides = [int(v) for v in a.get("strides", [1] * count)]
     size, result = r.shape(x)[2:], r.shape(output)[2:]
-    pads = [int(v) for v in a.get("pads", (0,) * 4)]
-    if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        total = [(size[i] - 1) * strides[i] + window[i] - result[i] for i in (0, 1)]
-        upper = a["auto_pad"] == b"SAME_UPPER"
+    pads = [int(v) for v in a.get("pads", [0] * 2 * count)]
+    if a.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or "output_shape" in a:
+        total = [max(0, (size[i] - 1) * strides[i] + window[i] - result[i]) for i in range(count)]
+        upper = a.get("auto_pad") == b"SAME_UPPER"
         first = [t // 2 if upper else t - t // 2 for t in total]
         pads = [*first, *(t - f for t, f in zip(total, first, strict=True))]
+    if count == 1:
+        weights, strides, pads = weights[:, :, None], [1, *strides], [0, pads[0], 0, pads[1]]
     data = np.ascontiguousarray(weights.transpose(1, 2, 3, 0))
     bias = r.constant(node.input[2], "the bias") if len(node.input) > 2 and node.input[2] else None
     shape = image_shape(r.shape(output))
     sizes = r.v.constant(np.array(shape, np.int32), name="shape")
     operands = [sizes, r.v.constant(data, name=node.input[1]), r.v.image(x), _bias(r, bias)]
-    options = {"strides": strides, "dilation": (1, 1), "padding": tuple(pads), "activation": "NONE"}
+    options = {"strides": tuple(strides), "dilation": (1, 1), "padding": tuple(pads), "activation": "NONE"}
     _image_output(r, node, output, "TRANSPOSE_CONV", operands, TensorType(shape, "float32"), options)
+
+
+def _spread(weights: NDArray, groups: int, dilation: Sequence[int] | None) -> NDArray:
+    """Weights [c, k / groups, ...] of a transposed convolution without groups and dilation: zeros lie between them."""
+    channels, each, *window = weights.shape
+    by = [int(v) for v in dilation or [1] * len(window)]
+    inside = channels // groups
+    shape = [channels, each * groups, *((n - 1) * d + 1 for n, d in zip(window, by, strict=True))]
+    result = np.zeros(shape, weights.dtype)
+    apart = tuple(slice(None, None, d) for d in by)
+    for g in range(groups):
+        those = slice(g * inside, (g + 1) * inside)
+        result[(those, slice(g * each, (g + 1) * each), *apart)] = weights[those]
+    return result
 
 
 def _float_gemm(r: Reader, node: Any, transposed: bool, alpha: float, beta: float) -> None:
@@ -328,11 +344,50 @@ def _float_gemm(r: Reader, node: Any, transposed: bool, alpha: float, beta: floa
     r.force(x)
     weights = r.constant(node.input[1], "the weights").astype(np.float32) * np.float32(alpha)
     index, data = _flat_operand(r, x, weights if transposed else weights.T)
-    bias = None
-    if len(node.input) > 2 and node.input[2]:
-        bias = np.broadcast_to(r.constant(node.input[2], "the bias") * np.float32(beta), r.shape(output)[-1:])
     shape = r.shape(output)
+    bias, other = None, None
+    if len(node.input) > 2 and node.input[2]:
+        given = r.constant(node.input[2], "the bias") * np.float32(beta)
+        if given.size == math.prod(given.shape[-1:]):
+            bias = np.broadcast_to(given.reshape(-1), shape[-1:])
+        else:
+            other = r.v.constant(given, name=node.input[2])
     operands = [index, r.v.constant(data, name=node.input[1]), _bias(r, bias)]
-    target = r.emit(node, output, "FULLY_CONNECTED", operands, TensorType(shape, "float32"), None,
-                    {"activation": "NONE", "keep_num_dims": len(shape) > 2})  # fmt: skip
+    t = TensorType(shape, "float32")
+    options = {"activation": "NONE", "keep_num_dims": len(shape) > 2}
+    if other is not None:
+        product = r.v.add(f"{output} (product)", t)
+        r.v.emit("FULLY_CONNECTED", operands, [product], options, rounding="onnx", name=node.name or output)
+        target = r.emit(node, output, "ADD", [product, other], t, None, {"activation": "NONE"})
+    else:
+        target = r.emit(node, output, "FULLY_CONNECTED", operands, t, None, options)
     r.v.hold(output, target)
+
+
+def _gemm_of_tensors(r: Reader, node: Any, transposed: bool, alpha: float, beta: float) -> None:
+    """A Gemm whose weights or bias are computed: a product, then factors and a sum, as they are asked for."""
+    output, shape = node.output[0], r.shape(node.output[0])
+    x, y = (plain_real(r, name) for name in node.input[:2])
+    y = r.v.transposed(y, (1, 0)) if transposed else y
+
+    def append(kind: str, operands: list[int], size: tuple[int, ...]) -> int:
+        target = r.v.add(f"{output} ({kind.lower()})", TensorType(size, "float32"))
+        r.v.emit(kind, operands, [target], {"activation": "NONE"}, rounding="onnx", name=node.name or output)
+        return target
+
+    def scaled(value: int, factor: float) -> int:
+        if factor == 1:
+            return value
+        return append("MUL", [value, r.v.constant(np.array(factor, np.float32), name="factor")], r.v.type(value).shape)
+
+    total = scaled(append("BATCH_MATMUL", [x, y], shape), alpha)
+    if len(node.input) > 2 and node.input[2]:
+        total = append("ADD", [total, scaled(plain_real(r, node.input[2]), beta)], shape)
+    r.v.hold(output, r.v.renamed(total, TensorType(shape, "float32"), output))
+
+
+def einsum(r: Reader, node: Any) -> None:
+    """Einsum in float32."""
+    operands = [plain_real(r, name) for name in node.input]
+    equation = attributes(node)["equation"].decode().replace(" ", "")
+    r.make(node, node.output[0], "EINSUM", operands, range(len(r.shape(node.output[0]))), equation=equation)

@@ -11,8 +11,8 @@ from nnloom.arch.dtypes import EIGHT_BITS
 
 from .parameters import output_scale
 from .products import compute_product
-from .reader import Product, QuantizedConstant, Reader, Refusal
-from .support import attributes
+from .reader import Product, QuantizedConstant, Reader
+from .support import Refusal, attributes
 from .tables import Chain
 
 __all__ = ["dequantize_linear", "quantize_linear"]

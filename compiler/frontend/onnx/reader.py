@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,14 @@ from nnloom.arch.operation import Quantization, TensorType
 from ...ir import Graph
 from .order import Axes, Shape, channels_last, take
 from .plan import Plan
+from .support import Refusal
 from .tables import Chain, fill
 from .values import Values
 
-__all__ = ["Lazy", "Product", "QuantizedConstant", "Reader", "Refusal"]
+__all__ = ["Lazy", "Product", "QuantizedConstant", "Reader"]
 
 MOST = 10
 """Operators that one message names"""
-
-
-class Refusal(Exception):
-    """What of an operator is not supported, and what would be, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,8 @@ class Reader:
         self.lazy: dict[str, Lazy] = {}
         self.quantized: dict[str, QuantizedConstant] = {}
         """real constants that are quantized ones"""
-        self.v.constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+        self.v.constants = {i.name: numpy_helper.to_array(i) for i in graph.initializer} | dict(plan.constants)
+        self.nodes = [n for n in graph.node if not all(name in plan.constants for name in n.output if name)]
         self.v.shapes = {name: data.shape for name, data in self.v.constants.items()}
         self.dtypes = {name: data.dtype.name for name, data in self.v.constants.items()}
         for name, (dtype, shape) in plan.types.items():
@@ -94,25 +92,23 @@ class Reader:
         Raises
         ------
         UnsupportedOperatorError
-            If nothing runs some operators; the message names them, up to 10.
+            If nothing runs some operators: the message names those that are not known, up to 10, or the first of
+            which something is not supported.
         """
         from .operators import OPERATORS
 
         inputs = self._inputs()
         self._refuse_unknown(OPERATORS)
-        refused: dict[str, str] = {}
-        for node in self.graph.node:
+        for node in self.nodes:
             try:
-                missing = [name for name in node.input if name and not self._known(name)]
-                if missing:
-                    raise Refusal(f"its operand {missing[0]!r} is not made")
+                self._check_known(node.input)
                 OPERATORS[node.op_type](self, node)
             except Refusal as refusal:
-                # What depends on it is refused for this reason alone.
-                refused[self._what(node)] = str(refusal)
-                break
-        if refused:
-            raise UnsupportedOperatorError(f"{self.path}: " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
+                raise UnsupportedOperatorError(f"{self.path}: {self._what(node)}: {refusal}") from refusal
+        try:
+            self._check_known([info.name for info in self.graph.output])
+        except Refusal as refusal:
+            raise UnsupportedOperatorError(f"{self.path}: the network's outputs: {refusal}") from refusal
         outputs = self._outputs(inputs)
         return Graph(
             self.path.stem,
@@ -127,7 +123,7 @@ class Reader:
         )
 
     def _refuse_unknown(self, known: dict[str, Any]) -> None:
-        found = dict.fromkeys(self._what(n) for n in self.graph.node if n.op_type not in known)
+        found = dict.fromkeys(self._what(n) for n in self.nodes if n.op_type not in known)
         if found:
             listed = list(found)
             more = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
@@ -140,8 +136,13 @@ class Reader:
         name = node.name or next(iter(node.output), "")
         return f"{node.op_type} {name!r}"
 
-    def _known(self, name: str) -> bool:
-        return name in self.v.held or name in self.v.constants or name in self.lazy or name in self.quantized
+    def _check_known(self, names: Iterable[str]) -> None:
+        """Refuse tensors that are further outputs of operators of which only the first is supported."""
+        known = (self.v.held, self.v.constants, self.lazy, self.quantized)
+        for name in filter(None, names):
+            if all(name not in those for those in known):
+                maker = next(self._what(n) for n in self.graph.node if name in n.output)
+                raise Refusal(f"{name!r} is not the first output of {maker}; only that is supported")
 
     def _inputs(self) -> list[int]:
         """The network's inputs: held with channels last if operators read them so."""
@@ -265,6 +266,8 @@ class Reader:
         elif data is not None:
             target, table = self.v.add(name, t), self.v.constant(data, name=f"{name} (table)")
             self.v.emit("TABLE", [source, table], [target], rounding="onnx", name=chain.nodes[-1].name or name)
+        elif self.v.type(source) == t:
+            target = self.v.renamed(source, t, name)
         else:
             target = self.v.add(name, t)
             self.v.emit("DEQUANTIZE" if out is None else "QUANTIZE", [source], [target], rounding="onnx", name=name)

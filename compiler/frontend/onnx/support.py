@@ -1,11 +1,15 @@
-"""Attributes of nodes, and the geometry that they state."""
+"""Attributes of nodes, the geometry that they state, and refusals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["attributes", "edges"]
+__all__ = ["Refusal", "attributes", "edges"]
+
+
+class Refusal(Exception):
+    """What of an operator is not supported, and what would be, in a few words."""
 
 
 def attributes(node: Any) -> dict[str, Any]:
