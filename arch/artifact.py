@@ -28,6 +28,7 @@ from .isa import TABLE_ENTRIES
 from .manifest_checks import check_files, check_host_plan, check_images, check_interface, check_regions
 from .operation import Operation
 from .schema import SchemaError, check_value
+from .steps import Step
 
 __all__ = [
     "Artifact",
@@ -216,6 +217,10 @@ class Region:
         """Number of a tensor among `external`; None if it lies in activation memory."""
         return next((i for i, other in enumerate(self.external) if other.name == location.name), None)
 
+    steps: tuple[Step, ...] = ()
+    """of a region in parts: how a list in external memory loads and runs them; empty: each is loaded and run. Over the
+    line of a board without such memory each part is loaded and run in turn, whatever stands here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HostStep:
@@ -373,6 +378,7 @@ class Manifest:
                         tensors=tuple(location(t) for t in v["tensors"]),
                         parts=tuple(map(part, v["parts"])),
                         external=tuple(location(t) for t in v["external"]),
+                        steps=tuple(Step(**step) for step in v.get("steps", ())),
                     )
                     for v in values["regions"]
                 ),

@@ -1,7 +1,8 @@
 """The DMA engine's registers and descriptors: what RTL, driver and `docs/zynq.md` share.
 
 A *list* is an array of descriptors in DDR that the engine fetches and executes in order, up to the one marked `last`.
-Loads and runs may follow each other, so that a program can be cut into tiles whose weights are loaded between them.
+A RUN puts a program into a queue; the accelerator runs them one after the other, beside the transfers that follow.
+Descriptors wait for the ends of programs, see `under_way`: so weights of the next program are loaded while one runs.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 __all__ = [
     "APERTURE_BYTES",
+    "AT_ONCE",
     "BUFFER_ALIGNMENT",
     "DESCRIPTOR_BYTES",
     "DMA_BASE",
     "DMA_MAGIC",
     "IP_NAME",
+    "PROGRAM_QUEUE",
     "DmaCause",
     "DmaCommand",
     "DmaControl",
@@ -39,6 +42,12 @@ DMA_MAGIC = 0x4D41_4401
 DESCRIPTOR_BYTES = 16
 BUFFER_ALIGNMENT = 16
 """Lists and descriptors' DDR addresses are multiples of so many bytes: of a beat of the widest bus."""
+
+
+PROGRAM_QUEUE = 4
+"""Programs that may be under way: started and not ended. A RUN beyond waits."""
+AT_ONCE = 7
+"""`DmaDescriptor.under_way` of a descriptor that does not wait for programs."""
 
 
 class DmaRegister(enum.IntEnum):
@@ -96,7 +105,7 @@ class DmaCause(enum.IntEnum):
     DESCRIPTOR = 4
     """unknown command, no words, or an address that is not aligned"""
     ENGINE = 5
-    """the accelerator's status shows an error after a RUN"""
+    """the accelerator's status shows an error after a program; those that wait for their turn are dropped"""
 
 
 class DmaCommand(enum.IntEnum):
@@ -107,7 +116,10 @@ class DmaCommand(enum.IntEnum):
     STORE = 1
     """host bus to DDR"""
     RUN = 2
-    """starts the accelerator's program at `host_address` (a program memory word) and waits for its end"""
+    """starts the accelerator's program at `host_address` (a program memory word) when those before it have ended, and
+    does not wait"""
+    RELOAD = 3
+    """as LOAD; what is read does not count in `memory_system.MemoryRegister.CHECKSUM`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +143,10 @@ class DmaDescriptor:
     """words of a row; 0: all in one row"""
     row_step: int = 0
     """host bus words from the start of a row to that of the next"""
+    under_way: int = 0
+    """begins when at most so many of the programs started before have not ended"""
     last: bool = False
+    """the list ends when all programs have ended"""
 
     def __post_init__(self) -> None:
         for name, limit in (
@@ -140,15 +155,37 @@ class DmaDescriptor:
             ("words", 1 << 24),
             ("row_words", 1 << 16),
             ("row_step", 1 << 16),
+            ("under_way", AT_ONCE + 1),
         ):
             if not 0 <= getattr(self, name) < limit:
                 raise ValueError(f"DMA descriptor's {name} must be 0 to {limit - 1}, not {getattr(self, name)}")
 
     def encode(self) -> NDArray[np.uint32]:
         """The descriptor as four words: DDR address, host address, words and command, rows."""
-        control = self.words | self.command << 24 | self.last << 31
+        control = self.words | self.command << 24 | self.under_way << 28 | self.last << 31
         values = [self.ddr_address, self.host_address, control, self.row_words | self.row_step << 16]
         return np.array(values, np.uint32)
+
+    @classmethod
+    def decode(cls, words: NDArray[np.uint32]) -> DmaDescriptor:
+        """Inverse of `encode`.
+
+        Raises
+        ------
+        ValueError
+            If the command is unknown.
+        """
+        ddr_address, host_address, control, rows = (int(word) for word in words)
+        return cls(
+            command=DmaCommand(control >> 24 & 0xF),
+            ddr_address=ddr_address,
+            host_address=host_address,
+            words=control & 0xFFFFFF,
+            row_words=rows & 0xFFFF,
+            row_step=rows >> 16,
+            under_way=control >> 28 & AT_ONCE,
+            last=bool(control >> 31),
+        )
 
 
 def encode_list(descriptors: Sequence[DmaDescriptor]) -> NDArray[np.uint32]:

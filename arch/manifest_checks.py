@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import AcceleratorConfig
-from .dma import BUFFER_ALIGNMENT
+from .dma import AT_ONCE, BUFFER_ALIGNMENT
 from .dtypes import EIGHT_BITS, INT4, INT8, UINT8
-from .isa import DESCRIPTOR_WORDS, check_descriptor, decode_program
+from .isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, check_descriptor, decode_program
 from .schema import SchemaError
 
 if TYPE_CHECKING:
@@ -153,6 +153,34 @@ def check_images(
             _check_program(what, config, program, region.program_start, region.program_words, len(tables))
         for part in region.parts:
             _check_part(what, config, part, program, weights, len(tables))
+        _check_steps(what, config, region)
+
+
+def _check_steps(what: str, config: AcceleratorConfig, region: Region) -> None:
+    """Every part is loaded before it runs, all run in turn, and everything lies within the memories."""
+    _expect(bool(region.parts) or not region.steps, f"{what}: steps without parts")
+    loaded: set[int] = set()
+    for index, step in enumerate(region.steps):
+        here = f"{what}, step {index}"
+        _expect(step.under_way <= AT_ONCE, f"{here}: under_way must be 0 to {AT_ONCE}")
+        _expect(step.part < len(region.parts), f"{here}: there is no part {step.part}")
+        part = region.parts[step.part]
+        if step.kind == "run":
+            _expect(step.part in loaded, f"{here}: part {step.part} is not loaded")
+        if step.kind == "load":
+            loaded.add(step.part)
+            _expect(
+                step.program_base % PROGRAM_COLUMNS == 0
+                and step.program_base + part.program_words <= config.program_words
+                and part.weights_base + step.weights_base + part.weights_words <= config.weight_words,
+                f"{here}: the part lies beyond the memories",
+            )
+    runs = [step.part for step in region.steps if step.kind == "run"]
+    _expect(not region.steps or runs == list(range(len(region.parts))), f"{what}: steps do not run every part in turn")
+    for kind, moved in (("bring", "loads"), ("store", "stores")):
+        wanted = [i for i, part in enumerate(region.parts) if getattr(part, moved)]
+        moves = [step.part for step in region.steps if step.kind == kind]
+        _expect(not region.steps or sorted(moves) == wanted, f"{what}: steps do not move the rows of every part once")
 
 
 def _check_part(

@@ -163,14 +163,19 @@ class _Memory(TypedDict):
     tensors: list[_Tensor]
 
 
-class ListReport(TypedDict):
-    """Cycles of a region's list in external memory: `nnloom.compiler.transfers.ListCycles`."""
-
+class _ListReport(TypedDict):
     region: str
     programs: Count
     weights: Count
     tensors: Count
     control: Count
+
+
+class ListReport(_ListReport, total=False):
+    """Cycles of a region's list in external memory: `nnloom.compiler.transfers.ListCycles`."""
+
+    overlapped: Count
+    """those of a transfer and of a program at once: they count twice above"""
 
 
 class MemoryReport(_Memory, total=False):

@@ -161,6 +161,7 @@ def _parts(report: dict[str, Any]) -> str:
     text = f"{memory['parts']} parts are loaded for each inference, {memory['bytes_loaded_per_inference']:,} bytes"
     if lists := memory.get("lists"):
         total = sum(item[name] for item in lists for name in ("programs", "weights", "tensors", "control"))
+        total -= sum(item.get("overlapped", 0) for item in lists)
         clock = report["system"]["clock_mhz"]
         text += f", from external memory: {total:,} cycles with the transfers, {total / clock:,.1f} us at {clock:g} MHz"
         return text + "".join(f"; {cause}" for cause in memory.get("parts_because", ()))

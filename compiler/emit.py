@@ -14,17 +14,21 @@ from nnloom.arch.artifact import Part, Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
+from nnloom.arch.lists import Lists
+from nnloom.arch.overlap_check import check_lists
+from nnloom.arch.steps import Step
 
 from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
+from .cost import layer_cycles
 from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
 from .memory import MemoryPlan, fits_memory, plan_memory, region_bytes
-from .parts import cut
+from .parts import PartSize, arrangements, cut, cuts
 from .split_sums import with_split_sums
 from .strip_program import StripPart, strip_parts
 from .strips import StripPlan, plan_strips
-from .transfers import MemoryTiming
+from .transfers import MemoryTiming, list_cycles
 from .unread import without_unread
 
 __all__ = ["Emitted", "EmittedRegion", "emit", "prepared"]
@@ -77,7 +81,13 @@ def _tables(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> list[byt
     return tables
 
 
-def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph], external: MemoryTiming | None = None) -> Emitted:
+def emit(
+    config: AcceleratorConfig,
+    graphs: Sequence[LayerGraph],
+    external: MemoryTiming | None = None,
+    *,
+    memory: MemoryTiming | None = None,
+) -> Emitted:
     """Plan, lower and lay out every region.
 
     They follow each other in program and weight memory; if these are too small for all of them, every region is cut
@@ -88,6 +98,8 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph], external: Memo
     external
         How fast the board's external memory is, if it has one: regions that exceed the activation memory run in strips
         (`compiler.strips`).
+    memory
+        The same, for regions that fit it: parts are loaded while others run, where that pays.
 
     Raises
     ------
@@ -108,7 +120,8 @@ def emit(config: AcceleratorConfig, graphs: Sequence[LayerGraph], external: Memo
         overflows = _overflows(config, lowered)
         if not overflows:
             break
-    return dataclasses.replace(_emit(config, forms, plans, lowered, parts=bool(overflows)), overflows=overflows)
+    emitted = _emit(config, forms, plans, lowered, parts=bool(overflows), memory=memory)
+    return dataclasses.replace(emitted, overflows=overflows)
 
 
 def _planned_in_strips(config: AcceleratorConfig, graph: LayerGraph, external: MemoryTiming) -> StripPlan | None:
@@ -261,34 +274,95 @@ def _emit(
     lowered: Sequence[Sequence[LoweredLayer]],
     *,
     parts: bool,
+    memory: MemoryTiming | None,
 ) -> Emitted:
     regions: list[EmittedRegion] = []
     words: list[NDArray[np.uint8]] = []
     tables = _tables(config, graphs)
     used = programmed = 0
     for index, (graph, plan, layers) in enumerate(zip(graphs, plans, lowered, strict=True)):
-        first = programmed
-        placed: list[LoweredLayer] = []
-        made: list[Part] = []
-        for piece in cut(config, layers) if parts else [layers]:
-            program = place_program(config, piece, weight_base=0 if parts else used, tables=tables)
-            words += [item.weights for item in program]
-            size = sum(len(item.weights) for item in program)
-            length = len(program) * DESCRIPTOR_WORDS
-            made.append(Part(program_start=programmed, program_words=length, weights_start=used, weights_words=size))
-            placed += program
-            used += size
-            programmed += length
+        if parts:
+            pieces, steps = _pieces(config, graph, plan, layers, tables, memory)
+        else:
+            pieces, steps = [place_program(config, layers, weight_base=used, tables=tables)], ()
+        placed = [item for piece in pieces for item in piece]
+        made = _parts(pieces, programmed, used)
+        words += [item.weights for item in placed]
         region = Region(
             name=f"region{index}",
-            program_start=first,
-            program_words=programmed - first,
+            program_start=programmed,
+            program_words=len(placed) * DESCRIPTOR_WORDS,
             inputs=tuple(dataclasses.replace(plan.locations[t.name], dtype=t.dtype) for t in graph.inputs),
             outputs=_outputs(graph, plan.locations),
             tensors=tuple(plan.locations[item.layer.output.name] for item in placed),
-            parts=tuple(made) if parts else (),
+            parts=made if parts else (),
+            steps=steps,
         )
         regions.append(EmittedRegion(graph, plan, tuple(placed), region))
+        used = made[-1].weights_start + made[-1].weights_words
+        programmed += region.program_words
     program_image = encode_program(d for r in regions for d in r.descriptors)
     weights = np.concatenate(words) if words else np.zeros((0, config.weight_word_bytes), np.uint8)
-    return Emitted(tuple(regions), program_image, weights, table_image(tables))
+    emitted = Emitted(tuple(regions), program_image, weights, table_image(tables))
+    if parts and memory:
+        check_lists(config, Lists.make(config, [item.region for item in regions], program_image, weights))
+    return emitted
+
+
+def _parts(pieces: Sequence[Sequence[LoweredLayer]], program_start: int, weights_start: int) -> tuple[Part, ...]:
+    """Where the programs lie in the images, one behind the other from these words on."""
+    result = []
+    for piece in pieces:
+        program, weights = len(piece) * DESCRIPTOR_WORDS, sum(len(item.weights) for item in piece)
+        result.append(
+            Part(program_start=program_start, program_words=program, weights_start=weights_start, weights_words=weights)
+        )
+        program_start += program
+        weights_start += weights
+    return tuple(result)
+
+
+def _pieces(
+    config: AcceleratorConfig,
+    graph: LayerGraph,
+    plan: MemoryPlan,
+    layers: Sequence[LoweredLayer],
+    tables: Sequence[bytes],
+    memory: MemoryTiming | None,
+) -> tuple[list[list[LoweredLayer]], tuple[Step, ...]]:
+    """The parts of a region, placed from word 0 on, and the steps of its list: what takes the fewest cycles, on a board
+    with external memory."""
+
+    def placed(parts: Sequence[Sequence[LoweredLayer]]) -> list[list[LoweredLayer]]:
+        return [place_program(config, part, tables=tables) for part in parts]
+
+    plain = placed(cut(config, layers))
+    if memory is None or config.compact:
+        return plain, ()
+    inputs = tuple(plan.locations[t.name] for t in graph.inputs)
+    outputs = _outputs(graph, plan.locations)
+
+    def total(pieces: Sequence[Sequence[LoweredLayer]], cycles: Sequence[int], steps: tuple[Step, ...]) -> int:
+        region = Region(
+            name="", program_start=0, program_words=0, inputs=inputs, outputs=outputs, parts=_parts(pieces, 0, 0)
+        )
+        (made,) = Lists.make(config, [dataclasses.replace(region, steps=steps)]).regions.values()
+        return list_cycles(made, memory, cycles, config=config).total
+
+    def cycles_of(pieces: Sequence[Sequence[LoweredLayer]]) -> list[int]:
+        return [sum(layer_cycles(config, [item.descriptor for item in piece])) for piece in pieces]
+
+    best: tuple[list[list[LoweredLayer]], tuple[Step, ...]] = (plain, ())
+    least = total(plain, cycles_of(plain), ())
+    for parts in cuts(config, layers):
+        pieces = placed(parts)
+        cycles = cycles_of(pieces)
+        sizes = [
+            PartSize(program_words=p.program_words, weights_words=p.weights_words, cycles=c)
+            for p, c in zip(_parts(pieces, 0, 0), cycles, strict=True)
+        ]
+        for steps in arrangements(config, sizes, memory):
+            found = total(pieces, cycles, steps)
+            if found < least:
+                best, least = (pieces, steps), found
+    return best

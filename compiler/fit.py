@@ -79,18 +79,24 @@ class Fitted:
         return self.engine_share, -self.link_bytes
 
 
-def fit(graph: Graph, config: AcceleratorConfig, external: MemoryTiming | None = None) -> Fitted:
+def fit(
+    graph: Graph,
+    config: AcceleratorConfig,
+    external: MemoryTiming | None = None,
+    *,
+    memory: MemoryTiming | None = None,
+) -> Fitted:
     """Partition a network so that every region fits the configuration's memories.
 
     Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left.
 
-    external: how fast the board's external memory is, if it has one.
+    external, memory: see `emit`.
     """
     cuts = Cuts()
     while True:
         partitioned = partition(graph, config, cuts)
         try:
-            return Fitted(partitioned, emit(config, partitioned.graphs, external))
+            return Fitted(partitioned, emit(config, partitioned.graphs, external, memory=memory))
         except CapacityError:
             more = _further_cuts(config, partitioned, external is not None)
             if more == cuts and external is not None:

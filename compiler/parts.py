@@ -1,19 +1,32 @@
 """Regions in parts: what to do when weights or program exceed the memories.
 
-The host loads the weights and the program of a part, starts it, and goes on to the next; activations stay on the chip.
+Weights and program of a part are loaded, it is run, then comes the next; activations stay on the chip. From external
+memory the next parts come while one runs, to where what is in use is not: then smaller parts overlap better, and larger
+ones start less often. The cost model of lists chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.dma import DmaCommand
 from nnloom.arch.errors import CapacityError
-from nnloom.arch.isa import DESCRIPTOR_WORDS
+from nnloom.arch.isa import DESCRIPTOR_WORDS, HostAddress
+from nnloom.arch.lists import Move, Transfer, weight_transfer
+from nnloom.arch.steps import Step
 
 from .lower import LoweredLayer
+from .transfers import MemoryTiming, fetch_cycles, move_cycles
 
-__all__ = ["cut", "group_too_large"]
+__all__ = ["PartSize", "arrangements", "cut", "cuts", "group_too_large"]
+
+_SHARES = (2, 3, 4, 6, 8, 12, 16)
+"""Parts of so many that fill the memories, to overlap."""
+_FIRST_SHARE = 32
+"""Of the first part, if it is smaller than the others: nothing runs while it is loaded."""
 
 
 def group_too_large(config: AcceleratorConfig, layer: LoweredLayer) -> str | None:
@@ -28,10 +41,17 @@ def group_too_large(config: AcceleratorConfig, layer: LoweredLayer) -> str | Non
     )
 
 
-def cut(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> list[list[LoweredLayer]]:
+def cut(
+    config: AcceleratorConfig, layers: Sequence[LoweredLayer], *, share: int = 1, first_share: int = 1
+) -> list[list[LoweredLayer]]:
     """The fewest parts whose weights and programs fit the memories, in order.
 
     Each part is filled up; where a layer does not fit the rest of it, the layer is cut between channel groups.
+
+    Parameters
+    ----------
+    share, first_share
+        A part, and the first one, takes this fraction of the memories at most, or one group of one layer.
 
     Raises
     ------
@@ -39,7 +59,8 @@ def cut(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> list[list[
         If the weights of a single channel group exceed the weight memory.
     """
     parts: list[list[LoweredLayer]] = [[]]
-    free = config.weight_words
+    most = max(1, config.program_words // DESCRIPTOR_WORDS // share)
+    used = 0
     for layer in layers:
         first = 0
         size = len(layer.weights) // layer.groups
@@ -47,12 +68,147 @@ def cut(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> list[list[
         if reason:
             raise CapacityError(f"{layer.layer.name}: {reason}; run this layer on the CPU")
         while first < layer.groups:
-            count = min(layer.groups - first, free // size)
-            if not count or len(parts[-1]) == config.program_words // DESCRIPTOR_WORDS:
+            room = config.weight_words // max(share, first_share if len(parts) == 1 else 1)
+            # An empty part takes one group at least.
+            count = max(0, min(layer.groups - first, (room - used) // size), int(not used))
+            if not count or len(parts[-1]) == most:
                 parts.append([])
-                free = config.weight_words
+                used = 0
                 continue
             parts[-1].append(layer.take_groups(config, first, count))
-            free -= count * size
+            used += count * size
             first += count
     return parts
+
+
+def cuts(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> Iterator[list[list[LoweredLayer]]]:
+    """Ways to cut a region so that parts can be loaded while others run."""
+    seen: set[tuple[int, ...]] = set()
+    for share, first in product(_SHARES, (1, _FIRST_SHARE)):
+        parts = cut(config, layers, share=share, first_share=first)
+        shape = tuple(sum(len(layer.weights) for layer in part) for part in parts)
+        if shape not in seen:
+            seen.add(shape)
+            yield parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSize:
+    """What of a part counts for its place and time."""
+
+    program_words: int
+    weights_words: int
+    cycles: int
+    """of its program"""
+
+
+def arrangements(
+    config: AcceleratorConfig, parts: Sequence[PartSize], timing: MemoryTiming
+) -> Iterator[tuple[Step, ...]]:
+    """Steps that load parts while others run, each to where nothing is that is still needed: by two rules of place."""
+    for ring in (True, False):
+        yield tuple(_Arrangement(config, parts, timing, ring=ring).steps())
+
+
+@dataclass(frozen=True)
+class _Place:
+    """First words of a part in program and weight memory."""
+
+    program: int
+    weights: int
+
+
+class _Arrangement:
+    """Loads as early as there is room for them, unless that delays a program that is ready.
+
+    Times are estimates: they choose the order, whatever is chosen is right. ring: parts follow each other round the
+    memories; else each takes the smallest gap.
+    """
+
+    def __init__(
+        self, config: AcceleratorConfig, parts: Sequence[PartSize], timing: MemoryTiming, *, ring: bool
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._timing = timing
+        self._ring = ring
+        self._places: list[_Place] = []
+        """of the parts that were loaded"""
+
+    def steps(self) -> Iterator[Step]:
+        """In order."""
+        timing = self._timing
+        fetch = fetch_cycles(timing)
+        store = fetch + move_cycles(Move(DmaCommand.STORE, Transfer(host_address=0, row_words=3), 0), timing)
+        now = end = 0.0
+        for index, part in enumerate(self._parts):
+            if index == len(self._places):
+                # Nothing is in use: the program before has ended.
+                place = self._find(range(0))
+                assert place is not None
+                yield self._load(index, place, under_way=0)
+                now = max(now, end) + self._cycles(part)
+            if index:
+                now = max(now, end) + store
+            now += fetch
+            yield Step(kind="run", part=index)
+            end = now + part.cycles
+            while len(self._places) < len(self._parts):
+                following = len(self._places)
+                cycles = self._cycles(self._parts[following])
+                # The next part has to come; those behind it only while there is time.
+                if following > index + 1 and now + cycles > end:
+                    break
+                place = self._find(range(index, following))
+                if place is None:
+                    break
+                yield self._load(following, place, under_way=1)
+                now += cycles
+
+    def _load(self, index: int, place: _Place, *, under_way: int) -> Step:
+        self._places.append(place)
+        return Step(
+            kind="load", part=index, under_way=under_way, program_base=place.program, weights_base=place.weights
+        )
+
+    def _cycles(self, part: PartSize) -> float:
+        """Of its loads."""
+        moved = [Transfer(host_address=HostAddress.PROGRAM, row_words=part.program_words)]
+        if part.weights_words:
+            moved.append(weight_transfer(self._config, part.weights_words))
+        moves = (Move(DmaCommand.LOAD, transfer, 0, in_table=False) for transfer in moved)
+        return sum(fetch_cycles(self._timing) + move_cycles(move, self._timing) for move in moves)
+
+    def _find(self, in_use: range) -> _Place | None:
+        """A place for the next part beside those that are in use, if there is one."""
+        size = self._parts[len(self._places)]
+        used = [(self._parts[i], self._places[i]) for i in in_use]
+        program = self._gap(
+            self._config.program_words, size.program_words, [(p.program, s.program_words) for s, p in used]
+        )
+        weights = self._gap(
+            self._config.weight_words, size.weights_words, [(p.weights, s.weights_words) for s, p in used]
+        )
+        return None if program is None or weights is None else _Place(program, weights)
+
+    def _gap(self, total: int, size: int, used: Sequence[tuple[int, int]]) -> int | None:
+        """First word of a gap between (first word, size) of what is in use."""
+        gaps = list(_gaps(total, used))
+        if self._ring and used:
+            # Behind the newest, or from the beginning on.
+            newest = used[-1][0]
+            gaps.sort(key=lambda gap: (gap[0] < newest, gap[0]))
+        else:
+            gaps.sort(key=lambda gap: gap[1] - gap[0])
+        return next((first for first, end in gaps if end - first >= size), None)
+
+
+def _gaps(total: int, used: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """(first word, end) of what is free, in order."""
+    first = 0
+    for start, size in sorted(used):
+        if start > first:
+            yield first, start
+        first = max(first, start + size)
+    if first < total:
+        yield first, total

@@ -8,9 +8,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.dma import DESCRIPTOR_BYTES, DmaCommand
-from nnloom.arch.isa import DESCRIPTOR_WORDS
-from nnloom.arch.lists import Lists, Move, RegionList
+from nnloom.arch.dma import DESCRIPTOR_BYTES, PROGRAM_QUEUE, DmaCommand
+from nnloom.arch.isa import DESCRIPTOR_WORDS, HostAddress, granule_columns
+from nnloom.arch.lists import Lists, Move, RegionList, Run
 from nnloom.arch.memory_system import SDRAM_BEAT_BITS
 from nnloom.boards import Board
 from nnloom.boards.zynq import ZynqBoard
@@ -25,9 +25,11 @@ __all__ = [
     "ListCycles",
     "MemoryTiming",
     "external_timing",
+    "fetch_cycles",
     "list_cycles",
     "load_cycles",
     "memory_timing",
+    "move_cycles",
     "region_cycles",
     "run_cycles",
     "store_cycles",
@@ -39,10 +41,10 @@ _BETWEEN = 3
 """DECODE, NEXT, and the cycle in which a command's first state begins."""
 _ASK = 2
 """From a command's first state to its address on the bus, and from the last beat to the state's end."""
-_RUN = 2
-"""Writes of PROGRAM_START and CONTROL."""
-_STATUS_CYCLES = 9
-"""One look at the accelerator's status; a program's end is seen half of it later on average, and a word's read."""
+_START = 4
+"""From a program's way into the queue, or the end of the one before, to its start: PROGRAM_START, CONTROL."""
+_END = 10
+"""From a program's end until it has been seen: a look at the accelerator's status."""
 _STORE_WORD = 10
 
 
@@ -102,39 +104,76 @@ class ListCycles:
     tensors: int
     """loading inputs, storing outputs and counters"""
     control: int
-    """fetching descriptors, starting programs and waiting for their end"""
+    """fetching descriptors, starting programs and seeing their end"""
+    overlapped: int = 0
+    """of these: beside a program, or beside a transfer"""
 
     @property
     def total(self) -> int:
         """Of the list."""
-        return self.programs + self.weights + self.tensors + self.control
+        return self.programs + self.weights + self.tensors + self.control - self.overlapped
+
+
+def fetch_cycles(timing: MemoryTiming) -> float:
+    """Of a descriptor, until its command begins, and from its end to the next."""
+    beats = DESCRIPTOR_BYTES // 4 // timing.beat_words
+    return timing.latency + (beats - 1) * timing.beat_cycles + _ASK + _BETWEEN
+
+
+def move_cycles(move: Move, timing: MemoryTiming, config: AcceleratorConfig | None = None) -> float:
+    """Of a transfer.
+
+    config: of the accelerator, where a program runs beside a load: its results go first to the activations.
+    """
+    if move.command == DmaCommand.STORE:
+        return _store_cycles(move, timing)
+    words = move.transfer.words
+    beats = -(-words // timing.beat_words)
+    each = max(timing.beat_cycles, timing.beat_words)
+    if config and move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
+        # A granule's last word takes five cycles.
+        each = max(each, timing.beat_words * (1 + 4 / granule_columns(config)))
+    return timing.latency + _ASK + (beats - 1) * each + timing.beat_words
 
 
 def list_cycles(
-    region: RegionList, timing: MemoryTiming, programs: Sequence[int], *, counting: bool = False
+    region: RegionList,
+    timing: MemoryTiming,
+    programs: Sequence[int],
+    *,
+    counting: bool = False,
+    config: AcceleratorConfig | None = None,
 ) -> ListCycles:
-    """Cycles of a region's list, as the register CYCLES of the memory system counts them.
+    """Cycles of a region's list, as the register CYCLES of the memory system counts them: when the DMA comes to each
+    descriptor, and the accelerator to each program.
 
-    programs: cycles of each of its programs.
+    programs: cycles of each of its programs. config: as for `move_cycles`.
     """
-    weights = tensors = control = 0.0
-    steps = region.counting_steps if counting else region.steps
-    for step in steps:
-        fetch = timing.latency + (DESCRIPTOR_BYTES // 4 // timing.beat_words - 1) * timing.beat_cycles
-        control += fetch + _ASK + _BETWEEN
-        if not isinstance(step, Move):
-            control += _RUN + 1.5 * _STATUS_CYCLES
-        elif step.command == DmaCommand.LOAD:
-            beats = -(-step.transfer.words // timing.beat_words)
-            each = max(timing.beat_cycles, timing.beat_words)
-            cycles = timing.latency + _ASK + (beats - 1) * each + timing.beat_words
-            if step.in_table:
-                tensors += cycles
-            else:
-                weights += cycles
+    fetch = fetch_cycles(timing)
+    weights = tensors = control = now = 0.0
+    ends: list[float] = []
+    for step in region.counting_steps if counting else region.steps:
+        control += fetch
+        now += fetch
+        most = min(step.under_way, PROGRAM_QUEUE - 1) if isinstance(step, Run) else step.under_way
+        if len(ends) > most:
+            now = max(now, ends[len(ends) - 1 - most])
+        if isinstance(step, Run):
+            begin = max(now, ends[-1] if ends else 0) + _START
+            ends.append(begin + programs[len(ends)] + _END)
+            control += _START + _END
+            continue
+        busy = bool(ends) and ends[-1] > now
+        cycles = move_cycles(step, timing, config if busy else None)
+        now += cycles
+        if step.in_table:
+            tensors += cycles
         else:
-            tensors += _store_cycles(step, timing)
-    return ListCycles(programs=sum(programs), weights=round(weights), tensors=round(tensors), control=round(control))
+            weights += cycles
+    total = max(now, ends[-1] if ends else 0)
+    parts = sum(programs), round(weights), round(tensors), round(control)
+    overlapped = max(0, sum(parts) - round(total))
+    return ListCycles(programs=parts[0], weights=parts[1], tensors=parts[2], control=parts[3], overlapped=overlapped)
 
 
 def _store_cycles(move: Move, timing: MemoryTiming) -> float:
@@ -144,29 +183,23 @@ def _store_cycles(move: Move, timing: MemoryTiming) -> float:
     return move.transfer.words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
 
 
-def _fetch_cycles(timing: MemoryTiming) -> float:
-    """Of a descriptor."""
-    words = DESCRIPTOR_BYTES // 4
-    return timing.latency + (words // timing.beat_words - 1) * timing.beat_cycles + _ASK + _BETWEEN
-
-
 def load_cycles(timing: MemoryTiming, words: float) -> float:
     """About what a load of so many words takes in a list."""
     each = max(timing.beat_cycles, timing.beat_words) / timing.beat_words
-    return _fetch_cycles(timing) + timing.latency + _ASK + words * each
+    return fetch_cycles(timing) + timing.latency + _ASK + words * each
 
 
 def store_cycles(timing: MemoryTiming, words: float) -> float:
     """About what a store of so many words takes in a list."""
     beats = words / timing.beat_words
     bursts = beats / BURST_BEATS + 0.5
-    return _fetch_cycles(timing) + words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
+    return fetch_cycles(timing) + words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
 
 
 def run_cycles(timing: MemoryTiming) -> float:
     """About what a program of one layer takes in a list, without its own cycles: its load, its start, its results."""
     program = load_cycles(timing, DESCRIPTOR_WORDS)
-    return program + _fetch_cycles(timing) + _RUN + 1.5 * _STATUS_CYCLES + store_cycles(timing, 3)
+    return program + fetch_cycles(timing) + _START + _END + store_cycles(timing, 3)
 
 
 def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, ListCycles]:
@@ -180,5 +213,5 @@ def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> 
         cycles = layer_cycles(config, item.descriptors)
         ends = [index + 1 for index, descriptor in enumerate(item.descriptors) if descriptor.last]
         programs = [sum(cycles[first:end]) for first, end in pairwise([0, *ends])]
-        result[item.region.name] = list_cycles(lists.regions[item.region.name], timing, programs)
+        result[item.region.name] = list_cycles(lists.regions[item.region.name], timing, programs, config=config)
     return result

@@ -6,7 +6,7 @@ One feed-forward pipeline, no stalls: the sequencer paces the steps so that noth
              \\-> weight memory ------------------------^        (parameters) ^
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, memory, wiring
@@ -61,14 +61,20 @@ def queue_wait(config: AcceleratorConfig) -> int:
 
 
 def make_accelerator(
-    config: AcceleratorConfig, technology: Technology | None = None, *, watchdog_bits: int = WATCHDOG_BITS
+    config: AcceleratorConfig,
+    technology: Technology | None = None,
+    *,
+    watchdog_bits: int = WATCHDOG_BITS,
+    loads_while_running: bool = False,
 ) -> "Accelerator | CompactAccelerator":
-    """The engine of a configuration; all have the same members.
+    """The engine of a configuration; all have the same members, but for `Accelerator.from_dma`.
 
-    watchdog_bits: a program is ended after 2 ** watchdog_bits cycles.
+    watchdog_bits: a program is ended after 2 ** watchdog_bits cycles. loads_while_running: see `Accelerator`; the
+    compact engine's memories have one port, so it has no such option.
     """
-    kind = CompactAccelerator if config.compact else Accelerator
-    return kind(config, technology, watchdog_bits=watchdog_bits)
+    if config.compact:
+        return CompactAccelerator(config, technology, watchdog_bits=watchdog_bits)
+    return Accelerator(config, technology, watchdog_bits=watchdog_bits, loads_while_running=loads_while_running)
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,10 @@ class _HostRequest:
     in_window: dict[HostAddress, Signal]
     writes_to: dict[HostAddress, Signal]
     offset: Value
+    from_dma: Signal | None = None
+    """With `loads_while_running`: it may write while a program runs."""
+    held: Signal | None = None
+    """With `loads_while_running`: a write to activations holds off the next request."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +138,17 @@ class Accelerator(wiring.Component):
     cannot run, or that runs for too long (`nnloom.arch.isa.ErrorCause`): it is ended, and what it has written until
     then is undefined.
 
+    Parameters
+    ----------
+    loads_while_running
+        The DMA may write program, weights and activations while a program runs, where it does not read or write: the
+        first two have a write port of their own, results go first to the activations. Other accesses are as ever.
+
     Members
     -------
-    host : In(HostBus); one write a cycle, reads one at a time
+    host : In(HostBus); one write a cycle, reads one at a time; while a program runs writes to activations wait for a
+        cycle without a result
+    from_dma : In, with `loads_while_running`; the request on `host` is the DMA's
     trace : Out; every write of the engine to the activation memory, for simulation
     busy : Out
     """
@@ -141,12 +159,15 @@ class Accelerator(wiring.Component):
         technology: Technology | None = None,
         *,
         watchdog_bits: int = WATCHDOG_BITS,
+        loads_while_running: bool = False,
     ) -> None:
         assert not config.compact
         self.config = config
         self.watchdog_bits = watchdog_bits
+        self.loads_while_running = loads_while_running
         self.technology: Technology = technology or GenericTechnology()
-        super().__init__({"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)})
+        members = {"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)}
+        super().__init__(members | ({"from_dma": In(1)} if loads_while_running else {}))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -466,14 +487,29 @@ class Accelerator(wiring.Component):
                 m.d.sync += [in_window[w].eq(here), writes_to[w].eq(here & host.request.payload.write)]
         offset = request.address[:28]
         memory_access = valid & ~in_window[HostAddress.REGISTERS]
+        decoded = _HostRequest(request, valid, reading, ready, in_window, writes_to, offset)
+        if self.loads_while_running:
+            from_dma, held = Signal(reset_less=True), Signal(name="write_held")
+            columns = granule_columns(self.config)
+            taken = host.request.payload
+            with m.If(ready):
+                m.d.sync += from_dma.eq(self.from_dma)
+            with m.If(host.request.valid & ready & taken.write & self.from_dma & blocks.control.busy):
+                commits = taken.address[2 : 2 + (columns - 1).bit_length()].all() if columns > 1 else Const(1)
+                with m.If((taken.address[28:] == (HostAddress.ACTIVATIONS >> 28)) & commits):
+                    m.d.sync += [held.eq(1), ready.eq(0)]
+            memories = HostAddress.PROGRAM, HostAddress.WEIGHTS, HostAddress.ACTIVATIONS
+            memory_access = memory_access & ~(from_dma & Cat(writes_to[w] for w in memories).any())
+            decoded = replace(decoded, from_dma=from_dma, held=held)
         m.d.comb += blocks.control.access.eq(memory_access)
-        return _HostRequest(request, valid, reading, ready, in_window, writes_to, offset)
+        return decoded
 
     def _elaborate_writes(self, m: Module, blocks: _Blocks, counters: _Counters, host: _HostRequest) -> None:
         """Writes to the registers and to program, weights and tables."""
         config = self.config
         program, weights, requantizer = blocks.program, blocks.weights, blocks.requantizer
         busy = blocks.control.busy
+        closed = busy if host.from_dma is None else busy & ~host.from_dma
         request, valid, writes_to, offset = host.request, host.valid, host.writes_to, host.offset
         with m.If(valid & writes_to[HostAddress.REGISTERS]), m.Switch(offset[:8]):
             with m.Case(Register.PROGRAM_START):
@@ -481,7 +517,7 @@ class Accelerator(wiring.Component):
             with m.Case(Register.CONTROL), m.If(request.data[0] & ~busy):
                 m.d.comb += blocks.start.eq(1)
                 m.d.sync += [count.eq(0) for count in counters.waits]
-        program_write = valid & writes_to[HostAddress.PROGRAM] & ~busy
+        program_write = valid & writes_to[HostAddress.PROGRAM] & ~closed
         program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
         with m.If(program_write):
             m.d.sync += program_shift.eq(Cat(program_shift, request.data)[32:])
@@ -491,7 +527,7 @@ class Accelerator(wiring.Component):
             program.w_data.eq(Cat(program_shift, request.data)),
         ]
         m.d.comb += [
-            weights.host_write.eq(valid & writes_to[HostAddress.WEIGHTS] & ~busy),
+            weights.host_write.eq(valid & writes_to[HostAddress.WEIGHTS] & ~closed),
             weights.host_address.eq(offset),
             weights.host_data.eq(request.data),
         ]
@@ -509,6 +545,7 @@ class Accelerator(wiring.Component):
         """Activation memory: columns are shifted into a granule, the last one commits it."""
         config, activations, written = self.config, blocks.activations, blocks.written
         busy = blocks.control.busy
+        closed = busy if host.from_dma is None else busy & ~host.from_dma
         request, valid, writes_to, offset = host.request, host.valid, host.writes_to, host.offset
         columns = granule_columns(config)
         column_bits = (columns - 1).bit_length()
@@ -520,7 +557,7 @@ class Accelerator(wiring.Component):
         shift = Signal(32 * columns, reset_less=True)
         commit = Signal()
         host_bank, host_granule = Signal(2, reset_less=True), Signal(config.field_bits, reset_less=True)
-        activation_write = valid & writes_to[HostAddress.ACTIVATIONS] & ~busy
+        activation_write = valid & writes_to[HostAddress.ACTIVATIONS] & ~closed
         with m.If(activation_write):
             m.d.sync += shift.eq(Cat(shift, request.data)[32:])
         m.d.sync += [
@@ -535,17 +572,38 @@ class Accelerator(wiring.Component):
         host_banks = enabled_banks(
             config, host_bank, host_granule, Cat(commit, commit if config.host_granules > 1 else Const(0, 1))
         )
-        m.d.sync += [
-            engine_writes.eq(busy),
-            host_enable.eq(Cat(host_banks)),
-            host_write.granule.eq(host_granule),
-            host_write.above.eq(host_granule + 1),
-            host_write.data.eq(shift),
-        ]
-        m.d.comb += [
-            activations.write.eq(Mux(engine_writes, written.as_value(), host_write.as_value())),
-            activations.write.enable.eq(written.enable.as_value() | host_enable.as_value()),
-        ]
+        if host.from_dma is None:
+            m.d.sync += [
+                engine_writes.eq(busy),
+                host_enable.eq(Cat(host_banks)),
+                host_write.granule.eq(host_granule),
+                host_write.above.eq(host_granule + 1),
+                host_write.data.eq(shift),
+            ]
+            m.d.comb += [
+                activations.write.eq(Mux(engine_writes, written.as_value(), host_write.as_value())),
+                activations.write.enable.eq(written.enable.as_value() | host_enable.as_value()),
+            ]
+        else:
+            assert host.held is not None
+            # A write waits for a cycle without a result, and while a program runs the next request for the write.
+            result = blocks.requantizer.done
+            with m.If(commit):
+                m.d.sync += [
+                    host_enable.eq(Cat(host_banks)),
+                    host_write.granule.eq(host_granule),
+                    host_write.above.eq(host_granule + 1),
+                    host_write.data.eq(shift),
+                ]
+            with m.Elif(~result):
+                m.d.sync += host_enable.eq(0)
+                with m.If(host_enable.as_value().any() & host.held):
+                    m.d.sync += [host.held.eq(0), host.ready.eq(1)]
+            waiting = host_enable.as_value() & (~result).replicate(len(host_enable.as_value()))
+            m.d.comb += [
+                activations.write.eq(Mux(result, written.as_value(), host_write.as_value())),
+                activations.write.enable.eq(written.enable.as_value() | waiting),
+            ]
         return _Place(columns, column, granule, bank)
 
     def _elaborate_reads(

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import data, memory, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from nnloom.arch.dma import (
     BUFFER_ALIGNMENT,
@@ -15,10 +15,11 @@ from nnloom.arch.dma import (
     DmaControl,
     DmaRegister,
 )
-from nnloom.arch.isa import HostAddress, Register, Status
 
 from .axi import AxiResponse, AxiSignature
 from .host_bus import HostBus
+from .host_sharing import HostArbiter
+from .program_queue import ProgramQueue
 
 __all__ = ["DmaEngine"]
 
@@ -37,7 +38,7 @@ class DescriptorWords(data.Struct):
     host_address: 32
     words: 24
     command: 4
-    unused: 3
+    under_way: 3
     last: 1
     row_words: 16
     row_step: 16
@@ -94,6 +95,8 @@ class _Reads:
 class _Transfer:
     """The transfer at hand."""
 
+    host: wiring.PureInterface
+    """The transfer's host bus; programs are started over another one."""
     descriptor: data.View
     beats: Signal
     words_left: Signal
@@ -102,8 +105,6 @@ class _Transfer:
     row_address: Signal
     row_left: Signal
     taken: Signal
-    transferred: Signal
-    """A request of the transfer was taken, not one of a RUN."""
     beat: data.View
     """One beat, towards the host bus or from it."""
     beat_index: Signal
@@ -127,12 +128,16 @@ class _Burst:
 class DmaEngine(wiring.Component):
     """Fetches and executes a list of descriptors.
 
+    A RUN is done when `ProgramQueue` has the program, which runs beside what follows. Each descriptor waits until at
+    most `under_way` of the programs before it have not ended; the list ends when all have.
+
     Bursts are of full beats, at most `burst_beats`, and end at multiples of their largest size, so that none crosses
     4 KiB. Reads: up to four bursts under way; of the last beat the surplus is dropped. Writes: a burst is collected
     from the host bus before its address is sent; strobes leave out what is behind the last word.
 
-    An error response, or `DmaControl.ABORT`, ends the list: no further burst begins, those under way are completed (the
-    data is dropped), then DONE is set. After an abort the accelerator is reset. A reset of the whole engine forgets
+    An error response, a program that fails, or `DmaControl.ABORT`, ends the list: no further burst begins, those under
+    way are completed (the data is dropped), no further program starts. DONE is set when the one that runs has ended, or
+    after an abort when the accelerator was reset. A reset of the whole engine forgets
     bursts under way, so the interconnect has to be reset with it.
 
     Parameters
@@ -141,8 +146,8 @@ class DmaEngine(wiring.Component):
         Bits of a beat: 32, 64 or 128.
     burst_beats
         Most beats of a burst, a power of two; 16 is what AXI3 takes too.
-    show_busy
-        There is a member `busy`.
+    in_system
+        There are the members `busy` and `reloading`.
 
     Members
     -------
@@ -150,18 +155,20 @@ class DmaEngine(wiring.Component):
     host : Out(HostBus); to the accelerator
     axi : Out(AxiSignature)
     engine_reset, engine_reset_done : Out, In; asks for a reset of the accelerator until it is done
+    engine_busy : In; the accelerator runs a program
     interrupt : Out; level
-    busy : Out, with `show_busy`; a list is executed
+    busy : Out, with `in_system`; a list is executed
+    reloading : Out, with `in_system`; what is read is that of a RELOAD
     """
 
-    def __init__(self, *, data_width: int, burst_beats: int = 16, show_busy: bool = False) -> None:
+    def __init__(self, *, data_width: int, burst_beats: int = 16, in_system: bool = False) -> None:
         if data_width not in (32, 64, 128):
             raise ValueError(f"AXI data must be 32, 64 or 128 bits wide, not {data_width}")
         if not 4 <= burst_beats <= 256 or burst_beats & (burst_beats - 1) or burst_beats * data_width > 8 * 4096:
             raise ValueError(f"bursts must be a power of two of beats, 4 to 256 and at most 4 KiB, not {burst_beats}")
         self.data_width = data_width
         self.burst_beats = burst_beats
-        self.show_busy = show_busy
+        self.in_system = in_system
         super().__init__(
             {
                 "registers": In(HostBus),
@@ -169,8 +176,9 @@ class DmaEngine(wiring.Component):
                 "axi": Out(AxiSignature(address_width=32, data_width=data_width)),
                 "engine_reset": Out(1),
                 "engine_reset_done": In(1),
+                "engine_busy": In(1),
                 "interrupt": Out(1),
-                **({"busy": Out(1)} if show_busy else {}),
+                **({"busy": Out(1), "reloading": Out(1)} if in_system else {}),
             }
         )
 
@@ -203,8 +211,6 @@ class DmaEngine(wiring.Component):
             busy, done, error, aborted, cause, list_address, error_address, completed, start, abort, resetting
         )
         self._registers(m, progress)
-        if self.show_busy:
-            m.d.comb += self.busy.eq(busy)
         stopping = Signal()
         m.d.comb += stopping.eq(abort | error)
 
@@ -217,15 +223,34 @@ class DmaEngine(wiring.Component):
         reads = self._elaborate_reads(m, stopping)
         transfer = self._elaborate_transfer(m)
         burst = self._elaborate_burst(m, transfer)
+        m.submodules.queue = queue = ResetInserter(self.engine_reset_done)(ProgramQueue())
+        m.submodules.sharing = sharing = HostArbiter()
+        connect(m, queue.host, sharing.first)
+        connect(m, transfer.host, sharing.second)
+        connect(m, sharing.bus, flipped(self.host))
+        m.d.comb += [queue.engine_busy.eq(self.engine_busy), queue.stop.eq(stopping)]
         fetched = Signal(range(DESCRIPTOR_BYTES // self._beat_bytes + 1))
-        engine_status = Signal(3)
-        with m.FSM():
+        # A cycle old: of the descriptor that is decoded, and nothing is started meanwhile.
+        waiting = Signal()
+        m.d.sync += waiting.eq(queue.under_way > transfer.descriptor.under_way)
+        with m.FSM() as state:
             self._fetch_states(m, progress, reads, transfer, fetched, stopping)
-            self._decode_state(m, progress, reads, transfer, burst, stopping)
+            self._decode_state(m, progress, reads, transfer, burst, stopping, waiting)
             self._load_state(m, progress, reads, transfer, stopping)
             self._store_states(m, progress, transfer, burst, stopping)
-            self._run_states(m, progress, transfer, engine_status)
-            self._end_states(m, progress, reads, transfer, fetched, stopping)
+            with m.State("RUN"):
+                m.d.comb += [
+                    queue.program.valid.eq(~stopping),
+                    queue.program.payload.eq(transfer.descriptor.host_address),
+                ]
+                with m.If(stopping | queue.program.ready):
+                    m.next = "NEXT"
+            self._end_states(m, progress, reads, transfer, fetched, stopping, queue.under_way)
+        with m.If(queue.failed & ~error):
+            m.d.sync += progress.fail(DmaCause.ENGINE)
+        if self.in_system:
+            reload = transfer.descriptor.command == DmaCommand.RELOAD
+            m.d.comb += [self.busy.eq(busy), self.reloading.eq(state.ongoing("LOAD") & reload)]
         with m.If(resetting):
             m.d.comb += self.engine_reset.eq(1)
             with m.If(self.engine_reset_done):
@@ -271,7 +296,9 @@ class DmaEngine(wiring.Component):
 
     def _elaborate_transfer(self, m: Module) -> _Transfer:
         """The transfer at hand: what is left of it, and its next address on the host bus."""
-        request, beat_words = self.host.request, self._beat_words
+        beat_words = self._beat_words
+        host = HostBus.create(path=("transfer",))
+        request = host.request
         descriptor = Signal(DescriptorWords)
         beats = Signal(25)
         m.d.comb += beats.eq((descriptor.words + (beat_words - 1)) >> (beat_words - 1).bit_length())
@@ -282,8 +309,7 @@ class DmaEngine(wiring.Component):
         m.d.comb += taken.eq(request.valid & request.ready)
         next_row = Signal(32)
         m.d.comb += next_row.eq(row_address + (descriptor.row_step << 2))
-        transferred = Signal()  # a request of the transfer was taken, not one of a RUN
-        with m.If(transferred):
+        with m.If(taken):
             m.d.sync += [words_left.eq(words_left - 1), host_address.eq(host_address + 4), row_left.eq(row_left - 1)]
             with m.If((row_left == 1) & (descriptor.row_words != 0)):
                 m.d.sync += [
@@ -298,6 +324,7 @@ class DmaEngine(wiring.Component):
         beat_index = Signal(range(max(beat_words, 2)))
         beat_full = Signal()
         return _Transfer(
+            host,
             descriptor,
             beats,
             words_left,
@@ -305,7 +332,6 @@ class DmaEngine(wiring.Component):
             row_address,
             row_left,
             taken,
-            transferred,
             beat,
             beat_index,
             beat_full,
@@ -378,9 +404,16 @@ class DmaEngine(wiring.Component):
                 m.next = "END"
 
     def _decode_state(
-        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, burst: _Burst, stopping: Signal
+        self,
+        m: Module,
+        progress: _Progress,
+        reads: _Reads,
+        transfer: _Transfer,
+        burst: _Burst,
+        stopping: Signal,
+        waiting: Signal,
     ) -> None:
-        """What the descriptor asks for, and whether it can be done."""
+        """What the descriptor asks for, whether it can be done, and whether yet."""
         descriptor = transfer.descriptor
         with m.State("DECODE"):
             m.d.sync += [
@@ -404,12 +437,14 @@ class DmaEngine(wiring.Component):
             )
             with m.If(stopping):
                 m.next = "END"
+            with m.Elif(waiting):
+                m.next = "DECODE"
             with m.Elif(descriptor.command == DmaCommand.RUN):
                 m.next = "RUN"
-            with m.Elif(misplaced | (descriptor.command > DmaCommand.RUN)):
+            with m.Elif(misplaced | (descriptor.command > DmaCommand.RELOAD)):
                 m.d.sync += progress.fail(DmaCause.DESCRIPTOR, progress.list_address + (progress.completed << 4))
                 m.next = "END"
-            with m.Elif(descriptor.command == DmaCommand.LOAD):
+            with m.Elif((descriptor.command == DmaCommand.LOAD) | (descriptor.command == DmaCommand.RELOAD)):
                 m.d.sync += [reads.read_address.eq(descriptor.ddr_address), reads.read_left.eq(transfer.beats)]
                 m.next = "LOAD"
             with m.Else():
@@ -418,7 +453,7 @@ class DmaEngine(wiring.Component):
     def _load_state(self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, stopping: Signal) -> None:
         """LOAD: from DDR to the host bus."""
         axi = self.axi
-        request = self.host.request
+        request = transfer.host.request
         beat_words = self._beat_words
         taken, beat_index, beat_full = transfer.taken, transfer.beat_index, transfer.beat_full
         with m.State("LOAD"):
@@ -428,7 +463,6 @@ class DmaEngine(wiring.Component):
                 request.payload.write.eq(1),
                 request.payload.data.eq(transfer.beat[beat_index]),
                 request.valid.eq(beat_full),
-                transfer.transferred.eq(taken),
                 # The next beat may come as the last word of this one goes.
                 axi.rready.eq(~beat_full | (taken & last_word)),
             ]
@@ -448,7 +482,7 @@ class DmaEngine(wiring.Component):
     ) -> None:
         """STORE: from the host bus to DDR, a burst after the other."""
         axi = self.axi
-        request, response = self.host.request, self.host.response
+        request, response = transfer.host.request, transfer.host.response
         beat_words, size = self._beat_words, self._size
         beat_index, beat_full = transfer.beat_index, transfer.beat_full
         burst_count, sent, write_address = burst.burst_count, burst.sent, burst.write_address
@@ -467,7 +501,7 @@ class DmaEngine(wiring.Component):
             with m.Else():
                 m.next = "STORE_REQUEST"
         with m.State("STORE_REQUEST"):
-            m.d.comb += [request.valid.eq(1), transfer.transferred.eq(transfer.taken)]
+            m.d.comb += request.valid.eq(1)
             with m.If(transfer.taken):
                 m.next = "STORE_WORD"
         with m.State("STORE_WORD"):
@@ -503,50 +537,17 @@ class DmaEngine(wiring.Component):
                     with m.Else():
                         m.next = "STORE"
 
-    def _run_states(self, m: Module, progress: _Progress, transfer: _Transfer, engine_status: Signal) -> None:
-        """RUN: starts the program and asks for its status until it has ended."""
-        request, response = self.host.request, self.host.response
-        taken = transfer.taken
-        with m.State("RUN"):
-            m.d.comb += [
-                request.valid.eq(1),
-                request.payload.write.eq(1),
-                request.payload.address.eq(HostAddress.REGISTERS + Register.PROGRAM_START),
-                request.payload.data.eq(transfer.descriptor.host_address),
-            ]
-            with m.If(taken):
-                m.next = "RUN_START"
-        with m.State("RUN_START"):
-            m.d.comb += [
-                request.valid.eq(1),
-                request.payload.write.eq(1),
-                request.payload.address.eq(HostAddress.REGISTERS + Register.CONTROL),
-                request.payload.data.eq(1),
-            ]
-            with m.If(taken):
-                m.next = "RUN_POLL"
-        with m.State("RUN_POLL"):
-            m.d.comb += [
-                request.valid.eq(1),
-                request.payload.address.eq(HostAddress.REGISTERS + Register.STATUS),
-            ]
-            with m.If(taken):
-                m.next = "RUN_STATUS"
-        with m.State("RUN_STATUS"):
-            m.d.comb += response.ready.eq(1)
-            m.d.comb += engine_status.eq(response.payload.data)
-            with m.If(response.valid):
-                with m.If((engine_status & Status.BUSY).any() & ~progress.abort):
-                    m.next = "RUN_POLL"
-                with m.Else():
-                    with m.If((engine_status & Status.ERROR).any() & ~progress.abort):
-                        m.d.sync += progress.fail(DmaCause.ENGINE)
-                    m.next = "NEXT"
-
     def _end_states(
-        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, fetched: Signal, stopping: Signal
+        self,
+        m: Module,
+        progress: _Progress,
+        reads: _Reads,
+        transfer: _Transfer,
+        fetched: Signal,
+        stopping: Signal,
+        under_way: Value,
     ) -> None:
-        """To the next descriptor, or to the end of the list."""
+        """To the next descriptor, or to the end of the list, when the programs `under_way` have ended."""
         beat_bytes = self._beat_bytes
         completed, abort = progress.completed, progress.abort
         read_left = reads.read_left
@@ -571,7 +572,7 @@ class DmaEngine(wiring.Component):
         with m.State("END"):
             m.d.sync += read_left.eq(0)
             m.d.comb += self.engine_reset.eq(abort)
-            with m.If(~abort | self.engine_reset_done):
+            with m.If(Mux(abort, self.engine_reset_done, under_way == 0)):
                 m.d.sync += [progress.busy.eq(0), progress.done.eq(1), progress.aborted.eq(abort), abort.eq(0)]
                 m.next = "IDLE"
 

@@ -21,9 +21,9 @@ from .dma import DmaEngine
 from .engine_top import observed_ports
 from .host_bus import HostBus
 from .host_link import HostLink
+from .host_sharing import HostArbiter, HostDecoder
 from .technology import Technology
 from .uart import UartReceiver, UartTransmitter, baud_divisor
-from .zynq import HostArbiter, HostDecoder
 
 __all__ = ["AxiArbiter", "MemorySystem", "MemoryWindow"]
 
@@ -275,10 +275,10 @@ class MemorySystem(wiring.Component):
         m.submodules.receiver = receiver = UartReceiver(divisor=self.divisor)
         m.submodules.transmitter = transmitter = UartTransmitter(divisor=self.divisor)
         m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
-        m.submodules.dma = dma = DmaEngine(data_width=self.data_width, show_busy=True)
+        m.submodules.dma = dma = DmaEngine(data_width=self.data_width, in_system=True)
         m.submodules.window = window = MemoryWindow(size=self.size, data_width=self.data_width)
         m.submodules.sharing = sharing = AxiArbiter(address_width=32, data_width=self.data_width)
-        accelerator = make_accelerator(self.config, self.technology)
+        accelerator = make_accelerator(self.config, self.technology, loads_while_running=True)
         # A domain with the same clock: its reset comes from one register, not from a gate behind two.
         m.domains.engine = engine = ClockDomain(local=True)
         engine_reset = Signal(init=1, reset_less=True)
@@ -289,6 +289,7 @@ class MemorySystem(wiring.Component):
             self.tx.eq(transmitter.tx),
             self.busy.eq(accelerator.busy | dma.busy),
             link.busy.eq(self.busy),
+            dma.engine_busy.eq(accelerator.busy),
         ]
         connect(m, receiver.octets, link.receive)
         connect(m, link.transmit, transmitter.octets)
@@ -323,6 +324,8 @@ class MemorySystem(wiring.Component):
         connect(m, beyond.low, arbiter.first)
         connect(m, dma.host, arbiter.second)
         connect(m, arbiter.bus, blocks.accelerator.host)
+        if not self.config.compact:
+            m.d.comb += blocks.accelerator.from_dma.eq(arbiter.from_second)
         connect(m, beyond.high, windows.host)
         connect(m, windows.low, blocks.window.host)
         connect(m, windows.high, registers.host)
@@ -376,7 +379,7 @@ class MemorySystem(wiring.Component):
             m.d.sync += cycles.eq(Mux(was_busy, cycles + 1, 1))
         with m.If(dma.busy & ~was_busy):
             m.d.sync += checksum.eq(0)
-        with m.Elif(dma.axi.rvalid & dma.axi.rready):
+        with m.Elif(dma.axi.rvalid & dma.axi.rready & ~dma.reloading):
             m.d.sync += checksum.eq(checksum.rotate_left(1) ^ folded)
         answering, answer = Signal(), Signal(32)
         m.d.comb += [

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import EngineImage, Part, Region, Rows, TensorLocation
 from nnloom.arch.external import ExternalTensors
+from nnloom.arch.lists import Lists
+from nnloom.arch.overlap_check import check_lists
 
 from .golden import GoldenModel
 
@@ -26,6 +28,8 @@ class RegionModels:
         self._whole = GoldenModel(image.config, image.program, image.weights, image.tables)
         self._parts: dict[Part, GoldenModel] = {}
         self._external: dict[str, ExternalTensors] = {}
+        self._proved: set[str] = set()
+        """regions whose lists wait enough"""
 
     @property
     def activations(self) -> NDArray[np.uint8]:
@@ -42,7 +46,16 @@ class RegionModels:
         """Model and first program word of each start command that the region needs, in order.
 
         Rows are brought from external memory before a program is given out, and go there when the next is asked for.
+
+        Raises
+        ------
+        IllegalProgramError
+            If the steps with which a list loads and runs its parts do not wait enough.
         """
+        if region.steps and region.name not in self._proved:
+            image = self._image
+            check_lists(image.config, Lists.make(image.config, [region], image.program, image.weights))
+            self._proved.add(region.name)
         if not region.parts:
             yield self._whole, region.program_start
         elif not region.external:

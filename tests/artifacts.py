@@ -26,10 +26,15 @@ def tensor_info(tensor: Tensor) -> TensorInfo:
 
 
 def make_artifact(
-    path: Path, graph: LayerGraph, config: AcceleratorConfig = SMALL, external: MemoryTiming | None = None
+    path: Path,
+    graph: LayerGraph,
+    config: AcceleratorConfig = SMALL,
+    external: MemoryTiming | None = None,
+    *,
+    memory: MemoryTiming | None = None,
 ) -> Emitted:
-    """Write an artifact of `graph` into `path` (created), in strips if there is external memory."""
-    emitted = emit(config, [graph], external)
+    """Write an artifact of `graph` into `path` (created); external, memory: see `emit`."""
+    emitted = emit(config, [graph], external, memory=memory)
     (item,) = emitted.regions
     manifest = Manifest(
         model="random",

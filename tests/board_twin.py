@@ -268,12 +268,13 @@ class MemoryBoard(TwinBoard):
             burst = Request(
                 opcode=Opcode.WRITE, sequence=0, session=0, address=host, run=max(1, row), jump=max(1, step - row + 1)
             )
-            if command > DmaCommand.RUN or (command != DmaCommand.RUN and (not count or ddr % 16)):
+            if command > DmaCommand.RELOAD or (command != DmaCommand.RUN and (not count or ddr % 16)):
                 self._fail_list(DmaCause.DESCRIPTOR, 4 * place)
                 break
-            if command == DmaCommand.LOAD:
+            if command in (DmaCommand.LOAD, DmaCommand.RELOAD):
                 data = self.memory[here]
-                read.append(np.pad(data, (0, -len(data) % 2)))
+                if command == DmaCommand.LOAD:
+                    read.append(np.pad(data, (0, -len(data) % 2)))
                 super()._store_all(replace(burst, words=data))
             elif command == DmaCommand.STORE:
                 self.memory[here] = [self._fetch(address) for address in burst.addresses(count)]

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from nnloom.arch.dma import (
+    AT_ONCE,
     DMA_BASE,
     DMA_MAGIC,
+    PROGRAM_QUEUE,
     DmaCause,
     DmaCommand,
     DmaControl,
@@ -47,6 +49,7 @@ LONG = Descriptor(
     n_kx=1,
 )
 """A program that takes some seconds of a simulation's time, if it is not ended."""
+RUN = DmaDescriptor(command=DmaCommand.RUN)
 
 
 class Bench:
@@ -258,7 +261,7 @@ def test_descriptors_are_checked(bench):
         bench.load(4, ddr_address=data + 4),
         bench.load(4, ddr_address=data + 8),
         bench.load(4, host_address=HostAddress.ACTIVATIONS + 2),
-        bench.load(4, command=3),
+        bench.load(4, command=4),
     ):
         assert bench.run([bench.load(5), wrong]) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.DESCRIPTOR)
         assert bench.read(DmaRegister.COMPLETED) == 1
@@ -309,7 +312,7 @@ def test_abort_of_a_run_resets_the_accelerator(bench):
 def test_an_access_while_the_engine_runs_is_reported(bench):
     assert bench.run([bench.load_program(LONG)])[0] == DmaStatus.DONE
     bench.mmio.write(Register.CONTROL, 1)
-    bench.run([bench.load(8)])
+    bench.run([bench.load(8, command=DmaCommand.STORE, ddr_address=bench.data.physical_address + 4 * WORDS)])
     status = bench.mmio.read(Register.STATUS)
     assert Status(status & 7) == Status.BUSY | Status.ERROR
     assert ErrorCause.of(status) == ErrorCause.ACCESS
@@ -323,6 +326,91 @@ def test_an_illegal_program_ends_the_list(bench):
     assert bench.run([program, run, bench.load(8)]) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.ENGINE)
     assert ErrorCause.of(bench.mmio.read(Register.STATUS)) == ErrorCause.PROGRAM
     bench.usable()
+
+
+def test_memories_are_loaded_beside_a_program(bench):
+    """One that never ends meanwhile: activations that it does not use, program and weights. The loads are done, the
+    program goes on, and the words are there."""
+    rng = np.random.default_rng(7)
+    data = bench.data.physical_address
+    words = rng.integers(0, 1 << 32, 200, dtype=np.uint32)
+    for stalls in (0, 0.4):
+        # A result in every cycle in which a requantization unit is free, and in few.
+        for interval in (8, 200):
+            program = bench.load_program(replace(LONG, interval=interval))
+            bench.data[512 : 512 + len(words)] = words
+            bench.data.flush()
+            bench.library.set_stalls(stalls, seed=3)
+            place = HostAddress.ACTIVATIONS + 64 * SMALL.granule
+            loads = [
+                bench.load(len(words), ddr_address=data + 2048, host_address=address, under_way=1)
+                for address in (place, HostAddress.WEIGHTS, HostAddress.PROGRAM + 4 * 32)
+            ]
+            bench.start([program, RUN, *loads])
+            while bench.read(DmaRegister.STATUS) & DmaStatus.BUSY and bench.read(DmaRegister.COMPLETED) < 5:
+                pass
+            assert bench.read(DmaRegister.STATUS) & 0xF == DmaStatus.BUSY and bench.read(DmaRegister.COMPLETED) == 5
+            assert Status(bench.mmio.read(Register.STATUS) & 7) == Status.BUSY
+            bench.write(DmaRegister.CONTROL, DmaControl.ABORT)
+            assert bench.wait()[0] == DmaStatus.DONE | DmaStatus.ABORTED
+            back = bench.load(len(words), command=DmaCommand.STORE, ddr_address=data + 4096, host_address=place)
+            assert bench.run([back]) == (DmaStatus.DONE, DmaCause.NONE)
+            bench.data.invalidate()
+            np.testing.assert_array_equal(bench.data[1024 : 1024 + len(words)], words)
+            bench.usable()
+
+
+def test_programs_wait_in_a_queue(bench):
+    """Four at a time; a descriptor waits until few enough are under way, the list until none is."""
+    program = bench.load_program(replace(LONG, n_oy=1))
+    begun = replace(RUN, under_way=AT_ONCE)
+    for descriptors, before in (
+        ([*9 * [begun]], PROGRAM_QUEUE),
+        ([begun, begun, begun, bench.load(8, under_way=2)], 3),
+        ([begun, begun, RUN, bench.load(8, under_way=AT_ONCE)], 2),
+    ):
+        bench.start([program, *descriptors])
+        bench.library.interrupt(8000)  # half of the first one; each takes 16,000 cycles
+        assert bench.read(DmaRegister.COMPLETED) == 1 + before
+        assert bench.wait() == (DmaStatus.DONE, DmaCause.NONE)
+        assert bench.read(DmaRegister.COMPLETED) == 1 + len(descriptors)
+        assert Status(bench.mmio.read(Register.STATUS) & 7) == Status.DONE
+    bench.usable()
+
+
+def test_a_program_that_fails_ends_those_that_wait(bench):
+    """Wherever the DMA is meanwhile."""
+    data = bench.data.physical_address
+    words = np.concatenate([encode_program([replace(LONG, n_oy=1, n_ox=200)]), encode_program([replace(LONG, kind=3)])])
+    bench.data[: len(words)] = words
+    bench.data.flush()
+    programs = bench.load(len(words), host_address=HostAddress.PROGRAM)
+    good, wrong = (DmaDescriptor(command=DmaCommand.RUN, host_address=16 * i, under_way=AT_ONCE) for i in range(2))
+    load = bench.load(60, ddr_address=data, under_way=AT_ONCE)
+    for behind in ([good, good], 12 * [load], [replace(load, under_way=0)], []):
+        failed = bench.run([programs, good, wrong, *behind])
+        assert failed == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.ENGINE)
+        assert ErrorCause.of(bench.mmio.read(Register.STATUS)) == ErrorCause.PROGRAM
+    # An error of the DMA's own: the program that runs ends by itself, those that wait do not start.
+    bench.library.set_faults([(data + 2048, data + 2052)])
+    bad = bench.load(60, ddr_address=data + 2048, under_way=AT_ONCE)
+    assert bench.run([programs, good, wrong, bad]) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.READ)
+    assert Status(bench.mmio.read(Register.STATUS) & 7) == Status.DONE
+    bench.library.set_faults([])
+    bench.usable()
+
+
+def test_abort_drops_the_programs_that_wait(bench):
+    rng = np.random.default_rng(8)
+    begun = replace(RUN, under_way=AT_ONCE)
+    for trial in range(12):
+        bench.start([bench.load_program(LONG), begun, begun, begun, *6 * [bench.load(100, under_way=AT_ONCE)]])
+        bench.library.interrupt(int(rng.integers(1, 400 if trial % 2 else 60)))
+        bench.write(DmaRegister.CONTROL, DmaControl.ABORT)
+        assert bench.wait() == (DmaStatus.DONE | DmaStatus.ABORTED, DmaCause.NONE)
+        bench.library.interrupt(50)
+        assert bench.mmio.read(Register.STATUS) == 0
+        bench.usable()
 
 
 def test_interrupt(bench):
