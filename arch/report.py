@@ -248,6 +248,8 @@ class ReportValues(_Values, total=False):
     resources: dict[str, _Resource]
     resources_by: str
     seed: int | None
+    flash_boot: bool
+    """the bitstream loads the network in the board's flash"""
 
 
 @dataclass(frozen=True)

@@ -48,5 +48,19 @@ class Board:
     """port -> package pin of a USB socket that is wired to the FPGA: usb_dp, usb_dn, and usb_pullup of D+"""
     link: str = "uart"
     """what leads to the host: "uart", or "usb" where there are `usb_pins`"""
+    flash_pins: Mapping[str, str] = field(default_factory=dict)
+    """port -> package pin of the SPI flash that the device starts from: flash_cs_n, flash_mosi, flash_miso and, unless
+    the clock's pin is reached another way as on an ECP5, flash_sck; others stay high"""
+    flash_bytes: int = 0
+    """of the SPI flash"""
+    network_offset: int = 0
+    """byte of the flash where a network begins, behind the bitstream; a multiple of 65,536"""
+    flash_boot: bool = False
+    """the system loads the network in the flash after a reset"""
     seed: int = 1
     """placement seed that is known to meet the clock"""
+
+    @property
+    def used_pins(self) -> dict[str, str]:
+        """`pins`, and those of the flash where the system uses it."""
+        return {**self.pins, **(self.flash_pins if self.flash_boot else {})}

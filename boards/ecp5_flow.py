@@ -15,7 +15,7 @@ from .board import Board
 from .toolchain import Toolchain
 
 if TYPE_CHECKING:
-    from nnloom.hw.ecp5 import Ecp5Technology, Pll
+    from nnloom.hw.ecp5 import Ecp5Technology, FlashClock, Pll
 
 __all__ = ["Ecp5Toolchain"]
 
@@ -34,6 +34,7 @@ class Ecp5Toolchain(Toolchain):
         "MULT18X18D": "MULT18X18D",
     }
     routed = ("--textcfg", "top.config")
+    flash_clock_is_pin = False
 
     def clock_hz(self, board: Board) -> float:
         from nnloom.hw.ecp5 import PLL_LIMITS
@@ -50,12 +51,17 @@ class Ecp5Toolchain(Toolchain):
 
         return Pll(input_hz=board.crystal_hz, settings=PLL_LIMITS.settings(board.crystal_hz, board.clock_hz))
 
+    def flash_clock(self) -> FlashClock:
+        from nnloom.hw.ecp5 import FlashClock
+
+        return FlashClock()
+
     def constraints(self, board: Board) -> str:
         lines = [
             f'FREQUENCY PORT "{board.clock_port}" {board.crystal_hz / 1e6:g} MHZ;',
             "SYSCONFIG COMPRESS_CONFIG=ON;",
         ]
-        for port, pin in board.pins.items():
+        for port, pin in board.used_pins.items():
             lines += [f'LOCATE COMP "{port}" SITE "{pin}";', f'IOBUF PORT "{port}" IO_TYPE=LVCMOS33;']
         # nextpnr leaves out what the design has no port for.
         for port, pin in board.reserved_pins.items():

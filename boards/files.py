@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nnloom.arch.artifact import BOARD_FILE, Artifact
+from nnloom.arch.errors import ConfigError
 from nnloom.arch.schema import SchemaError, check_value
 from nnloom.arch.settings import Settings, config_of, read_settings
 from nnloom.hw.sdram_timing import SDRAM_CHIPS
 
 from .board import Board
+from .flash import check_flash
 
 __all__ = ["board_of", "board_values", "is_board_file", "read_board"]
 
@@ -95,7 +97,7 @@ def _check(settings: Settings, board: Board) -> None:
     texts = {"device": board.device, "package": board.package, "speed": board.speed, "loader": board.loader}
     for name, text in texts.items():
         need(not text or bool(WORD.fullmatch(text)), f"{name} must be a word of the tools, not {text!r}", name)
-    for group in ("pins", "reserved_pins", "usb_pins"):
+    for group in ("pins", "reserved_pins", "usb_pins", "flash_pins"):
         for port, pin in getattr(board, group).items():
             need(bool(WORD.fullmatch(port) and WORD.fullmatch(pin)), f"{port!r}: {pin!r} is no pin", group, port)
     for name in ("crystal_hz", "clock_hz", "baud"):
@@ -109,6 +111,11 @@ def _check(settings: Settings, board: Board) -> None:
     need(board.link in LINKS, f"link must be one of {links}, not {board.link!r}", "link")
     reason = no_usb(board)
     need(not reason, reason, "link")
+    if board.flash_boot:
+        try:
+            check_flash(board, OPEN_TOOLCHAINS[board.toolchain])
+        except ConfigError as error:
+            raise settings.error(str(error), "flash_boot") from error
     need(board.dsp_blocks >= 0, "dsp_blocks must be at least 0", "dsp_blocks")
     known = set(OPEN_TOOLCHAINS[board.toolchain].primitives.values())
     settings.check_keys(known, "primitives")

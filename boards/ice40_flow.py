@@ -51,7 +51,7 @@ class Ice40Toolchain(Toolchain):
         return Pll(settings=pll_settings(board.crystal_hz, board.clock_hz))
 
     def constraints(self, board: Board) -> str:
-        return "".join(f"set_io {port} {pin}\n" for port, pin in board.pins.items())
+        return "".join(f"set_io {port} {pin}\n" for port, pin in board.used_pins.items())
 
     def nextpnr(self, board: Board, arguments: list[str], folder: Path) -> int:
         device = [f"--{board.device}", "--package", board.package]

@@ -45,5 +45,15 @@ ICEBREAKER = Board(
         "led_1": "11",
     },
     leds_active_low=True,
+    flash_pins={
+        "flash_cs_n": "16",
+        "flash_sck": "15",
+        "flash_mosi": "14",
+        "flash_miso": "17",
+        "flash_wp_n": "12",
+        "flash_hold_n": "13",
+    },
+    flash_bytes=16 << 20,
+    network_offset=1 << 20,
     primitives={"LC": 5280, "SB_RAM40_4K": 30, "SB_MAC16": 8, "SB_SPRAM256KA": 4},
 )

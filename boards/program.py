@@ -10,10 +10,12 @@ from pathlib import Path
 
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.errors import ArtifactError, BuildError, ConfigError, ToolMissingError
+from nnloom.arch.report import Report
 
 from .board import Board
 from .files import board_of
-from .flow import bitstream_file
+from .flash import check_layout, write_network
+from .flow import bitstream_file, toolchain
 
 __all__ = ["LOADER", "PACKAGE", "find_loader", "program"]
 
@@ -78,25 +80,28 @@ def program(
     artifact_path: str | Path,
     *,
     flash: bool = False,
+    network: bool = False,
     cable: str | None = None,
     progress: Callable[[str], None] | None = None,
-) -> list[str]:
-    """Load the bitstream of an artifact into its board. Returns the command that did it.
+) -> list[list[str]]:
+    """Load the bitstream of an artifact into its board. Returns the commands that did it.
 
     Parameters
     ----------
     flash
         Write the board's flash, so that it also starts with the bitstream; else its configuration memory, which
         forgets when the power goes.
+    network
+        With `flash`: also write the network, which a bitstream that was built with `flash_boot` loads after a reset.
     cable
         openFPGALoader's name of the cable, where it is not that of the board.
 
     Raises
     ------
     ConfigError
-        If the board is loaded another way.
+        If the board is loaded another way; `network` without `flash`, or of a network in parts.
     ArtifactError
-        If there is no bitstream.
+        If there is no bitstream, or one that does not load the network.
     ToolMissingError
         If openFPGALoader is not installed, or too old for the board.
     BuildError
@@ -109,13 +114,38 @@ def program(
     bitstream = artifact.path / bitstream_file(board)
     if not bitstream.is_file():
         raise ArtifactError(f"{artifact_path}: no bitstream there; run 'nnloom build {artifact_path}' first")
+    steps = [(bitstream, "flash" if flash else "configuration memory", 0)]
+    if network:
+        steps.insert(0, (_network(artifact, board, bitstream, flash), "network", board.network_offset))
     executable = find_loader(board)
     # The mode is always named: without, openFPGALoader writes the flash of some boards.
     mode = "--write-flash" if flash else "--write-sram"
     options = ["--board", board.loader, *(["--cable", cable] if cable else []), mode]
-    command = [executable, *options, str(bitstream)]
-    place = "flash" if flash else "configuration memory"
-    (progress or (lambda _: None))(f"loading {board.name}, {place}")
+    commands = []
+    # The bitstream last: with it the board starts.
+    for file, place, offset in steps:
+        command = [executable, *options, *(["--offset", str(offset)] if offset else []), str(file)]
+        (progress or (lambda _: None))(f"loading {board.name}, {place}")
+        _run(command, f"the {place} of {board.name}", flash=flash)
+        commands.append(command)
+    return commands
+
+
+def _network(artifact: Artifact, board: Board, bitstream: Path, flash: bool) -> Path:
+    """The network's file, if the bitstream loads it and both have room."""
+    if not flash:
+        raise ConfigError("the network goes to the flash: --with-network is for --flash")
+    if not Report.load(artifact).values.get("flash_boot"):
+        raise ArtifactError(
+            f"{artifact.path}: its bitstream does not load a network; run 'nnloom build {artifact.path} --flash-boot' "
+            "first"
+        )
+    network = write_network(artifact)
+    check_layout(board, toolchain(board), bitstream, network.stat().st_size)
+    return network
+
+
+def _run(command: list[str], what: str, *, flash: bool) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     # It ends with 0 where an iCE40 does not start with what was loaded, and says FAIL.
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
@@ -125,5 +155,4 @@ def program(
         hint = "is the board connected, and may you use it (a udev rule, see docs/boards.md)?"
         if not done.returncode and not flash:
             hint = "its jumpers may not lead USB to the FPGA; --flash writes the flash instead"
-        raise BuildError(f"{LOADER} cannot load the {place} of {board.name} ({reason}); {hint}")
-    return command
+        raise BuildError(f"{LOADER} cannot load {what} ({reason}); {hint}")

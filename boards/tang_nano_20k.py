@@ -42,6 +42,9 @@ TANG_NANO_20K = Board(
         **{f"led_{i}": str(15 + i) for i in range(6)},
     },
     leds_active_low=True,
+    flash_pins={"flash_cs_n": "60", "flash_sck": "59", "flash_mosi": "61", "flash_miso": "62"},
+    flash_bytes=8 << 20,
+    network_offset=2 << 20,
     # A DSP block is two MULT18X18 or four MULT9X9.
     primitives={"LUT4": 20736, "ALU": 15552, "DFF": 15552, "BSRAM": 46, "MULT9X9": 96, "MULT18X18": 48},
 )

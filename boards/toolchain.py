@@ -37,6 +37,8 @@ class Toolchain(ABC):
 
     routed: ClassVar[tuple[str, ...]]
     """options of nextpnr that write what `pack` reads"""
+    flash_clock_is_pin: ClassVar[bool] = True
+    """the clock of the flash that the device starts from is a pin like others; else `flash_clock` drives it"""
 
     @abstractmethod
     def clock_hz(self, board: Board) -> float:
@@ -49,6 +51,14 @@ class Toolchain(ABC):
     @abstractmethod
     def pll(self, board: Board) -> wiring.Component:
         """Source of the system clock: clk_in : In; clk_out, locked : Out."""
+
+    def flash_clock(self) -> wiring.Component | None:
+        """What drives the clock of the flash where that is no pin like others: sck : In."""
+        return None
+
+    def bytes_in_flash(self, bitstream: bytes) -> int:
+        """Bytes of the flash that a bitstream's file takes at most."""
+        return len(bitstream)
 
     @abstractmethod
     def constraints(self, board: Board) -> str:

@@ -62,6 +62,17 @@ def _ulx3s(
         reserved_pins=_SDRAM,
         # The second socket, "US2". D- has a resistor to a pin, too, for hosts and slow devices; it stays open.
         usb_pins={"usb_dp": "D15", "usb_dn": "E15", "usb_pullup": "B12"},
+        # The clock's pin is the configuration's: USRMCLK.
+        flash_pins={
+            "flash_cs_n": "R2",
+            "flash_mosi": "W2",
+            "flash_miso": "V2",
+            "flash_hold_n": "W1",
+            "flash_wp_n": "Y2",
+        },
+        flash_bytes=16 << 20,
+        # The 85F's bitstream takes up to 1.9 MB where it does not compress.
+        network_offset=2 << 20,
         # Low would make the board's ESP32 take over the configuration port.
         high_ports=("wifi_gpio0",),
         primitives=primitives,

@@ -304,7 +304,12 @@ def _placement(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _build(
-    artifact: Path, console: Console, *, use_cache: bool = True, placement: Mapping[str, Any] = MappingProxyType({})
+    artifact: Path,
+    console: Console,
+    *,
+    use_cache: bool = True,
+    placement: Mapping[str, Any] = MappingProxyType({}),
+    flash_boot: bool = False,
 ) -> dict[str, Any]:
     from nnloom.boards.files import board_of
     from nnloom.boards.flow import build as build_bitstream
@@ -315,8 +320,10 @@ def _build(
             raise ConfigError(
                 "--seed, --seeds, --clock and --link are for nextpnr; the Vivado project has its own clock and no link"
             )
+        if flash_boot:
+            raise ConfigError("--flash-boot is for boards that start from an SPI flash; this one's processor loads it")
         return _build_vivado(artifact, use_cache, console)
-    result = build_bitstream(artifact, **placement, use_cache=use_cache, progress=console.phase)
+    result = build_bitstream(artifact, **placement, flash_boot=flash_boot, use_cache=use_cache, progress=console.phase)
     report = _read_report(str(artifact))
     latency = f", {report['latency_us']:,} us an inference" if report["latency_us"] else ""
     console.say(
@@ -367,6 +374,7 @@ def _build_board(options: argparse.Namespace, console: Console) -> dict[str, Any
         board,
         board.config,
         **_placement(options),
+        flash_boot=options.flash_boot,
         use_cache=not options.no_cache,
         progress=console.phase,
     )
@@ -397,7 +405,12 @@ def _synthesize(options: argparse.Namespace, console: Console) -> dict[str, Any]
     if isinstance(board, ZynqBoard):
         raise ConfigError(f"{board.name}: 'nnloom build' without Vivado estimates it, without --synth-only")
     resources = synthesize_system(
-        board, config, link=options.link, use_cache=not options.no_cache, progress=console.phase
+        board,
+        config,
+        link=options.link,
+        flash_boot=options.flash_boot,
+        use_cache=not options.no_cache,
+        progress=console.phase,
     )
     console.table(
         ["resource", "used", "available", "share"],
@@ -423,7 +436,13 @@ def build(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         return _build_board(options, console)
     if options.output is not None:
         raise ConfigError("-o is for --board; the bitstream of an artifact is written into it")
-    return _build(Path(options.artifact), console, use_cache=not options.no_cache, placement=_placement(options))
+    return _build(
+        Path(options.artifact),
+        console,
+        use_cache=not options.no_cache,
+        placement=_placement(options),
+        flash_boot=options.flash_boot,
+    )
 
 
 def _write_outputs(path: str | None, outputs: dict[str, NDArray]) -> None:
@@ -655,14 +674,23 @@ def program(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """nnloom program"""
     from nnloom.boards.program import program as load_board
 
-    command = load_board(options.artifact, flash=options.flash, cable=options.cable, progress=console.phase)
-    if options.flash:
+    commands = load_board(
+        options.artifact,
+        flash=options.flash,
+        network=options.with_network,
+        cable=options.cable,
+        progress=console.phase,
+    )
+    if options.with_network:
+        console.say(f"{options.artifact}: written to the flash: the board starts with it and its network from now on")
+    elif options.flash:
         console.say(f"{options.artifact}: written to the flash: the board starts with it from now on")
     else:
         console.say(
             f"{options.artifact}: loaded into the configuration memory, until the power goes; --flash writes the flash"
         )
-    return {"command": command, "memory": "flash" if options.flash else "configuration memory"}
+    memory = "flash" if options.flash else "configuration memory"
+    return {"command": commands[-1], "commands": commands, "memory": memory, "network": options.with_network}
 
 
 def doctor(options: argparse.Namespace, console: Console) -> dict[str, Any]:

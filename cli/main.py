@@ -270,6 +270,11 @@ def build_parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--scheduler", metavar="ADDRESS", help="with --seeds: on a Dask scheduler's workers, tcp://HOST:PORT"
     )
+    p.add_argument(
+        "--flash-boot",
+        action="store_true",
+        help="a system that loads a network from the board's flash at power-up (program --flash --with-network)",
+    )
     p.add_argument("--no-cache", action="store_true", help="build even if an identical bitstream is cached")
     p.add_argument(
         "--synth-only", action="store_true", help="only synthesize, and show how much of the device the system takes"
@@ -379,6 +384,11 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write the board's flash, to start with this bitstream from then on (default: the FPGA's configuration "
         "memory, which forgets when the power goes)",
+    )
+    p.add_argument(
+        "--with-network",
+        action="store_true",
+        help="with --flash: write the network, too; a bitstream of build --flash-boot loads it at power-up",
     )
     p.add_argument("--cable", help="openFPGALoader's name of the cable (default: the board's own)")
     p.set_defaults(run="program")

@@ -20,7 +20,7 @@ from types import ModuleType
 import numpy as np
 import tflite
 
-from nnloom.arch import dma, isa, legality, link, memory_system
+from nnloom.arch import dma, flash_image, isa, legality, link, memory_system
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.reference import REFERENCES
 from nnloom.arch.register_map import member_docs
@@ -293,6 +293,22 @@ def protocol_page() -> str:
         "",
         "DONE is a notice: it is not repeated. A driver that misses it reads STATUS.",
         "",
+        "## Networks from a flash",
+        "",
+        "A board that [loads a network from its flash](flash.md) has four registers from "
+        f"0x{flash_image.BOOT_BASE:08X} on",
+        "(`nnloom.arch.flash_image`); on others ID is something else.",
+        "",
+        *_offsets(flash_image.BootRegister),
+        f"ID is 0x{flash_image.BOOT_MAGIC:08X}. Values of STATUS:",
+        "",
+        *_table(
+            ["value", "name", "meaning"],
+            [
+                [outcome.value, outcome.name, member_docs(flash_image.BootOutcome)[outcome.name]]
+                for outcome in flash_image.BootOutcome
+            ],
+        ),
         "## What the driver does",
         "",
         *_table(

@@ -24,6 +24,7 @@ __all__ = [
     "DspMultiplier",
     "Ecp5Technology",
     "FanoutFlipFlops",
+    "FlashClock",
     "LutMultiplier",
     "Pll",
     "UsbPll",
@@ -384,4 +385,21 @@ class UsbPll(wiring.Component):
             i_ENCLKOP=Const(0),
             o_LOCK=self.locked,
         )
+        return m
+
+
+class FlashClock(wiring.Component):
+    """USRMCLK: the clock of the flash that the device was configured from, whose pin has no other way.
+
+    Members
+    -------
+    sck : In
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"sck": In(1)})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.clock = Instance("USRMCLK", a_keep=1, i_USRMCLKI=self.sck, i_USRMCLKTS=Const(0))
         return m

@@ -19,7 +19,8 @@ __all__ = ["ARCH_MODULES", "emit_portable_verilog", "emit_rtlil", "emit_verilog"
 
 
 ARCH_MODULES = (
-    *("config", "dma", "dtypes", "isa", "legality", "link", "loopnest", "memory_system", "numerics", "usb"),
+    *("config", "dma", "dtypes", "flash_image", "isa", "legality", "link", "loopnest", "memory_system", "numerics"),
+    "usb",
 )
 """What of `nnloom.arch` the RTL is made of."""
 

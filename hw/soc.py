@@ -10,12 +10,13 @@ from typing import Any
 from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
-from amaranth.lib.wiring import In, Out, connect
+from amaranth.lib.wiring import In, Out, connect, flipped
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.link import LARGEST_WORDS
 
 from .accelerator import make_accelerator
+from .flash_boot import BootBus, FlashPins
 from .host_link import HostLink
 from .technology import Technology
 from .uart import UartReceiver, UartTransmitter, baud_divisor
@@ -46,11 +47,14 @@ class LinkedSystem(wiring.Component):
         Clock of the system.
     max_words
         Most words of a frame, see `HostLink`.
+    flash_offset
+        Load the network at this byte of an SPI flash after a reset (`flash_boot.BootBus`); None: there is no flash.
 
     Members
     -------
     those of `line`
     busy : Out; a program runs
+    flash : Out(FlashPins), with `flash_offset`
     """
 
     def __init__(
@@ -61,12 +65,15 @@ class LinkedSystem(wiring.Component):
         clock_hz: float,
         technology: Technology | None = None,
         max_words: int = LARGEST_WORDS,
+        flash_offset: int | None = None,
     ) -> None:
         self.config = config
         self.technology = technology
         self.clock_hz = clock_hz
         self.max_words = max_words
-        super().__init__({**line, "busy": Out(1)})
+        self.flash_offset = flash_offset
+        flash = {} if flash_offset is None else {"flash": Out(FlashPins)}
+        super().__init__({**line, "busy": Out(1), **flash})
 
     @abstractmethod
     def add_line(self, m: Module) -> Line:
@@ -80,13 +87,23 @@ class LinkedSystem(wiring.Component):
         # A domain with the same clock: its reset comes from one register, not from a gate behind two.
         m.domains.engine = engine = ClockDomain(local=True)
         engine_reset = Signal(init=1, reset_less=True)
-        m.d.sync += engine_reset.eq(ResetSignal() | link.reset)
+        boot = None
+        if self.flash_offset is not None:
+            m.submodules.boot = boot = BootBus(self.config, clock_hz=self.clock_hz, offset=self.flash_offset)
+        # Until the flash was read the engine is as after a reset.
+        reset = link.reset if boot is None else link.reset & ~boot.busy
+        m.d.sync += engine_reset.eq(ResetSignal() | reset)
         m.d.comb += [engine.clk.eq(ClockSignal()), engine.rst.eq(engine_reset)]
         m.submodules.accelerator = DomainRenamer("engine")(accelerator)
         m.d.comb += [*line.pins, self.busy.eq(accelerator.busy), link.busy.eq(accelerator.busy)]
         connect(m, line.receive, link.receive)
         connect(m, link.transmit, line.transmit)
-        connect(m, link.host, accelerator.host)
+        if boot is None:
+            connect(m, link.host, accelerator.host)
+        else:
+            connect(m, link.host, boot.link)
+            connect(m, boot.bus, accelerator.host)
+            connect(m, boot.flash, flipped(self.flash))
         return m
 
 
@@ -102,6 +119,7 @@ class SerialSystem(LinkedSystem):
     -------
     rx : In, tx : Out; the serial line
     busy : Out; a program runs
+    flash : Out(FlashPins), with `flash_offset`
     """
 
     def __init__(
@@ -112,10 +130,18 @@ class SerialSystem(LinkedSystem):
         baud: int,
         technology: Technology | None = None,
         max_words: int = LARGEST_WORDS,
+        flash_offset: int | None = None,
     ) -> None:
         self.divisor = baud_divisor(clock_hz, baud)
         line = {"rx": In(1, init=1), "tx": Out(1, init=1)}
-        super().__init__(config, line=line, clock_hz=clock_hz, technology=technology, max_words=max_words)
+        super().__init__(
+            config,
+            line=line,
+            clock_hz=clock_hz,
+            technology=technology,
+            max_words=max_words,
+            flash_offset=flash_offset,
+        )
 
     def add_line(self, m: Module) -> Line:
         """The UART."""
@@ -140,6 +166,8 @@ class SerialTop(wiring.Component):
         How many there are, on ports led_0, led_1 and so on.
     high_ports
         Outputs that stay high.
+    flash_clock
+        Drives the clock of the system's flash, sck : In; None: the port flash_sck does.
     """
 
     def __init__(
@@ -151,6 +179,7 @@ class SerialTop(wiring.Component):
         leds: int,
         leds_active_low: bool,
         high_ports: tuple[str, ...],
+        flash_clock: wiring.Component | None = None,
     ) -> None:
         self.system = system
         self.pll = pll
@@ -158,14 +187,24 @@ class SerialTop(wiring.Component):
         self.leds = leds
         self.leds_active_low = leds_active_low
         self.high_ports = high_ports
+        self.flash_clock = flash_clock
+        flash: dict[str, wiring.Member] = {}
+        if self._has_flash:
+            flash = {"flash_cs_n": Out(1, init=1), "flash_mosi": Out(1), "flash_miso": In(1)}
+            flash |= {"flash_sck": Out(1)} if flash_clock is None else {}
         super().__init__(
             {
                 clock_port: In(1),
                 **self.line_ports(),
                 **{port: Out(1) for port in high_ports},
                 **{f"led_{i}": Out(1) for i in range(leds)},
+                **flash,
             }
         )
+
+    @property
+    def _has_flash(self) -> bool:
+        return "flash" in self.system.signature.members
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -185,6 +224,18 @@ class SerialTop(wiring.Component):
             *(getattr(self, port).eq(1) for port in self.high_ports),
             Cat(getattr(self, f"led_{i}") for i in range(self.leds)).eq(lit),
         ]
+        if self._has_flash:
+            flash = system.flash
+            m.d.comb += [
+                self.flash_cs_n.eq(flash.cs_n),
+                self.flash_mosi.eq(flash.mosi),
+                flash.miso.eq(self.flash_miso),
+            ]
+            if self.flash_clock is None:
+                m.d.comb += self.flash_sck.eq(flash.sck)
+            else:
+                m.submodules.flash_clock = self.flash_clock
+                m.d.comb += self.flash_clock.sck.eq(flash.sck)
         return m
 
     @staticmethod

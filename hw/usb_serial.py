@@ -194,8 +194,16 @@ class UsbSystem(LinkedSystem):
     busy : Out; a program runs
     """
 
-    def __init__(self, config: AcceleratorConfig, *, clock_hz: float, technology: Technology | None = None) -> None:
-        super().__init__(config, clock_hz=clock_hz, technology=technology, line={"pads": Out(UsbPads())})
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        clock_hz: float,
+        technology: Technology | None = None,
+        flash_offset: int | None = None,
+    ) -> None:
+        line = {"pads": Out(UsbPads())}
+        super().__init__(config, clock_hz=clock_hz, technology=technology, line=line, flash_offset=flash_offset)
 
     def add_line(self, m: Module) -> Line:
         """The USB device."""

@@ -24,6 +24,7 @@ from nnloom.arch.files import Scratch
 from nnloom.hw.sdram_timing import SdramChip
 
 from .build import build_simulator, run_verilator, verilator_root
+from .flash_model import FlashCommand, FlashModel
 from .rtl import RtlWrites
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from .sdram_model import SdramModel
 
-__all__ = ["SimulatedMemory", "SimulatedSdram", "VirtualBoard", "build_virtual_board"]
+__all__ = ["SimulatedFlash", "SimulatedMemory", "SimulatedSdram", "VirtualBoard", "build_virtual_board"]
 
 DIVISOR = 8
 """Clock cycles of a bit: the fastest line that the UART makes, for every cycle takes the same time here."""
@@ -46,6 +47,7 @@ BRIDGE = """\
 // The other end of the serial line: pseudo-terminal on descriptor argv[1], commands on standard input
 // ("r": press the reset button; end of file: stop). With external memory: argv[2] is the file for the engine's writes,
 // argv[3] and argv[4] are the memory's; lines "f START END", "x START END", "s PERCENT" and "w" are its commands.
+// With a flash: argv[2] to argv[4] are its file, its log and whether it is powered down; "p": take the file over again.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -56,6 +58,9 @@ BRIDGE = """\
 #include "verilated.h"
 #if %(memory)d
 #include "%(header)s"
+#endif
+#if %(flash)d
+#include "spi_flash.h"
 #endif
 
 static const int DIVISOR = %(divisor)d;
@@ -82,6 +87,9 @@ int main(int argc, char **argv) {
     Memory memory(%(memory)du, argv[3], argv[4]);
     FILE *writes = fopen(argv[2], "wb");
 #endif
+#if %(flash)d
+    Flash flash(argv[2], argv[3], atoi(argv[4]));
+#endif
     top.rx = 1;
     for (;;) {
         if (cycles %% LOOK == 0) {
@@ -92,6 +100,9 @@ int main(int argc, char **argv) {
                 if (ends[0].revents) {
                     char command;
                     if (read(0, &command, 1) <= 0) break;
+#if %(flash)d
+                    if (command == 'p') { flash.load(); fputc('\\n', stdout), fflush(stdout); }
+#endif
                     if (command == 'r') { reset = 4; bits_left = 0; first = last = 0; sample_in = -1; idle = 0; }
 #if %(memory)d
                     if (command != 'r') {
@@ -148,8 +159,16 @@ int main(int argc, char **argv) {
             fwrite(&top.write_data, %(lanes)d, 1, writes);
         }
 #endif
+#if %(flash)d
+        flash.drive(top);
+        top.eval();
+#endif
         top.clk = 1;
         top.eval();
+#if %(flash)d
+        flash.clock(top, cycles);
+        if (!top.FLASH_PIN(cs_n)) idle = 0;
+#endif
         top.clk = 0;
         top.eval();
         cycles++;
@@ -205,10 +224,23 @@ class SimulatedSdram:
         return self.chip.size
 
 
+@dataclass(frozen=True, kw_only=True)
+class SimulatedFlash:
+    """SPI flash of a virtual board, from which it loads a network after a reset."""
+
+    content: bytes
+    """of the flash, from byte 0 on"""
+    offset: int = 0
+    """byte of the network"""
+    powered_down: bool = False
+    """as an iCE40 leaves it"""
+
+
 def build_virtual_board(
     config: AcceleratorConfig,
     *,
     memory: SimulatedMemory | SimulatedSdram | None = None,
+    flash_offset: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Elaborate the system and make a program of it, once: later calls find it in the user's cache.
@@ -226,14 +258,17 @@ def build_virtual_board(
     say = progress or (lambda _: None)
     header = Path(__file__).parent / "benches" / ("sdram" if isinstance(memory, SimulatedSdram) else "axi")
     header = header.with_name(f"{header.name}_memory.h")
+    flash = header.with_name("spi_flash.h")
 
     def build(folder: Path) -> None:
         say("elaborating the system")
-        (folder / "soc.v").write_text(emit_verilog(_system(config, memory), "soc"))
+        (folder / "soc.v").write_text(emit_verilog(_system(config, memory, flash_offset), "soc"))
         size = memory.size if memory else 0
         values = {"divisor": DIVISOR, "memory": size, "header": header.name, "lanes": config.lanes}
+        values["flash"] = flash_offset is not None
         (folder / "bridge.cpp").write_text(BRIDGE % values)
-        (folder / header.name).write_text(header.read_text())
+        for file in (header, flash):
+            (folder / file.name).write_text(file.read_text())
         say("building the virtual board with Verilator (once for each configuration, a minute or two)")
         files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
         run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", f"-I{folder}", *files])
@@ -243,11 +278,13 @@ def build_virtual_board(
         identity += [repr(memory.chip), str(memory.clock_hz)]
     elif memory:
         identity += [str(memory.size), str(memory.data_width)]
+    if flash_offset is not None:
+        identity += [flash.read_text(), str(flash_offset)]
     return build_simulator("virtual", __file__, identity, build) / "soc"
 
 
 def _system(
-    config: AcceleratorConfig, memory: SimulatedMemory | SimulatedSdram | None
+    config: AcceleratorConfig, memory: SimulatedMemory | SimulatedSdram | None, flash_offset: int | None
 ) -> SerialSystem | MemorySystem | SdramSystem:
     from nnloom.hw.memory_system import MemorySystem
     from nnloom.hw.sdram_system import SdramSystem
@@ -258,7 +295,7 @@ def _system(
         return SdramSystem(config, memory.chip, clock_hz=clock_hz, baud=round(clock_hz / DIVISOR), observed=True)
     baud = CLOCK_HZ // DIVISOR
     if memory is None:
-        return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud)
+        return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud, flash_offset=flash_offset)
     return MemorySystem(
         config, clock_hz=CLOCK_HZ, baud=baud, size=memory.size, data_width=memory.data_width, observed=True
     )
@@ -273,6 +310,8 @@ class VirtualBoard:
         The accelerator.
     memory
         External memory, if the board has some.
+    flash
+        Flash that a network is loaded from after a reset; for boards without external memory.
 
     Raises
     ------
@@ -284,9 +323,13 @@ class VirtualBoard:
         config: AcceleratorConfig,
         *,
         memory: SimulatedMemory | SimulatedSdram | None = None,
+        flash: SimulatedFlash | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        program = build_virtual_board(config, memory=memory, progress=progress)
+        if memory and flash:
+            raise ValueError("virtual boards have external memory or a flash, not both")
+        offset = flash.offset if flash else None
+        program = build_virtual_board(config, memory=memory, flash_offset=offset, progress=progress)
         self._config = config
         self.memory = memory
         """its external memory"""
@@ -300,6 +343,11 @@ class VirtualBoard:
             options = [str(self._log), str(self._pin_log) if memory.log else "", ""]
         elif memory:
             options = [str(self._log), str(memory.latency), str(memory.beat_cycles)]
+        self._flash = FlashModel(flash.content, powered_down=flash.powered_down) if flash else None
+        self._flash_file = self._scratch.path / "flash"
+        if flash:
+            self._flash_file.write_bytes(flash.content)
+            options = [str(self._flash_file), str(self._pin_log), str(int(flash.powered_down))]
         master, self._slave = os.openpty()
         try:
             # No echo, no line discipline. The terminal stays open here, so that drivers may come and go.
@@ -351,6 +399,36 @@ class VirtualBoard:
         self._logged += rows.nbytes
         cycle, bank, granule, enable = (rows[name].astype(np.int64) for name in ("cycle", "bank", "granule", "enable"))
         return RtlWrites(cycle, bank, granule, enable, rows["data"])
+
+    def write_flash(self, content: bytes) -> None:
+        """Have the flash hold something else; a reset of the board lets it see that."""
+        self.check_flash()
+        self._flash_file.write_bytes(content)
+        self._memory_command("p")
+        assert self._flash is not None
+        self._flash.content = bytearray(content)
+
+    def check_flash(self) -> list[FlashCommand]:
+        """Replay what the flash's pins did since the last call on the model of the chip; returns all commands so far.
+
+        Raises
+        ------
+        FlashViolation
+            If the data sheet does not allow it.
+        DeviceError
+            If the simulated chip has answered something else than the model.
+        """
+        assert self._flash is not None, "the virtual board has no flash"
+        self._memory_command("p")
+        entries = np.fromfile(self._pin_log, "<u8", offset=8 * self._checked).tolist()
+        self._checked += len(entries)
+        for entry in entries:
+            time = 1e9 / CLOCK_HZ * (entry >> 4)
+            self._flash.step(time, cs_n=entry >> 3 & 1, sck=entry >> 2 & 1, mosi=entry >> 1 & 1)
+            driven = self._flash.output(time + self._flash.timing.output)
+            if driven is not None and driven != entry & 1:
+                raise DeviceError(f"flash: the model answers {driven} at {time:.0f} ns, not {entry & 1}")
+        return self._flash.commands
 
     def check_pins(self) -> int:
         """Replay what the SDRAM's pins did since the last call on the model of the chip; returns the clock edges.

@@ -225,9 +225,20 @@ class HostBusDevice(Device):
         self._come_to_rest()
         self._config = config
         self._images, self._part = image, None
+        whole = len(image.program) <= config.program_words and len(image.weights) <= config.weight_words
+        if whole and self._holds(image):
+            return
         self._write_tables(image.tables)
-        if len(image.program) <= config.program_words and len(image.weights) <= config.weight_words:
+        if whole:
             self._write_images(image.program, image.weights)
+            self._note(image)
+
+    def _holds(self, image: EngineImage) -> bool:
+        """Whether the device says that its memories hold all of an image."""
+        return False
+
+    def _note(self, image: EngineImage) -> None:
+        """Tell the device that they do."""
 
     def _come_to_rest(self) -> None:
         """Have an idle device without a pending error, whoever used it before."""

@@ -6,7 +6,6 @@ list is checked by the checksum of what it has read, so an answer never comes fr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -15,12 +14,14 @@ from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.content import content_words
 from nnloom.arch.dma import DMA_BASE, DmaControl, DmaRegister, DmaStatus
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.lists import Lists, RegionList
-from nnloom.arch.memory_system import CONTENT_WORDS, MEMORY_MAGIC, MemoryRegister, MemoryStatus, SystemAddress
+from nnloom.arch.memory_system import MEMORY_MAGIC, MemoryRegister, MemoryStatus, SystemAddress
 
 from .base import RegionResult
+from .content import ContentRegisters, WordBus
 from .lists import list_failure, region_result
 
 __all__ = ["ContentLost", "ExternalMemory", "ListBus"]
@@ -37,16 +38,10 @@ class ContentLost(DeviceError):
     """A list failed, or read something else than what was loaded: the memory has to be loaded again."""
 
 
-class ListBus(Protocol):
+class ListBus(WordBus, Protocol):
     """What is needed of the device in front of the memory."""
 
     timeout_seconds: float
-
-    def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
-        """Write 32-bit words."""
-
-    def read_words(self, addresses: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Read 32-bit words."""
 
     def launch(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32], start: tuple[int, int]) -> None:
         """Write words, then the word that starts a list to its address."""
@@ -82,6 +77,7 @@ class ExternalMemory:
         self._lists: Lists | None = None
         self._image = np.zeros(0, np.uint32)
         self._beat_words = 1
+        self._content = ContentRegisters(bus, SystemAddress.REGISTERS + MemoryRegister.CONTENT_0)
 
     @classmethod
     def find(cls, bus: ListBus) -> ExternalMemory | None:
@@ -132,16 +128,14 @@ class ExternalMemory:
         """Size of what is loaded."""
         return self._image.nbytes
 
-    def _content(self) -> list[int]:
-        """What the registers say when the image is there: never zeros."""
-        digest = hashlib.sha256(self._image.astype("<u4").tobytes()).digest()
-        words = np.frombuffer(digest[: 4 * CONTENT_WORDS], "<u4").astype(np.int64) | 1
-        return [int(word) for word in words]
+    def _image_content(self) -> tuple[int, ...]:
+        """What the registers say when the image is there."""
+        return content_words(self._image.astype("<u4").tobytes())
 
     @property
     def is_loaded(self) -> bool:
         """Whether the board still has the image."""
-        return _read(self._bus, _content_registers()) == self._content()
+        return self._content.hold(self._image_content())
 
     def load(self) -> None:
         """Write the image.
@@ -158,11 +152,11 @@ class ExternalMemory:
         self._bus.write_words(addresses.astype(np.uint32), self._image)
         if _read(self._bus, [status])[0] & MemoryStatus.FAULT:
             raise DeviceError("external memory answers with an error; reset the board, or build it again")
-        _write(self._bus, _content_registers(), self._content())
+        self._content.note(self._image_content())
 
     def forget(self) -> None:
         """Have the image loaded again by whoever comes next."""
-        _write(self._bus, _content_registers(), [0] * CONTENT_WORDS)
+        self._content.forget()
 
     def run(self, region: Region, inputs: Sequence[NDArray[np.int8]], *, counting: bool) -> RegionResult:
         """Write the inputs, run the region's list, read the outputs.
@@ -236,10 +230,6 @@ class ExternalMemory:
         registers = (SystemAddress.REGISTERS + r for r in (MemoryRegister.CYCLES, MemoryRegister.CHECKSUM))
         cycles, checksum = (outcome[register] for register in registers)
         return cycles, checksum
-
-
-def _content_registers() -> list[int]:
-    return [SystemAddress.REGISTERS + MemoryRegister.CONTENT_0 + 4 * index for index in range(CONTENT_WORDS)]
 
 
 def _read(bus: ListBus, addresses: Sequence[int]) -> list[int]:

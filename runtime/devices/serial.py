@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch import usb
-from nnloom.arch.artifact import Artifact, Region
+from nnloom.arch.artifact import Artifact, EngineImage, Region
 from nnloom.arch.errors import ConfigError, DeviceCause, DeviceError
+from nnloom.arch.flash_image import BootOutcome
 from nnloom.arch.isa import HostAddress, Register, Status
 from nnloom.arch.link import (
     DEFAULT_BAUD,
@@ -36,6 +37,7 @@ from nnloom.arch.link import (
 )
 
 from .base import DeviceStats, HostBusDevice, Identity, RegionResult
+from .content import FlashContent
 from .external_memory import ContentLost, ExternalMemory
 
 if TYPE_CHECKING:
@@ -67,6 +69,14 @@ POLL_SECONDS = 0.02
 FT2232H = 0x6010
 USB_BOARDS = frozenset({(0x0403, 0x6015), (0x0403, FT2232H)})
 """USB identities (vendor, product) of the serial adapters on boards: FT231X, FT2232H."""
+
+
+_FLASH_FAULTS = {
+    BootOutcome.DAMAGED: "is damaged; 'nnloom program --flash --with-network' writes it again",
+    BootOutcome.OTHER_CONFIGURATION: "was compiled for another configuration of the accelerator; "
+    "'nnloom program --flash --with-network' writes this one",
+}
+"""What a board says of its flash that the user should know of."""
 
 
 class ByteStream(Protocol):
@@ -418,6 +428,7 @@ class SerialDevice(HostBusDevice):
         self._link = link
         self._progress = progress or (lambda _: None)
         self._memory: ExternalMemory | None = None
+        self._flash: FlashContent | None = None
         self._artifact: Artifact | None = None
         self._hello: Hello | None = None
         self._started: Response | None = None
@@ -515,9 +526,21 @@ class SerialDevice(HostBusDevice):
             self._memory.load()
 
     def _come_to_rest(self) -> None:
-        """Have accelerator and DMA idle, and know whether there is external memory."""
+        """Have accelerator and DMA idle, and know whether there is external memory, or a flash that is loaded from."""
         super()._come_to_rest()
         self._memory = ExternalMemory.find(self)
+        self._flash = FlashContent.find(self)
+
+    def _holds(self, image: EngineImage) -> bool:
+        if self._flash is None:
+            return False
+        if self._flash.outcome in _FLASH_FAULTS:
+            self._progress(f"the network in the board's flash {_FLASH_FAULTS[self._flash.outcome]}")
+        return self._flash.holds(image)
+
+    def _note(self, image: EngineImage) -> None:
+        if self._flash is not None:
+            self._flash.note(image)
 
     def launch(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32], start: tuple[int, int]) -> None:
         """Write words, then the word that starts a list to its address."""

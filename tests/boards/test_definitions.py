@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import BuildError, ConfigError, ToolMissingError
 from nnloom.boards import all_boards, flow, get
+from nnloom.boards.flash import check_layout, with_flash_boot
 from nnloom.boards.gowin_flow import GowinToolchain
 from nnloom.boards.resources import block_rams, dsp_blocks, estimate, fits, lut_multipliers
 from nnloom.boards.zynq import ZynqBoard
@@ -68,6 +70,65 @@ def test_the_system_with_sdram_has_its_ports():
     top = text[text.index("attribute \\top 1") :]
     ports = re.findall(r"^  wire .*(?:input|output|inout) \d+\s+\\(\w+)$", top[: top.index("\nend")], re.MULTILINE)
     assert set(ports) == {*board.pins, *board.reserved_pins}
+
+
+FLASHED = [board for board in OPEN if board.flash_pins and not board.external_memory]
+
+
+@pytest.mark.parametrize("board", FLASHED, ids=_name)
+def test_ports_to_the_flash_are_its_pins(board):
+    """Ports and constraints of a system that loads from the flash: the board's and the flash's, and only then."""
+    tools = flow.toolchain(board)
+    every = [*board.pins.values(), *board.reserved_pins.values(), *board.flash_pins.values()]
+    assert len(set(every)) == len(every)
+    assert not any(port in tools.constraints(board) for port in board.flash_pins)
+    booting = with_flash_boot(board, tools)
+    assert all(port in tools.constraints(booting) for port in booting.flash_pins)
+
+
+@pytest.mark.parametrize("name", ["ulx3s-25f", "tang-nano-20k", "icebreaker"])
+def test_the_system_with_flash_has_its_ports(name):
+    board = get(name)
+    booting = with_flash_boot(board, flow.toolchain(board))
+    tiny = AcceleratorConfig(lanes=4, taps=3, requant_units=1, activation_bytes=8192, weight_words=256)
+    text = flow.system_rtlil(booting, board.config if board.config.compact else tiny, 0)
+    top = text[text.index("attribute \\top 1") :]
+    ports = re.findall(r"^  wire .*(?:input|output|inout) \d+\s+\\(\w+)$", top[: top.index("\nend")], re.MULTILINE)
+    assert set(ports) == {*board.pins, *board.flash_pins}
+    assert ("USRMCLK" in text) == (board.toolchain == "ecp5")
+
+
+def test_boards_have_one_flash_beside_their_loader():
+    assert {board.loader for board in FLASHED} == {board.loader for board in OPEN}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flash_pins": {}}, "flash_pins have no flash_cs_n, flash_mosi, flash_miso; nnloom cannot read"),
+        ({"network_offset": 5000}, "network_offset must be a multiple of 65,536"),
+        ({"flash_bytes": 1 << 20}, "network_offset must be a multiple of 65,536 below flash_bytes"),
+        ({"flash_bytes": 1 << 25}, "at most 16,777,216"),
+        ({"external_memory": "ULX3S"}, "external memory do not load from their flash yet"),
+    ],
+)
+def test_what_a_flash_needs(change, message):
+    board = replace(get("ulx3s-85f"), **change)
+    with pytest.raises(ConfigError, match=message):
+        with_flash_boot(board, flow.toolchain(board))
+
+
+def test_bitstream_and_network_have_room_beside_each_other(tmp_path):
+    board = get("tang-nano-20k")
+    tools, file = flow.toolchain(board), tmp_path / "nnloom.fs"
+    line = b"10" * 4 * 1000 + b"\n"
+    file.write_bytes(b"//comment 01\n" + line * 2097)
+    check_layout(board, tools, file, 6 << 20)
+    with pytest.raises(ConfigError, match="the network takes 6,291,457 bytes, and its flash has 6,291,456 for it"):
+        check_layout(board, tools, file, (6 << 20) + 1)
+    file.write_bytes(line * 2098)
+    with pytest.raises(BuildError, match="takes 2,162,688 bytes of the flash"):
+        check_layout(board, tools, file, 100)
 
 
 @pytest.mark.parametrize("board", OPEN, ids=_name)

@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnloom.arch.artifact import Artifact
+from nnloom.arch.content import engine_content
+from nnloom.arch.flash_image import FlashImage
+from nnloom.arch.report import Report
 from nnloom.boards import all_boards, program
 from nnloom.cli import main
 from tests.artifacts import make_artifact
@@ -59,6 +63,36 @@ def test_program_names_the_memory_it_writes(artifact, tmp_path, monkeypatch, cap
     ]
     answer = json.loads(capsys.readouterr().out)
     assert answer["command"][0] == str(path) and answer["memory"] == "configuration memory"
+
+
+def test_the_network_goes_to_the_flash_before_the_bitstream(artifact, tmp_path, monkeypatch, capsys):
+    (artifact / "nnloom.bit").write_bytes(b"bits")
+    log = tmp_path / "log"
+    stand_in(tmp_path / "bin", monkeypatch, f'echo "$@" >> {log}')
+    assert main(["program", str(artifact), "--with-network"]) == 2
+    assert "--with-network is for --flash" in capsys.readouterr().err
+    assert main(["program", str(artifact), "--flash", "--with-network"]) == 2
+    error = capsys.readouterr().err
+    assert f"its bitstream does not load a network; run 'nnloom build {artifact} --flash-boot' first" in error
+    loaded = Artifact.load(artifact)
+    report = Report.load(loaded)
+    built = {"bitstream": "nnloom.bit", "fmax_mhz": 100.0, "clock_mhz": 100.0, "resources": {}, "seed": 1}
+    report.note_build(built | {"flash_boot": True})
+    report.save(loaded)
+    assert main(["program", str(artifact), "--flash", "--with-network", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["network"] is True
+    network = artifact / "network.bin"
+    assert log.read_text().splitlines() == [
+        f"--board ulx3s --write-flash --offset 2097152 {network}",
+        f"--board ulx3s --write-flash {artifact / 'nnloom.bit'}",
+    ]
+    image = FlashImage.decode(network.read_bytes())
+    assert image.config_hash == loaded.manifest.config.hash and image.content == engine_content(loaded.image)
+    # The artifact is still whole, and a bitstream that reaches into the network is refused.
+    Artifact.load(artifact)
+    (artifact / "nnloom.bit").write_bytes(bytes((2 << 20) + 1))
+    assert main(["program", str(artifact), "--flash", "--with-network"]) == 1
+    assert "the network begins at byte 2,097,152" in capsys.readouterr().err
 
 
 def test_program_that_cannot(artifact, tmp_path, monkeypatch, capsys):
