@@ -45,6 +45,7 @@ ONNX_MODULES = (
     "elementwise",
     "pools",
     "movement",
+    "indexing",
     "logic",
     "recurrent",
     "resizing",

@@ -8,7 +8,7 @@ import logging
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ def exported(model: Any) -> Iterator[Path]:
             except Exception as error:  # of many kinds
                 raise ModelError(f"{what}: damaged program ({_line(error)}); export it again") from error
             try:
+                program = _decomposed(program)
                 written = torch.onnx.export(program, dynamo=True, verbose=False, opset_version=OPSET)
                 assert written is not None
                 written.save(str(target))
@@ -113,6 +114,38 @@ def exported(model: Any) -> Iterator[Path]:
             yield target
         except NnloomError as error:
             raise type(error)(str(error).replace(str(target), what)) from error
+
+
+def _decomposed(program: Any) -> Any:
+    """A program without pools to a size, of which PyTorch makes indices in ONNX, or nothing."""
+    import torch
+
+    aten = torch.ops.aten
+    table: dict[Any, Callable[[Any, Any], Any]] = {
+        aten.adaptive_avg_pool2d.default: lambda x, size: _pooled(x, size, lambda part: part.mean((-2, -1))),
+        aten.adaptive_max_pool2d.default: lambda x, size: (
+            _pooled(x, size, lambda part: part.amax((-2, -1))),
+            torch.zeros((*x.shape[:-2], *size), dtype=torch.int64),  # where they are: not computed
+        ),
+    }
+    used = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and node.target in table and tuple(node.args[1]) != (1, 1):
+            used[node.target] = table[node.target]
+    return program.run_decompositions(used) if used else program
+
+
+def _pooled(x: Any, size: Any, pool: Callable[[Any], Any]) -> Any:
+    """Windows [..., rows, columns] that cover an image evenly, pooled."""
+    import torch
+
+    if tuple(size) == (1, 1):
+        return pool(x)[..., None, None]
+    rows, columns = (
+        [slice(i * n // count, -(-(i + 1) * n // count)) for i in range(count)]
+        for n, count in zip(x.shape[-2:], size, strict=True)
+    )
+    return torch.stack([torch.stack([pool(x[..., r, c]) for c in columns], -1) for r in rows], -2)
 
 
 @contextlib.contextmanager

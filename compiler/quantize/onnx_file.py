@@ -18,6 +18,7 @@ from nnloom.arch.errors import ModelError
 from nnloom.arch.extras import require
 
 from ..frontend.onnx.plan import first_line, load_model, run_options
+from .as_convolutions import with_convolutions
 from .calibration import ModelInput
 from .global_pools import with_global_pools
 
@@ -33,6 +34,8 @@ METHODS = ("minmax", "percentile", "entropy")
 """How ranges are taken from what was seen: all of it; all but the rarest 0.001 %; what keeps most information"""
 _NAMES = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}
 _OPTIONS = {"symmetric": False, "percentile": 99.999}
+_NORMALIZATIONS = ("GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization")
+_BEHIND = ("Add", "Flatten", "Mul", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _WARNINGS, _ERRORS = 2, 3
 """Severities of what ONNX Runtime prints; it begins with the first"""
 CHUNK = 8
@@ -160,7 +163,7 @@ class OnnxQuantizer:
                 quant_pre_process(str(given), str(self._file), skip_symbolic_shape=True)
             except Exception as error:  # of ONNX Runtime's many kinds
                 raise ModelError(f"{path}: ONNX Runtime refuses it ({first_line(error)}); export it again") from error
-        self.model = with_global_pools(onnx.load(str(self._file)))
+        self.model = with_convolutions(with_global_pools(onnx.load(str(self._file))))
         for index, node in enumerate(self.model.graph.node):
             node.name = node.name or f"{node.op_type}_{index}"
         onnx.save(self.model, str(self._file))
@@ -211,7 +214,7 @@ class OnnxQuantizer:
                     per_channel=True,
                     activation_type=QuantType.QInt8,
                     weight_type=QuantType.QInt8,
-                    nodes_to_exclude=list(keep_float),
+                    nodes_to_exclude=[*keep_float, *_of_real_numbers(self.model)],
                     calibrate_method=CalibrationMethod[_NAMES[ranges.method]],
                     calibration_cache_path=ranges.cache,
                 )
@@ -248,6 +251,21 @@ class OnnxQuantizer:
 
         onnx.checker.check_model(model)
         return model.SerializeToString()
+
+
+def _of_real_numbers(model: onnx.ModelProto) -> list[str]:
+    """Layers that ONNX Runtime has in float32 also between QuantizeLinear and DequantizeLinear: quantization of their
+    parameters would bring noise, and nothing else. With normalizations go the factors and sums behind them."""
+    constants = {i.name for i in model.graph.initializer}
+    found: list[str] = []
+    real: set[str] = set()
+    for node in model.graph.node:
+        others = [name for name in node.input if name and name not in constants]
+        behind = len(others) == 1 and others[0] in real and node.op_type in _BEHIND
+        if node.op_type in _NORMALIZATIONS or node.op_type == "ConvTranspose" or behind:
+            found.append(node.name)
+            real.update(node.output if node.op_type != "ConvTranspose" else ())
+    return found
 
 
 class _Reader:

@@ -81,6 +81,25 @@ EXACT: dict[str, tuple[Callable[[Network], Any], tuple[int, ...]]] = {
         lambda n: n.add("Gather", n.constant(np.arange(30).reshape(6, 5)), n.add("ArgMax", "x", axis=1), axis=0),
         IMAGE,
     ),
+    "elements gathered": (lambda n: n.add("GatherElements", "x", n.add("ArgMin", "x", axis=2), axis=2), IMAGE),
+    "parts gathered": (lambda n: n.add("GatherND", "x", n.constant([[[1, -2], [0, 3]]], "int64"), batch_dims=1), IMAGE),
+    "elements scattered": (
+        lambda n: n.add(
+            "ScatterElements", "x", n.add("ArgMin", "x", axis=2), n.constant(np.ones((1, 4, 1, 5))), axis=2
+        ),
+        IMAGE,
+    ),
+    "parts scattered": (
+        lambda n: n.add("ScatterND", "x", n.constant([[0, 2], [-1, 1]], "int64"), n.constant(np.ones((2, 6, 5)))),
+        IMAGE,
+    ),
+    "the greatest": (lambda n: tuple(n.add("TopK", n.add("Round", "x"), numbers(n, 3), outputs=2, axis=2)), IMAGE),
+    "the least": (
+        lambda n: tuple(n.add("TopK", n.add("Round", "x"), numbers(n, 2), outputs=2, largest=0)),
+        IMAGE,
+    ),
+    "sums one after the other": (lambda n: n.add("CumSum", "x", numbers(n, 2)), IMAGE),
+    "sums from the end": (lambda n: n.add("CumSum", "x", numbers(n, -1), exclusive=1, reverse=1), IMAGE),
     "columns resized": (lambda n: resized(n, 1, 1, 1.7), (1, 4, 9)),
     "a linear resize": (lambda n: resized(n, 1, 1, 2, 2, mode="linear"), IMAGE),
     "a linear resize to the corners": (

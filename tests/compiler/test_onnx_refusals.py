@@ -241,6 +241,19 @@ OPERATORS: dict[str, tuple[str, Callable[[], Any]]] = {
         "DequantizeLinear 'dequantizelinear0': an operand of int32; quantize activations to int8 or uint8",
         lambda: network(lambda n: real(n, "x", kind="int32"), kind="int32"),
     ),
+    # Indices
+    "sums where indices are the same": (
+        "ScatterND 'scatternd0': reduction add; none is supported",
+        lambda: network(
+            lambda n: n.add(
+                "ScatterND", "x", n.constant([[0]], "int64"), n.constant(np.ones((1, 4, 6, 6))), reduction="add"
+            )
+        ),
+    ),
+    "no order": (
+        "TopK 'topk0': values in no order; use sorted=1",
+        lambda: network(lambda n: tuple(n.add("TopK", "x", numbers(n, 2), outputs=2, sorted=0))),
+    ),
     # Recurrent
     "other functions": (
         "RNN 'rnn0': activations Softsign; Relu, Sigmoid, Tanh are supported",

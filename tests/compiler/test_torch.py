@@ -15,6 +15,8 @@ from nnloom.arch.errors import ModelError
 from nnloom.compiler import compile as compile_model
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.quantize import quantize
+from nnloom.runtime import InferenceSession
+from nnloom.sim.onnx_runtime import OnnxRuntimeReference
 from tests.onnx_models import answer, check, without_code
 
 pytestmark = pytest.mark.skipif(
@@ -112,6 +114,41 @@ def test_quantized_program(torch, tmp_path):
     with without_code():
         result = compile_model(path, output=tmp_path / "a")
     assert not result.is_float and result.report["rounding"]["channels"] == 6
+
+
+@pytest.mark.parametrize(
+    "name", ["mobile", "decoder", "next", "attention", "recurrent", "sequence", "two inputs", "shuffle", "odds"]
+)
+def test_networks_of_many_kinds(torch, name, tmp_path):
+    """From torch.export to the golden model in the words of the tutorial; the same bits as ONNX Runtime where the
+    report says so, else as near as float32 sums are."""
+    from tests.torch_networks import NETWORKS
+
+    kind, shapes, exact = NETWORKS[name]
+    rng = np.random.default_rng(0)
+    network = kind().train()
+    with torch.no_grad():
+        for _ in range(3):  # so that batch normalizations have something to do
+            network(*(torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32)) for shape in shapes))
+    example = tuple(torch.from_numpy(rng.normal(0, 1, shape).astype(np.float32)) for shape in shapes)
+    program = torch.export.export(network.eval(), example)
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    data = {n: rng.normal(0, 1, (10, *shape[1:])).astype(np.float32) for n, shape in zip(names, shapes, strict=True)}
+    with without_code():
+        result = compile_model(
+            program, output=tmp_path / "a", calibrate=data, quantization={"method": "minmax", "explain": False}
+        )
+    assert result.report["exact"] == exact and result.quantized.sqnr_db > 15
+    reference = OnnxRuntimeReference(tmp_path / "a" / "model.onnx")
+    with InferenceSession(tmp_path / "a", "model", native=False) as session:
+        given = [rng.normal(0, 1, shape).astype(np.float32) for shape in shapes]
+        answers = session.run(None, dict(zip([i.name for i in session.get_inputs()], given, strict=True)))
+    for got, want in zip(answers, reference.run(*given), strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        if exact:
+            assert np.array_equal(got, want)
+        else:  # what was a last bit may be a step behind a quantization
+            assert np.abs(got - want).max() <= 0.02 * max(1.0, float(np.abs(want).max()))
 
 
 def test_what_is_refused(torch, tmp_path):

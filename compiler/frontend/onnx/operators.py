@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from . import logic, movement, recurrent, resizing
+from . import indexing, logic, movement, recurrent, resizing
 from .elementwise import (
     batch_normalization,
     binary,
@@ -38,6 +38,7 @@ from .reader import Reader
 __all__ = ["OPERATORS"]
 
 OPERATORS: dict[str, Callable[[Reader, Any], None]] = {
+    **indexing.OPERATORS,
     **logic.OPERATORS,
     **movement.OPERATORS,
     **recurrent.OPERATORS,
