@@ -28,6 +28,7 @@ from nnloom.arch.serving import ServerLimits
 
 from .comparison import compare
 from .console import Console
+from .pruning import prune
 from .quantization import quantization_options, quantize, show_quantization
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = [
     "export",
     "inspect",
     "program",
+    "prune",
     "quantize",
     "report",
     "run",

@@ -221,6 +221,50 @@ def build_parser() -> argparse.ArgumentParser:
 
     p = _subparser(
         verbs,
+        "prune",
+        "take channels out of an ONNX model, by a mask or the weakest first",
+        "nnloom prune net.onnx --target 0.5 -o net_small.onnx",
+    )
+    p.add_argument("model", help="float or quantized .onnx file, or .pt2 (torch.export)")
+    p.add_argument(
+        "--mask",
+        metavar="FILE",
+        help=".json or .npz with a list for each layer: 1 for each output channel that stays, 0 for one that goes",
+    )
+    p.add_argument(
+        "--target",
+        type=float,
+        metavar="SHARE",
+        help="instead: the share of the multiplications that goes, 0 to 1; the filters with the smallest weights go, "
+        "the same share everywhere",
+    )
+    p.add_argument(
+        "--of",
+        choices=("macs", "channels"),
+        default="macs",
+        help="what --target is a share of: multiplications or the layers' channels (default: %(default)s)",
+    )
+    p.add_argument(
+        "--multiple",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="with --target: numbers of channels that are left are multiples of N; the engine computes as many at once "
+        "as it has lanes (default: %(default)s)",
+    )
+    p.add_argument(
+        "--keep", action="append", default=[], metavar="LAYER", help="with --target: layer of which no channel goes"
+    )
+    p.add_argument("-o", "--output", metavar="FILE", help="model file to write (default: MODEL_pruned.onnx, here)")
+    p.add_argument("--masked", metavar="FILE", help="write the network with zeros instead, as large as before, too")
+    p.add_argument("--save-mask", metavar="FILE", help="write the mask, to train the network on with it (.json)")
+    p.add_argument(
+        "--shape", action="append", metavar="INPUT=SIZES", help="shape of an input that the file leaves open"
+    )
+    p.set_defaults(run="prune")
+
+    p = _subparser(
+        verbs,
         "explore",
         "search the accelerator configurations of a board for a model",
         "nnloom explore kws.tflite --board ulx3s-85f --plot front.svg",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = ["Plan", "first_line", "is_onnx", "load_model", "make_plan", "plan_model", "run_options"]
+__all__ = ["Plan", "first_line", "is_onnx", "load_model", "make_plan", "plan_model", "run_on_zeros", "run_options"]
 
 OPSET = 17
 """Older files are upgraded to it."""
@@ -109,7 +109,7 @@ def make_plan(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
     """
     prepared = load_model(path, shapes)
     planned = plan_model(path, prepared)
-    tensors = _tensors(path, planned)
+    tensors = run_on_zeros(path, planned)
     types = {name: (value.dtype.name, tuple(value.shape)) for name, value in tensors.items()}
     constants = {name: tensors[name] for name in _of_shapes(planned) if name in tensors}
     return Plan(prepared, planned, hashlib.sha256(path.read_bytes()).hexdigest(), types, constants)
@@ -248,8 +248,14 @@ def _of_shapes(planned: onnx.ModelProto) -> list[str]:
     return found
 
 
-def _tensors(path: Path, planned: onnx.ModelProto) -> dict[str, NDArray]:
-    """Every tensor in a run on zeros: ONNX Runtime does not write down all that it knows of types and shapes."""
+def run_on_zeros(path: Path, planned: onnx.ModelProto) -> dict[str, NDArray]:
+    """Every tensor in a run on zeros: ONNX Runtime does not write down all that it knows of types and shapes.
+
+    Raises
+    ------
+    ModelError
+        If ONNX Runtime cannot run it; the message names `path`.
+    """
     import numpy as np
     import onnx
     import onnxruntime as ort
