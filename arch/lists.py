@@ -336,17 +336,20 @@ class _Images:
 
     def loads(self, part: Part, step: Step) -> Iterator[Move]:
         """Program and weights of a part to where the step has them."""
-        config, words = self.config, part.weights_words
-        start = HostAddress.PROGRAM + 4 * step.program_base
-        key = (part.program_start, part.program_words, step.weights_base)
-        word = self._put(key, part.program_words, lambda: self._program(part, step))
-        transfer = Transfer(host_address=start, row_words=part.program_words)
-        yield Move(DmaCommand.LOAD, transfer, word, in_table=False, under_way=step.under_way)
-        if words:
-            size = words * weight_word_columns(config)
-            word = self._put((part.weights_start, words), size, lambda: self._columns(part))
-            transfer = weight_transfer(config, words, part.weights_base + step.weights_base)
+        config, columns = self.config, weight_word_columns(self.config)
+        if not step.first_word:
+            start = HostAddress.PROGRAM + 4 * step.program_base
+            key = (part.program_start, part.program_words, step.weights_base)
+            word = self._put(key, part.program_words, lambda: self._program(part, step))
+            transfer = Transfer(host_address=start, row_words=part.program_words)
             yield Move(DmaCommand.LOAD, transfer, word, in_table=False, under_way=step.under_way)
+        words = part.weights_words - step.first_word if step.words is None else step.words
+        if words:
+            weights = part.weights_start, part.weights_words
+            word = self._put(weights, part.weights_words * columns, lambda: self._columns(part))
+            transfer = weight_transfer(config, words, part.weights_base + step.weights_base + step.first_word)
+            first = word + step.first_word * columns
+            yield Move(DmaCommand.LOAD, transfer, first, in_table=False, under_way=step.under_way)
 
     def _program(self, part: Part, step: Step) -> NDArray[np.uint32]:
         assert self._programs is not None

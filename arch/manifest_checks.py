@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .config import AcceleratorConfig
 from .dma import AT_ONCE, BUFFER_ALIGNMENT
 from .dtypes import EIGHT_BITS, INT4, INT8, UINT8
-from .isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, check_descriptor, decode_program
+from .isa import DESCRIPTOR_WORDS, PROGRAM_COLUMNS, check_descriptor, decode_program, weight_word_columns
 from .schema import SchemaError
 
 if TYPE_CHECKING:
@@ -159,16 +159,21 @@ def check_images(
 def _check_steps(what: str, config: AcceleratorConfig, region: Region) -> None:
     """Every part is loaded before it runs, all run in turn, and everything lies within the memories."""
     _expect(bool(region.parts) or not region.steps, f"{what}: steps without parts")
-    loaded: set[int] = set()
+    loaded: dict[int, int] = {}
+    columns = weight_word_columns(config)
     for index, step in enumerate(region.steps):
         here = f"{what}, step {index}"
         _expect(step.under_way <= AT_ONCE, f"{here}: under_way must be 0 to {AT_ONCE}")
         _expect(step.part < len(region.parts), f"{here}: there is no part {step.part}")
         part = region.parts[step.part]
         if step.kind == "run":
-            _expect(step.part in loaded, f"{here}: part {step.part} is not loaded")
+            _expect(loaded.get(step.part) == part.weights_words, f"{here}: part {step.part} is not loaded")
         if step.kind == "load":
-            loaded.add(step.part)
+            _expect(step.first_word == loaded.get(step.part, 0), f"{here}: weights out of turn")
+            _expect(4 * step.first_word * columns % BUFFER_ALIGNMENT == 0, f"{here}: not aligned in external memory")
+            count = part.weights_words - step.first_word if step.words is None else step.words
+            _expect(step.first_word + count <= part.weights_words, f"{here}: more weights than the part has")
+            loaded[step.part] = step.first_word + count
             _expect(
                 step.program_base % PROGRAM_COLUMNS == 0
                 and step.program_base + part.program_words <= config.program_words

@@ -41,6 +41,10 @@ class Step:
     weights_base: Count = 0
     """`load`: weight memory words by which the weights are moved from `Part.weights_base`, and its descriptors with
     them"""
+    first_word: Count = 0
+    """`load`: first of the part's weight words that are loaded; the program comes with the first of all"""
+    words: Count | None = None
+    """`load`: so many weight words; all that are left by default"""
 
 
 def region_steps(region: Region) -> tuple[Step, ...]:

@@ -137,7 +137,7 @@ def compile(
     from .larger import find_larger
     from .ops.rounding import take_nearest
     from .report import make_report
-    from .transfers import memory_timing
+    from .transfers import external_timing
 
     require("compiler", "tvm")
     say = progress or (lambda _: None)
@@ -170,7 +170,7 @@ def compile(
         graph = take_nearest(graph)
     config, choice = _choose(graph, target, config, progress, advance)
     say("partitioning, scheduling and planning memory")
-    fitted = fit(graph, config, memory=memory_timing(target))
+    fitted = fit(graph, config, memory=external_timing(target))
     kept.fitted(fitted, config)
     inexact = check_exactness(fitted.partitioned, strict=strict)
     larger = None

@@ -25,6 +25,8 @@ __all__ = ["PartSize", "arrangements", "cut", "cuts", "group_too_large"]
 
 _SHARES = (2, 3, 4, 6, 8, 12, 16)
 """Parts of so many that fill the memories, to overlap."""
+_LEAST_WORDS = 16
+"""Weight words that are loaded ahead at once, at least: a descriptor takes its time, too."""
 _FIRST_SHARE = 32
 """Of the first part, if it is smaller than the others: nothing runs while it is loaded."""
 
@@ -119,7 +121,7 @@ class _Place:
 
 
 class _Arrangement:
-    """Loads as early as there is room for them, unless that delays a program that is ready.
+    """Loads as early as there is room for them, in pieces that do not delay a program that is ready.
 
     Times are estimates: they choose the order, whatever is chosen is right. ring: parts follow each other round the
     memories; else each takes the smallest gap.
@@ -133,7 +135,9 @@ class _Arrangement:
         self._timing = timing
         self._ring = ring
         self._places: list[_Place] = []
-        """of the parts that were loaded"""
+        """of the parts that were loaded, the last one perhaps in part"""
+        self._left = 0
+        """weight words of the last one that were not"""
 
     def steps(self) -> Iterator[Step]:
         """In order."""
@@ -144,38 +148,69 @@ class _Arrangement:
         for index, part in enumerate(self._parts):
             if index == len(self._places):
                 # Nothing is in use: the program before has ended.
+                now = max(now, end) + self._cycles(index, part.weights_words)
                 place = self._find(range(0))
                 assert place is not None
-                yield self._load(index, place, under_way=0)
-                now = max(now, end) + self._cycles(part)
+                self._places.append(place)
+                yield self._load(part.weights_words, under_way=0)
             if index:
                 now = max(now, end) + store
             now += fetch
             yield Step(kind="run", part=index)
             end = now + part.cycles
-            while len(self._places) < len(self._parts):
-                following = len(self._places)
-                cycles = self._cycles(self._parts[following])
-                # The next part has to come; those behind it only while there is time.
-                if following > index + 1 and now + cycles > end:
-                    break
-                place = self._find(range(index, following))
-                if place is None:
-                    break
-                yield self._load(following, place, under_way=1)
-                now += cycles
+            while count := self._next_words(index, end - now):
+                now += self._cycles(len(self._places) - 1, count)
+                yield self._load(count, under_way=1)
 
-    def _load(self, index: int, place: _Place, *, under_way: int) -> Step:
-        self._places.append(place)
+    def _next_words(self, running: int, time: float) -> int:
+        """Weight words that are loaded next beside a program, in so many cycles; 0: none. The next part gets its place.
+
+        That part has to come; those behind it only while there is time.
+        """
+        following = len(self._places) - 1
+        if not self._left:
+            following += 1
+            if following == len(self._parts):
+                return 0
+            place = self._find(range(running, following))
+            if place is None:
+                return 0
+        size = self._parts[following].weights_words
+        left = self._left or size
+        count = left
+        if following > running + 1:
+            each = self._cycles(following, size) / size
+            count = min(left, int((time - 2 * fetch_cycles(self._timing)) / each))
+            if count < left:
+                count = count // _LEAST_WORDS * _LEAST_WORDS
+        if count <= 0:
+            return 0
+        if not self._left:
+            assert place is not None
+            self._places.append(place)
+            self._left = size
+        return count
+
+    def _load(self, count: int, *, under_way: int) -> Step:
+        index, place = len(self._places) - 1, self._places[-1]
+        size = self._parts[index].weights_words
+        left = self._left or size
+        self._left = left - count
         return Step(
-            kind="load", part=index, under_way=under_way, program_base=place.program, weights_base=place.weights
+            kind="load",
+            part=index,
+            under_way=under_way,
+            program_base=place.program,
+            weights_base=place.weights,
+            first_word=size - left,
+            words=count,
         )
 
-    def _cycles(self, part: PartSize) -> float:
-        """Of its loads."""
-        moved = [Transfer(host_address=HostAddress.PROGRAM, row_words=part.program_words)]
-        if part.weights_words:
-            moved.append(weight_transfer(self._config, part.weights_words))
+    def _cycles(self, index: int, words: int) -> float:
+        """Of loads: so many weight words of a part, with its program before the first."""
+        moved = [weight_transfer(self._config, words)]
+        if self._left in (0, self._parts[index].weights_words):
+            moved.append(Transfer(host_address=HostAddress.PROGRAM, row_words=self._parts[index].program_words))
         moves = (Move(DmaCommand.LOAD, transfer, 0, in_table=False) for transfer in moved)
         return sum(fetch_cycles(self._timing) + move_cycles(move, self._timing) for move in moves)
 

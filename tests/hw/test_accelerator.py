@@ -26,6 +26,7 @@ from nnloom.arch.isa import (
     weight_word_columns,
 )
 from nnloom.arch.legality import check_program
+from nnloom.arch.lists import relocated
 from nnloom.arch.loopnest import Step, issue_cycles, steps
 from nnloom.compiler.graph import Add, LayerGraph, Table
 from nnloom.hw.accelerator import make_accelerator
@@ -34,12 +35,13 @@ from tests.engines import compact, without_overlap
 from tests.graphs import random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
 
-CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=64)
+CONFIG = AcceleratorConfig(lanes=8, taps=5, requant_units=4, activation_bytes=4096, weight_words=512, program_words=96)
 
 
 MEMORIES = dict(activation_bytes=4096, weight_words=1024, program_words=64, field_bits=10)
 SMALLEST = without_overlap(**MEMORIES)
 COMPACT = compact(**MEMORIES)
+WIDE = AcceleratorConfig(lanes=16, taps=9, activation_bytes=8192, weight_words=512, program_words=128)
 ACCESS_ERROR, PROGRAM_ERROR, WATCHDOG_ERROR = (
     Status.ERROR | cause << ERROR_CAUSE_BIT for cause in (ErrorCause.ACCESS, ErrorCause.PROGRAM, ErrorCause.WATCHDOG)
 )
@@ -134,8 +136,9 @@ def run(
     config: AcceleratorConfig = CONFIG,
     *,
     watchdog_bits: int = WATCHDOG_BITS,
+    loads_while_running: bool = False,
 ) -> None:
-    dut = make_accelerator(config, technology, watchdog_bits=watchdog_bits)
+    dut = make_accelerator(config, technology, watchdog_bits=watchdog_bits, loads_while_running=loads_while_running)
     reset = Signal()
 
     async def bench(ctx):
@@ -255,8 +258,80 @@ def test_runs_back_to_back_give_the_same_answer(pause, distributed_ram):
     run(test, 2, pause, GenericTechnology(distributed_ram=distributed_ram))
 
 
+@pytest.mark.parametrize(
+    ("config", "pause"),
+    [pytest.param(CONFIG, 0.0, id="8x5"), pytest.param(WIDE, 0.2, id="16x9", marks=pytest.mark.slow)],
+)
+def test_the_dma_loads_memories_beside_a_program(config, pause):
+    """The engine never waits; what is written is there: activations that it does not use, and the same program with
+    its weights at another place, which runs next."""
+    from nnloom.compiler.cost import program_cycles
+    from nnloom.sim.golden import GoldenModel
+
+    graph, compiled, inputs = small_region(9, config)
+    golden = GoldenModel(config, compiled.program, compiled.weights, compiled.tables)
+    locations = compiled.plan.locations
+    for name, value in inputs.items():
+        golden.write_tensor(locations[name], value)
+    golden.run()
+    program, weights = len(compiled.program), len(compiled.weights)
+    columns, place = weight_word_columns(config), 300
+    again = relocated(compiled.program, place)
+    words = {HostAddress.PROGRAM + 4 * (program + i): int(word) for i, word in enumerate(again)}
+    for index in range(weights):
+        data = np.resize(compiled.weights[index], 4 * columns).view("<u4")
+        start = HostAddress.WEIGHTS + (place + index) * weight_stride(config)
+        words |= {start + 4 * i: int(word) for i, word in enumerate(data)}
+    rng = np.random.default_rng(1)
+    free = range(compiled.plan.granules, config.bank_granules)
+    activations = [
+        HostAddress.ACTIVATIONS + (bank * config.bank_granules + granule) * config.granule + 4 * i
+        for bank in range(config.row_banks)
+        for granule in (free[0], *free[-20:])
+        for i in range(config.granule // 4)
+    ]
+    words |= {address: int(rng.integers(1 << 32)) for address in activations}
+
+    async def test(bus):
+        await bus.load(compiled)
+        for name, value in inputs.items():
+            await bus.write_tensor(locations[name], value)
+        await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+        bus.ctx.set(bus.dut.from_dma, 1)
+        # Activations first: they meet results.
+        beside = 0
+        for address in sorted(words, key=lambda a: (a < HostAddress.ACTIVATIONS, a)):
+            await bus.write(address, words[address])
+            beside += bus.ctx.get(bus.dut.busy)
+        bus.ctx.set(bus.dut.from_dma, 0)
+        assert beside > 50
+        for start in (0, program):
+            if start:
+                for name, value in inputs.items():
+                    await bus.write_tensor(locations[name], value)
+                await bus.write(HostAddress.REGISTERS + Register.PROGRAM_START, start)
+                await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+            while await bus.register(Register.STATUS) & Status.BUSY:
+                pass
+            assert await bus.register(Register.STATUS) == Status.DONE
+            assert await bus.register(Register.CYCLES) == program_cycles(config, compiled.descriptors)
+            for output in graph.outputs:
+                got = await bus.read_tensor(locations[output.name])
+                np.testing.assert_array_equal(got, golden.read_tensor(locations[output.name]))
+            for address in activations[:: 1 if start else 9]:
+                assert await bus.read(address) == words[address]
+        # Nobody else may, nor may the DMA read.
+        await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+        bus.ctx.set(bus.dut.from_dma, 1)
+        assert await bus.read(activations[0]) == 0
+        assert await bus.register(Register.STATUS) == Status.BUSY | ACCESS_ERROR
+
+    run(test, 11, pause, config=config, loads_while_running=True)
+
+
+@pytest.mark.parametrize("loads_while_running", [False, True])
 @pytest.mark.parametrize("config", [CONFIG, COMPACT], ids=["8x5", "compact"])
-def test_accesses_while_busy_are_ignored_and_reported(config):
+def test_accesses_while_busy_are_ignored_and_reported(config, loads_while_running):
     graph, compiled, inputs = small_region(4, config)
     locations = compiled.plan.locations
     output = locations[graph.outputs[0].name]
@@ -292,7 +367,7 @@ def test_accesses_while_busy_are_ignored_and_reported(config):
         np.testing.assert_array_equal(quiet, again)
         assert await bus.register(Register.STATUS) == Status.DONE
 
-    run(test, 5, 0.0, config=config)
+    run(test, 5, 0.0, config=config, loads_while_running=loads_while_running)
 
 
 @pytest.mark.parametrize("config", [CONFIG, COMPACT], ids=["8x5", "compact"])

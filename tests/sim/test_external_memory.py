@@ -147,7 +147,7 @@ def test_cycles_are_predicted(board, networks):
             lists = Lists.of(network.artifact).regions[network.region.name]
             for counting in (False, True):
                 got = network.check(device, 1, counting=counting)
-                want = list_cycles(lists, timing, got.program_cycles, counting=counting)
+                want = list_cycles(lists, timing, got.program_cycles, counting=counting, config=CONFIG)
                 assert abs(want.total - got.list_cycles) < 0.015 * got.list_cycles
                 assert abs(want.total - got.list_cycles) < 0.02 * (got.list_cycles - got.cycles)
 
@@ -282,7 +282,7 @@ def test_with_the_sdram_and_its_controller(networks):
             lists = Lists.of(network.artifact).regions[network.region.name]
             for seed in range(2):
                 got = network.check(device, seed, board)
-                want = list_cycles(lists, timing, got.program_cycles)
+                want = list_cycles(lists, timing, got.program_cycles, config=CONFIG)
                 assert abs(want.total - got.list_cycles) < 0.03 * got.list_cycles
             edges += board.check_pins()
         board.press_reset()
