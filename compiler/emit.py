@@ -27,7 +27,7 @@ from .memory import MemoryPlan, fits_memory, plan_memory, region_bytes
 from .parts import PartSize, arrangements, cut, cuts
 from .split_sums import with_split_sums
 from .strip_program import StripPart, strip_parts
-from .strips import StripPlan, plan_strips
+from .strips import StripPlan, plan_strips, sliced
 from .transfers import MemoryTiming, list_cycles
 from .unread import without_unread
 
@@ -107,9 +107,9 @@ def emit(
         If activations, or the weights of one channel group, exceed the configuration's memories.
     """
     if external is not None:
-        plans = [_planned_in_strips(config, graph, external) for graph in graphs]
-        if any(isinstance(plan, StripPlan) for plan in plans):
-            return _emit_strips(config, graphs, plans)
+        strips = [_planned_in_strips(config, graph, external) for graph in graphs]
+        if any(strips):
+            return _emit_strips(config, graphs, strips)
     plain = [_planned(config, graph) for graph in graphs]
     spare = [_with_spare_rows(config, *item) for item in plain]
     fast, carried = ([(_faster(config, graph), plan) for graph, plan in form] for form in (spare, plain))
@@ -126,9 +126,12 @@ def emit(
 
 def _planned_in_strips(config: AcceleratorConfig, graph: LayerGraph, external: MemoryTiming) -> StripPlan | None:
     """None if a region fits the activation memory."""
-    if any(fits_memory(config, form) for form in prepared(config, graph)):
+    forms: Sequence[LayerGraph] = prepared(config, graph)
+    if any(fits_memory(config, form) for form in forms):
         return None
-    return min((plan_strips(config, form, external) for form in prepared(config, graph)), key=lambda p: p.cycles)
+    if len(forms[0].layers) == len(forms[1].layers):
+        forms = forms[:1]  # there are no copies
+    return min((plan_strips(config, sliced(config, form), external) for form in forms), key=lambda p: p.cycles)
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:

@@ -35,6 +35,7 @@ from .ir import Graph
 from .larger import with_more_memory
 from .lower import tables_of
 from .partition import partition
+from .transfers import external_timing
 
 __all__ = [
     "Candidate",
@@ -372,7 +373,7 @@ def _explore_cut(graph: Graph, board: Board, shapes: int) -> Exploration:
     candidates = []
     ranks = []
     for config in (board.config, *with_more_memory(board)):
-        fitted = fit(graph, config)
+        fitted = fit(graph, config, external_timing(board))
         cycles = sum(program_cycles(config, region.descriptors) for region in fitted.emitted.regions)
         candidates.append(dataclasses.replace(_candidate(board, config, cycles), engine_share=fitted.engine_share))
         ranks.append((*fitted.rank, -cycles))

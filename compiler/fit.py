@@ -35,7 +35,7 @@ from .lower import lower_layers
 from .memory import fits_memory, lifetimes, plan_memory, region_bytes
 from .partition import Cuts, Partitioned, Region, partition
 from .parts import group_too_large
-from .strips import strip_bytes
+from .strips import misfits, sliced
 from .transfers import MemoryTiming
 
 __all__ = ["Fitted", "fit"]
@@ -158,16 +158,18 @@ def _units(region: Region) -> list[tuple[int, int, int]]:
 def _reasons(config: AcceleratorConfig, region: Region, in_strips: bool) -> Iterator[tuple[int, str | None]]:
     """Why each operator of a region, by its value, is too large even alone, or None."""
     in_region = _locations(config, region.layers)
+    tall = misfits(config, sliced(config, region.layers)) if in_strips else {}
     for value, first, end in _units(region):
         alone = _piece(region.layers, first, end)
         reason = None
-        least = strip_bytes(config, alone) if in_strips else 0
-        if in_strips and least > config.activation_bytes:
-            reason = (
-                f"a row of its tensors needs {least:,} bytes of activation memory, the configuration has "
-                f"{config.activation_bytes:,}"
-            )
-        elif not in_strips and not _fits(config, alone):
+        if in_strips:
+            needed = max((tall.get(layer.name, 0) for layer in alone.layers), default=0)
+            if needed:
+                reason = (
+                    f"a row of its tensors needs {needed:,} bytes of activation memory, the configuration has "
+                    f"{config.activation_bytes:,}"
+                )
+        elif not _fits(config, alone):
             reason = (
                 f"its tensors need {region_bytes(config, alone):,} bytes of activation memory, the configuration has "
                 f"{config.activation_bytes:,}"

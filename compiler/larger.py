@@ -14,6 +14,7 @@ from nnloom.boards.resources import estimate, fits, lut_multipliers
 
 from .fit import Fitted, fit
 from .ir import Graph
+from .transfers import MemoryTiming, external_timing
 
 __all__ = ["Larger", "find_larger", "with_more_memory"]
 
@@ -51,10 +52,11 @@ def with_more_memory(board: Board) -> Iterator[AcceleratorConfig]:
 def find_larger(graph: Graph, fitted: Fitted, config: AcceleratorConfig, board: Board) -> Larger | None:
     """The first that takes all of it, of the board and the others by size; else the one that takes most; or None."""
     best, most = None, fitted
-    for name, other in _candidates(board):
-        if other == config or not _has_more(other, config):
+    for name, other, external in _candidates(board):
+        more_memory = external is not None and external_timing(board) is None
+        if not (more_memory or _has_more(other, config)):
             continue
-        found = fit(graph, other)
+        found = fit(graph, other, external)
         if found.rank > most.rank:
             best, most = Larger(name, other, found), found
             if not found.is_cut:
@@ -62,13 +64,18 @@ def find_larger(graph: Graph, fitted: Fitted, config: AcceleratorConfig, board: 
     return best
 
 
-def _candidates(board: Board) -> Iterator[tuple[str, AcceleratorConfig]]:
-    yield board.name, board.config
+def _candidates(board: Board) -> Iterator[tuple[str, AcceleratorConfig, MemoryTiming | None]]:
+    """Board, configuration, and how fast the board's external memory is."""
+    external = external_timing(board)
+    yield board.name, board.config, external
     for config in with_more_memory(board):
-        yield board.name, config
+        yield board.name, config, external
     others = [other for other in all_boards() if other.name != board.name]
-    for other in sorted(others, key=lambda b: (b.config.activation_bytes, b.config.multipliers)):
-        yield other.name, other.config
+    # What is the same but for the system on it comes first.
+    for other in sorted(
+        others, key=lambda b: (b.device != board.device, b.config.activation_bytes, b.config.multipliers)
+    ):
+        yield other.name, other.config, external_timing(other)
 
 
 def _has_more(config: AcceleratorConfig, than: AcceleratorConfig) -> bool:

@@ -22,8 +22,8 @@ from nnloom.arch.legality import register_faults
 from .graph import Add, Layer, Mul, Tensor
 from .lower import LoweredLayer, add_operands, finished_program, located, lower_layer
 from .parts import group_too_large
-from .strip_layers import Held, rows_read, rows_written, strip_layer
-from .strips import StripPlan, buffer_name
+from .strip_layers import Held, strip_layer
+from .strips import Stage, Strip, StripPlan, buffer_name
 
 __all__ = ["StripPart", "strip_parts"]
 
@@ -89,58 +89,52 @@ class _Lowering:
         self._known: dict[tuple, LoweredLayer] = {}
         self._weights: dict[tuple[int, bytes], NDArray[np.uint8]] = {}
         self._entire = {t.name: t.entire for layer in plan.graph.layers for t in (*layer.inputs, layer.output)}
-        self._written: set[str] = {t.name for t in plan.graph.inputs}
 
     def runs(self) -> Iterator[_Run]:
         """Of each strip."""
         for stage in self._plan.stages:
-            layer = self._plan.graph.layers[stage.layer]
-            for first, end in stage.strips:
-                yield self._strip(stage.layer, layer, first, end)
-            self._written.add(layer.output.name)
+            for strip in stage.strips:
+                yield self._strip(stage, strip, again=strip is not stage.strips[-1])
 
-    def _strip(self, index: int, layer: Layer, first: int, end: int) -> _Run:
-        rows: dict[str, tuple[int, int]] = {}
-        for operand, tensor in enumerate(layer.inputs):
-            if self._plan.is_external(tensor.name):
-                begin, stop = rows_read(layer, operand, first, end)
-                known = rows.get(tensor.name, (begin, stop))
-                rows[tensor.name] = min(begin, known[0]), max(stop, known[1])
-        read = set(rows)
-        name = layer.output.name
-        if self._plan.is_external(name):
-            rows[name] = rows_written(layer, first, end)
-            if _is_partial(layer.output) and name in self._written:
-                read.add(name)
-        locations = dict(self._plan.memory.locations)
+    def _strip(self, stage: Stage, strip: Strip, *, again: bool) -> _Run:
+        places = self._plan.memory.locations
+        locations: dict[str, TensorLocation] = dict(places)
         held: dict[str, Held] = {}
-        for tensor_name, (begin, stop) in rows.items():
-            buffer = buffer_name(index, tensor_name)
-            entire = self._entire[tensor_name]
-            shape = (1, stop - begin, entire.columns, entire.channels)
-            held[tensor_name] = Held(dataclasses.replace(entire, name=buffer, rows=stop - begin, shape=shape), begin)
-            locations[buffer] = dataclasses.replace(locations[buffer], rows=stop - begin, shape=shape)
-        inputs = [held.get(t.name) or Held(t.entire) for t in layer.inputs]
-        strip = layer
-        if (first, end) != (0, layer.output.rows) or held:
-            strip = strip_layer(self._config, layer, first, end, inputs, held.get(name) or Held(layer.output.entire))
-        lowered = self._lowered(index, strip, locations)
-        if (first, end) != (0, layer.output.rows):
-            lowered = dataclasses.replace(lowered, rows=range(first, end))
-        moved = {n: self._rows(n, locations[buffer_name(index, n)], rows[n]) for n in rows}
-        location = locations[strip.output.name]
-        if name in held:
-            location = dataclasses.replace(location, name=name, layer=layer.name)
+        for name, (begin, end) in strip.tensors.items():
+            buffer, entire = buffer_name(stage.first, name), self._entire[name]
+            shape = (1, end - begin, entire.columns, entire.channels)
+            held[name] = Held(dataclasses.replace(entire, name=buffer, rows=end - begin, shape=shape), begin)
+            locations[buffer] = dataclasses.replace(places[buffer], rows=end - begin, shape=shape)
+        layers: list[LoweredLayer] = []
+        written: list[TensorLocation] = []
+        for index, (first, end) in zip(range(stage.first, stage.end), strip.layers, strict=True):
+            layer = self._plan.graph.layers[index]
+            inputs = [held.get(t.name) or Held(t.entire) for t in layer.inputs]
+            output = held.get(layer.output.name) or Held(layer.output.entire)
+            piece = strip_layer(self._config, layer, first, end, inputs, output)
+            lowered = self._lowered(index, piece, locations)
+            if (first, end) != (0, layer.output.rows):
+                lowered = dataclasses.replace(lowered, rows=range(first, end))
+            layers.append(lowered)
+            location = locations[piece.output.name]
+            if layer.output.name in self._numbers:
+                location = dataclasses.replace(location, name=layer.output.name, layer=layer.name)
+            elif layer.output.name in held:
+                begin, stop = strip.tensors[layer.output.name]
+                location = dataclasses.replace(location, name=f"{layer.output.name} rows {begin}:{stop}")
+            written.append(location)
+        stored = [name for name in strip.tensors if name == layer.output.name and name in self._numbers]
         return _Run(
-            loads=tuple(moved[n] for n in rows if n in read),
-            layers=[lowered],
-            locations=[location],
-            stores=(moved[name],) if name in rows else (),
-            again=end < layer.output.rows,
+            loads=tuple(self._rows(stage, n, rows) for n, rows in strip.tensors.items() if n in stage.loaded),
+            layers=layers,
+            locations=written,
+            stores=tuple(self._rows(stage, n, strip.tensors[n]) for n in stored),
+            again=again,
         )
 
-    def _rows(self, name: str, location: TensorLocation, rows: tuple[int, int]) -> Rows:
-        return Rows(tensor=self._numbers[name], first=rows[0], count=rows[1] - rows[0], base=location.base)
+    def _rows(self, stage: Stage, name: str, rows: tuple[int, int]) -> Rows:
+        base = self._plan.memory.locations[buffer_name(stage.first, name)].base
+        return Rows(tensor=self._numbers[name], first=rows[0], count=rows[1] - rows[0], base=base)
 
     def _lowered(self, index: int, layer: Layer, locations: Mapping[str, TensorLocation]) -> LoweredLayer:
         config = self._config
@@ -163,10 +157,6 @@ class _Lowering:
             weights = self._weights.setdefault((index, lowered.weights.tobytes()), lowered.weights)
             self._known[key] = lowered = dataclasses.replace(lowered, weights=weights)
         return dataclasses.replace(lowered, layer=layer, descriptor=_placed(lowered.descriptor, layer, sources, out))
-
-
-def _is_partial(t: Tensor) -> bool:
-    return t.whole is not None and (t.columns, t.channels, t.row_step) != (*t.whole[1:], 1)
 
 
 def _shape(config: AcceleratorConfig, tensor: Tensor, location: TensorLocation) -> tuple:
@@ -198,13 +188,14 @@ class _Packer:
     _used: int = 0
     _kept: list[NDArray[np.uint8]] = field(default_factory=list)
     """arrays, so that none gets the identity of another"""
+    _programs: dict[tuple, list[Descriptor]] = field(default_factory=dict)
 
     def parts(self, runs: Iterator[_Run]) -> Iterator[StripPart]:
         """Of all runs."""
         for run in runs:
             pieces = list(self._pieces(run))
             for index, (base, items) in enumerate(pieces):
-                program = finished_program(self.config, [item for item, _ in items], self.tables)
+                program = self._finished([item for item, _ in items])
                 yield StripPart(
                     tuple(program),
                     tuple(location for _, location in items),
@@ -213,23 +204,28 @@ class _Packer:
                     run.stores if index == len(pieces) - 1 else (),
                 )
 
+    def _finished(self, layers: list[LoweredLayer]) -> list[LoweredLayer]:
+        """`finished_program`, once for equal programs."""
+        key = tuple((item.descriptor, item.layer.table) for item in layers)
+        if key not in self._programs:
+            program = finished_program(self.config, layers, self.tables)
+            self._programs[key] = [item.descriptor for item in program]
+        descriptors = self._programs[key]
+        return [dataclasses.replace(item, descriptor=d) for item, d in zip(layers, descriptors, strict=True)]
+
     def _pieces(self, run: _Run) -> Iterator[tuple[int, list[tuple[LoweredLayer, TensorLocation]]]]:
         """(first weight memory word that is loaded, layers with the weights to load) of each part of a run."""
         config = self.config
+        missing = sum(len(x.weights) for x in run.layers if (id(x.weights), 0, x.groups) not in self._resident)
+        if run.again and self._used + missing > config.weight_words >= sum(len(x.weights) for x in run.layers):
+            # Once more room, and then they stay for all strips.
+            self._flush()
         base, items = self._used, list[tuple[LoweredLayer, TensorLocation]]()
         for layer, location in zip(run.layers, run.locations, strict=True):
             reason = group_too_large(config, layer)
             if reason:
                 raise CapacityError(f"{layer.layer.name}: {reason}; run this layer on the CPU")
             first, size = 0, len(layer.weights) // layer.groups
-            is_here = (id(layer.weights), 0, layer.groups) in self._resident
-            fits_alone = self._used + len(layer.weights) > config.weight_words >= len(layer.weights)
-            if run.again and fits_alone and not is_here:
-                # Cut now it would be loaded anew for each strip.
-                if items:
-                    yield base, items
-                self._flush()
-                base, items = 0, []
             while first < layer.groups:
                 key = id(layer.weights), first, layer.groups - first
                 if key in self._resident:

@@ -1,45 +1,70 @@
 """Regions whose tensors exceed the activation memory, on boards with external memory: strips of rows.
 
-A tensor lies in activation memory for all of its life, or in external memory. Layers run one after the other, in
-*stages*: where a layer reads or writes an external tensor it runs strip by strip, and each strip brings the rows that
-it reads into a buffer, runs, and takes the rows that it has made to external memory. Which tensors are external, and
-how high the strips of a stage are, is what costs the fewest cycles by the cost model and fits the memory.
+A tensor lies in activation memory for all of its life, or in external memory. Layers run in *stages*, one after the
+other: a stage that reads or writes an external tensor runs strip by strip, and each strip brings the rows that it reads
+into buffers, runs, and takes the rows that it has made to external memory. A stage of several layers runs all of them
+on each strip; what lies between them never leaves the chip, and rows that two strips need are computed twice.
+
+Which tensors are external, where stages end, and how high their strips are, is what costs the fewest cycles by the cost
+model and fits the memory: dynamic programming over the sequence of layers for the stages, single changes for the
+tensors, in turns.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from nnloom.arch.artifact import TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import BUFFER_ALIGNMENT
 from nnloom.arch.errors import CapacityError
-from nnloom.arch.isa import Descriptor
-from nnloom.arch.loopnest import issue_cycles
+from nnloom.arch.isa import Descriptor, weight_word_columns
+from nnloom.arch.loopnest import descriptor_cycles, issue_cycles
 
-from .graph import Layer, LayerGraph, Tensor, WindowSum
+from .channel_slices import with_channel_slices
+from .graph import Layer, LayerGraph, WindowSum
 from .lower import located, lower_layer
 from .memory import Lifetime, MemoryPlan, check_plan, lifetimes, place_tensors
 from .strip_layers import is_elementwise, reads_in_order, rows_read, rows_written
 from .transfers import MemoryTiming, load_cycles, run_cycles, store_cycles
 
-__all__ = ["Stage", "StripPlan", "buffer_name", "plan_strips", "strip_bytes"]
+__all__ = ["Stage", "Strip", "StripPlan", "balanced", "buffer_name", "misfits", "plan_strips", "sliced"]
 
 _ATTEMPTS = 8
 """Plans that are made until one fits although tensors leave gaps."""
+_MOST_LAYERS = 10
+"""Of a stage."""
+_HEIGHTS = 4
+"""Heights of strips that are compared, from the highest that fits on."""
+
+
+Rows = tuple[int, int]
+"""First row, end"""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What a stage does at a time."""
+
+    layers: tuple[Rows, ...]
+    """rows of each layer's output"""
+    tensors: Mapping[str, Rows]
+    """rows of each tensor that the stage has in a buffer"""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A layer, and the rows of its output that it makes at a time, in order."""
+    """Layers `first` to `end` - 1, and what of them runs at a time, in order."""
 
-    layer: int
-    strips: tuple[tuple[int, int], ...]
-    """(first row, end) of each"""
+    first: int
+    end: int
+    strips: tuple[Strip, ...]
+    loaded: frozenset[str]
+    """external tensors of which a strip brings rows"""
 
 
 @dataclass(frozen=True)
@@ -51,23 +76,15 @@ class StripPlan:
     external: tuple[str, ...]
     """tensors in external memory, in the order in which they are made"""
     memory: MemoryPlan
-    """of the tensors on the chip, and of the buffers of each stage (`buffer_name`); time goes by stages"""
+    """of the tensors on the chip, and of the buffers of each stage (`buffer_name`); time goes by layers"""
     layouts: Mapping[str, TensorLocation]
     """of all tensors of the region, at base 0"""
     cycles: float
     """by the cost model"""
 
-    def is_external(self, name: str) -> bool:
-        """Whether a tensor lies in external memory."""
-        return name in self._external
-
-    @cached_property
-    def _external(self) -> frozenset[str]:
-        return frozenset(self.external)
-
 
 def buffer_name(stage: int, tensor: str) -> str:
-    """Name of the buffer in which a stage has rows of an external tensor."""
+    """Name of the buffer in which the stage whose first layer is `stage` has rows of a tensor."""
     return f"{tensor} @ {stage}"
 
 
@@ -80,10 +97,14 @@ def plan_strips(config: AcceleratorConfig, graph: LayerGraph, timing: MemoryTimi
         If a layer does not fit the activation memory even row by row.
     """
     search = _Search(config, graph, timing)
+    for name, size in search.misfits().items():
+        raise CapacityError(
+            f"{name}: a row of its tensors needs {size:,} bytes of activation memory, the configuration has "
+            f"{config.activation_bytes:,}"
+        )
     available = config.bank_granules
     for _ in range(_ATTEMPTS):
-        external = search.external_tensors(available)
-        plan = search.plan(external, available)
+        plan = search.plan(available)
         if plan.memory.granules <= config.bank_granules:
             check_plan(plan.memory.locations, plan.memory.lifetimes, config)
             return plan
@@ -94,13 +115,15 @@ def plan_strips(config: AcceleratorConfig, graph: LayerGraph, timing: MemoryTimi
     )
 
 
-def strip_bytes(config: AcceleratorConfig, graph: LayerGraph) -> int:
-    """Bytes of activation memory that a region's layers need if every tensor is in external memory: of the layer that
-    needs most for a few rows."""
-    search = _Search(config, graph, None)
-    everything = frozenset(search.layouts)
-    granules = max(search.least_granules(index, everything) for index in range(len(graph.layers)))
-    return granules * config.granule * config.row_banks
+def misfits(config: AcceleratorConfig, graph: LayerGraph) -> dict[str, int]:
+    """Layers that do not fit even a few rows at a time with all their tensors in external memory, and the bytes of
+    activation memory that they need."""
+    return _Search(config, graph, None).misfits()
+
+
+def sliced(config: AcceleratorConfig, graph: LayerGraph) -> LayerGraph:
+    """The region with slices of channels where layers do not fit otherwise."""
+    return with_channel_slices(config, graph, lambda form: misfits(config, form))
 
 
 def _aligned(config: AcceleratorConfig, location: TensorLocation) -> TensorLocation:
@@ -109,7 +132,7 @@ def _aligned(config: AcceleratorConfig, location: TensorLocation) -> TensorLocat
     return dataclasses.replace(location, row_stride=-(-location.row_stride // unit) * unit)
 
 
-def balanced(rows: int, height: int, step: int) -> tuple[tuple[int, int], ...]:
+def balanced(rows: int, height: int, step: int) -> tuple[Rows, ...]:
     """As few strips of at most `height` rows as possible, of equal heights if these can be multiples of `step`."""
     count = -(-rows // height)
     even = -(-rows // count)
@@ -124,282 +147,407 @@ class _Costs:
     config: AcceleratorConfig
     layouts: Mapping[str, TensorLocation]
     _descriptors: dict[int, Descriptor] = field(default_factory=dict)
+    _words: dict[int, int] = field(default_factory=dict)
     _known: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def _descriptor(self, index: int, layer: Layer) -> Descriptor:
+        if index not in self._descriptors:
+            sources = [located(self.config, self.layouts, t) for t in layer.inputs]
+            lowered = lower_layer(self.config, layer, sources, located(self.config, self.layouts, layer.output))
+            self._descriptors[index], self._words[index] = lowered.descriptor, len(lowered.weights)
+        return self._descriptors[index]
+
+    def weight_words(self, index: int, layer: Layer) -> int:
+        """Of all its channel groups."""
+        self._descriptor(index, layer)
+        return self._words[index]
 
     def cycles(self, index: int, layer: Layer, rows: int) -> int:
         """Of so many output rows."""
         key = index, rows
         if key not in self._known:
-            if index not in self._descriptors:
-                sources = [located(self.config, self.layouts, t) for t in layer.inputs]
-                lowered = lower_layer(self.config, layer, sources, located(self.config, self.layouts, layer.output))
-                self._descriptors[index] = lowered.descriptor
-            d = self._descriptors[index]
+            d = self._descriptor(index, layer)
             if d.pixel_pair:
                 d = dataclasses.replace(d, n_oy=-(-rows // 2), odd_rows=rows % 2)
             elif d.n_oy == layer.output.rows:
                 d = dataclasses.replace(d, n_oy=rows)
-            cycles = issue_cycles(self.config, d)
+            cycles = issue_cycles(self.config, d) + descriptor_cycles(self.config)
             if d.n_oy != rows and not d.pixel_pair:  # one long row of each bank
                 cycles = -(-cycles * rows // layer.output.rows)
             self._known[key] = cycles
         return self._known[key]
 
 
+_Span = tuple[int, int]
+"""First layer of a stage, end"""
+
+
 class _Search:
-    """What is external, and the heights of strips."""
+    """What is external, where stages end, and the heights of strips."""
 
     def __init__(self, config: AcceleratorConfig, graph: LayerGraph, timing: MemoryTiming | None) -> None:
         self.config = config
         self.graph = graph
         self.timing = timing
+        self.layers = graph.layers
         places, lives = lifetimes(config, graph)
         self.layouts = {name: _aligned(config, place) for name, place in places.items()}
         self.lives = {life.name: (max(life.first, 0), min(life.last, len(graph.layers) - 1)) for life in lives}
-        """first and last stage of each tensor"""
+        """first and last layer of each tensor's life"""
         self.granules = {name: place.granules(config) for name, place in self.layouts.items()}
         self._given = {t.name for t in graph.inputs}
         self._wanted = {t.name for t in graph.outputs}
         self._costs = _Costs(config, self.layouts)
-        self._cycles: dict[tuple[int, frozenset[str], int], tuple[float, int]] = {}
+        self._cycles: dict[tuple[_Span, frozenset[str], int], tuple[float, int]] = {}
+        self._made: dict[tuple[_Span, frozenset[str], int], tuple[Strip, ...]] = {}
         self._writers: dict[str, list[int]] = {}
+        self._readers: dict[str, list[int]] = {}
         for index, layer in enumerate(graph.layers):
             self._writers.setdefault(layer.output.name, []).append(index)
+            for tensor in layer.inputs:
+                self._readers.setdefault(tensor.name, []).append(index)
+        self._touched: dict[_Span, frozenset[str]] = {}
+        self._within: dict[_Span, frozenset[str]] = {}
 
-    def live(self, stage: int) -> list[str]:
-        """Tensors that live during a stage."""
-        return [name for name, (first, last) in self.lives.items() if first <= stage <= last]
+    # Stages
 
-    def of_stage(self, index: int) -> list[Tensor]:
-        """Operands and output of a stage's layer."""
-        layer = self.graph.layers[index]
-        return [*layer.inputs, layer.output]
+    def touched(self, span: _Span) -> frozenset[str]:
+        """Tensors that the layers of a stage read or write."""
+        if span not in self._touched:
+            layers = self.layers[slice(*span)]
+            self._touched[span] = frozenset(t.name for layer in layers for t in (*layer.inputs, layer.output))
+        return self._touched[span]
 
-    # Rows that a strip has in its buffers
+    def within(self, span: _Span) -> frozenset[str]:
+        """Tensors that lie between the layers of a stage."""
+        if span not in self._within:
+            self._within[span] = frozenset(layer.output.name for layer in self.layers[span[0] : span[1] - 1])
+        return self._within[span]
 
-    def needed(self, index: int, external: frozenset[str], first: int, end: int) -> dict[str, tuple[int, int]]:
-        """Rows (first, end) of each external tensor that a strip of a layer reads or writes."""
-        layer = self.graph.layers[index]
-        rows: dict[str, tuple[int, int]] = {}
-
-        def add(name: str, begin: int, stop: int) -> None:
-            known = rows.get(name, (begin, stop))
-            rows[name] = min(begin, known[0]), max(stop, known[1])
-
-        for operand, tensor in enumerate(layer.inputs):
-            if tensor.name in external:
-                add(tensor.name, *rows_read(layer, operand, first, end))
-        if layer.output.name in external:
-            add(layer.output.name, *rows_written(layer, first, end))
-        return rows
+    def can_be(self, span: _Span) -> bool:
+        """Whether layers can be a stage: what all but the last one make is read in it alone, row by row."""
+        first, end = span
+        for index in range(first, end - 1):
+            output = self.layers[index].output
+            alone = self._writers[output.name] == [index] and output.whole is None and output.name not in self._wanted
+            if not alone or any(reader >= end for reader in self._readers.get(output.name, ())):
+                return False
+        inner = self.within(span)
+        return all(
+            reads_in_order(layer, operand) and tensor.whole is None
+            for layer in self.layers[first:end]
+            for operand, tensor in enumerate(layer.inputs)
+            if tensor.name in inner
+        )
 
     def is_partial(self, index: int) -> bool:
         """Whether a layer leaves out elements of the rows that it writes."""
-        t = self.graph.layers[index].output
+        t = self.layers[index].output
         return t.whole is not None and (t.columns, t.channels, t.row_step) != (*t.whole[1:], 1)
 
-    def loads_output(self, index: int) -> bool:
-        """Whether a strip has to bring the rows of its output first: others have written there."""
-        name = self.graph.layers[index].output.name
-        return self.is_partial(index) and self._writers[name][0] != index
+    def loaded(self, span: _Span, external: frozenset[str]) -> frozenset[str]:
+        """External tensors of which strips bring rows: operands, and what others have written to before."""
+        last = span[1] - 1
+        read = {t.name for layer in self.layers[slice(*span)] for t in layer.inputs}
+        output = self.layers[last].output.name
+        if self.is_partial(last) and (self._writers[output][0] != last or output in self._given):
+            read.add(output)
+        return frozenset(read & external)
 
-    # Heights
+    # Strips
 
-    def step(self, index: int) -> int:
-        """Strips begin at multiples of so many rows, if they can."""
-        return self.config.row_banks
+    def _banked(self, span: _Span, external: frozenset[str]) -> frozenset[str]:
+        """Tensors whose rows a strip has from multiples of `row_banks` on: layers that leave out no rows use them."""
+        result: set[str] = set()
+        alone = span[1] - span[0] == 1
+        for layer in self.layers[slice(*span)]:
+            if not (is_elementwise(layer) or isinstance(layer, WindowSum)):
+                continue
+            names = {t.name for i, t in enumerate(layer.inputs) if reads_in_order(layer, i)}
+            if is_elementwise(layer):
+                names.add(layer.output.name)
+            if not (alone and names <= external):
+                result |= names | {layer.output.name}
+        return frozenset(result)
 
-    def heights(self, index: int, external: frozenset[str]) -> list[int]:
+    def heights(self, span: _Span, external: frozenset[str]) -> list[int]:
         """Heights of strips to try, falling."""
-        rows = self.graph.layers[index].output.rows
-        if not any(t.name in external for t in self.of_stage(index)):
+        last = self.layers[span[1] - 1]
+        rows, step = last.output.rows, self.config.row_banks
+        if span[1] - span[0] == 1 and not external & self.touched(span):
             return [rows]
-        step = self.step(index)
-        found = [rows, *(n for n in range((rows - 1) // step * step, 0, -step))]
-        if not self._needs_banks(index, external):
+        found = [rows, *range((rows - 1) // step * step, 0, -step)]
+        if last.output.name not in self._banked(span, external):
             found += [n for n in (3, 2, 1) if n < rows]
         return found
 
-    def _needs_banks(self, index: int, external: frozenset[str]) -> bool:
-        """Whether strips must begin in the bank of row 0: the layer leaves out no rows of what lies on the chip."""
-        layer = self.graph.layers[index]
-        if isinstance(layer, WindowSum):
-            return layer.inputs[0].name not in external
-        in_order = [t for i, t in enumerate(layer.inputs) if reads_in_order(layer, i)]
-        return is_elementwise(layer) and any(t.name not in external for t in (*in_order, layer.output))
+    def strips(self, span: _Span, external: frozenset[str], height: int) -> tuple[Strip, ...]:
+        """The strips of a stage whose last layer makes so many rows at a time."""
+        key = span, external & self.touched(span), height
+        if key not in self._made:
+            banked = self._banked(span, external)
+            rows = self.layers[span[1] - 1].output.rows
+            bounds = balanced(rows, height, min(self.config.row_banks, height))
+            self._made[key] = tuple(self._strip(span, external, banked, *bound) for bound in bounds)
+        return self._made[key]
 
-    def buffers(self, index: int, external: frozenset[str], height: int) -> dict[str, int]:
-        """Rows of the buffer of each external tensor, for strips of so many rows."""
+    def _strip(self, span: _Span, external: frozenset[str], banked: frozenset[str], first: int, end: int) -> Strip:
+        """One strip: from the last layer back, what each layer has to make for those behind it."""
+        needed: dict[str, Rows] = {}
+        made: list[Rows] = []
+        banks = self.config.row_banks
+        for index in range(span[1] - 1, span[0] - 1, -1):
+            layer = self.layers[index]
+            rows = (first, end) if index == span[1] - 1 else needed[layer.output.name]
+            made.append(rows)
+            if index == span[1] - 1:
+                needed[layer.output.name] = rows_written(layer, *rows)
+            for operand, tensor in enumerate(layer.inputs):
+                begin, stop = rows_read(layer, operand, *rows)
+                known = needed.get(tensor.name, (begin, stop))
+                begin, stop = min(begin, known[0]), max(stop, known[1])
+                if tensor.name in banked:
+                    begin = begin // banks * banks
+                needed[tensor.name] = begin, stop
+        buffered = self.within(span) | external
+        return Strip(tuple(made[::-1]), {name: rows for name, rows in needed.items() if name in buffered})
+
+    # Memory
+
+    def buffer_rows(self, strips: Sequence[Strip]) -> dict[str, int]:
+        """Rows of the buffer of each tensor."""
         found: dict[str, int] = {}
-        for first, end in self.strips(index, height):
-            for name, (begin, stop) in self.needed(index, external, first, end).items():
+        for strip in strips:
+            for name, (begin, stop) in strip.tensors.items():
                 found[name] = max(found.get(name, 0), stop - begin)
         return found
 
-    def strips(self, index: int, height: int) -> tuple[tuple[int, int], ...]:
-        """(first, end) of each strip."""
-        rows = self.graph.layers[index].output.rows
-        return balanced(rows, height, min(self.step(index), height))
+    def buffer_life(self, span: _Span, loaded: frozenset[str], name: str) -> _Span:
+        """First and last layer of a buffer's life: strips bring all rows first and store the results in the end."""
+        first, end = span
+        readers = [index for index in self._readers.get(name, ()) if first <= index < end]
+        if name == self.layers[end - 1].output.name:
+            return (first if name in loaded else end - 1), end - 1
+        begin = first if name in loaded else self._writers[name][0]
+        return begin, max(readers)
 
-    def buffer_granules(self, name: str, rows: int) -> int:
-        """Granules of a bank that so many rows of a tensor take."""
-        return -(-rows // self.config.row_banks) * self.layouts[name].row_stride
+    def buffer_granules(self, span: _Span, external: frozenset[str], height: int) -> int:
+        """Granules of a bank that a stage's buffers take at once."""
+        loaded = self.loaded(span, external)
+        total = [0] * (span[1] - span[0])
+        for name, rows in self.buffer_rows(self.strips(span, external, height)).items():
+            size = -(-rows // self.config.row_banks) * self.layouts[name].row_stride
+            begin, end = self.buffer_life(span, loaded, name)
+            for index in range(begin, end + 1):
+                total[index - span[0]] += size
+        return max(total)
 
-    def least_granules(self, index: int, external: frozenset[str]) -> int:
-        """Granules that a stage takes with its lowest strips, buffers and what else it reads and writes."""
-        mine = {t.name for t in self.of_stage(index)}
-        whole = sum(self.granules[name] for name in mine - external)
-        return whole + min(self._stage_granules(index, external, h) for h in self.heights(index, external))
+    def misfits(self) -> dict[str, int]:
+        """See the function."""
+        everything = frozenset(self.layouts)
+        found: dict[str, int] = {}
+        for index, layer in enumerate(self.layers):
+            span = index, index + 1
+            least = min(self.buffer_granules(span, everything, h) for h in self.heights(span, everything)[-4:])
+            if least > self.config.bank_granules:
+                size = least * self.config.granule * self.config.row_banks
+                found[layer.name] = max(size, found.get(layer.name, 0))
+        return found
 
-    def _stage_granules(self, index: int, external: frozenset[str], height: int) -> int:
-        return sum(self.buffer_granules(name, n) for name, n in self.buffers(index, external, height).items())
+    def free(self, span: _Span, external: frozenset[str], available: int) -> int:
+        """Granules that tensors on the chip leave for a stage's buffers."""
+        first, end = span
+        inner = self.within(span)
+        return available - sum(
+            self.granules[name]
+            for name, (begin, last) in self.lives.items()
+            if begin < end and last >= first and name not in external and name not in inner
+        )
 
     # Costs
 
-    def stage_cost(self, index: int, external: frozenset[str], free: int) -> tuple[float, int]:
-        """(cycles, height) of a stage that has so many granules for its buffers; (inf, 0) if they are too few."""
-        mine = frozenset(t.name for t in self.of_stage(index)) & external
-        key = index, mine, free if mine else 0
+    def stage_cost(self, span: _Span, external: frozenset[str], available: int) -> tuple[float, int]:
+        """(cycles, height) of a stage; (inf, 0) if it does not fit."""
+        mine = (external - self.within(span)) & self.touched(span)
+        free = self.free(span, external, available)
+        key = span, mine, free if mine or len(self.within(span)) else min(free, 0)
         if key not in self._cycles:
-            best = (math.inf, 0)
-            if free >= 0:
-                tried = 0
-                for height in self.heights(index, mine):
-                    if self._stage_granules(index, mine, height) > free:
-                        continue
-                    best = min(best, (self.strips_cost(index, mine, height), height))
-                    tried += 1
-                    if tried == 3:
-                        break  # lower ones bring more rows twice
+            best: tuple[float, int] = (math.inf, 0)
+            heights = self.heights(span, mine) if free >= 0 else []
+            # The higher, the more they take.
+            highest = bisect.bisect_left(heights, True, key=lambda h: self.buffer_granules(span, mine, h) <= free)
+            for height in heights[highest : highest + _HEIGHTS]:
+                # Lower ones bring and make more rows twice.
+                if self.buffer_granules(span, mine, height) <= free:
+                    best = min(best, (self._strips_cost(span, mine, height), height))
             self._cycles[key] = best
         return self._cycles[key]
 
-    def strips_cost(self, index: int, external: frozenset[str], height: int) -> float:
+    def _strips_cost(self, span: _Span, external: frozenset[str], height: int) -> float:
         """Cycles of a stage in strips of so many rows."""
         assert self.timing is not None
-        layer, timing = self.graph.layers[index], self.timing
-        total = 0.0
-        for first, end in self.strips(index, height):
-            total += self._costs.cycles(index, layer, end - first)
-            if not external:
-                continue
+        timing, total = self.timing, 0.0
+        strips = self.strips(span, external, height)
+        loaded = self.loaded(span, external)
+        output = self.layers[span[1] - 1].output.name
+        words = 0
+        for index in range(*span):
+            layer = self.layers[index]
+            words += self._costs.weight_words(index, layer)
+            for strip in strips:
+                begin, end = strip.layers[index - span[0]]
+                total += self._costs.cycles(index, layer, end - begin)
+        if words > self.config.weight_words:
+            # They come again for each strip.
+            total += (len(strips) - 1) * load_cycles(timing, words * weight_word_columns(self.config))
+        if not external and len(strips) == 1:
+            return total
+        for strip in strips:
             total += run_cycles(timing)
-            for name, (begin, stop) in self.needed(index, external, first, end).items():
-                words = self.layouts[name].row_stride * self.config.granule // 4
-                pieces = min(stop - begin, self.config.row_banks)
-                reads = any(t.name == name for t in layer.inputs) or self.loads_output(index)
-                if reads:
-                    total += pieces * load_cycles(timing, words * (stop - begin) / pieces)
-                if layer.output.name == name:
-                    total += pieces * store_cycles(timing, words * (stop - begin) / pieces)
+            for name, (begin, end) in strip.tensors.items():
+                pieces = min(end - begin, self.config.row_banks)
+                size = self.layouts[name].row_stride * self.config.granule // 4 * (end - begin) / pieces
+                if name in loaded:
+                    total += pieces * load_cycles(timing, size)
+                if name == output and name in external:
+                    total += pieces * store_cycles(timing, size)
         return total
 
-    def cost(self, external: frozenset[str], available: int) -> tuple[int, float]:
-        """(stages that do not fit, cycles of the others) with these tensors in external memory."""
-        misfits, total = 0, 0.0
+    def cost(self, spans: Sequence[_Span], external: frozenset[str], available: int) -> tuple[int, float]:
+        """(stages that do not fit, cycles of the others)."""
+        missing, total = 0, 0.0
         for name in (self._given | self._wanted) - external:
-            total += load_cycles(self.timing, 0) + self._words(name) * self._word_cycles(name)
-        for index in range(len(self.graph.layers)):
-            cycles, _ = self.stage_cost(index, external, self.free(index, external, available))
+            total += self._exchange_cost(name)
+        for span in spans:
+            cycles, _ = self.stage_cost(span, external, available)
             if math.isinf(cycles):
-                misfits += 1
+                missing += 1
             else:
                 total += cycles
-        return misfits, total
+        return missing, total
 
     def _words(self, name: str) -> int:
         return self.granules[name] * self.config.row_banks * self.config.granule // 4
 
-    def _word_cycles(self, name: str) -> float:
+    def _exchange_cost(self, name: str) -> float:
+        """Of a region's input or output on the chip."""
         assert self.timing is not None
-        if name in self._wanted:
-            return store_cycles(self.timing, 1024) / 1024
-        return load_cycles(self.timing, 1024) / 1024
-
-    def free(self, stage: int, external: frozenset[str], available: int) -> int:
-        """Granules that tensors on the chip leave for buffers."""
-        return available - sum(self.granules[name] for name in self._live[stage] if name not in external)
-
-    @cached_property
-    def _live(self) -> list[list[str]]:
-        return [self.live(stage) for stage in range(len(self.graph.layers))]
+        move = store_cycles if name in self._wanted else load_cycles
+        return self.config.row_banks * move(self.timing, self._words(name) / self.config.row_banks)
 
     # Choice
 
-    def external_tensors(self, available: int) -> frozenset[str]:
-        """Tensors for external memory: as few cycles as single changes find.
+    def plan(self, available: int) -> StripPlan:
+        """The plan that is found for so many granules of each bank; its memory may be larger for gaps."""
+        spans: list[_Span] = [(index, index + 1) for index in range(len(self.layers))]
+        external = self._fitting(spans, available)
+        best = self.cost(spans, external, available), spans, external
+        while True:
+            external = self._improved(spans, external, available)
+            found = self.cost(spans, external, available), spans, external
+            spans = self._stages(external, available)
+            found = min(found, (self.cost(spans, external, available), spans, external), key=lambda f: f[0])
+            if found[0] >= best[0]:
+                return self._made_plan(best[1], best[2], available)
+            best = found
 
-        Raises
-        ------
-        CapacityError
-            If a layer does not fit even with all of them there.
-        """
-        everything = frozenset(self.lives)
-        for index, layer in enumerate(self.graph.layers):
-            if self.least_granules(index, everything) > available:
-                raise CapacityError(
-                    f"{layer.name}: does not fit {available * self.config.granule * self.config.row_banks:,} bytes of "
-                    "activation memory even a row at a time"
-                )
+    def _fitting(self, spans: Sequence[_Span], available: int) -> frozenset[str]:
+        """Tensors for external memory so that every stage fits."""
         chosen: frozenset[str] = frozenset()
-        cost = self.cost(chosen, available)
-        while cost[0]:
-            tight = [
-                index
-                for index in range(len(self.graph.layers))
-                if math.isinf(self.stage_cost(index, chosen, self.free(index, chosen, available))[0])
-            ]
-            candidates = {name for index in tight for name in self._live[index]} - chosen
+        while True:
+            tight = [span for span in spans if math.isinf(self.stage_cost(span, chosen, available)[0])]
+            if not tight:
+                return chosen
+            live = {
+                name: [span for span in tight if begin < span[1] and last >= span[0]]
+                for name, (begin, last) in self.lives.items()
+                if name not in chosen
+            }
+            merits = {name: self._merit(name, found) for name, found in live.items() if found}
+            if not merits:
+                raise CapacityError(
+                    f"{self.graph.name}: no plan of strips fits {self.config.activation_bytes} bytes of activation "
+                    "memory; use a configuration with more"
+                )
+            chosen |= {max(sorted(merits), key=merits.__getitem__)}
 
-            def merit(name: str, tight: list[int] = tight) -> float:
-                """Granules that stages gain, for the words that are moved."""
-                relief = sum(self._relief(index, name) for index in tight if name in self._live[index])
-                readers = sum(t.name == name for layer in self.graph.layers for t in layer.inputs)
-                moved = self._words(name) * (2 * readers + 10 * len(self._writers.get(name, ())))
-                return relief / moved
+    def _merit(self, name: str, tight: Sequence[_Span]) -> float:
+        """Granules that stages gain if a tensor is external, for the words that are moved."""
+        relief = 0
+        for span in tight:
+            gain = self.granules[name]
+            if name in self.touched(span):
+                gain = max(0, gain - 2 * self.layouts[name].row_stride)
+            relief += gain
+        moved = 2 * len(self._readers.get(name, ())) + 10 * len(self._writers.get(name, ()))
+        return relief / (self._words(name) * moved)
 
-            chosen |= {max(sorted(candidates), key=merit)}
-            cost = self.cost(chosen, available)
-        return self._improved(chosen, cost, available)
-
-    def _relief(self, index: int, name: str) -> int:
-        """Granules that a stage gains if a tensor is external."""
-        if all(t.name != name for t in self.of_stage(index)):
-            return self.granules[name]
-        return max(0, self.granules[name] - self.buffer_granules(name, 2 * self.config.row_banks))
-
-    def _improved(self, chosen: frozenset[str], cost: tuple[int, float], available: int) -> frozenset[str]:
+    def _improved(self, spans: Sequence[_Span], external: frozenset[str], available: int) -> frozenset[str]:
         """After single changes, as long as one of them saves cycles."""
-        names = sorted(self.lives, key=lambda name: -self._words(name))
+        inner = {name for span in spans for name in self.within(span)}
+        names = sorted(set(self.lives) - inner, key=lambda name: (-self._words(name), name))
+        cost = self.cost(spans, external, available)
         changed = True
         while changed:
             changed = False
             for name in names:
-                other = chosen ^ {name}
-                found = self.cost(other, available)
+                other = external ^ {name}
+                found = self.cost(spans, other, available)
                 if found < cost:
-                    chosen, cost, changed = other, found, True
-        return chosen
+                    external, cost, changed = other, found, True
+        return external
 
-    # Plan
+    def _stages(self, external: frozenset[str], available: int) -> list[_Span]:
+        """The stages that take the fewest cycles with these tensors in external memory, unless they lie in a stage."""
+        best: list[tuple[tuple[int, float], int]] = [((0, 0.0), 0)]
+        for end in range(1, len(self.layers) + 1):
+            options = []
+            for first in range(end - 1, max(-1, end - 1 - _MOST_LAYERS), -1):
+                span = first, end
+                if not self.can_be(span):
+                    continue
+                if end - first > 1 and not external & self.touched(span):
+                    continue  # nothing is gained
+                cycles, _ = self.stage_cost(span, external, available)
+                before = best[first][0]
+                if math.isinf(cycles):
+                    options.append(((before[0] + 1, before[1]), first))
+                else:
+                    options.append(((before[0], before[1] + cycles), first))
+            best.append(min(options))
+        spans: list[_Span] = []
+        end = len(self.layers)
+        while end:
+            spans.append((best[end][1], end))
+            end = best[end][1]
+        return spans[::-1]
 
-    def plan(self, external: frozenset[str], available: int) -> StripPlan:
-        """The plan with these tensors in external memory; its memory may be larger than there is."""
+    def _made_plan(self, spans: Sequence[_Span], external: frozenset[str], available: int) -> StripPlan:
+        external -= {name for span in spans for name in self.within(span)}
         stages: list[Stage] = []
         lives: list[Lifetime] = []
         places: dict[str, TensorLocation] = {}
-        for name, (first, last) in self.lives.items():
-            if name not in external:
-                last_stage = len(self.graph.layers) if name in self._wanted else last
-                lives.append(Lifetime(name, self.granules[name], -1 if name in self._given else first, last_stage))
-                places[name] = self.layouts[name]
-        for index in range(len(self.graph.layers)):
-            _, height = self.stage_cost(index, external, self.free(index, external, available))
-            stages.append(Stage(index, self.strips(index, height)))
-            for name, rows in self.buffers(index, external, height).items():
-                buffer = buffer_name(index, name)
+        whole = {name: life for name, life in self.lives.items() if name not in external}
+        for span in spans:
+            _, height = self.stage_cost(span, external, available)
+            strips = self.strips(span, external, height)
+            loaded = self.loaded(span, external)
+            stages.append(Stage(*span, strips, loaded))
+            for name in self.within(span):
+                del whole[name]
+            for name in whole.keys() & self.touched(span):
+                # As long as there are strips to come.
+                whole[name] = min(whole[name][0], span[0]), max(whole[name][1], span[1] - 1)
+            for name, rows in self.buffer_rows(strips).items():
+                buffer = buffer_name(span[0], name)
                 places[buffer] = _with_rows(self.layouts[name], rows, buffer)
-                lives.append(Lifetime(buffer, places[buffer].granules(self.config), index, index))
+                lives.append(
+                    Lifetime(buffer, places[buffer].granules(self.config), *self.buffer_life(span, loaded, name))
+                )
+        for name, (first, last) in whole.items():
+            end = len(self.layers) if name in self._wanted else last
+            lives.append(Lifetime(name, self.granules[name], -1 if name in self._given else first, end))
+            places[name] = self.layouts[name]
         placement = place_tensors(lives)
         memory = MemoryPlan(
             {name: dataclasses.replace(place, base=placement.offsets[name]) for name, place in places.items()},
@@ -408,7 +556,7 @@ class _Search:
             placement.strategy,
         )
         order = tuple(name for name in self.lives if name in external)
-        cycles = self.cost(external, available)[1]
+        cycles = self.cost(spans, external, available)[1]
         return StripPlan(self.graph, tuple(stages), order, memory, self.layouts, cycles)
 
 

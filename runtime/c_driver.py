@@ -127,9 +127,14 @@ def model_header(artifact: Artifact) -> str:
     Raises
     ------
     ConfigError
-        If nothing of the network runs on the accelerator.
+        If nothing of the network runs on the accelerator, or tensors of it lie in external memory.
     """
     manifest = artifact.manifest
+    if any(region.external for region in manifest.regions):
+        raise ConfigError(
+            f"{artifact.path}: tensors of {manifest.model} lie in external memory, which the C driver does not use; "
+            "compile it for a board without, or for one with more activation memory"
+        )
     if not manifest.regions:
         raise ConfigError(
             f"{artifact.path}: nothing of {manifest.model} runs on the accelerator, so there is no driver"

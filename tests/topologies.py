@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ class DeepWriter(ModelWriter):
         for index in (weights, bias, output):
             q = self.tensors[index].quantization
             q.scale = (q.scale / np.float32(0.8 * math.sqrt(depth))).astype(np.float32)
+        if len(output_shape) == 2:
+            # Averages over an image differ little.
+            q.scale = (q.scale / np.float32(16)).astype(np.float32)
         return tensors
 
 
-def larger_resnet(m: ModelWriter, filters: int = 40) -> int:
+def larger_resnet(m: ModelWriter, filters: int = 40) -> list[int]:
     """MLPerf Tiny's newer image classification: ResNet-8 with 40 filters at first, 76.5 M multiply-accumulates."""
     x = m.conv(m.input((1, 32, 32, 3)), filters)
     x = m.add(x, m.conv(m.conv(x, filters), filters, activation=None), "relu")
@@ -31,7 +35,8 @@ def larger_resnet(m: ModelWriter, filters: int = 40) -> int:
         y = m.conv(m.conv(x, more * filters, strides=(2, 2)), more * filters, activation=None)
         x = m.add(m.conv(x, more * filters, (1, 1), (2, 2), activation=None), y, "relu")
     x = m.reshape(m.pool(x, "AVERAGE", (8, 8), (8, 8)), (1, 4 * filters))
-    return m.softmax(m.dense(x, 10))
+    logits = m.dense(x, 10)
+    return [logits, m.softmax(logits)]
 
 
 def _channels(alpha: float, channels: int) -> int:
@@ -41,7 +46,7 @@ def _channels(alpha: float, channels: int) -> int:
     return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
-def mobilenet_v2(m: ModelWriter, alpha: float, size: int, classes: int = 1000) -> int:
+def mobilenet_v2(m: ModelWriter, alpha: float, size: int, classes: int = 1000) -> list[int]:
     """MobileNetV2 (Sandler and others, 2018)."""
     x = m.conv(m.input((1, size, size, 3)), _channels(alpha, 32), (3, 3), (2, 2), activation="relu6")
     blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -55,10 +60,11 @@ def mobilenet_v2(m: ModelWriter, alpha: float, size: int, classes: int = 1000) -
     x = m.conv(x, max(1280, _channels(alpha, 1280)), (1, 1), activation="relu6")
     _, rows, columns, channels = m.shape(x)
     x = m.reshape(m.pool(x, "AVERAGE", (rows, columns), (1, 1), padding="VALID"), (1, channels))
-    return m.softmax(m.dense(x, classes))
+    logits = m.dense(x, classes)
+    return [logits, m.softmax(logits)]
 
 
-def resnet_18(m: ModelWriter, size: int = 224, classes: int = 1000) -> int:
+def resnet_18(m: ModelWriter, size: int = 224, classes: int = 1000) -> list[int]:
     """ResNet-18 (He and others, 2015)."""
     x = m.conv(m.input((1, size, size, 3)), 64, (7, 7), (2, 2))
     x = m.pool(x, "MAX", (3, 3), (2, 2), padding="SAME")
@@ -71,21 +77,22 @@ def resnet_18(m: ModelWriter, size: int = 224, classes: int = 1000) -> int:
             x = m.add(x, y, "relu")
     _, rows, columns, channels = m.shape(x)
     x = m.reshape(m.pool(x, "AVERAGE", (rows, columns), (1, 1), padding="VALID"), (1, channels))
-    return m.softmax(m.dense(x, classes))
+    logits = m.dense(x, classes)
+    return [logits, m.softmax(logits)]
 
 
-TOPOLOGIES = {
+TOPOLOGIES: dict[str, Callable[[ModelWriter], list[int]]] = {
     "larger image classification": larger_resnet,
     "MobileNetV2-0.35-160": lambda m: mobilenet_v2(m, 0.35, 160),
     "MobileNetV2-1.0-224": lambda m: mobilenet_v2(m, 1.0, 224),
     "ResNet-18-224": resnet_18,
 }
-"""By name: each takes a writer and returns the network's output."""
+"""By name: what a network's outputs are, before the softmax and behind it."""
 
 
 def write_topology(name: str, folder: Path) -> Path:
     """The TFLite file of one of `TOPOLOGIES`, int8 with random weights."""
     m = DeepWriter(1)
     file = folder / f"{name.replace(' ', '_')}.tflite"
-    file.write_bytes(m.finish(TOPOLOGIES[name](m)))
+    file.write_bytes(m.finish(*TOPOLOGIES[name](m)))
     return file

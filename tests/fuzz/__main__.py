@@ -26,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from .check import CONFIGS, RTL_CONFIGS, Judge, Refused, Verdict, test_inputs
+from .check import CONFIGS, RTL_CONFIGS, STRIP_CONFIGS, Judge, Refused, Verdict, test_inputs
 from .draw import Recipe
 from .faults import FAULTS
 from .generate import Built, build, generate
-from .profiles import PROFILES, get_profile
+from .profiles import PROFILES, TALL, get_profile
 from .shrink import shrink_file, shrink_recipe, signature
 from .worker import Worker
 
@@ -99,6 +99,8 @@ def choose(profile: str, seed: int, *, rtl_share: float = 0.0, native_share: flo
     simulated, native, several = rng.random(3) < (rtl_share, native_share, _SEVERAL)
     if simulated:
         return {"configs": [str(rng.choice(RTL_CONFIGS))], "rtl": True, "seed": seed}
+    if profile.partition(":")[0] == TALL.name:
+        return {"configs": list(STRIP_CONFIGS), "native": bool(native), "seed": seed}
     count = 3 if several or not native else 1
     configs = [str(name) for name in rng.choice(list(CONFIGS), count, replace=False)]
     return {"configs": configs, "native": bool(native), "seed": seed}
@@ -155,7 +157,9 @@ def _arguments() -> argparse.Namespace:
         "--profile",
         type=_profile,
         default="all",
-        help="distribution of networks: " + ", ".join(PROFILES) + ", all; or as mixed:steps=conv,add;batch=2;odd=0.9",
+        help="distribution of networks: "
+        + ", ".join(PROFILES)
+        + ", all; tall; or as mixed:steps=conv,add;batch=2;odd=0.9",
     )
     parser.add_argument("--rtl-share", type=float, default=0.0, metavar="P", help="share that is simulated too")
     parser.add_argument("--native-share", type=float, default=1.0, metavar="P", help="share that has CPU code")
@@ -165,7 +169,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--stop", action="store_true", help="stop at the first fault")
     parser.add_argument("--totals", type=Path, help="JSON file to which the totals are added")
     parser.add_argument("--again", type=Path, metavar="RECIPE", help="check the network of a recipe once more")
-    parser.add_argument("--config", action="append", choices=list(CONFIGS), help="with --again: for this accelerator")
+    parser.add_argument(
+        "--config", action="append", choices=[*CONFIGS, *STRIP_CONFIGS], help="with --again: for this accelerator"
+    )
     parser.add_argument("--every", type=float, default=20, metavar="SECONDS", help="between lines of progress")
     parser.add_argument(
         "--fresh-folders", action="store_true", help="an artifact directory of its own for each network"

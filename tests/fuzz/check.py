@@ -28,7 +28,7 @@ from tests.engines import compact, without_overlap
 
 from .generate import Built
 
-__all__ = ["CONFIGS", "RTL_CONFIGS", "Checker", "Judge", "Refused", "Verdict", "test_inputs"]
+__all__ = ["CONFIGS", "RTL_CONFIGS", "STRIP_CONFIGS", "Checker", "Judge", "Refused", "Verdict", "test_inputs"]
 
 _SMALL = dict(lanes=8, taps=5, requant_units=2)
 
@@ -58,6 +58,16 @@ CONFIGS = {
     "Tang Nano 20K": get("tang-nano-20k").config,
 }
 """The table of accelerators: each network is compiled for one of them, a few for several."""
+
+STRIP_CONFIGS = {
+    "8x5 in strips": AcceleratorConfig(
+        **_SMALL, activation_bytes=8192, weight_words=160, program_words=256, elementwise_mul=True, tables=4
+    ),
+    "2x16x9 in strips": AcceleratorConfig(
+        pixels=2, row_triples=True, elementwise_mul=True, tables=8, activation_bytes=16384, weight_words=256
+    ),
+}
+"""With so little memory that networks run in strips, for the board with external memory."""
 
 RTL_CONFIGS = ("8x5", "compact", "2x16x9 with row triples and product registers")
 """Those that are simulated too; other tests simulate the same, so that they are built once."""
@@ -207,7 +217,7 @@ class Checker:
         Parameters
         ----------
         configs
-            Names of `CONFIGS`.
+            Names of `CONFIGS` or `STRIP_CONFIGS`.
         rtl
             Simulate it as well.
         native
@@ -234,7 +244,7 @@ class Checker:
             output = self._folder / (f"artifact{self._count}" if self._fresh else "artifact")
             try:
                 with self._silence(f"compile for {name}"):
-                    layers = _compile(file, output, CONFIGS[name], native)
+                    layers = _compile(file, output, name, native)
                     verdict.accelerated = max(verdict.accelerated, layers)
             except NnloomError as error:
                 reason = _message(error, file)
@@ -320,12 +330,14 @@ class Checker:
             raise _Fault(f"{what}: on stderr: {text[:300]}")
 
 
-def _compile(file: Path, output: Path, config: AcceleratorConfig, native: bool) -> int:
+def _compile(file: Path, output: Path, name: str, native: bool) -> int:
     """Compile, with or without CPU code; returns the number of layers on the accelerator."""
     from nnloom.compiler import compile as compile_model
 
+    board = "ulx3s-85f-sdram" if name in STRIP_CONFIGS else "ulx3s-85f"
+    config = {**CONFIGS, **STRIP_CONFIGS}[name]
     with nullcontext() if native else patch("nnloom.compiler.cpu.build_cpu", _no_code):
-        report = compile_model(file, output=output, config=config).report
+        report = compile_model(file, output=output, board=board, config=config).report
     return sum(layer.get("target") == "accelerator" for layer in report["layers"])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-__all__ = ["PROFILES", "Profile", "get_profile"]
+__all__ = ["PROFILES", "TALL", "Profile", "get_profile"]
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,17 @@ PROFILES = {
 }
 
 
+TALL = dataclasses.replace(
+    PROFILES["chains"],
+    name="tall",
+    sides=(16, 20, 24, 32, 40),
+    channels=(4, 3, 8, 10, 16, 24),
+    kernels=(1, 3, 3, 5, 7),
+    max_elements=40_000,
+)
+"""Chains of large images, for memories that are too small for them."""
+
+
 def get_profile(name: str) -> Profile:
     """A profile by name, perhaps directed at something.
 
@@ -229,9 +240,10 @@ def get_profile(name: str) -> Profile:
         If there is no such profile, step or field.
     """
     base, _, changes = name.partition(":")
-    if base not in PROFILES:
-        raise ValueError(f"no profile {base!r} ({', '.join(PROFILES)})")
-    profile = dataclasses.replace(PROFILES[base], name=name)
+    known_profiles = {**PROFILES, TALL.name: TALL}
+    if base not in known_profiles:
+        raise ValueError(f"no profile {base!r} ({', '.join(known_profiles)})")
+    profile = dataclasses.replace(known_profiles[base], name=name)
     for change in filter(None, changes.split(";")):
         what, _, value = change.partition("=")
         match what:

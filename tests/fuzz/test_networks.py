@@ -51,6 +51,12 @@ def test_networks_without_cpu_code(profile, count):
         judge(run(worker, profile, range(count), native_share=0.0), count)
 
 
+def test_networks_in_strips():
+    """Larger than the activation memory, on a board with external memory."""
+    with Worker() as worker:
+        judge(run(worker, "tall", range(4), native_share=0.0), 4)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_networks_with_cpu_code(profile):
     with Worker() as worker:
