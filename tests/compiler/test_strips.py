@@ -12,7 +12,9 @@ import pytest
 from nnloom.arch.artifact import Artifact, EngineImage
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
+from nnloom.arch.lists import Lists
 from nnloom.arch.manifest_checks import check_regions
+from nnloom.arch.overlap_check import check_lists
 from nnloom.arch.schema import SchemaError
 from nnloom.boards import get
 from nnloom.compiler import compile as compile_model
@@ -28,7 +30,7 @@ from nnloom.sim.check import OwnershipChecker
 from nnloom.sim.litert import LiteRtReference
 from nnloom.sim.parts import RegionModels
 from tests.artifacts import SMALL, make_artifact, random_network_inputs
-from tests.board_twin import twin_device
+from tests.board_twin import MemoryBoard, twin_device
 from tests.graphs import evaluate, random_graph, tensor
 from tests.tflite_models import ModelWriter
 from tests.topologies import write_topology
@@ -228,3 +230,27 @@ def same_as_litert(file: Path, artifact: Path) -> None:
         value = rng.integers(-128, 128, given.shape, np.int8)
         for got, want in zip(session.run({given.name: value}).values(), reference.run(value), strict=True):
             np.testing.assert_array_equal(got, want)
+
+
+def test_one_list_is_an_inference(tmp_path):
+    """The lists of a board with external memory, executed by the model of the DMA: proved to wait enough, with the
+    bits of the golden model."""
+    config = CONFIGS["8x5"]
+    for seed, graph, _ in in_strips(config, range(14))[:5]:
+        make_artifact(tmp_path / str(seed), graph, config, TIMING)
+        artifact = Artifact.load(tmp_path / str(seed))
+        (region,) = artifact.manifest.regions
+        lists = Lists.of(artifact)
+        check_lists(config, lists)
+        model = ModelDevice()
+        model.load(artifact)
+        board = MemoryBoard(config, size=1 << 19)
+        _, device = twin_device(config, board)
+        device.load(artifact)
+        for number in range(3):
+            rng = np.random.default_rng(number)
+            inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
+            got = device.run_region(region, inputs, count_layers=number == 1)
+            assert board.lists == number + 1
+            for value, want in zip(got.outputs, model.run_region(region, inputs).outputs, strict=True):
+                np.testing.assert_array_equal(value, want)
