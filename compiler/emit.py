@@ -84,9 +84,9 @@ def _tables(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> list[byt
 def emit(
     config: AcceleratorConfig,
     graphs: Sequence[LayerGraph],
-    external: MemoryTiming | None = None,
     *,
     memory: MemoryTiming | None = None,
+    in_strips: bool = True,
 ) -> Emitted:
     """Plan, lower and lay out every region.
 
@@ -95,19 +95,18 @@ def emit(
 
     Parameters
     ----------
-    external
-        How fast the board's external memory is, if it has one: regions that exceed the activation memory run in strips
-        (`compiler.strips`).
     memory
-        The same, for regions that fit it: parts are loaded while others run, where that pays.
+        How fast the board's external memory is, if it has one: parts are loaded while others run, where that pays.
+    in_strips
+        With external memory: regions that exceed the activation memory run in strips (`compiler.strips`).
 
     Raises
     ------
     CapacityError
         If activations, or the weights of one channel group, exceed the configuration's memories.
     """
-    if external is not None:
-        strips = [_planned_in_strips(config, graph, external) for graph in graphs]
+    if memory is not None and in_strips:
+        strips = [_planned_in_strips(config, graph, memory) for graph in graphs]
         if any(strips):
             return _emit_strips(config, graphs, strips)
     plain = [_planned(config, graph) for graph in graphs]
@@ -124,14 +123,14 @@ def emit(
     return dataclasses.replace(emitted, overflows=overflows)
 
 
-def _planned_in_strips(config: AcceleratorConfig, graph: LayerGraph, external: MemoryTiming) -> StripPlan | None:
+def _planned_in_strips(config: AcceleratorConfig, graph: LayerGraph, timing: MemoryTiming) -> StripPlan | None:
     """None if a region fits the activation memory."""
     forms: Sequence[LayerGraph] = prepared(config, graph)
     if any(fits_memory(config, form) for form in forms):
         return None
     if len(forms[0].layers) == len(forms[1].layers):
         forms = forms[:1]  # there are no copies
-    return min((plan_strips(config, sliced(config, form), external) for form in forms), key=lambda p: p.cycles)
+    return min((plan_strips(config, sliced(config, form), timing) for form in forms), key=lambda p: p.cycles)
 
 
 def _planned(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, MemoryPlan]:

@@ -82,7 +82,6 @@ class Fitted:
 def fit(
     graph: Graph,
     config: AcceleratorConfig,
-    external: MemoryTiming | None = None,
     *,
     memory: MemoryTiming | None = None,
 ) -> Fitted:
@@ -90,17 +89,18 @@ def fit(
 
     Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left.
 
-    external, memory: see `emit`.
+    memory: see `emit`.
     """
     cuts = Cuts()
+    in_strips = memory is not None
     while True:
         partitioned = partition(graph, config, cuts)
         try:
-            return Fitted(partitioned, emit(config, partitioned.graphs, external, memory=memory))
+            return Fitted(partitioned, emit(config, partitioned.graphs, memory=memory, in_strips=in_strips))
         except CapacityError:
-            more = _further_cuts(config, partitioned, external is not None)
-            if more == cuts and external is not None:
-                external = None  # no plan of strips was found
+            more = _further_cuts(config, partitioned, in_strips)
+            if more == cuts and in_strips:
+                in_strips = False  # no plan of strips was found
             elif more == cuts:
                 raise
             cuts = more

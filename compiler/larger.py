@@ -52,11 +52,11 @@ def with_more_memory(board: Board) -> Iterator[AcceleratorConfig]:
 def find_larger(graph: Graph, fitted: Fitted, config: AcceleratorConfig, board: Board) -> Larger | None:
     """The first that takes all of it, of the board and the others by size; else the one that takes most; or None."""
     best, most = None, fitted
-    for name, other, external in _candidates(board):
-        more_memory = external is not None and external_timing(board) is None
+    for name, other, memory in _candidates(board):
+        more_memory = memory is not None and external_timing(board) is None
         if not (more_memory or _has_more(other, config)):
             continue
-        found = fit(graph, other, external)
+        found = fit(graph, other, memory=memory)
         if found.rank > most.rank:
             best, most = Larger(name, other, found), found
             if not found.is_cut:
@@ -66,10 +66,10 @@ def find_larger(graph: Graph, fitted: Fitted, config: AcceleratorConfig, board: 
 
 def _candidates(board: Board) -> Iterator[tuple[str, AcceleratorConfig, MemoryTiming | None]]:
     """Board, configuration, and how fast the board's external memory is."""
-    external = external_timing(board)
-    yield board.name, board.config, external
+    memory = external_timing(board)
+    yield board.name, board.config, memory
     for config in with_more_memory(board):
-        yield board.name, config, external
+        yield board.name, config, memory
     others = [other for other in all_boards() if other.name != board.name]
     # What is the same but for the system on it comes first.
     for other in sorted(

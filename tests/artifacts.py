@@ -29,12 +29,11 @@ def make_artifact(
     path: Path,
     graph: LayerGraph,
     config: AcceleratorConfig = SMALL,
-    external: MemoryTiming | None = None,
     *,
     memory: MemoryTiming | None = None,
 ) -> Emitted:
-    """Write an artifact of `graph` into `path` (created); external, memory: see `emit`."""
-    emitted = emit(config, [graph], external, memory=memory)
+    """Write an artifact of `graph` into `path` (created); memory: see `emit`."""
+    emitted = emit(config, [graph], memory=memory)
     (item,) = emitted.regions
     manifest = Manifest(
         model="random",

@@ -202,8 +202,8 @@ def test_what_would_take_more_is_named(tmp_path):
         fitted = fit(graph, config)
         larger = find_larger(graph, fitted, config, board)
         assert larger.fitted.rank > fitted.rank
-        external = external_timing(boards.get(larger.board))
-        assert larger.fitted.rank == fit(graph, larger.config, external).rank
+        memory = external_timing(boards.get(larger.board))
+        assert larger.fitted.rank == fit(graph, larger.config, memory=memory).rank
         assert larger.board == {"ulx3s-85f": "ulx3s-85f-sdram"}.get(name, "pynq-z2")
         assert not larger.is_searched and not larger.fitted.is_cut
     small = dataclasses.replace(board, config=dataclasses.replace(board.config, activation_bytes=16384))

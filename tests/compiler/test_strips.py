@@ -59,7 +59,7 @@ def in_strips(config: AcceleratorConfig, seeds: range) -> list[tuple[int, LayerG
     for seed in seeds:
         graph = tall_graph(seed)
         try:
-            emitted = emit(config, [graph], TIMING)
+            emitted = emit(config, [graph], memory=TIMING)
         except CapacityError as error:
             assert "a row of its tensors needs" in str(error) or "output channels need" in str(error)
             continue
@@ -110,7 +110,7 @@ def test_the_host_moves_the_rows_where_no_dma_does(tmp_path):
     """A board without memory of its own, and the golden model as a device: the same answers."""
     config = CONFIGS["8x5"]
     for seed, graph, _ in in_strips(config, range(8))[:3]:
-        make_artifact(tmp_path / str(seed), graph, config, TIMING)
+        make_artifact(tmp_path / str(seed), graph, config, memory=TIMING)
         artifact = Artifact.load(tmp_path / str(seed))
         (region,) = artifact.manifest.regions
         assert region.external
@@ -172,15 +172,13 @@ def test_more_memory_never_costs_more(tmp_path):
     costs = []
     for size in (1 << 15, 1 << 16):
         smaller = replace(config, activation_bytes=size)
-        fitted = fit(graph, smaller, external=TIMING)
+        fitted = fit(graph, smaller, memory=TIMING)
         assert fitted.engine_share == 1 and not fitted.partitioned.cuts.after
         (item,) = fitted.emitted.regions
         assert item.plan.peak_bytes(smaller) <= size
         costs.append(plan_strips(smaller, item.graph, TIMING).cycles)
     assert costs == sorted(costs, reverse=True)
-    assert (
-        fit(graph, replace(config, activation_bytes=1 << 17), external=TIMING).emitted.regions[0].region.external == ()
-    )
+    assert fit(graph, replace(config, activation_bytes=1 << 17), memory=TIMING).emitted.regions[0].region.external == ()
 
 
 def test_a_plan_that_does_not_fit_is_refused():
@@ -197,7 +195,7 @@ def test_a_global_pool_of_many_channels_is_sliced(tmp_path):
     file = tmp_path / "network.tflite"
     file.write_bytes(m.finish(m.dense(m.reshape(x, (1, 192)), 7)))
     config = replace(get("ulx3s-85f").config, activation_bytes=8192)
-    fitted = fit(read_model(file), config, external=TIMING)
+    fitted = fit(read_model(file), config, memory=TIMING)
     assert not fitted.partitioned.cpu_operators
     artifact = compile_in_strips(file, tmp_path / "artifact", config)
     same_as_litert(file, artifact)
@@ -237,7 +235,7 @@ def test_one_list_is_an_inference(tmp_path):
     bits of the golden model."""
     config = CONFIGS["8x5"]
     for seed, graph, _ in in_strips(config, range(14))[:5]:
-        make_artifact(tmp_path / str(seed), graph, config, TIMING)
+        make_artifact(tmp_path / str(seed), graph, config, memory=TIMING)
         artifact = Artifact.load(tmp_path / str(seed))
         (region,) = artifact.manifest.regions
         lists = Lists.of(artifact)

@@ -183,7 +183,7 @@ def test_lists_move_rows_of_external_tensors(tmp_path):
     external = 0
     for seed in range(12):
         try:
-            emitted = make_artifact(tmp_path / str(seed), tall_graph(seed), config, MEMORY)
+            emitted = make_artifact(tmp_path / str(seed), tall_graph(seed), config, memory=MEMORY)
         except CapacityError:
             continue
         region = emitted.regions[0].region
