@@ -2,6 +2,7 @@
 
     python benchmarks/external_memory.py                 the zoo's networks that are larger than the chip
     python benchmarks/external_memory.py --model FILE    another one, printed only
+    python benchmarks/external_memory.py --rtl           the last one in RTL with the SDRAM
 
 Cycles are those of the cost models (`compiler/cost.py`, `compiler/transfers.py`). Writes
 benchmarks/results/external_memory.json and the table in docs/external-memory.md. MLPerf Tiny's larger image
@@ -18,10 +19,13 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 from run import write_readme
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnloom.arch.artifact import Artifact, HostPlan, Manifest
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import write_atomically
@@ -32,6 +36,11 @@ from nnloom.compiler.emit import Emitted
 from nnloom.compiler.fit import fit
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.transfers import memory_timing, region_cycles
+from nnloom.hw.sdram_timing import SDRAM_CHIPS
+from nnloom.runtime.devices.external_memory import ExternalMemory
+from nnloom.runtime.devices.serial import open_serial, parse_serial
+from nnloom.sim.scoreboard import GoldenScoreboard
+from nnloom.sim.virtual_board import SimulatedSdram, VirtualBoard
 from tests.tflite_models import ModelWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +94,45 @@ def larger_resnet(folder: Path) -> Path:
     return file
 
 
+def run_in_rtl(file: Path, board: Board) -> dict[str, Any]:
+    """A network of one region in the RTL of the whole system, SDRAM controller and chip included, every write of the
+    engine compared with the golden model's: cycles of its list, and those predicted."""
+    emitted = fit(read_model(file), board.config, memory=memory_timing(board)).emitted
+    (item,) = emitted.regions
+    region = item.region
+    manifest = Manifest(
+        model=file.stem,
+        model_sha256="",
+        board=board.name,
+        cpu="",
+        config=board.config,
+        inputs=(),
+        outputs=(),
+        regions=(region,),
+        host=HostPlan(),
+    )
+    artifact = Artifact(file, manifest, emitted.program, emitted.weights, emitted.tables)
+    memory = SimulatedSdram(chip=SDRAM_CHIPS[board.external_memory], clock_hz=board.clock_hz)
+    with VirtualBoard(board.config, memory=memory, progress=print) as virtual:
+        port, baud, seconds = parse_serial(virtual.device.removeprefix("serial:"))
+        with open_serial(port, baud, frame_seconds=seconds) as device:
+
+            def fill(external: ExternalMemory) -> None:
+                virtual.fill_memory(external.image)
+                external.note_content()
+
+            with patch.object(ExternalMemory, "load", fill):
+                device.timeout_seconds = 600.0
+                device.load(artifact)
+            rng = np.random.default_rng(1)
+            inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
+            result = device.run_region(region, inputs)
+            GoldenScoreboard(artifact.image).check(region, inputs, virtual.writes(), result.program_cycles)
+    (predicted,) = region_cycles(board, board.config, emitted).values()
+    assert result.list_cycles is not None
+    return {"cycles": result.list_cycles, "predicted": predicted.total, "parts": emitted.parts}
+
+
 def table(rows: list[dict[str, Any]], board: Board) -> str:
     """Markdown."""
     lines = [
@@ -119,6 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--activations", type=int, metavar="BYTES", help="with --model: activation memory")
+    parser.add_argument("--rtl", action="store_true", help="run the last network in RTL (half an hour, or less)")
     options = parser.parse_args()
     board = get(BOARD)
     if options.activations:
@@ -135,11 +184,13 @@ def main() -> int:
             config = dataclasses.replace(board.config, activation_bytes=131072)
             larger = dataclasses.replace(board, config=config)
             rows.append(measure("the same with 128 KiB of activation memory", file, larger))
+            rtl = run_in_rtl(file, larger) if options.rtl else json.loads(RESULTS.read_text()).get("rtl")
     except NnloomError as error:
         parser.exit(1, f"error: {error}\n")
     text = ",\n  ".join(json.dumps(row) for row in rows)
     head = '{\n "command": "python benchmarks/external_memory.py",\n'
-    head += f' "board": {json.dumps(board.name)},\n "clock_mhz": {board.clock_hz / 1e6:g},\n "networks": [\n  '
+    head += f' "board": {json.dumps(board.name)},\n "clock_mhz": {board.clock_hz / 1e6:g},\n'
+    head += f' "rtl": {json.dumps(rtl)},\n "networks": [\n  '
     write_atomically(RESULTS, f"{head}{text}\n ]\n}}\n".encode())
     markdown = table(rows, board)
     write_readme(markdown, DOCUMENT, begin_mark=BEGIN, end_mark=END)

@@ -22,6 +22,7 @@ from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
 from .cost import layer_cycles
 from .graph import LayerGraph
+from .hoist import hoisted_steps
 from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
 from .memory import MemoryPlan, fits_memory, plan_memory, region_bytes
 from .parts import PartSize, arrangements, cut, cuts
@@ -183,6 +184,7 @@ def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans:
             made = strip_parts(config, plan, tables)
         first = images.programmed
         parts = tuple(map(images.part, made))
+        external = tuple(plan.layouts[name] for name in plan.external) if plan else ()
         region = Region(
             name=f"region{index}",
             program_start=first,
@@ -191,7 +193,8 @@ def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans:
             outputs=_outputs(form, places),
             tensors=tuple(location for part in made for location in part.locations),
             parts=parts,
-            external=tuple(plan.layouts[name] for name in plan.external) if plan else (),
+            external=external,
+            steps=hoisted_steps(config, parts, external, [[item.descriptor for item in p.layers] for p in made]),
         )
         regions.append(EmittedRegion(form, memory, tuple(item for part in made for item in part.layers), region))
     overflows = tuple(

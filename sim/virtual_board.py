@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
@@ -46,13 +47,15 @@ TIMEOUT_SECONDS = 2.0
 BRIDGE = """\
 // The other end of the serial line: pseudo-terminal on descriptor argv[1], commands on standard input
 // ("r": press the reset button; end of file: stop). With external memory: argv[2] is the file for the engine's writes,
-// argv[3] and argv[4] are the memory's; lines "f START END", "x START END", "s PERCENT" and "w" are its commands.
+// argv[3] and argv[4] are the memory's; lines "f START END", "x START END", "s PERCENT", "w" and "l" are its commands
+// (l: fill it from the file argv[2] with ".content" behind).
 // With a flash: argv[2] to argv[4] are its file, its log and whether it is powered down; "p": take the file over again.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
 #include <poll.h>
+#include <string>
 #include <unistd.h>
 #include "Vsoc.h"
 #include "verilated.h"
@@ -116,6 +119,11 @@ int main(int argc, char **argv) {
                         if (command == 'x') memory.damage(a, b);
                         if (command == 's') memory.stall_percent = a;
                         if (command == 'w') fflush(writes), memory.flush();
+                        if (command == 'l') {
+                            FILE *content = fopen((std::string(argv[2]) + ".content").c_str(), "rb");
+                            memory.fill(content);
+                            fclose(content);
+                        }
                         fputc('\\n', stdout), fflush(stdout);
                     }
 #endif
@@ -385,6 +393,13 @@ class VirtualBoard:
     def damage_memory(self, start: int, end: int) -> None:
         """External memory loses what bytes [start, end) held."""
         self._memory_command(f"x{start} {end}\n")
+
+    def fill_memory(self, words: NDArray[np.uint32]) -> None:
+        """Have these words in external memory from address 0 on; over the line it would take minutes."""
+        content = self._log.with_name(f"{self._log.name}.content")
+        words.astype("<u4").tofile(content)
+        self._memory_command("l\n")
+        content.unlink()
 
     def set_stalls(self, percent: int) -> None:
         """Every channel of external memory pauses at random, in so many of a hundred cycles."""

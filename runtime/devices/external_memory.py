@@ -124,6 +124,11 @@ class ExternalMemory:
         return True
 
     @property
+    def image(self) -> NDArray[np.uint32]:
+        """What is loaded, from address 0 on."""
+        return self._image
+
+    @property
     def image_bytes(self) -> int:
         """Size of what is loaded."""
         return self._image.nbytes
@@ -152,6 +157,10 @@ class ExternalMemory:
         self._bus.write_words(addresses.astype(np.uint32), self._image)
         if _read(self._bus, [status])[0] & MemoryStatus.FAULT:
             raise DeviceError("external memory answers with an error; reset the board, or build it again")
+        self.note_content()
+
+    def note_content(self) -> None:
+        """Have the board know that the image is there."""
         self._content.note(self._image_content())
 
     def forget(self) -> None:

@@ -41,6 +41,10 @@ class Memory {
     void reset() { reads.clear(); writing = offered = answering = false; }
     // Bytes [start, end) are answered with SLVERR.
     void set_faults(uint32_t start, uint32_t end) { fault_start = start, fault_end = end; }
+    // What it holds from address 0 on.
+    void fill(FILE *file) {
+        if (!fread(bytes.data(), 1, bytes.size(), file)) fprintf(stderr, "nothing to fill memory with\n"), abort();
+    }
     // What the memory has lost: bytes [start, end) hold something else.
     void damage(uint32_t start, uint32_t end) {
         for (size_t i = start; i < end && i < bytes.size(); i++) bytes[i] ^= 0x5A;

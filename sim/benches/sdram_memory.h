@@ -70,6 +70,9 @@ class Memory {
     void reset() {}
     void flush() { if (log) fflush(log); }
     void set_faults(uint32_t, uint32_t) { fprintf(stderr, "SDRAM has no faults\n"), abort(); }
+    void fill(FILE *file) {
+        if (!fread(words.data(), 2, words.size(), file)) fprintf(stderr, "nothing to fill memory with\n"), abort();
+    }
     void damage(uint32_t start, uint32_t end) {
         for (size_t i = start / 2; i < (end + 1) / 2 && i < words.size(); i++) words[i] ^= 0x5A5A;
     }

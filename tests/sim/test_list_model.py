@@ -180,7 +180,7 @@ def test_activations_are_loaded_beside_programs_that_do_not_use_them(cases):
 def test_lists_move_rows_of_external_tensors(tmp_path):
     """Networks in strips: rows come from external memory and go there, inputs and outputs lie there."""
     config = replace(SMALL, activation_bytes=2048, weight_words=128)
-    external = 0
+    external = beside = 0
     for seed in range(12):
         try:
             emitted = make_artifact(tmp_path / str(seed), tall_graph(seed), config, memory=MEMORY)
@@ -189,11 +189,12 @@ def test_lists_move_rows_of_external_tensors(tmp_path):
         region = emitted.regions[0].region
         if region.external:
             case = Case(tmp_path / str(seed))
-            assert check_lists(config, case.lists)[case.region.name].beside == 0
-            for schedule in (late, early):
+            beside += check_lists(config, case.lists)[case.region.name].beside
+            rng = np.random.default_rng(seed)
+            for schedule in (late, early, lambda count, rng=rng: int(rng.integers(0, count + 1))):
                 assert case.is_right(case.run(case.descriptors(), schedule)[0])
             external += sum(region.external_number(t) is not None for t in (*region.inputs, *region.outputs))
-        if external >= 3:
+        if external >= 3 and beside >= 20:
             return
     raise AssertionError("too few external inputs and outputs")
 
