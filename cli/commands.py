@@ -124,6 +124,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
             f"  the accelerator rounds as ONNX Runtime, proved, in {rounding['proved']:,} of {rounding['channels']:,} "
             "channels" + (_unproved(report) if rounding["proved"] < rounding["channels"] else "")
         )
+    if result.moved:
+        console.say(f"  {result.moved.scales_moved:,} scales were moved for that; the artifact's model.onnx has them")
     if report["config_source"] == "auto":
         console.say(f"  configuration {_shape(report['config'])}: {report['config_reason']}")
     if options.bitstream:

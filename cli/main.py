@@ -122,10 +122,11 @@ def _add_onnx_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--unproved",
-        choices=("cpu", "accelerator"),
+        choices=("cpu", "accelerator", "scales"),
         default="cpu",
         help="where layers of an ONNX model run whose rounding the accelerator does not reproduce in every channel: "
-        "cpu, exact, or accelerator, with the report naming the sums that it rounds otherwise (default: %(default)s)",
+        "cpu, exact; accelerator, with the report naming the sums that it rounds otherwise; or scales: on the "
+        "accelerator, exact, by moving scales of the model by some 1e-6 (default: %(default)s)",
     )
 
 

@@ -46,10 +46,13 @@ if TYPE_CHECKING:
     from .ir import Graph
     from .quantize import QuantizeResult
     from .quantize.calibration import Calibration
+    from .quantize.provable import Provability
     from .report import ConfigChoice
 
 __all__ = ["CompileResult", "compile"]
 
+Unproved = Literal["cpu", "accelerator", "scales"]
+"""What becomes of layers whose rounding is not ONNX Runtime's in every channel"""
 _PRODUCTS = ("BATCH_MATMUL", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
@@ -63,6 +66,8 @@ class CompileResult:
     """how a float model became int8, if `calibrate` was given"""
     is_float: bool = False
     """nothing of the model is quantized"""
+    moved: Provability | None = None
+    """what moving scales brought (`unproved` "scales")"""
 
     def _repr_html_(self) -> str:
         return Report.load(Artifact.load(self.path))._repr_html_()
@@ -77,7 +82,7 @@ def compile(
     cpu: str = "host",
     strict: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    unproved: Literal["cpu", "accelerator"] = "cpu",
+    unproved: Unproved = "cpu",
     keep: str | Path | None = None,
     calibrate: Calibration | None = None,
     quantization: Mapping[str, Any] = MappingProxyType({}),
@@ -108,7 +113,9 @@ def compile(
         Of inputs, by name, where an ONNX file leaves them open.
     unproved
         Where layers of an ONNX model run for which some channels have no multiplier that rounds as ONNX Runtime does:
-        "cpu", exact; or "accelerator", with the nearest, and the report names the sums for which an output is one off.
+        "cpu", exact; "accelerator", with the nearest, and the report names the sums for which an output is one off; or
+        "scales": scales of the network are moved by a few units in the last place until all that can be are proved, and
+        the artifact's network, with which it is compared, has these.
     keep
         Folder for what each step makes, as text and JSON (`nnloom.compiler.keep`): new, empty, or of an earlier run.
     calibrate
@@ -136,6 +143,7 @@ def compile(
     from .keep import KeptSteps
     from .larger import find_larger
     from .ops.rounding import take_nearest
+    from .quantize.provable import MovingScales
     from .report import make_report
     from .transfers import external_timing
 
@@ -165,7 +173,8 @@ def compile(
         return _quantize_first(model, calibrate, given, output, compile_quantized)
     kept = KeptSteps(None if keep is None else Path(keep))
     say("reading the model")
-    graph = read_model(model, shapes=shapes, watch=kept.graph)
+    moving = MovingScales(advance) if unproved == "scales" else None
+    graph = read_model(model, shapes=shapes, watch=kept.graph, change=moving)
     if unproved == "accelerator":
         graph = take_nearest(graph)
     config, choice = _choose(graph, target, config, progress, advance)
@@ -185,7 +194,7 @@ def compile(
             (folder / BOARD_FILE).write_text(json.dumps(board_values(target), indent=1) + "\n")
         say("compiling the CPU code")
         _write(folder, model, fitted, host, manifest, report, cpu_target)
-    return CompileResult(output, report, is_float=_is_float(graph))
+    return CompileResult(output, report, is_float=_is_float(graph), moved=moving.found if moving else None)
 
 
 def _is_float(graph: Graph) -> bool:
@@ -212,7 +221,7 @@ def _quantize_first(
             result = compile_quantized(file)
         except NnloomError as error:
             raise type(error)(str(error).replace(str(file), f"{name}, quantized")) from error
-    return dataclasses.replace(result, quantized=dataclasses.replace(quantized, path=output))
+    return dataclasses.replace(result, quantized=dataclasses.replace(quantized, path=output), moved=None)
 
 
 def _choose(

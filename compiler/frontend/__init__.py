@@ -14,6 +14,8 @@ from ..ir import Graph
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+    from .onnx import Change
+
 __all__ = ["read_model"]
 
 
@@ -26,6 +28,7 @@ def read_model(
     *,
     shapes: Shapes | None = None,
     watch: Callable[[str, Graph], None] = lambda step, graph: None,
+    change: Change | None = None,
 ) -> Graph:
     """Read a model: a file, TFLite, ONNX or a program of PyTorch by its content, or such a program.
 
@@ -35,6 +38,8 @@ def read_model(
         Of inputs, by name, where an ONNX file leaves them open.
     watch
         Called with the name of each step, "read" and "simplify", and what it makes.
+    change
+        What is done to an ONNX network before it is read.
 
     Raises
     ------
@@ -49,21 +54,21 @@ def read_model(
     """
     from ..simplify import simplify
 
-    graph = _read(path, shapes)
+    graph = _read(path, shapes, change)
     watch("read", graph)
     graph = simplify(graph)
     watch("simplify", graph)
     return graph
 
 
-def _read(model: str | Path | ExportedProgram, shapes: Shapes | None) -> Graph:
+def _read(model: str | Path | ExportedProgram, shapes: Shapes | None, change: Change | None) -> Graph:
     from .onnx import is_onnx, read_onnx
     from .tflite import read_tflite
     from .torch import check_other_formats, exported, is_program
 
     if is_program(model):
         with exported(model) as file:
-            return read_onnx(file, shapes)
+            return read_onnx(file, shapes, change)
     assert isinstance(model, str | Path)
     path = Path(model)
     check_other_formats(path)
@@ -72,7 +77,7 @@ def _read(model: str | Path | ExportedProgram, shapes: Shapes | None) -> Graph:
     except OSError:
         data = b""  # the reader says why
     if path.suffix == ".onnx" or is_onnx(data):
-        return read_onnx(path, shapes)
+        return read_onnx(path, shapes, change)
     require("compiler", "tflite")
     if shapes:
         raise InputError(f"{path}: shapes are given for inputs of ONNX models; a TFLite model has its own")

@@ -107,7 +107,7 @@ def _average_pool(node: Any, given: _Given) -> Made | None:
         return [helper.make_node("GlobalAveragePool", node.input, node.output, node.name)], {}
     weights = np.full((channels, 1, *window), 1 / np.prod(window), np.float32)
     name = f"{node.output[0]}_weights"
-    stated = {key: list(a[key]) for key in ("pads", "strides") if key in a}
+    stated: dict[str, Any] = {key: list(a[key]) for key in ("pads", "strides") if key in a}
     conv = helper.make_node(
         "Conv", [node.input[0], name], node.output, node.name, group=channels, kernel_shape=window, **stated
     )

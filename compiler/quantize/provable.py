@@ -32,7 +32,7 @@ from .onnx_file import tensors
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Provability", "make_provable"]
+__all__ = ["MovingScales", "Provability", "make_provable"]
 
 STEPS = (*range(1, 65), *(1 << n for n in range(7, 14)))
 """How far a scale may be moved, up or down, in units in the last place: at most 0.1 % of it, and rarely above 1e-6"""
@@ -43,6 +43,8 @@ _RESULTS = {
     "QLinearConv": 6, "QGemm": 7, "QLinearMatMul": 6, "QLinearAdd": 6, "QLinearMul": 6, "QLinearGlobalAveragePool": 3,
 }  # fmt: skip
 """Where operators have the scale of their output"""
+_BIASES = {"QLinearConv": 8, "QGemm": 6}
+"""Where they have an int32 bias, which ONNX Runtime may have made of a real one"""
 _SUMS = {"QLinearAdd": "Add", "QLinearMul": "Mul", "QLinearGlobalAveragePool": "GlobalAveragePool"}
 
 Advance = Callable[[int, int], None]
@@ -87,6 +89,24 @@ def make_provable(
     after.run(lambda done, total: None)
     found = dataclasses.replace(search.found, proved=after.found.proved, others_proved=after.found.others_proved)
     return changed, found
+
+
+class MovingScales:
+    """Moves the scales of networks that are quantized already; `found` is what that brought to the last one.
+
+    Parameters
+    ----------
+    advance
+        Called with how many operators were visited, of how many.
+    """
+
+    def __init__(self, advance: Advance | None = None) -> None:
+        self.found = Provability()
+        self._advance = advance or (lambda done, total: None)
+
+    def __call__(self, path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+        changed, self.found = make_provable(path, model, self._advance)
+        return changed
 
 
 def ulps(scale: NDArray[np.float32], steps: int | NDArray) -> NDArray[np.float32]:
@@ -263,10 +283,12 @@ class _Search:
         return best
 
     def _bias(self, node: Any, channels: int) -> NDArray[np.int32]:
-        origin = self._makers.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-        if origin is None or origin.input[0] not in self.constants:
+        planned = self._planned[node.name]
+        place = _BIASES.get(planned.op_type, len(planned.input))
+        name = planned.input[place] if len(planned.input) > place else ""
+        if name not in self._planned_constants:
             return np.zeros(channels, np.int32)
-        return self.constants[origin.input[0]].reshape(-1).astype(np.int32)
+        return self._planned_constants[name].reshape(-1).astype(np.int32)
 
     def _scale_bias(self, node: Any, source: np.float32, scales: NDArray[np.float32]) -> None:
         """A bias is in units of the product."""

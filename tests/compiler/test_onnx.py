@@ -16,7 +16,8 @@ from nnloom.compiler.frontend import read_model
 from nnloom.compiler.frontend.onnx import is_onnx
 from nnloom.compiler.frontend.onnx.order import PLAIN, channels_last, inverse, order_of
 from nnloom.runtime import InferenceSession
-from tests.onnx_models import Network, answer, check, compile_onnx, quantized
+from tests.fuzz.check import CONFIGS
+from tests.onnx_models import Network, answer, check, compile_onnx, quantized, without_code
 
 
 def _residual(seed=0, shape=(1, 3, 12, 10)):
@@ -186,6 +187,50 @@ def test_limits_between_quantize_and_dequantize(tmp_path):
     check(path, tmp_path)
     (conv,) = (node for node in read_model(path).nodes if node.kind == "CONV_2D")
     assert conv.operation.options["limits"] == (-127, 100)
+
+
+def _of_two_types(seed=13):
+    """int8 operands and uint8 results, limits of both, a Flatten between DequantizeLinear and its product."""
+    n = Network(seed, (1, 3, 6, 6))
+
+    def weights(*shape):
+        data = n.constant(n.rng.integers(-7, 8, shape), "int8")
+        data = n.add("Clip", data, n.constant(-7, "int8"), n.constant(7, "int8"))
+        zeros = n.constant(np.zeros(shape[0]), "int8")
+        return n.add("DequantizeLinear", data, n.constant(n.rng.uniform(0.01, 0.1, shape[0])), zeros, axis=0)
+
+    signed, unsigned = n.constant(0, "int8"), n.constant(0, "uint8")
+    x = n.add("DequantizeLinear", n.add("QuantizeLinear", "x", n.constant(0.01), signed), n.constant(0.01), signed)
+    y = n.add("QuantizeLinear", n.add("Relu", n.add("Conv", x, weights(4, 3, 3, 3))), n.constant(0.03), unsigned)
+    y = n.add("Clip", y, n.constant(0, "uint8"), n.constant(250, "uint8"))
+    y = n.add("Flatten", n.add("DequantizeLinear", y, n.constant(0.03), unsigned))
+    y = n.add("QuantizeLinear", n.add("Gemm", y, weights(5, 64), transB=1), n.constant(0.2), signed)
+    return n.model(n.add("DequantizeLinear", y, n.constant(0.2), signed))
+
+
+def test_two_types_become_one(tmp_path):
+    # As Brevitas writes networks: ONNX Runtime would compute between int8 and uint8 in float32.
+    path = tmp_path / "n.onnx"
+    onnx.save(_of_two_types(), path)
+    report = check(path, tmp_path, unproved="scales")
+    assert report["exact"] and report["engine_share"] == 1
+    x = np.random.default_rng(5).uniform(-1.3, 1.3, (1, 3, 6, 6)).astype(np.float32)
+    (before,) = answer(onnx.load(path), {"x": x})
+    (after,) = answer(onnx.load(tmp_path / "n.artifact" / "model.onnx"), {"x": x})
+    # What was computed in float32 has the same steps.
+    assert np.abs(before - after).max() < 0.21 and (before != after).mean() < 0.3
+
+
+def test_scales_are_moved_until_all_is_proved(tmp_path):
+    n = Network(3, (1, 16, 6, 6))
+    path = quantized(n.model(n.conv("x", 256, 16)), tmp_path / "n.onnx")
+    kept = compile_onnx(path, tmp_path / "kept")["rounding"]
+    with without_code():
+        result = compile_model(path, output=tmp_path / "n.artifact", config=CONFIGS["2x16x9"], unproved="scales")
+    found, rounding = result.moved, result.report["rounding"]
+    assert kept["proved"] < kept["channels"] == rounding["proved"] == found.proved == 256
+    assert found.proved_before == kept["proved"] and found.scales_moved >= 256 - kept["proved"]
+    assert check(path, tmp_path, unproved="scales")["engine_share"] == 1
 
 
 def test_float_islands_run_and_are_named(tmp_path):

@@ -69,6 +69,7 @@ def of_integers(n: Network) -> str:
 EXACT: dict[str, tuple[Callable[[Network], Any], tuple[int, ...]]] = {
     "choices": (chosen, IMAGE),
     "integers": (of_integers, IMAGE),
+    "no numbers": (lambda n: n.add("IsNaN", n.add("Sqrt", "x")), IMAGE),
     "sums of three": (lambda n: n.add("Sum", "x", n.add("Abs", "x"), n.constant(np.arange(5))), IMAGE),
     "a mean of three": (lambda n: n.add("Mean", "x", n.add("Abs", "x"), n.constant(np.arange(5))), IMAGE),
     "the greatest of three": (lambda n: n.add("Max", n.constant(0.1), "x", n.constant(np.arange(5))), IMAGE),

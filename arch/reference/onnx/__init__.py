@@ -37,6 +37,7 @@ REFERENCES: dict[str, Callable[[Operation, Sequence[NDArray | None]], Sequence[N
     "GATHER_ELEMENTS": movement.gather_elements,
     "GATHER_ND": movement.gather_nd,
     "GRU": recurrent.gru,
+    "IS_NAN": elementwise.is_nan,
     "LAYER_NORMALIZATION": floats.layer_normalization,
     "LOG_SOFTMAX": floats.log_softmax,
     "LP_NORMALIZATION": floats.lp_normalization,

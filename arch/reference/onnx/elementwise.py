@@ -18,7 +18,7 @@ from ..support import operand, parameters, refuse
 from ..tables import correctly_rounded
 from .quantized import limits, quantized, real
 
-__all__ = ["BINARY", "FUNCTIONS", "UNARY", "add", "mul"]
+__all__ = ["BINARY", "FUNCTIONS", "UNARY", "add", "is_nan", "mul"]
 
 _Reference = Callable[[Operation, Sequence[NDArray | None]], Sequence[NDArray]]
 
@@ -71,6 +71,11 @@ def mul(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
     total = product.astype(np.float32) * factor + np.float32(out.zero_point + offset)
     low, high = limits(op)
     return [(np.clip(np.rint(total), low + offset, high + offset) - offset).astype(op.outputs[0].dtype)]
+
+
+def is_nan(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence[NDArray]:
+    """Whether real numbers are none."""
+    return [np.isnan(real(op, inputs, 0))]
 
 
 def _is_quantized(op: Operation) -> bool:

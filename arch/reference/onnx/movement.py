@@ -37,7 +37,7 @@ def gather_elements(op: Operation, inputs: Sequence[NDArray | None]) -> Sequence
 
 def _along(index: NDArray[np.int64], axis: int) -> tuple[NDArray[np.int64], ...]:
     """Where the elements are that indices choose along an axis, each in its own place of the others."""
-    places = list(np.indices(index.shape))
+    places = np.indices(index.shape).astype(np.int64)
     places[axis] = index
     return tuple(places)
 

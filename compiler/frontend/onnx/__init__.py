@@ -6,19 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...ir import Graph
-from .plan import is_onnx, make_plan
+from .plan import Change, is_onnx, make_plan
 from .reader import Reader
 
-__all__ = ["is_onnx", "read_onnx"]
+__all__ = ["Change", "is_onnx", "read_onnx"]
 
 
-def read_onnx(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def read_onnx(
+    path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = None, change: Change | None = None
+) -> Graph:
     """Read an ONNX file.
 
     Parameters
     ----------
     shapes
         Of inputs, by name, where the file leaves them open.
+    change
+        What is done to the network before it is read.
 
     Raises
     ------
@@ -32,4 +36,4 @@ def read_onnx(path: str | Path, shapes: Mapping[str, tuple[int, ...]] | None = N
         If onnx or onnxruntime is not installed.
     """
     path = Path(path)
-    return Reader(path, make_plan(path, shapes or {})).read()
+    return Reader(path, make_plan(path, shapes or {}, change)).read()

@@ -201,7 +201,7 @@ def variadic(kind: str, *, mean: bool = False) -> Callable[[Reader, Any], None]:
             t = TensorType(shape, r.dtypes.get(out, "float32"))
             last = place == len(names) and not mean
             target = r.v.add(out if last else f"{out} ({place} operands)", t)
-            label = node.name or out
+            label = node.name if last else ""
             r.v.emit(kind, [total, other], [target], {"activation": "NONE"}, rounding=_rounding(t), name=label)
             total = target
         if mean:
@@ -235,6 +235,7 @@ def clip(r: Reader, node: Any) -> None:
 def clip_real(r: Reader, node: Any, name: str, out: str, bounds: Sequence[float | None]) -> None:
     """A limit of real numbers."""
     options = {key: value for key, value in zip(("min", "max"), bounds, strict=True) if value is not None}
+    node = node if out in node.output else type(node)(op_type="Clip")  # of a product: what is limited has its name
     _of_one(r, node, "CLIP", name, out, {k: v for k, v in options.items() if abs(v) < 1 << 32})
 
 

@@ -19,12 +19,18 @@ def _comparison(kind: str) -> Callable[[Reader, Any], None]:
     """An operator on corresponding elements whose result is true or false."""
 
     def read(r: Reader, node: Any) -> None:
-        _elements(r, node, kind, list(node.input))
+        _elements(r, node, kind, list(node.input), rounding="onnx" if kind in _OF_ONNX else "tflite")
 
     return read
 
 
-def _elements(r: Reader, node: Any, kind: str, names: list[str], like: int | None = None) -> None:
+_OF_ONNX = ("IS_NAN",)
+"""Kinds that LiteRT lacks"""
+
+
+def _elements(
+    r: Reader, node: Any, kind: str, names: list[str], like: int | None = None, rounding: str = "tflite"
+) -> None:
     """Emit an operator on corresponding elements; like: which operand's type the result has."""
     out = node.output[0]
     for name in names:
@@ -34,7 +40,7 @@ def _elements(r: Reader, node: Any, kind: str, names: list[str], like: int | Non
     source = None if like is None else r.v.type(operands[like])
     shape = take(r.shape(out), axes)
     t = TensorType(shape, r.dtypes[out]) if source is None else TensorType(shape, source.dtype, source.quantization)
-    r.emit(node, out, kind, operands, t, axes, {}, "tflite")
+    r.emit(node, out, kind, operands, t, axes, {}, rounding)
 
 
 def where(r: Reader, node: Any) -> None:
@@ -56,6 +62,7 @@ OPERATORS: dict[str, Callable[[Reader, Any], None]] = {
     "Equal": _comparison("EQUAL"),
     "Greater": _comparison("GREATER"),
     "GreaterOrEqual": _comparison("GREATER_EQUAL"),
+    "IsNaN": _comparison("IS_NAN"),
     "Less": _comparison("LESS"),
     "LessOrEqual": _comparison("LESS_EQUAL"),
     "Not": _comparison("LOGICAL_NOT"),

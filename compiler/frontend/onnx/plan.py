@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,25 @@ from nnloom.arch.errors import InputError, ModelError
 from nnloom.arch.extras import require
 from nnloom.arch.reference.onnx import ONNX_RUNTIME_SETTINGS
 
+from .moves_first import with_moves_first
+from .one_type import with_one_type
 from .qonnx import is_qonnx, without_quant_nodes
 
 if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-__all__ = ["Plan", "first_line", "is_onnx", "load_model", "make_plan", "plan_model", "run_on_zeros", "run_options"]
+__all__ = [
+    "Change",
+    "Plan",
+    "first_line",
+    "is_onnx",
+    "load_model",
+    "make_plan",
+    "plan_model",
+    "run_on_zeros",
+    "run_options",
+]
 
 OPSET = 17
 """Older files are upgraded to it."""
@@ -90,13 +102,19 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
             raise IndexError
 
 
-def make_plan(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
+Change = Callable[[Path, "onnx.ModelProto"], "onnx.ModelProto"]
+"""Makes another network of a prepared one; the path is for messages"""
+
+
+def make_plan(path: Path, shapes: Mapping[str, tuple[int, ...]], change: Change | None = None) -> Plan:
     """Read a file and have ONNX Runtime plan it.
 
     Parameters
     ----------
     shapes
         Of inputs, by name, where the file leaves them open.
+    change
+        What is done to the network before.
 
     Raises
     ------
@@ -108,6 +126,8 @@ def make_plan(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Plan:
         If onnx or onnxruntime is not installed.
     """
     prepared = load_model(path, shapes)
+    if change is not None:
+        prepared = change(path, prepared)
     planned = plan_model(path, prepared)
     tensors = run_on_zeros(path, planned)
     types = {name: (value.dtype.name, tuple(value.shape)) for name, value in tensors.items()}
@@ -132,7 +152,7 @@ def load_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelP
         raise ModelError(f"{path}: the model has no outputs")
     if is_qonnx(model):
         model = without_quant_nodes(path, model)
-    return _fixed(path, _upgraded(path, model), shapes)
+    return _fixed(path, with_moves_first(with_one_type(_upgraded(path, model))), shapes)
 
 
 def first_line(error: BaseException) -> str:

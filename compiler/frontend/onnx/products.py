@@ -357,7 +357,7 @@ def _float_gemm(r: Reader, node: Any, transposed: bool, alpha: float, beta: floa
     options = {"activation": "NONE", "keep_num_dims": len(shape) > 2}
     if other is not None:
         product = r.v.add(f"{output} (product)", t)
-        r.v.emit("FULLY_CONNECTED", operands, [product], options, rounding="onnx", name=node.name or output)
+        r.v.emit("FULLY_CONNECTED", operands, [product], options, rounding="onnx")
         target = r.emit(node, output, "ADD", [product, other], t, None, {"activation": "NONE"})
     else:
         target = r.emit(node, output, "FULLY_CONNECTED", operands, t, None, options)
@@ -372,7 +372,7 @@ def _gemm_of_tensors(r: Reader, node: Any, transposed: bool, alpha: float, beta:
 
     def append(kind: str, operands: list[int], size: tuple[int, ...]) -> int:
         target = r.v.add(f"{output} ({kind.lower()})", TensorType(size, "float32"))
-        r.v.emit(kind, operands, [target], {"activation": "NONE"}, rounding="onnx", name=node.name or output)
+        r.v.emit(kind, operands, [target], {"activation": "NONE"}, rounding="onnx")
         return target
 
     def scaled(value: int, factor: float) -> int:
