@@ -57,6 +57,8 @@ class Board:
     """byte of the flash where a network begins, behind the bitstream; a multiple of 65,536"""
     flash_boot: bool = False
     """the system loads the network in the flash after a reset"""
+    link_packing: bool = True
+    """tensors go over the line without the bytes between their pixels; takes some 150 LUTs"""
     seed: int = 1
     """placement seed that is known to meet the clock"""
 

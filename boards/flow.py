@@ -149,7 +149,14 @@ def system_rtlil(board: Board, config: AcceleratorConfig, lut_multipliers: int) 
 
         usb = UsbSystem(config, clock_hz=clock_hz, technology=technology, flash_offset=offset)
         return emit_rtlil(UsbTop(usb, toolchain(board).pll(board), **_top_options(board)), "top")
-    system = SerialSystem(config, clock_hz=clock_hz, baud=board.baud, technology=technology, flash_offset=offset)
+    system = SerialSystem(
+        config,
+        clock_hz=clock_hz,
+        baud=board.baud,
+        technology=technology,
+        flash_offset=offset,
+        packing=board.link_packing,
+    )
     return emit_rtlil(serial_top(board, system), "top")
 
 

@@ -55,5 +55,7 @@ ICEBREAKER = Board(
     },
     flash_bytes=16 << 20,
     network_offset=1 << 20,
+    # The device is nearly full.
+    link_packing=False,
     primitives={"LC": 5280, "SB_RAM40_4K": 30, "SB_MAC16": 8, "SB_SPRAM256KA": 4},
 )

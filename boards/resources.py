@@ -111,7 +111,7 @@ def block_rams(config: AcceleratorConfig) -> int:
         (1, 32 * PROGRAM_COLUMNS, -(-config.program_words // PROGRAM_COLUMNS)),
         (config.requant_units if config.tables else 0, 8, TABLE_ENTRIES * max(1, config.tables)),
         (int(config.layer_counters), 32 * len(Counter), max(2, config.program_words // DESCRIPTOR_WORDS)),
-        (1, 32, 2 * frame_words),
+        (1, 32, 4 * frame_words),
         (1, 8, 8 * frame_words),
     )
     return sum(count * -(-width // ram_shape(depth).width) for count, width, depth in memories)

@@ -48,7 +48,7 @@ def _ulx3s(
         clock_port="clk25",
         crystal_hz=25e6,
         clock_hz=clock_hz,
-        baud=1_000_000,
+        baud=3_000_000,
         loader="ulx3s",
         config=config,
         dsp_blocks=dsp_blocks,

@@ -13,7 +13,7 @@ import inspect
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -182,6 +182,53 @@ def _bits(flags: type[enum.IntFlag]) -> Iterator[str]:
     return _table(["bit", "name", "meaning"], rows)
 
 
+def _names(members: Iterable[enum.IntEnum]) -> str:
+    *names, last = (m.name for m in sorted(members))
+    return f"{', '.join(names)} and {last}"
+
+
+def _script_section(run: link.Request, answer: link.Response) -> list[str]:
+    return [
+        "## Scripts: one request an inference",
+        "",
+        "A driver has the board keep a frame of *steps* (SCRIPT), once. An inference is then RUN with the bytes of",
+        "the inputs, and the answer to it with those of the outputs: one round trip. Each step is",
+        "",
+        *_header(link.STEP),
+        *_table(
+            ["value", "kind", "what the step does"],
+            [[k.value, k.name, member_docs(link.StepKind).get(str(k.name), "")] for k in link.StepKind],
+        ),
+        "The driver's scripts write the inputs, the registers PROGRAM_START and CONTROL, wait, and read STATUS, CYCLES",
+        "and the outputs. Activation memory has pixels and rows in whole granules; a tensor's steps have its bytes as",
+        "chunks and the rest as `pad`, so that only the tensor goes over the line: the rows of bank 0, then those of",
+        "bank 1, and so on. A board that does not pack (see HELLO) takes steps without `pad`, and the whole granules.",
+        "",
+        "- Inputs that do not fit RUN go on in MORE, cut anywhere between two words of the line. A frame that leaves",
+        "  the script with inputs to come is not answered: the answer to a later one tells that it was executed.",
+        f"- An answer has at most {4 * link.LARGEST_WORDS} bytes. The board begins no word of a READ step with less",
+        "  than four bytes left; the rest comes with the answer to MORE without words.",
+        "- While a program runs a repetition of the frame that started it is answered with RUNNING. Other requests",
+        f"  but HELLO and RESET, which end the script, wait. The board keeps {link.FRAMES_AHEAD} of them, so that the",
+        "  next inputs come in during a program; more are lost. So a driver has at most so many frames on their way",
+        "  behind one whose answer comes after a program: a batch then goes at the pace of the line.",
+        "- RUN and MORE wait for a program of START, too.",
+        "",
+        "With one input of four bytes at the first step RUN is on the line",
+        "",
+        "```",
+        run.encode().hex(" "),
+        "```",
+        "",
+        "and its answer, with an output of two bytes,",
+        "",
+        "```",
+        answer.encode().hex(" "),
+        "```",
+        "",
+    ]
+
+
 def protocol_page() -> str:
     """Markdown of the host link's protocol."""
     request = link.Request(
@@ -196,6 +243,12 @@ def protocol_page() -> str:
         opcode=link.Opcode.WRITE, sequence=0, session=1, words=np.full(link.LARGEST_WORDS, 0x01010101, np.uint32)
     )
     share = 100 * 4 * link.LARGEST_WORDS / len(full.encode())
+    run = link.Request(
+        opcode=link.Opcode.RUN, sequence=8, session=0x1234, words=np.array([link.script_word(0), 0x04030201], np.uint32)
+    )
+    answer = link.Response(
+        answer=link.Answer.OK, sequence=8, session=0x1234, words=np.array([2, 12552], np.uint32), rest=b"\x7f\x80"
+    )
     lines = [
         "# Host link protocol",
         "",
@@ -205,14 +258,19 @@ def protocol_page() -> str:
         "",
         "## Frames",
         "",
-        "A frame is a header, 32-bit words and the CRC-32 (IEEE 802.3) of both, all little endian, encoded by",
+        "A frame is a header, what belongs to it and the CRC-32 (IEEE 802.3) of both, all little endian, encoded by",
         "COBS and ended by a zero byte. COBS (Cheshire and Baker, 1999) costs one byte in 254 at most, and",
         f"after any damage the next zero byte is the end of a frame. A frame has at most {link.LARGEST_WORDS}",
-        f"words, or fewer if the board says so; full frames are {share:.1f} % payload.",
+        f"words behind a burst, or fewer if the board says so; full frames are {share:.1f} % payload.",
         "",
         "Header of a request:",
         "",
-        *_header(link.REQUEST),
+        *_header(link.HEAD),
+        f"Behind it, but for {_names(link.SHORT_OPCODES)}, the burst:",
+        "",
+        *_header(link.BURST),
+        "Then come 32-bit words.",
+        "",
         "Header of a frame from the board:",
         "",
         *_header(link.RESPONSE),
@@ -235,7 +293,11 @@ def protocol_page() -> str:
         "START writes the registers PROGRAM_START and CONTROL. Performance counters are registers, read by",
         f"READ and sent with DONE: {', '.join(r.name for r in link.DONE_REGISTERS)}.",
         "",
-        "Words of the answer to HELLO:",
+        *_script_section(run, answer),
+        "## HELLO",
+        "",
+        "Its frame is the same in all versions of the protocol, so that a driver learns of a board of another",
+        "version. Words of the answer:",
         "",
         *_table(["word", "name", "meaning"], [[i, name, doc] for i, (name, doc) in enumerate(link.HELLO_WORDS)]),
         "## Answers",
@@ -254,7 +316,7 @@ def protocol_page() -> str:
         "   session, so a driver learns of the reset before anything is done with lost memories: it says",
         "   HELLO, loads the board again and begins the inference anew.",
         "3. The sequence number of the request executed last: the stored response is sent again, nothing is",
-        "   executed.",
+        "   executed. BAD_SEQUENCE, if there is none: that request is not answered.",
         "4. The next sequence number: the request is executed, and its response stored.",
         "5. Another sequence number: BAD_SEQUENCE.",
         "",
@@ -263,6 +325,10 @@ def protocol_page() -> str:
         "time). When one is lost the board refuses those after it, and the driver goes back to the first that",
         "was not executed. A frame that comes while another one waits behind the one in work is dropped as",
         "damaged.",
+        "",
+        "The stored response is that of one request. If the answer to a RUN is lost and the board has executed the",
+        "next one, the driver opens a new session (the board says whether it was nobody else's meanwhile) and runs the",
+        "inference again: an inference depends on nothing but its inputs.",
         "",
         "## External memory",
         "",

@@ -1,13 +1,13 @@
 """COBS frames with a CRC in block RAM: received whole before anyone sees them, kept after they were sent."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ETHERNET
 from amaranth.lib.wiring import In, Out
 
-from nnloom.arch.link import CRC_BYTES, HEADER_BYTES
+from nnloom.arch.link import CRC_BYTES
 
-from .technology import RAM_LATENCY, Technology
+from .technology import RAM_LATENCY, Ram, Technology
 
 __all__ = ["FrameReceiver", "FrameTransmitter"]
 
@@ -51,7 +51,7 @@ class SerialCrc(wiring.Component):
 
 
 class FrameReceiver(wiring.Component):
-    """Decodes frames into one half of a buffer while the other half is read.
+    """Decodes frames into one part of a buffer while another one is read; a third part keeps a frame.
 
     Parameters
     ----------
@@ -64,6 +64,8 @@ class FrameReceiver(wiring.Component):
     frame : Out; a good frame waits; what arrives meanwhile is lost and reported as damaged
     take : In; one cycle while `frame`: the waiting frame is the one to read until the next `take`
     words : Out; words of the frame to read, without its CRC
+    keep : In; one cycle: the frame to read is the one to keep; nothing is to be read until the next `take`
+    kept : In; whether to read the frame that is kept
     address : In; word of the frame to read
     data : Out(32); data(t + 2) = the word at address(t)
     damaged : Out; one cycle at the end of a damaged frame
@@ -80,6 +82,8 @@ class FrameReceiver(wiring.Component):
                 "frame": Out(1),
                 "take": In(1),
                 "words": Out(range(buffer_words)),
+                "keep": In(1),
+                "kept": In(1),
                 "address": In(range(buffer_words)),
                 "data": Out(32),
                 "damaged": Out(1),
@@ -88,7 +92,7 @@ class FrameReceiver(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.buffer = buffer = self.technology.ram(width=32, depth=2 * self.buffer_words)
+        m.submodules.buffer = buffer = self.technology.ram(width=32, depth=4 * self.buffer_words)
         m.submodules.crc = crc = SerialCrc()
 
         # COBS: at most one octet for each byte. The zero at the end of a block comes with the code of the next one.
@@ -117,8 +121,8 @@ class FrameReceiver(wiring.Component):
         bad = Signal()
         word = Signal(32, reset_less=True)
         write, target = Signal(), Signal(range(self.buffer_words), reset_less=True)
-        fill = Signal()
-        """The half that is being filled."""
+        fill, read, kept = (Signal(2, init=i, name=name) for i, name in enumerate(("fill", "read", "kept")))
+        """The part that is being filled, the one that is read, and the one that is kept."""
         m.d.comb += [crc.octet.eq(octet), crc.valid.eq(octet_valid), crc.start.eq(end)]
         m.d.sync += [write.eq(octet_valid & (count[:2] == 3)), target.eq(count[2:])]
         with m.If(octet_valid):
@@ -132,7 +136,7 @@ class FrameReceiver(wiring.Component):
             buffer.w_en.eq(write),
             buffer.w_addr.eq(Cat(target, fill)),
             buffer.w_data.eq(word),
-            buffer.r_addr.eq(Cat(self.address, ~fill)),
+            buffer.r_addr.eq(Cat(self.address, Mux(self.kept, kept, read))),
             self.data.eq(buffer.r_data),
         ]
 
@@ -141,19 +145,22 @@ class FrameReceiver(wiring.Component):
         words = Signal.like(self.words, reset_less=True)
         with m.If(end):
             m.d.sync += [count.eq(0), bad.eq(0)]
-            with m.If(complete & crc.match & ~bad & (count[:2] == 0) & (length > HEADER_BYTES // 4)):
+            with m.If(complete & crc.match & ~bad & (count[:2] == 0) & (length > CRC_BYTES // 4)):
                 m.d.sync += [self.frame.eq(1), words.eq(length - 1)]
             with m.Elif((count != 0) | bad | ~complete):
                 m.d.comb += self.damaged.eq(1)
         with m.If(self.take):
-            m.d.sync += [self.frame.eq(0), fill.eq(~fill), self.words.eq(words)]
+            m.d.sync += [self.frame.eq(0), fill.eq(read), read.eq(fill), self.words.eq(words)]
+        with m.If(self.keep):
+            m.d.sync += [kept.eq(read), read.eq(kept)]
         return m
 
 
 class FrameTransmitter(wiring.Component):
     """Builds a frame in a buffer, seals it with its CRC and sends it; can send the last kept one again.
 
-    The buffer has a place for a kept frame and a small one for notices, which are sent once.
+    A frame is sent while it is built, as far as its COBS blocks are complete. The buffer has a place for a kept frame
+    and a small one for notices, which are sent once.
 
     Parameters
     ----------
@@ -166,7 +173,7 @@ class FrameTransmitter(wiring.Component):
     begin : In; one cycle while `idle`: start a frame
     notice : In; with `begin`: this frame is not kept
     octets : In(stream); bytes of the frame, after `begin`
-    finish : In; one cycle after the last octet was taken: close the frame and send it
+    finish : In; one cycle after the last octet was taken: close the frame
     repeat : In; one cycle while `idle`: send the kept frame again
     transmit : Out(stream); bytes for the line
     """
@@ -193,15 +200,17 @@ class FrameTransmitter(wiring.Component):
         m.submodules.buffer = buffer = self.technology.ram(width=8, depth=self.buffer_bytes)
         m.submodules.crc = crc = SerialCrc()
         position = Signal(range(self.buffer_bytes))
-        """Where the next byte is written or read."""
+        """Where the next byte is written."""
         code_position = Signal.like(position, reset_less=True)
         code = Signal(8, reset_less=True)
         block_full = Signal()
-        kept_end, end = Signal.like(position), Signal.like(position, reset_less=True)
-        kept = Signal()
+        closed = Signal()
+        """All of the frame has been written."""
+        sending = Signal()
         seal = Signal(8 * CRC_BYTES, reset_less=True)
         index = Signal(range(CRC_BYTES))
-        wait = Signal(range(RAM_LATENCY + 1))
+        built = Signal()
+        m.d.comb += self.idle.eq(built & ~sending)
 
         # Encoded as it is written: a zero leaves its place to the code of the block after it, which comes later.
         byte, put, put_code = Signal(8), Signal(), Signal()
@@ -217,8 +226,6 @@ class FrameTransmitter(wiring.Component):
             buffer.w_en.eq(w_en),
             buffer.w_addr.eq(w_addr),
             buffer.w_data.eq(w_data),
-            buffer.r_addr.eq(position),
-            self.transmit.payload.eq(buffer.r_data),
             crc.start.eq(self.begin),
             crc.octet.eq(self.octets.payload),
             crc.valid.eq(self.octets.valid & self.octets.ready),
@@ -230,18 +237,16 @@ class FrameTransmitter(wiring.Component):
             with m.Else():
                 m.d.sync += [code.eq(code + 1), block_full.eq(code == 254)]
 
-        notices = Const(3 * self.buffer_bytes // 4, len(position))
+        start = Mux(self.begin & self.notice, 3 * self.buffer_bytes // 4, 0)
+        with m.If(self.begin | self.repeat):
+            m.d.sync += [sending.eq(1), closed.eq(self.repeat)]
         with m.FSM():
             with m.State("IDLE"):
-                m.d.comb += self.idle.eq(1)
-                start = Mux(self.begin & self.notice, notices, 0)
-                m.d.sync += [wait.eq(0), index.eq(0), end.eq(kept_end), kept.eq(~self.notice)]
-                m.d.sync += [position.eq(start), code_position.eq(start), code.eq(1), block_full.eq(0)]
+                m.d.comb += built.eq(1)
+                m.d.sync += index.eq(0)
                 with m.If(self.begin):
-                    m.d.sync += position.eq(start | 1)
+                    m.d.sync += [position.eq(start | 1), code_position.eq(start), code.eq(1), block_full.eq(0)]
                     m.next = "BUILD"
-                with m.Elif(self.repeat):
-                    m.next = "SEND"
             with m.State("BUILD"):
                 m.d.comb += [byte.eq(self.octets.payload), self.octets.ready.eq(~block_full & crc.idle)]
                 m.d.comb += [put.eq(self.octets.valid & self.octets.ready), put_code.eq(block_full)]
@@ -265,17 +270,40 @@ class FrameTransmitter(wiring.Component):
                     m.next = "DELIMIT"
             with m.State("DELIMIT"):
                 # CLOSE has moved `position` one too far: the delimiter goes to where a next code would be.
-                m.d.sync += [w_en.eq(1), w_addr.eq(code_position), w_data.eq(0), end.eq(code_position)]
-                m.d.sync += position.eq(Mux(kept, 0, notices))
-                with m.If(kept):
-                    m.d.sync += kept_end.eq(code_position)
-                m.next = "SEND"
-            with m.State("SEND"):
-                m.d.comb += self.transmit.valid.eq(wait == RAM_LATENCY)
-                with m.If(~self.transmit.valid):
-                    m.d.sync += wait.eq(wait + 1)
-                with m.Elif(self.transmit.ready):
-                    m.d.sync += [wait.eq(0), position.eq(position + 1)]
-                    with m.If(position == end):
-                        m.next = "IDLE"
+                m.d.sync += [w_en.eq(1), w_addr.eq(code_position), w_data.eq(0)]
+                m.next = "CLOSED"
+            with m.State("CLOSED"):
+                m.d.sync += closed.eq(1)
+                m.next = "IDLE"
+        self._send(m, buffer, start=start, code_position=code_position, closed=closed, sending=sending)
         return m
+
+    def _send(
+        self, m: Module, buffer: Ram, *, start: Value, code_position: Signal, closed: Signal, sending: Signal
+    ) -> None:
+        """Bytes of closed blocks to the line, then the rest."""
+        kept_end = Signal.like(code_position)
+        kept = Signal()
+        position, limit = (Signal.like(code_position, name=name, reset_less=True) for name in ("sent", "limit"))
+        """The next byte, and that of the first block that is not closed; once all are, that of the delimiter."""
+        wait = Signal(range(RAM_LATENCY + 1))
+        m.d.comb += [
+            buffer.r_addr.eq(position),
+            self.transmit.payload.eq(buffer.r_data),
+            self.transmit.valid.eq(wait == RAM_LATENCY),
+        ]
+        with m.If(self.begin | self.repeat):
+            m.d.sync += [position.eq(start), limit.eq(Mux(self.begin, start, kept_end))]
+        with m.Elif(~closed):
+            # A cycle late, as the writes of what lies before it.
+            m.d.sync += limit.eq(code_position)
+        with m.If(self.begin):
+            m.d.sync += kept.eq(~self.notice)
+        with m.If(closed & kept):
+            m.d.sync += kept_end.eq(limit)
+        with m.If(self.transmit.valid), m.If(self.transmit.ready):
+            m.d.sync += [wait.eq(0), position.eq(position + 1)]
+            with m.If(closed & (position == limit)):
+                m.d.sync += sending.eq(0)
+        with m.Elif(sending & (closed | (position != limit))):
+            m.d.sync += wait.eq(wait + 1)

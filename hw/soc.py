@@ -45,8 +45,8 @@ class LinkedSystem(wiring.Component):
         The members that lead to the host.
     clock_hz
         Clock of the system.
-    max_words
-        Most words of a frame, see `HostLink`.
+    max_words, packing
+        Of the link, see `HostLink`.
     flash_offset
         Load the network at this byte of an SPI flash after a reset (`flash_boot.BootBus`); None: there is no flash.
 
@@ -65,12 +65,14 @@ class LinkedSystem(wiring.Component):
         clock_hz: float,
         technology: Technology | None = None,
         max_words: int = LARGEST_WORDS,
+        packing: bool = True,
         flash_offset: int | None = None,
     ) -> None:
         self.config = config
         self.technology = technology
         self.clock_hz = clock_hz
         self.max_words = max_words
+        self.packing = packing
         self.flash_offset = flash_offset
         flash = {} if flash_offset is None else {"flash": Out(FlashPins)}
         super().__init__({**line, "busy": Out(1), **flash})
@@ -82,7 +84,9 @@ class LinkedSystem(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         line = self.add_line(m)
-        m.submodules.link = link = HostLink(self.technology, clock_hz=self.clock_hz, max_words=self.max_words)
+        m.submodules.link = link = HostLink(
+            self.technology, clock_hz=self.clock_hz, max_words=self.max_words, packing=self.packing
+        )
         accelerator = make_accelerator(self.config, self.technology)
         # A domain with the same clock: its reset comes from one register, not from a gate behind two.
         m.domains.engine = engine = ClockDomain(local=True)
@@ -130,6 +134,7 @@ class SerialSystem(LinkedSystem):
         baud: int,
         technology: Technology | None = None,
         max_words: int = LARGEST_WORDS,
+        packing: bool = True,
         flash_offset: int | None = None,
     ) -> None:
         self.divisor = baud_divisor(clock_hz, baud)
@@ -140,6 +145,7 @@ class SerialSystem(LinkedSystem):
             clock_hz=clock_hz,
             technology=technology,
             max_words=max_words,
+            packing=packing,
             flash_offset=flash_offset,
         )
 

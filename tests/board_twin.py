@@ -24,16 +24,20 @@ from nnloom.arch.isa import (
 )
 from nnloom.arch.link import (
     DONE_REGISTERS,
+    HEADER_BYTES,
     HELLO_REGISTERS,
     LARGEST_WORDS,
     LINK_VERSION,
     SEQUENCES,
+    SHORT_OPCODES,
+    STEP_WORDS,
     Answer,
     FrameSplitter,
     Hello,
     Opcode,
     Request,
     Response,
+    StepKind,
 )
 from nnloom.arch.memory_system import CONTENT_WORDS, MEMORY_MAGIC, MemoryRegister, SystemAddress, checksum
 from nnloom.runtime.devices.serial import SerialDevice, SerialLink
@@ -41,6 +45,8 @@ from nnloom.sim.golden import GoldenModel
 
 CLOCK_HZ = 120_000_000
 CYCLES = 1234
+SCRIPT_WORDS = 256
+"""of the part of the buffer with the frame that is kept"""
 
 
 class TwinBoard:
@@ -55,6 +61,7 @@ class TwinBoard:
         self.config_hash = config.hash
         self.starts = 0
         self.hang = False
+        self.packs = True
         self.resets = self.ignored = self.start_sequence = self.looks = 0
         self.program = np.zeros(config.program_words, np.uint32)
         self.weights = np.zeros(config.weight_words * weight_stride(config), np.uint8)
@@ -67,10 +74,15 @@ class TwinBoard:
         """As by its button; the memories are lost."""
         for memory in (self.program, self.weights, self.activations, self.tables):
             memory.view(np.uint8)[:] = 0xA5
-        self.session, self.opened, self.last, self.kept = 0, False, 0, b""
+        self.session, self.opened, self.last, self.kept, self.answered = 0, False, 0, b"", False
         self.previous: int | None = None
         self.program_start, self.status, self.layers, self.polls = 0, Status(0), 0, 0
         self._splitter = FrameSplitter()
+        self.script = np.full(SCRIPT_WORDS, 0xA5A5A5A5, np.uint32)
+        """the frame that is kept"""
+        self._held: list[bytes] = []
+        self._run: _Script | None = None
+        self._pending = False
 
     def run_for(self, polls: int) -> None:
         """A program runs until STATUS has been read so many times."""
@@ -78,7 +90,77 @@ class TwinBoard:
 
     def feed(self, data: bytes) -> bytes:
         """The answer to some bytes of the line."""
-        return b"".join(self._answer(frame) for frame in self._splitter.feed(data))
+        return b"".join(self._take(frame) for frame in self._splitter.feed(data))
+
+    def _take(self, frame: bytes) -> bytes:
+        """A frame that cannot be executed yet is held, and one more waits behind it; others are lost."""
+        if self._held:
+            self._look()
+            if len(self._held) == 2:
+                return self._notice(Answer.BAD_FRAME) + self._go_on()
+            self._held.append(frame)
+            return self._go_on()
+        return self._answer(frame) + self._go_on()
+
+    def _go_on(self) -> bytes:
+        """What ends with a program: the script that waits for it, then the frames that were held."""
+        out = b""
+        if self._pending and not self.status & Status.BUSY and not self._list_runs():
+            self._pending = False
+            out += self._finish_script()
+        held, self._held = self._held, []
+        while held:
+            out += self._answer(held.pop(0))
+            if self._held:  # again
+                self._held += held
+                break
+            out += self._go_on() if self._pending else b""
+        return out
+
+    def _list_runs(self) -> bool:
+        return False
+
+    def _look(self) -> None:
+        """A program that runs for so many looks at STATUS: a frame that comes is one, too."""
+        if self.polls:
+            self._fetch(Register.STATUS)
+
+    def _script_answer(self, request: Request) -> bytes:
+        """RUN and MORE."""
+        data = request.words.astype("<u4").tobytes()
+        if request.opcode == Opcode.RUN:
+            if not data:
+                self._run = None
+                return self._keep(Answer.BAD_REQUEST, request.sequence)
+            self._run = _Script(self, int(request.words[0]) % SCRIPT_WORDS)
+            data = data[4:]
+        if self._run is None:
+            return self._keep(Answer.BAD_REQUEST, request.sequence)
+        if self._run.answering:
+            return self._finish_script()
+        state = self._run.give(data)
+        if state == StepKind.WAIT:
+            self._pending = True
+        elif state == StepKind.END:
+            self._run = None
+            return self._keep(Answer.OK, request.sequence)
+        return b""
+
+    def _finish_script(self) -> bytes:
+        assert self._run is not None
+        data, ended = self._run.take(4 * LARGEST_WORDS)
+        if ended:
+            self._run = None
+        return self._keep(Answer.OK, self.last, data)
+
+    def _keep(self, answer: Answer, sequence: int, data: bytes = b"") -> bytes:
+        whole = len(data) // 4 * 4
+        words = np.frombuffer(data[:whole], "<u4").astype(np.uint32)
+        self.kept = Response(
+            answer=answer, sequence=sequence, session=self.session, words=words, rest=data[whole:]
+        ).encode()
+        self.answered = True
+        return self.kept
 
     def _notice(self, answer: Answer, sequence: int | None = None, words=()) -> bytes:
         sequence = self.last if sequence is None else sequence
@@ -93,14 +175,26 @@ class TwinBoard:
             return self._notice(Answer.BAD_FRAME)
         ours = self.opened and request.session == self.session
         if ours and request.sequence == self.last:
-            return self.kept
+            if self._pending:
+                return self._notice(Answer.RUNNING)
+            return self.kept if self.answered else self._notice(Answer.BAD_SEQUENCE)
         if not ours and request.opcode != Opcode.HELLO:
             return self._notice(Answer.NO_SESSION)
         if ours and request.sequence != (self.last + 1) % SEQUENCES:
             return self._notice(Answer.BAD_SEQUENCE)
+        busy = bool(self.status & Status.BUSY) or self._list_runs()
+        short = request.opcode in SHORT_OPCODES
+        if ours and ((self._pending and request.opcode not in (Opcode.HELLO, Opcode.RESET)) or (short and busy)):
+            self._held.append(frame)
+            return b""
         if not ours:
             self.previous = self.session if self.opened else None
         self.session, self.opened, self.last = request.session, True, request.sequence
+        self.answered, self._pending = False, False
+        if not short:
+            self._run = None
+        elif request.opcode != Opcode.SYNC:
+            return self._script_answer(request)
         words: np.ndarray = np.zeros(0, np.uint32)
         after = b""
         if request.opcode == Opcode.HELLO:
@@ -108,6 +202,7 @@ class TwinBoard:
             words = Hello(
                 link_version=LINK_VERSION,
                 max_words=LARGEST_WORDS,
+                packs=self.packs,
                 clock_hz=CLOCK_HZ,
                 previous_session=self.previous,
                 magic=magic,
@@ -119,14 +214,16 @@ class TwinBoard:
         elif request.opcode == Opcode.RESET:
             self.status, self.program_start, self.polls = Status(0), 0, 0
             self.resets += 1
-        else:
+        elif request.opcode == Opcode.SCRIPT:
+            kept = np.concatenate([np.zeros(HEADER_BYTES // 4, np.uint32), request.words])
+            self.script[: len(kept)] = kept
+        elif request.opcode != Opcode.SYNC:
             if request.opcode == Opcode.START:
                 self.start_sequence = request.sequence
             self._store_all(request)
             if self.status & Status.DONE and request.opcode == Opcode.START:
                 after = self._notice(Answer.DONE, request.sequence, [self._fetch(r) for r in DONE_REGISTERS])
-        self.kept = self._notice(Answer.OK, request.sequence, words)
-        return self.kept + after
+        return self._keep(Answer.OK, request.sequence, words.astype("<u4").tobytes()) + after
 
     def _memory(self, address: int) -> np.ndarray | None:
         memories = {
@@ -204,6 +301,81 @@ class TwinBoard:
         }.get(Register(address), 0)
 
 
+class _Script:
+    """A script that runs: the bytes given are cut into the words of its steps."""
+
+    def __init__(self, board: TwinBoard, pointer: int) -> None:
+        self._board = board
+        self._pointer = pointer
+        self.answering = False
+        self._next()
+
+    def _next(self) -> None:
+        if self._pointer + STEP_WORDS > SCRIPT_WORDS:
+            self.kind, self.count = StepKind.END, 0
+            return
+        address, form, count = (int(w) for w in self._board.script[self._pointer :][:STEP_WORDS])
+        self._pointer += STEP_WORDS
+        kind = form >> 8 & 7
+        self.kind = StepKind(kind) if kind in list(StepKind) else StepKind.END
+        self.address, self.chunk, self.pad = address, form >> 16, form & 0xFF
+        self.count = count & 0xFFFF
+        self._position, self._word = 0, b""
+        assert self._board.packs or not self.pad, "the board does not pack"
+
+    def _is_padding(self) -> bool:
+        return self._position % (self.chunk + self.pad) >= self.chunk
+
+    def give(self, data: bytes) -> StepKind:
+        """Returns WRITE if more is needed, WAIT, or END."""
+        while True:
+            if self.kind == StepKind.PUT:
+                self._store(int(self._board.script[self._pointer]))
+                self._pointer += 1
+                self.address, self.count = self.address + 4, self.count - 1
+                if not self.count:
+                    self._next()
+            elif self.kind == StepKind.WRITE:
+                if self._is_padding():
+                    self._word += b"\0"
+                elif data:
+                    self._word, data = self._word + data[:1], data[1:]
+                else:
+                    return StepKind.WRITE
+                self._position += 1
+                if len(self._word) == 4:
+                    self._store(int.from_bytes(self._word, "little"))
+                    self._word, self.address, self.count = b"", self.address + 4, self.count - 1
+                    if not self.count:
+                        self._next()
+            elif self.kind == StepKind.WAIT:
+                self.answering = True
+                self._next()
+                return StepKind.WAIT
+            else:
+                return StepKind.END
+
+    def _store(self, word: int) -> None:
+        words = np.array([word], np.uint32)
+        self._board._store_all(
+            Request(opcode=Opcode.WRITE, sequence=0, session=0, address=self.address & ~3, words=words)
+        )
+
+    def take(self, room: int) -> tuple[bytes, bool]:
+        """Bytes of the answer, as many as a frame has room for, and whether they are the last."""
+        out = b""
+        while self.kind == StepKind.READ:
+            if room - len(out) < 4:
+                return out, False
+            for byte in self._board._fetch(self.address & ~3).to_bytes(4, "little"):
+                out += b"" if self._is_padding() else bytes([byte])
+                self._position += 1
+            self.address, self.count = self.address + 4, self.count - 1
+            if not self.count:
+                self._next()
+        return out, True
+
+
 class MemoryBoard(TwinBoard):
     """As `hw.memory_system`: external memory, and a DMA engine that executes a list at once unless `hang`.
 
@@ -250,6 +422,9 @@ class MemoryBoard(TwinBoard):
                 self.list_address = word
             elif register == DMA_BASE + DmaRegister.CONTROL and word & DmaControl.START:
                 self._run_list()
+
+    def _list_runs(self) -> bool:
+        return bool(self.dma_status & DmaStatus.BUSY)
 
     def _run_list(self) -> None:
         self.lists += 1

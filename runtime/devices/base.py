@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -116,6 +116,13 @@ class Device(abc.ABC):
         self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
     ) -> RegionResult:
         """Run a region; with `count_layers` and a device that can, the result tells the cycles of each layer."""
+
+    def run_batch(
+        self, region: Region, batch: Iterable[Sequence[NDArray[np.int8]]], *, count_layers: bool = False
+    ) -> Iterator[RegionResult]:
+        """As `run_region` for each inputs in turn; a device that can takes further ones before it has answered."""
+        for inputs in batch:
+            yield self.run_region(region, inputs, count_layers=count_layers)
 
     @property
     def stats(self) -> DeviceStats:

@@ -10,8 +10,9 @@ import errno
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from nnloom.arch.isa import HostAddress, Register, Status
 from nnloom.arch.link import (
     DEFAULT_BAUD,
     DONE_REGISTERS,
+    FRAMES_AHEAD,
     LARGEST_WORDS,
     LINK_VERSION,
     SEQUENCES,
@@ -34,11 +36,14 @@ from nnloom.arch.link import (
     Opcode,
     Request,
     Response,
+    script_word,
 )
+from nnloom.arch.scripts import RegionScript
 
 from .base import DeviceStats, HostBusDevice, Identity, RegionResult
 from .content import FlashContent
 from .external_memory import ContentLost, ExternalMemory
+from .runs import AnswerLost, Flight, ProgramLate, Run
 
 if TYPE_CHECKING:
     from serial.tools.list_ports_common import ListPortInfo
@@ -145,6 +150,11 @@ class SerialLink:
         self._splitter = FrameSplitter()
         self._responses: deque[Response | None] = deque()
         self._done: Response | None = None
+        # Of `run`: the silence that is borne, its end, how often it has come to that since something came, whether a
+        # complaint has been answered since the last progress, and since when the board says that a program runs.
+        self._patience, self._deadline, self._attempts, self._forgiven = frame_seconds, 0.0, 0, False
+        self._running_since: float | None = None
+        self._program_seconds = 0.0
         self._limit = clock() + self._limit_seconds
         self.stats = DeviceStats()
 
@@ -265,6 +275,152 @@ class SerialLink:
             # What the board has executed is not known.
             self._session = None
             raise
+
+    def run(
+        self,
+        runs: Iterable[Run],
+        *,
+        ahead: Callable[[], int] = lambda: FRAMES_AHEAD,
+        program_seconds: float = 0.0,
+        limit_seconds: float = 10.0,
+    ) -> Iterator[bytes]:
+        """Have scripts run, one after the other; yields the answer of each.
+
+        What is next is taken from `runs` and sent before the one before is answered, as far as the board can keep it.
+
+        Parameters
+        ----------
+        ahead
+            How many frames may be sent behind one that waits for a program: at most `FRAMES_AHEAD`.
+        program_seconds
+            What a program takes, as far as it is known.
+        limit_seconds
+            Longest time for a program.
+
+        Raises
+        ------
+        AnswerLost
+            An answer is missing and cannot be had again: `resume`, and run what was not answered.
+        ProgramLate
+            A program takes longer.
+        SessionLost, DeviceError
+            As `exchange`.
+        """
+        if self._session is None:
+            raise SessionLost("no session with the device is open")
+        flight, source = Flight(), iter(runs)
+        known, self._program_seconds = False, program_seconds
+        self._quiet(flight)
+        try:
+            while True:
+                if flight.ahead < ahead():
+                    if flight.todo:
+                        self._send(flight)
+                        continue
+                    run = next(source, None)
+                    if run is not None:
+                        flight.todo.extend(run.frames(self._max_words))
+                        continue
+                if not flight.sent:
+                    known = True
+                    return
+                answer = self._listen_for(flight, limit_seconds)
+                if answer is not None:
+                    self.begin()
+                    yield answer
+        except (AnswerLost, ProgramLate):
+            known = True
+            raise
+        finally:
+            if not known:
+                # What the board has executed is not known.
+                self._session = None
+
+    def resume(self) -> bool:
+        """A new session after `AnswerLost`; whether the board was nobody else's meanwhile, and has lost nothing."""
+        before = self._session
+        return before is not None and self.connect().previous_session == before
+
+    def _quiet(self, flight: Flight) -> None:
+        """Something came in, or went out: the silence after which a frame is sent again begins anew."""
+        self._attempts, self._patience = 0, self._frame_seconds
+        self._wait_longer(flight)
+
+    def _wait_longer(self, flight: Flight) -> None:
+        seconds = self._patience + 2 * (flight.line_bytes * self._byte_seconds + self._program_seconds)
+        self._deadline = self.clock() + seconds
+
+    def _send(self, flight: Flight) -> None:
+        frame = flight.todo.popleft()
+        if not frame.octets:
+            self._sequence = (self._sequence + 1) % SEQUENCES
+            assert self._session is not None
+            frame.octets = replace(frame.request, sequence=self._sequence, session=self._session).encode()
+            frame.request = replace(frame.request, sequence=self._sequence)
+            self._limit += self._byte_seconds * (len(frame.octets) + (frame.size or 0))
+        self._write(frame.octets)
+        flight.sent.append(frame)
+        self._wait_longer(flight)
+
+    def _listen_for(self, flight: Flight, limit_seconds: float) -> bytes | None:
+        """Take a frame from the board, or wait for one in vain; returns the answer of a run that is complete."""
+        self._check_limit()
+        response = self._next_response(self._deadline)
+        if response is None:
+            self._ask_again(flight, silent=self.clock() >= self._deadline)
+            return None
+        if response.session != self._session:
+            if response.answer == Answer.NO_SESSION:
+                raise SessionLost("device was reset, or another driver uses it", cause=DeviceCause.IN_USE)
+            return None
+        index = flight.index(response.sequence)
+        inside = 0 <= index < len(flight.sent)
+        if response.answer == Answer.BAD_REQUEST:
+            raise DeviceError("device does not know a request; build and program it again")
+        if response.answer == Answer.OK and inside and flight.sent[index].size is not None:
+            answer = flight.answered(index, response.data)
+            self._running_since = None
+            self._forgiven = False
+            self._quiet(flight)
+            return answer
+        if response.answer == Answer.RUNNING and inside:
+            flight.executed(index)
+            if self._running_since is None:
+                self._running_since = self.clock()
+            if self.clock() - self._running_since > limit_seconds:
+                raise ProgramLate(f"program did not end within {limit_seconds:g} s")
+            self._quiet(flight)
+        elif response.answer in (Answer.BAD_FRAME, Answer.BAD_SEQUENCE):
+            if not -1 <= index < len(flight.sent):
+                raise SessionLost("device lost count of the requests")
+            if response.answer == Answer.BAD_FRAME:
+                self.stats = replace(self.stats, crc_errors=self.stats.crc_errors + 1)
+            before = len(flight.sent)
+            first = int(flight.executed(index))
+            if len(flight.sent) < before:
+                self._forgiven = False
+            if not self._forgiven:
+                self._forgiven = True
+                self.stats = replace(self.stats, retries=self.stats.retries + flight.go_back(first))
+        return None
+
+    def _ask_again(self, flight: Flight, *, silent: bool) -> None:
+        """Nothing came, or something damaged: send a frame whose answer tells how far the board has come."""
+        if silent:
+            self._attempts += 1
+            self._patience *= 2
+            self.stats = replace(self.stats, timeouts=self.stats.timeouts + 1)
+            if self._attempts == ATTEMPTS:
+                raise DeviceError(
+                    f"device does not answer ({ATTEMPTS} tries); check cable, baud rate and bitstream",
+                    cause=DeviceCause.SILENT,
+                )
+            self._write(b"\0")  # ends what may be left of a frame
+        if silent or not self._forgiven:
+            self._forgiven = not silent
+            self.stats = replace(self.stats, retries=self.stats.retries + 1)
+            self._write(flight.query().octets)
+            self._wait_longer(flight)
 
     def wait_done(self, start: Response, poll: Callable[[], bool]) -> NDArray[np.uint32] | None:
         """Wait for the end of a program.
@@ -412,6 +568,52 @@ class SerialLink:
         return PortLost(f"serial port: {error}; check the cable")
 
 
+class _Failures:
+    """What went wrong with one request so far: what can be mended is tried again."""
+
+    def __init__(self, link: SerialLink) -> None:
+        self._link = link
+        self.clear()
+
+    def clear(self) -> None:
+        """The next request."""
+        self._count, self._lost = 0, False
+
+    def check(self, error: DeviceError) -> None:
+        """Have the link ready for another try.
+
+        Raises
+        ------
+        DeviceError
+            `error`, if nothing can be done about it, or that it has come too often.
+        """
+        link = self._link
+        self._count += 1
+        if isinstance(error, SessionLost):
+            link.disconnect()
+            link.stats = replace(link.stats, resets=link.stats.resets + 1)
+        elif isinstance(error, PortLost):
+            if not link.reopen():
+                raise error
+        elif isinstance(error, AnswerLost):
+            if not link.resume():
+                link.disconnect()
+                link.stats = replace(link.stats, resets=link.stats.resets + 1)
+        elif isinstance(error, ContentLost):
+            link.disconnect()
+            if self._lost:
+                raise error
+            self._lost = True
+        else:
+            # The next attempt starts from nothing.
+            link.disconnect()
+            raise error
+        if self._count == RESTARTS:
+            raise DeviceError(
+                f"device was reset or out of reach {RESTARTS} times during one request; check its supply and the cable"
+            )
+
+
 class SerialDevice(HostBusDevice):
     """Driver of a board. It is loaded when first needed, and again after it was reset or out of reach.
 
@@ -432,6 +634,10 @@ class SerialDevice(HostBusDevice):
         self._artifact: Artifact | None = None
         self._hello: Hello | None = None
         self._started: Response | None = None
+        self._scripts: dict[str, tuple[int, RegionScript]] = {}
+        """of the regions that the board runs at one request: where it begins, and what it does"""
+        self._seconds: dict[str, float] = {}
+        """what these have taken; those that have not run yet may not end"""
 
     @property
     def stats(self) -> DeviceStats:
@@ -456,6 +662,7 @@ class SerialDevice(HostBusDevice):
     def load(self, artifact: Artifact) -> None:
         """Load program and weights."""
         self._artifact = artifact
+        self._seconds.clear()
         self._link.begin()
         self._link.disconnect()
         self._again(self._prepare)
@@ -464,47 +671,104 @@ class SerialDevice(HostBusDevice):
         self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool = False
     ) -> RegionResult:
         """Run a region; from the start, with the board loaded again, if it was reset meanwhile."""
+        (result,) = self.run_batch(region, [inputs], count_layers=count_layers)
+        return result
+
+    def run_batch(
+        self, region: Region, batch: Iterable[Sequence[NDArray[np.int8]]], *, count_layers: bool = False
+    ) -> Iterator[RegionResult]:
+        """Run a region for each inputs in turn; the next ones are on the line before an answer is here."""
         if self._artifact is None:
             raise DeviceError("no artifact is loaded on the device")
+        source, waiting = iter(batch), deque[Sequence[NDArray[np.int8]]]()
+        failures = _Failures(self._link)
         self._link.begin()
-
-        def attempt() -> RegionResult:
-            self._prepare()
-            if self._memory is None or not region.parts:
-                return super(SerialDevice, self).run_region(region, inputs, count_layers=count_layers)
+        while True:
             try:
-                return self._memory.run(region, inputs, counting=count_layers)
-            except ContentLost:
-                self._memory.forget()
-                raise
+                self._prepare()
+                if region.name in self._scripts and not count_layers:
+                    for result in self._run_script(region, source, waiting):
+                        failures.clear()
+                        yield result
+                    return
+                while waiting or self._take(source, waiting):
+                    result = self._run_one(region, waiting[0], count_layers=count_layers)
+                    waiting.popleft()
+                    failures.clear()
+                    yield result
+                    self._link.begin()
+                return
+            except DeviceError as error:
+                failures.check(error)
 
-        return self._again(attempt)
+    @staticmethod
+    def _take(source: Iterator[T], waiting: deque[T]) -> bool:
+        """Have one more of `source` waiting, if there is one."""
+        waiting.extend(islice(source, 1))
+        return bool(waiting)
+
+    def _run_script(
+        self,
+        region: Region,
+        source: Iterator[Sequence[NDArray[np.int8]]],
+        waiting: deque[Sequence[NDArray[np.int8]]],
+    ) -> Iterator[RegionResult]:
+        """Run a region for all inputs that wait and come; those that are not answered wait."""
+        word, script = self._scripts[region.name]
+        answers = script.answer_sizes(self._link.max_words)
+        again = list(waiting)
+
+        def runs() -> Iterator[Run]:
+            for values in again:
+                yield Run(word=word, data=script.pack(values), answers=answers)
+            for values in source:
+                waiting.append(values)
+                yield Run(word=word, data=script.pack(values), answers=answers)
+
+        answered = self._link.run(
+            runs(),
+            ahead=lambda: FRAMES_AHEAD if region.name in self._seconds else 0,
+            program_seconds=self._seconds.get(region.name, 0.0),
+            limit_seconds=self.timeout_seconds,
+        )
+        try:
+            for data in answered:
+                status, cycles, outputs = script.unpack(data)
+                self.check_status(Status(status))
+                self._seconds[region.name] = cycles / (self.clock_hz or 1)
+                waiting.popleft()
+                yield RegionResult(outputs=outputs, cycles=cycles, program_cycles=(cycles,))
+        except ProgramLate as error:
+            self.reset()
+            raise DeviceError(f"{error}; the device was reset") from error
+        finally:
+            answered.close()
+
+    def _run_one(self, region: Region, inputs: Sequence[NDArray[np.int8]], *, count_layers: bool) -> RegionResult:
+        """Run a region for one set of inputs."""
+        if region.name in self._scripts:
+            (result,) = self._run_script(region, iter(()), deque([inputs]))
+            if not count_layers:
+                return result
+            layers, waits = self._count_layers(result.program_cycles[0])
+            return replace(result, layer_cycles=tuple(layers), layer_waits=tuple(waits))
+        if self._memory is None or not region.parts:
+            return super().run_region(region, inputs, count_layers=count_layers)
+        try:
+            return self._memory.run(region, inputs, counting=count_layers)
+        except ContentLost:
+            self._memory.forget()
+            raise
 
     def _again(self, action: Callable[[], T]) -> T:
         """Repeat what a reset of the board interrupts, or a port that is away for a moment; once what fails because the
         board's memory has lost its content."""
-        lost = False
-        for _ in range(RESTARTS):
+        failures = _Failures(self._link)
+        while True:
             try:
                 return action()
-            except SessionLost:
-                self._link.disconnect()
-                self._link.stats = replace(self._link.stats, resets=self._link.stats.resets + 1)
-            except PortLost:
-                if not self._link.reopen():
-                    raise
-            except ContentLost:
-                self._link.disconnect()
-                if lost:
-                    raise
-                lost = True
-            except DeviceError:
-                # The next attempt starts from nothing.
-                self._link.disconnect()
-                raise
-        raise DeviceError(
-            f"device was reset or out of reach {RESTARTS} times during one request; check its supply and the cable"
-        )
+            except DeviceError as error:
+                failures.check(error)
 
     def _prepare(self) -> None:
         """Have a session and a loaded board."""
@@ -513,6 +777,7 @@ class SerialDevice(HostBusDevice):
         assert self._artifact is not None
         self._hello = None
         super().load(self._artifact)
+        self._load_scripts(self._artifact)
         if self._memory is None or not any(region.parts for region in self._artifact.manifest.regions):
             return
         if not self._memory.place(self._artifact):
@@ -524,6 +789,21 @@ class SerialDevice(HostBusDevice):
             size = self._memory.image_bytes
             self._progress(f"loading {size:,} bytes into external memory ({self._link.seconds(size):.1f} s)")
             self._memory.load()
+
+    def _load_scripts(self, artifact: Artifact) -> None:
+        """Have the board keep the scripts of the regions that it can run at one request, as far as there is room."""
+        assert self._hello is not None
+        self._scripts, words = {}, np.zeros(0, np.uint32)
+        for region in artifact.manifest.regions:
+            if region.parts:
+                continue
+            script = RegionScript.of(artifact.manifest.config, region, packed=self._hello.packs)
+            more = np.concatenate([step.words() for step in script.steps])
+            if len(words) + len(more) <= self._link.max_words:
+                self._scripts[region.name] = script_word(len(words)), script
+                words = np.concatenate([words, more])
+        if self._scripts:
+            self._link.exchange([Request(opcode=Opcode.SCRIPT, sequence=0, session=0, words=words)])
 
     def _come_to_rest(self) -> None:
         """Have accelerator and DMA idle, and know whether there is external memory, or a flash that is loaded from."""
@@ -643,7 +923,7 @@ class SerialDevice(HostBusDevice):
 
 def _words(request: Request, response: Response) -> NDArray[np.uint32]:
     """What a READ was answered with; DeviceError if that is longer or shorter than was asked for."""
-    if len(response.words) != request.count:
+    if len(response.data) != 4 * request.count:
         raise DeviceError("device answered a READ with another number of words; build and program it again")
     return response.words
 

@@ -11,7 +11,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnloom.arch import link
-from nnloom.arch.link import Answer, FrameSplitter, Hello, Opcode, Request, Response
+from nnloom.arch.link import (
+    SHORT_OPCODES,
+    Answer,
+    FrameSplitter,
+    Hello,
+    Opcode,
+    Request,
+    Response,
+    Step,
+    StepKind,
+)
 
 BYTES = st.lists(
     st.one_of(st.binary(max_size=300), st.just(b"\0"), st.integers(252, 256).map(lambda n: b"\x07" * n)), max_size=5
@@ -83,8 +93,11 @@ def test_cobs_by_hand(data, encoded):
 # Frames.
 
 
+BURST_OPCODES = [opcode for opcode in Opcode if opcode not in SHORT_OPCODES]
+
+
 @given(
-    st.sampled_from(Opcode), st.integers(0, 255), st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1),
+    st.sampled_from(BURST_OPCODES), st.integers(0, 255), st.integers(0, 2**16 - 1), st.integers(0, 2**32 - 1),
     st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**16 - 1), WORDS,
 )  # fmt: skip
 def test_request(opcode, sequence, session, address, run, count, jump, words):
@@ -98,14 +111,34 @@ def test_request(opcode, sequence, session, address, run, count, jump, words):
     assert {name: getattr(decoded, name) for name in fields} == fields and decoded.words.tolist() == words
 
 
-@given(st.sampled_from(Answer), st.integers(0, 255), st.integers(0, 2**16 - 1), WORDS)
-def test_response(answer, sequence, session, words):
-    data = struct.pack(f"<BBH{len(words)}I", answer, sequence, session, *words)
-    frame = Response(answer=answer, sequence=sequence, session=session, words=np.array(words, np.uint32)).encode()
+@given(st.sampled_from(sorted(SHORT_OPCODES)), st.integers(0, 255), st.integers(0, 2**16 - 1), WORDS)
+def test_request_without_a_burst(opcode, sequence, session, words):
+    data = struct.pack(f"<BBH{len(words)}I", opcode, sequence, session, *words)
+    frame = Request(opcode=opcode, sequence=sequence, session=session, words=np.array(words, np.uint32)).encode()
+    assert cobs.cobs.decode(frame[:-1]) == cobs.cobs.decode(sealed(data)[:-1])
+    decoded = Request.decode(sealed(data)[:-1])
+    assert (decoded.opcode, decoded.sequence, decoded.session) == (opcode, sequence, session)
+    assert decoded.words.tolist() == words
+
+
+@given(st.sampled_from(Answer), st.integers(0, 255), st.integers(0, 2**16 - 1), WORDS, st.binary(max_size=3))
+def test_response(answer, sequence, session, words, rest):
+    data = struct.pack(f"<BBH{len(words)}I", answer, sequence, session, *words) + rest
+    fields = dict(answer=answer, sequence=sequence, session=session)
+    frame = Response(**fields, words=np.array(words, np.uint32), rest=rest).encode()
     assert cobs.cobs.decode(frame[:-1]) == cobs.cobs.decode(sealed(data)[:-1])
     decoded = Response.decode(sealed(data)[:-1])
     assert (decoded.answer, decoded.sequence, decoded.session) == (answer, sequence, session)
-    assert decoded.words.tolist() == words
+    assert decoded.words.tolist() == words and decoded.rest == rest and decoded.data == data[4:]
+
+
+def test_steps_by_hand():
+    step = Step(kind=StepKind.READ, address=0x30000010, count=0x123, chunk=10, pad=6)
+    assert step.words().tolist() == [0x30000010, 0x000A0206, 0x123]
+    assert Step.put(0x0C, 48, 1).words().tolist() == [0x0C, 0x00010300, 2, 48, 1]
+    with pytest.raises(ValueError, match="pad must be below 256, not 256"):
+        Step(kind=StepKind.READ, pad=256).words()
+    assert link.script_word(0) == 3 and link.script_word(5) == 8
 
 
 def test_request_by_hand():
@@ -133,7 +166,7 @@ def test_damage_is_found(words, data):
             Response.decode(cobs.cobs.encode(bytes(damaged)))
     place = data.draw(st.integers(0, len(content) - 1))
     for damaged in (content[:place] + content[place + 1 :], content[:place] + b"x" + content[place:]):
-        with pytest.raises(ValueError, match="length"):
+        with pytest.raises(ValueError, match=r"length|CRC"):
             Response.decode(cobs.cobs.encode(damaged))
     for end in range(len(response)):
         with pytest.raises(ValueError, match=r"length|CRC|COBS"):
@@ -142,17 +175,19 @@ def test_damage_is_found(words, data):
 
 @pytest.mark.parametrize("size", range(24))
 def test_frames_of_every_length(size):
-    """Whole words behind a whole header, or refused."""
-    frame = sealed(bytes([2, *[1] * (size - 1)]) if size else b"")[:-1]
-    for kind, header in ((Request, 12), (Response, 4)):
-        if size >= header and (size - header) % 4 == 0:
+    """Whole words behind a whole header, or refused; behind that of an answer bytes."""
+    for kind, code, header in ((Request, 2, 12), (Request, 8, 4), (Response, 0, 4)):
+        frame = sealed(bytes([code, *[1] * (size - 1)]) if size else b"")[:-1]
+        if size >= header and (kind is Response or (size - header) % 4 == 0):
             assert len(kind.decode(frame).words) == (size - header) // 4
         else:
             with pytest.raises(ValueError, match="length"):
                 kind.decode(frame)
 
 
-@pytest.mark.parametrize(("kind", "code", "size"), [(Request, 0, 12), (Request, 6, 12), (Response, 6, 4)])
+@pytest.mark.parametrize(
+    ("kind", "code", "size"), [(Request, 0, 12), (Request, 7, 12), (Request, 11, 12), (Response, 7, 4)]
+)
 def test_unknown_codes_are_refused(kind, code, size):
     with pytest.raises(ValueError, match=f"{code} is not a valid"):
         kind.decode(sealed(bytes([code, *[0] * (size - 1)]))[:-1])
@@ -189,13 +224,13 @@ def test_addresses_of_a_burst(fields, want):
 
 
 HELLO = Hello(
-    link_version=2, max_words=252, clock_hz=25_000_000, previous_session=None, magic=0x4D4F4F4C, isa_version=4,
-    config_hash=0xDEADBEEF,
+    link_version=3, max_words=252, packs=True, clock_hz=25_000_000, previous_session=None, magic=0x4D4F4F4C,
+    isa_version=4, config_hash=0xDEADBEEF,
 )  # fmt: skip
 
 
 def test_hello_by_hand():
-    words = [0x00FC0002, 25_000_000, 0x00010000, 0x4D4F4F4C, 4, 0xDEADBEEF]
+    words = [0x00FC0103, 25_000_000, 0x00010000, 0x4D4F4F4C, 4, 0xDEADBEEF]
     assert HELLO.words().tolist() == words and HELLO.words().dtype == np.uint32
     assert Hello.from_words(np.array(words, np.uint32)) == HELLO
     for session in (0, 1, 0xFFFF):

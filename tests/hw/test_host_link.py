@@ -10,21 +10,27 @@ from hypothesis import strategies as st
 
 from nnloom.arch.isa import HostAddress, Register
 from nnloom.arch.link import (
+    BURST,
     DONE_REGISTERS,
+    HEAD,
+    HEAD_BYTES,
     HEADER_BYTES,
     HELLO_REGISTERS,
     LARGEST_WORDS,
     LINK_VERSION,
-    REQUEST,
     Answer,
     FrameSplitter,
     Hello,
     Opcode,
     Request,
     Response,
+    Step,
+    StepKind,
     cobs_decode,
     cobs_encode,
+    script_word,
 )
+from nnloom.arch.scripts import Exchange, answer_sizes, packed_steps
 from nnloom.hw.frames import FrameReceiver
 from nnloom.hw.host_link import HostLink
 from nnloom.hw.technology import RAM_LATENCY, GenericTechnology
@@ -201,6 +207,7 @@ def test_hello_tells_what_the_board_is():
             want = Hello(
                 link_version=LINK_VERSION,
                 max_words=LARGEST_WORDS,
+                packs=True,
                 clock_hz=CLOCK,
                 previous_session=previous,
                 magic=7,
@@ -443,7 +450,7 @@ def test_good_frames_of_a_wrong_length_do_no_harm(size):
         await harness.open(ctx)
         harness.accesses.clear()
         await harness.send(ctx, sealed(bytes(size)))
-        room_for_a_header = size >= HEADER_BYTES
+        room_for_a_header = size >= HEAD_BYTES
         assert (await harness.answer(ctx)).answer == (Answer.NO_SESSION if room_for_a_header else Answer.BAD_FRAME)
         too_long = Request(
             opcode=Opcode.WRITE, sequence=1, session=SESSION, words=np.ones(LARGEST_WORDS + 1, np.uint32)
@@ -530,6 +537,283 @@ def test_the_twin_answers_as_the_hardware():
     assert min(kinds[a] for a in (Answer.OK, Answer.BAD_FRAME, Answer.BAD_SEQUENCE, Answer.NO_SESSION)) >= 5, kinds
 
 
+class PlainTwin(TwinBoard):
+    """A twin with any memory behind its bus, as `LinkHarness` has it."""
+
+    def __init__(self) -> None:
+        self.memory: dict[int, int] = {}
+        super().__init__(SMALL)
+
+    def _store_all(self, request: Request) -> None:
+        for address, word in zip(request.addresses(len(request.words)), request.words.tolist(), strict=True):
+            self.memory[address] = word
+
+    def _fetch(self, address: int) -> int:
+        return self.memory.get(address, 0)
+
+
+CONTROL = HostAddress.REGISTERS + Register.CONTROL
+MEMORY = HostAddress.ACTIVATIONS
+FIRST = np.array([script_word(0)], np.uint32)
+
+
+class ScriptHarness(LinkHarness):
+    """A write to CONTROL makes the link busy for `cycles`."""
+
+    def __init__(self, seed: int, pause: float, cycles: int = 40) -> None:
+        super().__init__(seed, pause)
+        self.cycles = cycles
+        self.hang = False
+
+    async def engine(self, ctx):
+        seen = 0
+        while True:
+            await ctx.tick()
+            starts = [a for a in self.accesses[seen:] if a[:2] == (True, CONTROL)]
+            seen = len(self.accesses)
+            if starts:
+                ctx.set(self.dut.busy, 1)
+                left = self.cycles
+                while left or self.hang:
+                    left -= left > 0
+                    await ctx.tick()
+                    if ctx.get(self.dut.reset):
+                        break
+                ctx.set(self.dut.busy, 0)
+
+    async def load(self, ctx, sequence: int, steps: list[Step]) -> None:
+        words = np.concatenate([step.words() for step in steps])
+        assert (await self.ask(ctx, Opcode.SCRIPT, sequence, words=words)).answer == Answer.OK
+
+    def run(self, bench) -> None:
+        simulate(self.dut, bench, background=(self.responder, self.listener, self.engine))
+
+
+def random_mask(rng: np.random.Generator) -> np.ndarray:
+    """Of bytes that go over the line: chunks at a distance, or whatever."""
+    chunk, pad = int(rng.integers(1, 24)), int(rng.choice([0, 1, 2, 3, 6, 15, 40]))
+    size = 4 * int(rng.integers(1, 25))
+    if rng.random() < 0.2:
+        return rng.random(size) < 0.7
+    return np.arange(size) % (chunk + pad) < chunk
+
+
+def script_of(rng: np.random.Generator) -> tuple[list[Exchange], list[Exchange], list[Step]]:
+    """Inputs, outputs and steps of a script that starts a program."""
+    exchanges, address = [], MEMORY
+    for kind in [StepKind.WRITE] * int(rng.integers(0, 4)) + [StepKind.READ] * int(rng.integers(0, 4)):
+        exchanges.append((kind, Exchange.of(kind, address, random_mask(rng))))
+        address += len(exchanges[-1][1].mask) if rng.random() < 0.8 else 0x100
+    inputs, outputs = ([e for k, e in exchanges if k == kind] for kind in (StepKind.WRITE, StepKind.READ))
+    steps = [step for e in inputs for step in e.steps]
+    start = [Step.put(CONTROL - 4, 0x12345678, 0xABCD0001), Step(kind=StepKind.WAIT)]
+    return inputs, outputs, [*steps, *start, *(step for e in outputs for step in e.steps), Step(kind=StepKind.END)]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_steps_say_which_bytes_go_over_the_line(seed):
+    rng = np.random.default_rng(seed)
+    mask = random_mask(rng)
+    steps, used = packed_steps(StepKind.READ, 0x40, mask)
+    assert (used | ~mask).all() and (used.all() or (used == mask).all())
+    got, address = [], 0x40
+    for step in steps:
+        assert step.address == address and 0 < step.count <= 0xFFFF
+        got.append(np.arange(4 * step.count) % (step.chunk + step.pad) < step.chunk)
+        address += 4 * step.count
+    np.testing.assert_array_equal(np.concatenate(got), used)
+
+
+@pytest.mark.parametrize(("seed", "pause"), [(1, 0.0), (2, 0.4)])
+def test_scripts_write_start_and_answer(seed, pause):
+    """Inputs and outputs of any chunks, cut into frames anywhere; the twin gives the same frames."""
+    harness = ScriptHarness(seed, pause)
+    rng = np.random.default_rng(seed)
+    twin = PlainTwin()
+
+    async def bench(ctx):
+        sequence = 0
+        await harness.open(ctx)
+        twin.feed(Request(opcode=Opcode.HELLO, sequence=0, session=SESSION).encode())
+        for _ in range(4):
+            inputs, outputs, steps = script_of(rng)
+            script = np.concatenate([step.words() for step in steps])
+            # Anywhere in the frame.
+            before = int(rng.integers(0, LARGEST_WORDS - len(script) + 1))
+            first = script_word(before)
+            sequence += 1
+            words = np.concatenate([rng.integers(0, 2**32, before, np.uint32), script])
+            request = Request(opcode=Opcode.SCRIPT, sequence=sequence, session=SESSION, words=words)
+            await harness.send(ctx, request.encode())
+            assert (await harness.answer(ctx)).encode() == twin.feed(request.encode())
+            for address in range(MEMORY, MEMORY + 0x800, 4):
+                harness.memory[address] = twin.memory[address] = int(rng.integers(0, 2**32))
+            data = rng.integers(0, 256, sum(e.size for e in inputs), np.uint8)
+            want = dict(harness.memory)
+            position = 0
+            for exchange in inputs:
+                full = exchange.expand(data[position : position + exchange.size]).view("<u4")
+                position += exchange.size
+                want |= {exchange.steps[0].address + 4 * i: int(w) for i, w in enumerate(full)}
+            given = np.pad(data, (0, -len(data) % 4)).view("<u4").astype(np.uint32)
+            cut = sorted(rng.integers(0, max(1, len(given)), int(rng.integers(0, 3))).tolist()) if len(given) else []
+            pieces = np.split(given, cut)
+            harness.accesses.clear()
+            answers = []
+            for index, piece in enumerate(pieces):
+                sequence += 1
+                opcode = Opcode.MORE if index else Opcode.RUN
+                piece = piece if index else np.concatenate([np.array([first], np.uint32), piece])
+                frame = Request(opcode=opcode, sequence=sequence % 256, session=SESSION, words=piece).encode()
+                answered = twin.feed(frame)
+                await harness.send(ctx, frame)
+                if answered:
+                    answers.append(await harness.answer(ctx))
+                    assert answers[-1].encode() == answered
+                else:
+                    await ctx.tick().repeat(3000 if pause else 900)
+                    assert not harness.responses
+                # Sent again it does nothing, and is answered as before, or with what was executed last.
+                accesses = len(harness.accesses)
+                await harness.send(ctx, frame)
+                again = await harness.answer(ctx)
+                assert again.encode() == twin.feed(frame)
+                assert again.answer == (Answer.OK if answered else Answer.BAD_SEQUENCE)
+                assert again.sequence == sequence % 256 and len(harness.accesses) == accesses
+            want |= {CONTROL - 4: 0x12345678, CONTROL: 0xABCD0001}
+            assert harness.memory == want
+            position = 0
+            for exchange in outputs:
+                full = np.array(
+                    [want.get(exchange.steps[0].address + 4 * i, 0) for i in range(len(exchange.mask) // 4)]
+                )
+                part = answers[0].data[position : position + exchange.size]
+                assert part == full.astype("<u4").view(np.uint8)[exchange.mask].tobytes()
+                position += exchange.size
+            assert len(answers) == 1
+            assert len(answers[0].data) == position
+
+    harness.run(bench)
+
+
+def test_outputs_of_several_frames():
+    """Each MORE is answered with the next frame; a frame that was lost is sent again."""
+    harness = ScriptHarness(3, 0.0)
+    exchange = Exchange.of(StepKind.READ, MEMORY, np.arange(4 * 700) % 16 < 13)
+    steps = [Step.put(CONTROL, 1), Step(kind=StepKind.WAIT)]
+    sizes = answer_sizes([exchange], LARGEST_WORDS)
+    assert len(sizes) == 3 and sum(sizes) == exchange.size
+
+    async def bench(ctx):
+        values = np.random.default_rng(4).integers(0, 2**32, 700, np.uint32)
+        for index, word in enumerate(values):
+            harness.memory[MEMORY + 4 * index] = int(word)
+        await harness.open(ctx)
+        await harness.load(ctx, 1, [*steps, *exchange.steps, Step(kind=StepKind.END)])
+        got = b""
+        for index, size in enumerate(sizes):
+            frame = dict(words=FIRST) if not index else {}
+            response = await harness.ask(ctx, Opcode.MORE if index else Opcode.RUN, 2 + index, **frame)
+            assert (response.answer, len(response.data)) == (Answer.OK, size)
+            # A damaged frame in between disturbs nothing.
+            await harness.send(ctx, b"\x02\x00")
+            assert (await harness.answer(ctx)).answer == Answer.BAD_FRAME
+            again = await harness.ask(ctx, Opcode.MORE, 2 + index)
+            assert again.data == response.data
+            got += response.data
+        np.testing.assert_array_equal(
+            exchange.expand(np.frombuffer(got, np.uint8))[exchange.mask],
+            values.astype("<u4").view(np.uint8)[exchange.mask],
+        )
+        assert (await harness.ask(ctx, Opcode.MORE, 5)).answer == Answer.BAD_REQUEST
+
+    harness.run(bench)
+
+
+def test_frames_that_come_while_a_program_runs():
+    """Two are kept and executed behind it, a third is lost; a repetition is told that the program runs."""
+    harness = ScriptHarness(5, 0.0, cycles=20_000)
+    steps = [
+        Step(kind=StepKind.WRITE, address=MEMORY, count=1),
+        Step.put(CONTROL, 1),
+        Step(kind=StepKind.WAIT),
+        Step(kind=StepKind.READ, address=MEMORY, count=1),
+        Step(kind=StepKind.END),
+    ]
+
+    def run(sequence: int, value: int) -> bytes:
+        words = np.append(FIRST, np.uint32(value))
+        return Request(opcode=Opcode.RUN, sequence=sequence, session=SESSION, words=words).encode()
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        await harness.load(ctx, 1, steps)
+        await harness.send(ctx, run(2, 1002))
+        await ctx.tick().repeat(500)
+        await harness.send(ctx, run(2, 1002))
+        response = await harness.answer(ctx)
+        assert (response.answer, response.sequence) == (Answer.RUNNING, 2)
+        for sequence in (3, 4, 5):
+            await harness.send(ctx, run(sequence, 1000 + sequence))
+        response = await harness.answer(ctx)
+        assert (response.answer, response.sequence) == (Answer.BAD_FRAME, 2)
+        for sequence in (2, 3, 4):
+            response = await harness.answer(ctx)
+            assert (response.answer, response.sequence, response.words.tolist()) == (
+                Answer.OK,
+                sequence,
+                [1000 + sequence],
+            )
+        assert (await harness.ask(ctx, Opcode.SYNC, 5)).data == b""
+        # What another session asks for is not held.
+        harness.hang = True
+        await harness.send(ctx, run(6, 6))
+        await ctx.tick().repeat(500)
+        assert (await harness.ask(ctx, Opcode.READ, 6, 77, count=1)).answer == Answer.NO_SESSION
+        # RESET ends it; nothing is answered for it then.
+        assert (await harness.ask(ctx, Opcode.RESET, 7)).answer == Answer.OK
+        harness.hang = False
+        await ctx.tick().repeat(2000)
+        harness.responses.clear()
+        harness.cycles = 40
+        assert (await harness.ask(ctx, Opcode.MORE, 8)).answer == Answer.BAD_REQUEST
+        assert (await harness.ask(ctx, Opcode.RUN, 9, words=np.append(FIRST, np.uint32(9)))).words.tolist() == [9]
+        # A new session ends it, too.
+        harness.hang = True
+        await harness.send(ctx, run(10, 6))
+        await ctx.tick().repeat(500)
+        await harness.open(ctx, 3, SESSION + 1)
+        assert (await harness.ask(ctx, Opcode.RESET, 4, SESSION + 1)).answer == Answer.OK
+
+    harness.run(bench)
+
+
+@pytest.mark.parametrize("index", [None, 0, 200, 248])
+def test_scripts_that_are_none(index):
+    """RUN that names no step, with a script without an end, or with a step that means nothing."""
+    harness = ScriptHarness(6, 0.0)
+    words = [] if index is None else [script_word(index)]
+    endless = np.concatenate([Step.put(MEMORY + 4 * i, i).words() for i in range(62)])
+    nothing = Step(kind=StepKind.END).words() | np.array([0, 7 << 8, 0], np.uint32)
+
+    async def bench(ctx):
+        await harness.open(ctx)
+        assert (await harness.ask(ctx, Opcode.SCRIPT, 2, words=endless)).answer == Answer.BAD_SEQUENCE
+        script = np.concatenate([endless, nothing])
+        assert (await harness.ask(ctx, Opcode.SCRIPT, 1, words=script)).answer == Answer.OK
+        harness.accesses.clear()
+        response = await harness.ask(ctx, Opcode.RUN, 2, words=np.array(words, np.uint32))
+        assert response.answer == (Answer.BAD_REQUEST if index is None else Answer.OK) and not response.data
+        assert len(harness.accesses) == {None: 0, 0: 62, 200: 12, 248: 0}[index]
+        # One that runs to the end of its memory.
+        script = np.concatenate([endless, Step.put(MEMORY, 5).words()])
+        assert (await harness.ask(ctx, Opcode.SCRIPT, 3, words=script)).answer == Answer.OK
+        assert (await harness.ask(ctx, Opcode.RUN, 4, words=FIRST)).answer == Answer.OK
+        assert (await harness.ask(ctx, Opcode.READ, 5, count=1)).answer == Answer.OK
+
+    harness.run(bench)
+
+
 @given(st.lists(st.one_of(st.binary(max_size=300), st.just(b"\0\0"), st.just(b"\x07" * 254)), max_size=6))
 def test_cobs_is_that_of_others(parts):
     data = b"".join(parts)
@@ -552,12 +836,19 @@ def test_frames_are_what_the_declaration_says():
     data = cobs.cobs.decode(request.encode()[:-1])
     assert data[:-4] == bytes([2, 3, 0xCD, 0xAB, 0x10, 0, 0, 0x30, 2, 0, 5, 0, 9, 0, 0, 0])
     decoded = Request.decode(request.encode()[:-1])
-    assert all(getattr(decoded, item.name) == getattr(request, item.name) for item in REQUEST)
+    assert all(getattr(decoded, item.name) == getattr(request, item.name) for item in HEAD + BURST)
     assert HEADER_BYTES == 12 and 4 * LARGEST_WORDS + HEADER_BYTES + 4 == 1024
     with pytest.raises(ValueError, match="CRC"):
         Response.decode(cobs_encode(bytes(8)))
     with pytest.raises(ValueError, match="length"):
-        Response.decode(cobs_encode(bytes(9)))
+        Response.decode(cobs_encode(bytes(7)))
+    for data in (b"", bytes(4), bytes(13)):
+        with pytest.raises(ValueError, match="length"):
+            Request.decode(sealed(bytes([Opcode.WRITE, 0, 0, 0]) + data)[:-1])
+    short = Request(opcode=Opcode.RUN, sequence=3, session=0xABCD, words=words).encode()
+    assert cobs.cobs.decode(short[:-1])[:-4] == bytes([8, 3, 0xCD, 0xAB, 9, 0, 0, 0])
+    response = Response(answer=Answer.OK, sequence=1, session=2, words=words, rest=b"xyz")
+    assert Response.decode(response.encode()[:-1]).data == bytes([9, 0, 0, 0]) + b"xyz"
     with pytest.raises(ValueError, match="count must be below 256, not 256"):
         Request(opcode=Opcode.READ, sequence=0, session=1, count=256).encode()
     splitter = FrameSplitter(limit=8)
