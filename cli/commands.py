@@ -608,7 +608,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     from nnloom.runtime.evaluate import Evaluation, LabelledData, real_values
     from nnloom.runtime.evaluate import evaluate as evaluate_network
     from nnloom.runtime.inputs import check_inputs
-    from nnloom.sim.litert import LiteRtReference, open_reference
+    from nnloom.sim.float_model import open_float
+    from nnloom.sim.litert import open_reference
 
     from .input_files import read_labelled
 
@@ -630,8 +631,8 @@ def evaluate(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     if reference:
         measure(reference.name, lambda x: real_values(output, reference.run(*check_inputs(infos, x))[0]))
     if options.float:
-        model = LiteRtReference(Path(options.float))
-        measure(str(options.float), lambda x: model.run(*(_as_float(info, x[info.name]) for info in infos))[0])
+        with open_float(options.float) as model:
+            measure(str(options.float), lambda x: model.run(*(_as_float(info, x[info.name]) for info in infos))[0])
     console.table(
         ["network", options.metric, "inferences", "a second"],
         [[e.what, f"{e.value:.4f}", e.count, round(e.count / e.seconds, 1) if e.seconds else ""] for e in found],

@@ -346,7 +346,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="top1: right classes; mae: mean absolute error; auc: area under the ROC curve (default: %(default)s)",
     )
     p.add_argument("--device", default="cpu", help="as of run (default: %(default)s)")
-    p.add_argument("--float", metavar="MODEL", help="the float .tflite model that the network was made from, beside it")
+    p.add_argument(
+        "--float", metavar="MODEL", help="beside it, the float model that it was made from (.onnx, .tflite, .pt2)"
+    )
     p.add_argument("--limit", type=_positive, metavar="N", help="the first N inferences only")
     _add_native(p)
     p.set_defaults(run="evaluate")
@@ -366,7 +368,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="ONNX Runtime or LiteRT with the artifact's model, to the bit, or the float model (default: float with "
         "--float, else the one for the artifact's model)",
     )
-    p.add_argument("--float", metavar="MODEL", help="the float model that the network was made from (.onnx, .tflite)")
+    p.add_argument("--float", metavar="MODEL", help="the float model that it was made from (.onnx, .tflite, .pt2)")
     p.add_argument("--all", action="store_true", help="show every tensor (default: the 20 first or worst that differ)")
     p.add_argument(
         "--device",

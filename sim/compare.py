@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from nnloom.arch.artifact import MODEL_FILE, ONNX_FILE, Artifact, TensorInfo
 from nnloom.arch.errors import InputError, ModelError
 
+from .float_model import is_tflite, model_file
+
 if TYPE_CHECKING:
     from nnloom.runtime import TracedTensor
 
@@ -177,12 +179,11 @@ def _open(artifact: Artifact, against: With, floating: str | Path | None) -> _Re
     if against == "float":
         if floating is None:
             raise InputError("a comparison with the float model needs its file: --float MODEL")
-        path = Path(floating)
-        data = path.read_bytes()[:8] if path.is_file() else b""
-        if data[4:] == b"TFL3":
-            return _LiteRtTensors(path, str(path))
         names = _planned_names(artifact.path / ONNX_FILE) if ONNX_FILE in files else {}
-        return _OnnxTensors(path, shapes, names)
+        with model_file(floating) as path:
+            if is_tflite(path):
+                return _LiteRtTensors(path, str(floating))
+            return _OnnxTensors(path, shapes, names, name=str(floating))
     own = "onnx" if ONNX_FILE in files else "tflite"
     if against not in ("reference", own):
         raise InputError(f"{artifact.path}: compiled from a model for {own}, not {against}; leave out --with")
@@ -230,13 +231,20 @@ class _OnnxTensors:
     names: of a float file, the tensors that operators of the quantized one make.
     """
 
-    def __init__(self, path: Path, shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str] | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shapes: Mapping[str, tuple[int, ...]],
+        names: Mapping[str, str] | None,
+        *,
+        name: str = "ONNX Runtime",
+    ) -> None:
         from nnloom.compiler.frontend.onnx.plan import load_model, plan_model
         from nnloom.compiler.quantize.onnx_file import open_shapes
 
         stated = open_shapes(path)
         model = load_model(path, {n: s for n, s in shapes.items() if None in stated.get(n, ())})
-        self.name = "ONNX Runtime" if names is None else str(path)
+        self.name = name
         self._model = plan_model(path, model) if names is None else model
         self._names = _made_by(self._model) if names is None else names
         self._tensors: dict[str, NDArray] = {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.dtypes import INT8
+from nnloom.arch.dtypes import INT8, RECENTRED
 from nnloom.arch.operation import Operation, Quantization, TensorType
 
 from ..frontend.onnx.plan import plan_model
@@ -80,6 +80,8 @@ def make_provable(
 
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
+    if move:
+        _fold_limits(changed)
     search = _Search(changed, plan_model(path, changed), move)
     search.run(advance)
     if not search.found.scales_moved:
@@ -107,6 +109,30 @@ class MovingScales:
     def __call__(self, path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         changed, self.found = make_provable(path, model, self._advance)
         return changed
+
+
+def _zero_point(value: NDArray) -> int | None:
+    """Of a tensor of 8 bits, as the int8 that it is on the engine; None for other types."""
+    shift = {np.dtype(np.int8): 0, np.dtype(np.uint8): RECENTRED}.get(value.dtype)
+    return None if shift is None or value.size != 1 else int(value.item()) - shift
+
+
+def _fold_limits(model: onnx.ModelProto) -> None:
+    """Make a Clip of integer constants, as Brevitas writes weights of a narrow range, the constant that it is."""
+    from onnx import numpy_helper
+
+    constants = tensors(model)
+    for node in list(model.graph.node):
+        operands = [constants[name] for name in node.input if name in constants]
+        if node.op_type != "Clip" or len(operands) != 3 or any(v.dtype.kind not in "iu" for v in operands):
+            continue
+        limited = np.clip(operands[0], operands[1], operands[2])
+        constants[node.output[0]] = limited
+        model.graph.initializer.append(numpy_helper.from_array(limited, node.output[0]))
+        model.graph.node.remove(node)
+    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    for initializer in [i for i in model.graph.initializer if i.name not in used]:
+        model.graph.initializer.remove(initializer)
 
 
 def ulps(scale: NDArray[np.float32], steps: int | NDArray) -> NDArray[np.float32]:
@@ -184,10 +210,10 @@ class _Search:
         """Scale and zero point of an operand: at which place of the plan's operator, and the file's tensor."""
         planned, maker = self._planned[name], self._makers.get(tensor)
         source = maker.input[1] if maker is not None and maker.op_type == "DequantizeLinear" else None
-        zero = self._planned_constants[planned.input[operand + 1]]
-        if zero.dtype != np.int8 or self._planned_constants[planned.input[operand]].size != 1:
+        zero = _zero_point(self._planned_constants[planned.input[operand + 1]])
+        if zero is None or self._planned_constants[planned.input[operand]].size != 1:
             return None
-        return self._current(planned.input[operand], source), int(zero)
+        return self._current(planned.input[operand], source), zero
 
     def _result(self, node: Any) -> tuple[str | None, np.float32, int] | None:
         """Scale and zero point of an operator's output, and the name of the scale if it is the file's."""
@@ -195,15 +221,15 @@ class _Search:
         place = _RESULTS[planned.op_type]
         if len(planned.input) <= place + 1 or not planned.input[place]:
             return None
-        zero = self._planned_constants[planned.input[place + 1]]
-        if zero.dtype != np.int8:
+        zero = _zero_point(self._planned_constants[planned.input[place + 1]])
+        if zero is None:
             return None
         source = q.input[1] if q is not None else None
         if source is not None and not np.array_equal(
             self._original[source], self._planned_constants[planned.input[place]]
         ):
             source = None
-        return source, self._current(planned.input[place], source), int(zero)
+        return source, self._current(planned.input[place], source), zero
 
     # Products with constant weights
 

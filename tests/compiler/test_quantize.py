@@ -75,6 +75,50 @@ def test_scales_are_moved_until_all_is_proved(tmp_path):
     assert unmoved == model and counted.proved == counted.proved_before == found.proved_before
 
 
+def test_the_float_model_is_evaluated_beside_the_artifact(tmp_path, capsys):
+    path = _float(_residual(), tmp_path / "n.onnx")
+    quantize(path, _data((3, 12, 10)), output=tmp_path / "q.onnx", explain=False)
+    compile_onnx(tmp_path / "q.onnx", tmp_path / "artifact")
+    data = _data((3, 12, 10), 4)
+    want = np.stack([answer(onnx.load(path), {"x": v[None]})[0].reshape(-1) for v in data])
+    np.savez(tmp_path / "data.npz", x=data, labels=want)
+    arguments = [
+        "--data",
+        str(tmp_path / "data.npz"),
+        "--metric",
+        "mae",
+        "--device",
+        "model",
+        "--no-native",
+        "--float",
+        str(path),
+    ]
+    assert main(["evaluate", str(tmp_path / "artifact"), *arguments, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    artifact, reference, real = (e["value"] for e in result["evaluations"])
+    assert result["equals_reference"] and artifact == reference > real == pytest.approx(0, abs=1e-6)
+
+
+def _limited(model):
+    """Weights as Brevitas writes them: behind a Clip to the range of the quantizer."""
+    (origin,) = (n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] == "c0_quantized")
+    limits = [numpy_helper.from_array(np.int8(value), name) for name, value in (("low", -127), ("high", 127))]
+    model.graph.initializer.extend(limits)
+    model.graph.node.insert(0, helper.make_node("Clip", [origin.input[0], "low", "high"], ["limited"], "limits"))
+    origin.input[0] = "limited"
+    return model
+
+
+def test_scales_of_unsigned_tensors_and_of_weights_behind_a_clip(tmp_path):
+    n = Network(4, (1, 8, 6, 6))
+    path = quantized(n.model(n.add("Relu", n.conv("x", 96, 8))), tmp_path / "n.onnx", activations="QUInt8")
+    onnx.save(_limited(onnx.load(path)), path)
+    before = check(path, tmp_path)["rounding"]
+    report = check(path, tmp_path, unproved="scales")
+    assert before["proved"] < report["rounding"]["proved"] == 96 and report["exact"]
+    assert {x["op"] for x in report["layers"] if x["target"] == "accelerator"} == {"conv2d"}
+
+
 def test_one_scale_of_all_channels(tmp_path):
     n = Network(5, (1, 16, 6, 6))
     path = quantized(n.model(n.conv("x", 48, 16)), tmp_path / "n.onnx", per_channel=False)

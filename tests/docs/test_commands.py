@@ -14,7 +14,12 @@ from nnloom.cli import main
 from nnloom.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "SECURITY.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+]
 NOT_RUN = ("nnloom build", "nnloom program")
 """Of the session: place and route takes half an hour, and no board is attached."""
 
@@ -37,7 +42,9 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if commands(page)], ids=[page.name for page in PAGES if commands(page)]
+    "page",
+    [page for page in PAGES if commands(page)],
+    ids=[str(page.relative_to(ROOT)) for page in PAGES if commands(page)],
 )
 def test_commands_are_legal(page):
     for words in commands(page):
