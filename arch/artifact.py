@@ -25,7 +25,7 @@ from .dtypes import INT8, UINT8
 from .errors import ArtifactError, NnloomError
 from .files import restore_directory
 from .isa import TABLE_ENTRIES
-from .manifest_checks import check_files, check_host_plan, check_images, check_interface, check_regions
+from .manifest_checks import check_exits, check_files, check_host_plan, check_images, check_interface, check_regions
 from .operation import Operation
 from .schema import SchemaError, check_value
 from .steps import Step
@@ -33,6 +33,7 @@ from .steps import Step
 __all__ = [
     "Artifact",
     "EngineImage",
+    "Exit",
     "HostPlan",
     "HostStep",
     "Manifest",
@@ -305,6 +306,19 @@ class HostPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exit:
+    """An output that can be computed alone, with what it needs and nothing else."""
+
+    name: str
+    """of the output"""
+    regions: tuple[Region, ...]
+    host: HostPlan
+    """with one output; its steps call these regions"""
+    first_constant: int = 0
+    """number in `constants.npz` of the plan's first constant"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything a device needs to know about an artifact besides the memory images."""
 
@@ -322,12 +336,23 @@ class Manifest:
     """what lasts from run to run; `states.npz` holds what it begins with"""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the artifact"""
+    exits: tuple[Exit, ...] = ()
+    """in the order of their depth: of the multiplications that they need"""
+
+    @property
+    def all_regions(self) -> tuple[Region, ...]:
+        """Those of the whole network, then those of its exits."""
+        return (*self.regions, *(region for leave in self.exits for region in leave.regions))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, with the format, version and configuration hash."""
         values = dataclasses.asdict(self)
         values["config"] = self.config.to_dict()
         values["host"] = self.host.to_dict()
+        for leave, made in zip(self.exits, values["exits"], strict=True):
+            made["host"] = leave.host.to_dict()
+        if not self.exits:
+            del values["exits"]
         return {"format": FORMAT, "version": VERSION, "config_hash": self.config.hash, **values}
 
     @classmethod
@@ -357,6 +382,19 @@ class Manifest:
                 moves = {name: tuple(Rows(**rows) for rows in v[name]) for name in ("loads", "stores")}
                 return Part(**{**v, **moves})
 
+            def region(v: dict[str, Any]) -> Region:
+                return Region(
+                    name=v["name"],
+                    program_start=v["program_start"],
+                    program_words=v["program_words"],
+                    inputs=tuple(location(t) for t in v["inputs"]),
+                    outputs=tuple(location(t) for t in v["outputs"]),
+                    tensors=tuple(location(t) for t in v["tensors"]),
+                    parts=tuple(map(part, v["parts"])),
+                    external=tuple(location(t) for t in v["external"]),
+                    steps=tuple(Step(**step) for step in v.get("steps", ())),
+                )
+
             def info(v: dict[str, Any]) -> TensorInfo:
                 return TensorInfo(**{**v, "shape": tuple(v["shape"]), "permutation": tuple(v["permutation"])})
 
@@ -368,29 +406,26 @@ class Manifest:
                 config=config,
                 inputs=tuple(info(v) for v in values["inputs"]),
                 outputs=tuple(info(v) for v in values["outputs"]),
-                regions=tuple(
-                    Region(
-                        name=v["name"],
-                        program_start=v["program_start"],
-                        program_words=v["program_words"],
-                        inputs=tuple(location(t) for t in v["inputs"]),
-                        outputs=tuple(location(t) for t in v["outputs"]),
-                        tensors=tuple(location(t) for t in v["tensors"]),
-                        parts=tuple(map(part, v["parts"])),
-                        external=tuple(location(t) for t in v["external"]),
-                        steps=tuple(Step(**step) for step in v.get("steps", ())),
-                    )
-                    for v in values["regions"]
-                ),
+                regions=tuple(map(region, values["regions"])),
                 host=HostPlan.from_dict(values["host"]),
                 states=tuple(info(v) for v in values["states"]),
                 files=dict(values["files"]),
+                exits=tuple(
+                    Exit(
+                        name=v["name"],
+                        regions=tuple(map(region, v["regions"])),
+                        host=HostPlan.from_dict(v["host"]),
+                        first_constant=v["first_constant"],
+                    )
+                    for v in values.get("exits", ())
+                ),
             )
             check_value(manifest, cls)
             check_files(manifest.files, (PROGRAM_FILE, WEIGHTS_FILE))
             check_interface(manifest)
-            check_regions(manifest.config, manifest.regions)
+            check_regions(manifest.config, manifest.all_regions)
             check_host_plan(manifest)
+            check_exits(manifest)
             return manifest
         except NnloomError:
             raise
@@ -485,7 +520,7 @@ class Artifact:
         if TABLES_FILE in manifest.files:
             tables = _read_words(path / TABLES_FILE, TABLE_ENTRIES)
         try:
-            check_images(manifest.config, manifest.regions, program, weights, tables)
+            check_images(manifest.config, manifest.all_regions, program, weights, tables)
         except SchemaError as error:
             raise ArtifactError(f"{manifest_path}: {error}; compile the model again") from error
         return cls(path, manifest, program, weights, tables)

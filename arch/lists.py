@@ -236,7 +236,7 @@ class Lists:
     def of(cls, artifact: Artifact) -> Lists:
         """The lists of an artifact."""
         manifest = artifact.manifest
-        return cls.make(manifest.config, manifest.regions, artifact.program, artifact.weights)
+        return cls.make(manifest.config, manifest.all_regions, artifact.program, artifact.weights)
 
     @classmethod
     def make(

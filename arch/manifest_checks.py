@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .artifact import HostPlan, HostStep, Manifest, Part, Region, TensorInfo, TensorLocation
     from .operation import Operation, TensorType
 
-__all__ = ["check_files", "check_host_plan", "check_images", "check_interface", "check_regions"]
+__all__ = ["check_exits", "check_files", "check_host_plan", "check_images", "check_interface", "check_regions"]
 
 LARGEST_TENSOR = 1 << 28
 """Elements of a tensor at most."""
@@ -229,30 +229,49 @@ _Held = tuple[tuple[int, ...], str]
 
 def check_host_plan(manifest: Manifest) -> None:
     """Steps around the regions: each operand is there before, of the shape and dtype that the step states."""
-    plan: HostPlan = manifest.host
-    _expect(0 <= plan.constants <= 1 << 20, f"host plan: {plan.constants} constants")
+    _check_plan("host", manifest.host, manifest.regions, manifest, manifest.outputs)
+
+
+def check_exits(manifest: Manifest) -> None:
+    """Exits are outputs, each with a plan of its own; a network with state has none."""
+    outputs = {info.name: info for info in manifest.outputs}
+    names = [leave.name for leave in manifest.exits]
+    _expect(len(set(names)) == len(names), "exits: several share a name")
+    _expect(not names or not manifest.states, "exits: of a network with state")
+    for leave in manifest.exits:
+        what = f"exit {leave.name[:60]!r}"
+        _expect(leave.name in outputs, f"{what}: there is no such output")
+        _expect(0 <= leave.first_constant <= 1 << 20, f"{what}: there is no constant {leave.first_constant}")
+        _check_plan(f"{what}, host", leave.host, leave.regions, manifest, [outputs[leave.name]])
+
+
+def _check_plan(
+    whose: str, plan: HostPlan, regions: Sequence[Region], manifest: Manifest, outputs: Sequence[TensorInfo]
+) -> None:
+    """A plan whose steps call `regions`, on the manifest's inputs and states."""
+    _expect(0 <= plan.constants <= 1 << 20, f"{whose} plan: {plan.constants} constants")
     sources = (*manifest.inputs, *manifest.states)
     values: list[_Held | None] = [(info.held_shape, info.dtype) for info in sources]
     values += [None] * plan.constants
     for index, step in enumerate(plan.steps):
-        what = f"host step {index}"
-        _expect(-1 <= step.region < len(manifest.regions), f"{what}: there is no region {step.region}")
+        what = f"{whose} step {index}"
+        _expect(-1 <= step.region < len(regions), f"{what}: there is no region {step.region}")
         present = [i for i in step.inputs if i is not None]
         _expect(all(0 <= i < len(values) for i in present), f"{what}: an operand that is not made before")
         if step.operation is None:
             _expect(len(present) == len(step.inputs), f"{what}: a region's operand is left out")
-            values += _check_call(what, manifest, step, [values[i] for i in present])
+            values += _check_call(what, regions, step, [values[i] for i in present])
         else:
             operands = [None if i is None else (values[i] or ((), "constant")) for i in step.inputs]
             values += _check_operation(what, step.operation, operands)
     for index, step in enumerate(plan.inside):
-        _check_inside(f"host step {index} within a region", step, len(sources), plan.constants)
-    for kind, numbers, infos in (("output", plan.outputs, manifest.outputs), ("state", plan.states, manifest.states)):
-        _expect(all(0 <= i < len(values) for i in numbers), f"host plan: {kind}s that are not made")
+        _check_inside(f"{whose} step {index} within a region", step, len(sources), plan.constants)
+    for kind, numbers, infos in (("output", plan.outputs, outputs), ("state", plan.states, manifest.states)):
+        _expect(all(0 <= i < len(values) for i in numbers), f"{whose} plan: {kind}s that are not made")
         made = [values[i] for i in numbers]
         wanted = [(info.held_shape, info.dtype) for info in infos]
         matches = len(made) == len(wanted) and all(m is None or m == w for m, w in zip(made, wanted, strict=True))
-        _expect(matches, f"host plan: its {kind}s are not those of the network")
+        _expect(matches, f"{whose} plan: its {kind}s are not those of the network")
 
 
 def _check_inside(what: str, step: HostStep, first: int, constants: int) -> None:
@@ -266,9 +285,9 @@ def _check_inside(what: str, step: HostStep, first: int, constants: int) -> None
     _check_operation(what, op, [None if i is None else g for i, g in zip(step.inputs, given, strict=True)])
 
 
-def _check_call(what: str, manifest: Manifest, step: HostStep, operands: Sequence[_Held | None]) -> list[_Held]:
-    _expect(0 <= step.region < len(manifest.regions), f"{what}: there is no region {step.region}")
-    region = manifest.regions[step.region]
+def _check_call(what: str, regions: Sequence[Region], step: HostStep, operands: Sequence[_Held | None]) -> list[_Held]:
+    _expect(0 <= step.region < len(regions), f"{what}: there is no region {step.region}")
+    region = regions[step.region]
     wanted = [(math.prod(location.shape), location.dtype) for location in region.inputs]
     given = [(math.prod(held[0]), held[1]) for held in operands if held]
     _expect(given == wanted and len(operands) == len(wanted), f"{what}: operands that are not those of the region")

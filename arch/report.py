@@ -133,6 +133,19 @@ class LayerReport(_Layer, total=False):
     """what the table computes: operators of the network, in order"""
 
 
+class ExitReport(TypedDict):
+    """An output that can be computed alone."""
+
+    name: str
+    """of the output"""
+    cycles: Count
+    """of the engine, estimated; with transfers from external memory, if it is in parts"""
+    link_bytes: Count
+    """that cross the host link for each inference"""
+    layers: list[LayerReport]
+    """of its regions"""
+
+
 class StateReport(TypedDict):
     """What lasts from run to run."""
 
@@ -248,6 +261,8 @@ class ReportValues(_Values, total=False):
     resources: dict[str, _Resource]
     resources_by: str
     seed: int | None
+    exits: list[ExitReport]
+    """in the order of their depth: of the multiplications that they need"""
     flash_boot: bool
     """the bitstream loads the network in the board's flash"""
 
@@ -364,7 +379,18 @@ class Report:
 
     def layers_of(self, region: str) -> list[LayerReport]:
         """The layers of a region, in order."""
-        return [layer for layer in self.values["layers"] if layer.get("region") == region]
+        of_exits = (layer for leave in self.values.get("exits", ()) for layer in leave["layers"])
+        return [layer for layer in (*self.values["layers"], *of_exits) if layer.get("region") == region]
+
+    def milliseconds(self, leave: ExitReport) -> float:
+        """How long an exit takes by the cost model: the engine at its clock, that of the bitstream if there is one, and
+        its bytes on the serial line, if the board has one. What the CPU computes is not counted."""
+        system = self.values.get("system")
+        clock = self.values.get("clock_mhz") or (system["clock_mhz"] if system else 0)
+        if not clock:
+            raise ArtifactError(f"{REPORT_FILE}: it does not say the clock; compile the model again")
+        baud = system["baud"] if system else 0
+        return leave["cycles"] / clock / 1e3 + (1e4 * leave["link_bytes"] / baud if baud else 0.0)
 
     def note_cycles(self, layer_cycles: Mapping[str, Sequence[int]], total: int) -> None:
         """Put in measured cycles: of the layers of each region, and of all of an inference.

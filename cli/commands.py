@@ -93,6 +93,7 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
         keep=options.keep,
         calibrate=options.calibrate,
         quantization=quantization_options(options),
+        exits=names_of(options.exits),
         progress=console.phase,
         advance=console.advance,
     )
@@ -112,6 +113,8 @@ def compile_model(options: argparse.Namespace, console: Console) -> dict[str, An
     if report["memory"]["parts"]:
         console.say(f"  {_parts(report)}")
     for line in _sizes(report):
+        console.say(f"  {line}")
+    for line in _exit_lines(Report.load(Artifact.load(output))):
         console.say(f"  {line}")
     for layer in on_cpu:
         console.say(f"  on the CPU: {layer['name']} ({layer['reason']})")
@@ -142,6 +145,20 @@ def _unproved(report: dict[str, Any]) -> str:
     layers = [layer for layer in report["layers"] if layer.get("rounding", {}).get("differences")]
     count = sum(layer["target"] == "cpu" for layer in layers)
     return f"; layers with others: {count} on the CPU, exact, and {len(layers) - count} on the accelerator (--unproved)"
+
+
+def names_of(given: Sequence[str] | None) -> list[str]:
+    """Names from options that have some each, with commas between."""
+    return [name for text in given or () for name in text.split(",") if name]
+
+
+def _exit_lines(report: Report) -> list[str]:
+    """The exits of a network, with what they cost."""
+    return [
+        f"exit {leave['name']}: {leave['cycles']:,} cycles, {report.milliseconds(leave):.3g} ms with "
+        f"{leave['link_bytes']:,} bytes to and from the engine"
+        for leave in report.values.get("exits", ())
+    ]
 
 
 def shapes_of(given: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
@@ -500,7 +517,8 @@ def _run(options: argparse.Namespace, console: Console, device: str, label: str)
             label = session.device
             console.say("\n".join(_found(session)))
         console.phase(f"running {artifact.manifest.model} on {label}")
-        results = [session.run(case) for case in cases]
+        budget = getattr(options, "budget_ms", None)
+        results = [session.run(case, budget_ms=budget) for case in cases]
         facts = {
             "device": label,
             "native": session.native,
@@ -884,6 +902,8 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     titles = ["layer", "operator", "runs on", "macs", "cycles est.", "measured"]
     console.table([*titles, *(f"wait: {cause}" for cause in causes), "utilisation"], rows)
     memory = report["memory"]
+    for line in _exit_lines(loaded):
+        console.say(line)
     if tables := tables_of(report["layers"]):
         console.say(f"\ntables: {memory['tables']} of {memory['tables_available']}, loaded once")
         console.table(["table", "computes", "in layers"], [[t.number, t.computes, ", ".join(t.layers)] for t in tables])

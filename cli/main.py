@@ -192,6 +192,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--keep", metavar="DIR", help="write what each step makes there, as text and JSON (read, simplify, ...)"
     )
     p.add_argument("--html", metavar="FILE", help="write the report as an HTML page, too: see 'nnloom report'")
+    p.add_argument(
+        "--exits",
+        action="append",
+        metavar="NAMES",
+        help="outputs, with commas between, that can be computed alone for a budget of time: run --budget-ms",
+    )
     p.set_defaults(run="compile_model")
 
     p = _subparser(
@@ -459,6 +465,12 @@ def build_parser() -> argparse.ArgumentParser:
                 "--device",
                 default="cpu",
                 help="auto, cpu, model, sim, serial:PORT[?baud=N&timeout=S] or pynq[:BITSTREAM] (default: %(default)s)",
+            )
+            p.add_argument(
+                "--budget-ms",
+                type=float,
+                metavar="MS",
+                help="compute only the deepest exit (compile --exits) that takes no longer, by the cost model",
             )
         else:
             p.add_argument("--simulator", choices=("verilator", "icarus"), default="verilator")

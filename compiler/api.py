@@ -7,13 +7,14 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nnloom.arch.artifact import (
     BOARD_FILE,
@@ -86,6 +87,7 @@ def compile(
     keep: str | Path | None = None,
     calibrate: Calibration | None = None,
     quantization: Mapping[str, Any] = MappingProxyType({}),
+    exits: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
     advance: Callable[[int, int], None] | None = None,
 ) -> CompileResult:
@@ -122,6 +124,8 @@ def compile(
         Inputs with which a float model is quantized first, see `nnloom.compiler.quantize.quantize`.
     quantization
         Further arguments of that function: `keep_float`, `method`, `limit`, `explain`.
+    exits
+        Names of outputs that a session can compute alone, for a budget of time (`InferenceSession.run`).
     progress
         Called with the name of each phase.
     advance
@@ -137,7 +141,7 @@ def compile(
     from nnloom.boards.files import board_values
 
     from .exactness import check_exactness
-    from .fit import fit
+    from .exits import fit_with_exits, manifest_exits
     from .frontend import read_model
     from .host_plan import plan_host
     from .keep import KeptSteps
@@ -165,6 +169,7 @@ def compile(
                 strict=strict,
                 unproved=unproved,
                 keep=keep,
+                exits=exits,
                 progress=progress,
                 advance=advance,
             )
@@ -179,7 +184,7 @@ def compile(
         graph = take_nearest(graph)
     config, choice = _choose(graph, target, config, progress, advance)
     say("partitioning, scheduling and planning memory")
-    fitted = fit(graph, config, memory=external_timing(target))
+    fitted, leaves = fit_with_exits(graph, config, exits, external_timing(target))
     kept.fitted(fitted, config)
     inexact = check_exactness(fitted.partitioned, strict=strict)
     larger = None
@@ -188,12 +193,14 @@ def compile(
         larger = find_larger(graph, fitted, config, target)
     host = plan_host(fitted.partitioned)
     manifest = _manifest(fitted, host, target, config, cpu_target)
-    report = make_report(fitted, config, target, choice, inexact, larger)
+    manifest = dataclasses.replace(manifest, exits=manifest_exits(leaves, len(host.constants)))
+    report = make_report(fitted, config, target, choice, inexact, larger, leaves)
+    constants = [data for planned in (host, *(item.host for item in leaves)) for data in planned.constants]
     with write_output(output) as folder:
         if type(target) is boards.Board and target not in boards.builtin_boards():
             (folder / BOARD_FILE).write_text(json.dumps(board_values(target), indent=1) + "\n")
         say("compiling the CPU code")
-        _write(folder, model, fitted, host, manifest, report, cpu_target)
+        _write(folder, model, fitted, host, constants, manifest, report, cpu_target)
     return CompileResult(output, report, is_float=_is_float(graph), moved=moving.found if moving else None)
 
 
@@ -270,6 +277,7 @@ def _write(
     model: str | Path | ExportedProgram,
     fitted: Fitted,
     host: PlannedHost,
+    constants: Sequence[NDArray],
     manifest: Manifest,
     report: dict[str, Any],
     cpu_target: CpuTarget,
@@ -279,8 +287,8 @@ def _write(
 
     build_cpu(fitted.partitioned, host, folder / CPU_FILE, cpu_target)
     states = fitted.partitioned.graph.states
-    if host.constants:
-        np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(host.constants)})  # type: ignore[arg-type]
+    if constants:
+        np.savez(folder / CONSTANTS_FILE, **{str(i): data for i, data in enumerate(constants)})  # type: ignore[arg-type]
     if states:
         np.savez(folder / STATES_FILE, **{str(i): state.initial for i, state in enumerate(states)})  # type: ignore[arg-type]
     graph = fitted.partitioned.graph

@@ -88,6 +88,7 @@ def emit(
     *,
     memory: MemoryTiming | None = None,
     in_strips: bool = True,
+    shared: bool = False,
 ) -> Emitted:
     """Plan, lower and lay out every region.
 
@@ -100,6 +101,8 @@ def emit(
         How fast the board's external memory is, if it has one: parts are loaded while others run, where that pays.
     in_strips
         With external memory: regions that exceed the activation memory run in strips (`compiler.strips`).
+    shared
+        Regions share equal weights, too, not only the layers of each.
 
     Raises
     ------
@@ -117,10 +120,10 @@ def emit(
     for form in (fast, carried, plain):
         forms, plans = [graph for graph, _ in form], [plan for _, plan in form]
         lowered = [lower_layers(config, graph, plan.locations) for graph, plan in form]
-        overflows = _overflows(config, lowered)
+        overflows = _overflows(config, lowered, shared=shared)
         if not overflows:
             break
-    emitted = _emit(config, forms, plans, lowered, parts=bool(overflows), memory=memory)
+    emitted = _emit(config, forms, plans, lowered, parts=bool(overflows), memory=memory, shared=shared)
     return dataclasses.replace(emitted, overflows=overflows)
 
 
@@ -254,10 +257,14 @@ class _Images:
         )
 
 
-def _overflows(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]]) -> tuple[str, ...]:
+def _overflows(
+    config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]], *, shared: bool
+) -> tuple[str, ...]:
     """The memories that do not hold all regions at once."""
     # Layers of a region share equal weights: see `place_program`.
     distinct = [{layer.weights.tobytes(): len(layer.weights) for layer in layers} for layers in lowered]
+    if shared:
+        distinct = [{key: size for sizes in distinct for key, size in sizes.items()}]
     weights = sum(sum(sizes.values()) for sizes in distinct)
     layers = sum(map(len, lowered))
     result = []
@@ -280,7 +287,9 @@ def _emit(
     *,
     parts: bool,
     memory: MemoryTiming | None,
+    shared: bool,
 ) -> Emitted:
+    in_place: dict[bytes, int] | None = {} if shared else None
     regions: list[EmittedRegion] = []
     words: list[NDArray[np.uint8]] = []
     tables = _tables(config, graphs)
@@ -289,7 +298,7 @@ def _emit(
         if parts:
             pieces, steps = _pieces(config, graph, plan, layers, tables, memory)
         else:
-            pieces, steps = [place_program(config, layers, weight_base=used, tables=tables)], ()
+            pieces, steps = [place_program(config, layers, weight_base=used, tables=tables, placed=in_place)], ()
         placed = [item for piece in pieces for item in piece]
         made = _parts(pieces, programmed, used)
         words += [item.weights for item in placed]

@@ -1066,15 +1066,21 @@ def table_image(tables: Sequence[bytes]) -> NDArray[np.uint8]:
 
 
 def place_program(
-    config: AcceleratorConfig, layers: Sequence[LoweredLayer], *, weight_base: int = 0, tables: Sequence[bytes] = ()
+    config: AcceleratorConfig,
+    layers: Sequence[LoweredLayer],
+    *,
+    weight_base: int = 0,
+    tables: Sequence[bytes] = (),
+    placed: dict[bytes, int] | None = None,
 ) -> list[LoweredLayer]:
     """Make a program of lowered layers: weights from word `weight_base` on, `last`, padding columns, start delays, the
     numbers of their tables in `tables`.
 
-    Layers with identical weight words share them.
+    Layers with identical weight words share them, also with those of other programs that are in `placed`: weights and
+    where they begin, to which this program's are added.
     """
     result: list[LoweredLayer] = []
-    placed: dict[bytes, int] = {}
+    placed = {} if placed is None else placed
     for item in layers:
         key = item.weights.tobytes()
         base = placed.setdefault(key, weight_base)

@@ -12,6 +12,7 @@ from nnloom.boards import Board
 from .cost import cycle_shares, layer_cycles, operation_macs
 from .emit import Emitted
 from .exactness import Inexact
+from .exits import FittedExit, exit_figures
 from .fit import Fitted
 from .larger import Larger
 from .lower import LoweredLayer
@@ -51,6 +52,7 @@ def make_report(
     choice: ConfigChoice,
     inexact: Inexact,
     larger: Larger | None = None,
+    exits: Sequence[FittedExit] = (),
 ) -> dict[str, Any]:
     """The report after compilation; simulation and build add what they measure.
 
@@ -60,42 +62,13 @@ def make_report(
     with memory for more of a network that had to be cut. `exact` says whether every bit is that
     of the reference kernels; `inexact` names the operators that are float code. `rounding` counts the channels of
     products that round as ONNX Runtime does, and for how many of them the accelerator does, too: that is proved.
+    `exits` is there if the network has some, in the order of their depth.
     """
     partitioned, emitted = fitted.partitioned, fitted.emitted
     proofs = {node.name: proof for node in partitioned.graph.nodes if (proof := proof_of(partitioned.graph, node))}
-    layers: list[dict[str, Any]] = []
-    total = 0
     graph = partitioned.graph
-    stages = [index for index, stage in enumerate(partitioned.stages) if stage.region]
-    for stage, emitted_region in zip(stages, emitted.regions, strict=True):
-        cycles = layer_cycles(config, emitted_region.descriptors)
-        work = [
-            (item.macs, item.layer.output.channels if item.channels is None else len(item.channels))
-            for item in emitted_region.layers
-        ]
-        shares = cycle_shares(config, emitted_region.descriptors, work)
-        total += sum(cycles)
-        for item, count, share in zip(emitted_region.layers, cycles, shares, strict=True):
-            layers.append(
-                {
-                    "name": item.name,
-                    "op": _OPS[type(item.layer).__name__],
-                    "target": "accelerator",
-                    "region": emitted_region.region.name,
-                    "stage": stage,
-                    "inputs": [tensor.name for tensor in item.layer.inputs],
-                    "output": item.layer.output.name,
-                    "output_shape": list(item.layer.output.shape),
-                    "macs": item.macs,
-                    "cycles_estimated": count,
-                    "cycles_measured": None,
-                    "utilisation": round(item.macs / count / config.multipliers, 4),
-                    "weight_bytes": int(item.weights.size),
-                    "cycle_shares": {name: round(value, 2) for name, value in asdict(share).items()},
-                    **_table(item),
-                    **_exactness(item.layer.name, inexact, proofs),
-                }
-            )
+    layers = _engine_layers(fitted, config, inexact, proofs)
+    total = sum(layer["cycles_estimated"] for layer in layers)
     macs = sum(layer["macs"] for layer in layers)
     nodes = {node.name: (index, node) for index, stage in enumerate(partitioned.stages) for node in stage.nodes}
     layers += [
@@ -129,6 +102,7 @@ def make_report(
             for info in partitioned.graph.state_infos()
         ],
         "layers": layers,
+        **_exits(exits, config, board, inexact, proofs),
         "macs": macs,
         "cpu_macs": fitted.cpu_macs,
         "engine_share": round(fitted.engine_share, 4),
@@ -168,6 +142,57 @@ def make_report(
             ],
         },
     }
+
+
+def _engine_layers(
+    fitted: Fitted, config: AcceleratorConfig, inexact: Inexact, proofs: Mapping[str, Proof]
+) -> list[dict[str, Any]]:
+    """The layers of the regions."""
+    partitioned, emitted = fitted.partitioned, fitted.emitted
+    layers: list[dict[str, Any]] = []
+    stages = [index for index, stage in enumerate(partitioned.stages) if stage.region]
+    for stage, emitted_region in zip(stages, emitted.regions, strict=True):
+        cycles = layer_cycles(config, emitted_region.descriptors)
+        work = [
+            (item.macs, item.layer.output.channels if item.channels is None else len(item.channels))
+            for item in emitted_region.layers
+        ]
+        shares = cycle_shares(config, emitted_region.descriptors, work)
+        for item, count, share in zip(emitted_region.layers, cycles, shares, strict=True):
+            layers.append(
+                {
+                    "name": item.name,
+                    "op": _OPS[type(item.layer).__name__],
+                    "target": "accelerator",
+                    "region": emitted_region.region.name,
+                    "stage": stage,
+                    "inputs": [tensor.name for tensor in item.layer.inputs],
+                    "output": item.layer.output.name,
+                    "output_shape": list(item.layer.output.shape),
+                    "macs": item.macs,
+                    "cycles_estimated": count,
+                    "cycles_measured": None,
+                    "utilisation": round(item.macs / count / config.multipliers, 4),
+                    "weight_bytes": int(item.weights.size),
+                    "cycle_shares": {name: round(value, 2) for name, value in asdict(share).items()},
+                    **_table(item),
+                    **_exactness(item.layer.name, inexact, proofs),
+                }
+            )
+    return layers
+
+
+def _exits(
+    exits: Sequence[FittedExit], config: AcceleratorConfig, board: Board, inexact: Inexact, proofs: Mapping[str, Proof]
+) -> dict[str, Any]:
+    """What each exit costs, and its layers on the accelerator."""
+    if not exits:
+        return {}
+    figures = [
+        exit_figures(board, config, item) | {"layers": _engine_layers(item.fitted, config, inexact, proofs)}
+        for item in exits
+    ]
+    return {"exits": figures}
 
 
 def _table(item: LoweredLayer) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .folding import fold
 from .ir import Graph, Node, Value
 from .tables import collapse
 
-__all__ = ["simplify"]
+__all__ = ["needed_nodes", "simplify"]
 
 _SHAPE_OPERANDS = {"RESHAPE": 1, "SQUEEZE": 1, "EXPAND_DIMS": 1}
 """Operators whose output shape is all that counts, and how many of their operands carry values."""
@@ -35,7 +35,7 @@ def simplify(graph: Graph) -> Graph:
             for index, value in zip(node.outputs, folded, strict=True):
                 values[index] = value
     folded_graph = fold(collapse(graph.replace_nodes(nodes, values)))
-    return folded_graph.replace_nodes(_needed(graph.results, list(folded_graph.nodes)))
+    return folded_graph.replace_nodes(needed_nodes(graph.results, list(folded_graph.nodes)))
 
 
 def _without_shape_operands(node: Node) -> Node:
@@ -62,7 +62,8 @@ def _fold(node: Node, values: list[Value]) -> list[Value] | None:
     return [dataclasses.replace(values[i], data=data) for i, data in zip(node.outputs, results, strict=True)]
 
 
-def _needed(results: tuple[int, ...], nodes: list[Node]) -> list[Node]:
+def needed_nodes(results: tuple[int, ...], nodes: list[Node]) -> list[Node]:
+    """Those that results depend on, in order."""
     wanted = set(results)
     result = []
     for node in reversed(nodes):

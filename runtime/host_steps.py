@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnloom.arch.array_files import ArrayFileError, read_arrays
-from nnloom.arch.artifact import CONSTANTS_FILE, Artifact, HostPlan
+from nnloom.arch.artifact import CONSTANTS_FILE, Artifact, Exit, HostPlan
 from nnloom.arch.dtypes import held_as
 from nnloom.arch.errors import ArtifactError
 
@@ -35,15 +35,15 @@ class HostSteps:
         self._all = (*plan.steps, *plan.inside)
 
     @classmethod
-    def load(cls, artifact: Artifact) -> HostSteps:
-        """Those of an artifact.
+    def load(cls, artifact: Artifact, leave: Exit | None = None) -> HostSteps:
+        """Those of an artifact, or of one of its exits.
 
         Raises
         ------
         ArtifactError
             If the constants cannot be read, or are not as many as the plan says.
         """
-        plan = artifact.manifest.host
+        plan, first = (artifact.manifest.host, 0) if leave is None else (leave.host, leave.first_constant)
         sources = len(artifact.manifest.inputs) + len(artifact.manifest.states)
         constants: list[NDArray] = []
         if plan.constants:
@@ -52,7 +52,7 @@ class HostSteps:
                 arrays = read_arrays(path)
                 if isinstance(arrays, np.ndarray):
                     raise ValueError("a single array")
-                constants = [arrays[str(i)] for i in range(plan.constants)]
+                constants = [arrays[str(first + i)] for i in range(plan.constants)]
                 _check_constants(plan, sources, constants)
             except ArrayFileError as error:
                 raise ArtifactError(f"{error}; compile the model again") from error

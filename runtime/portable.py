@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact
+from nnloom.arch.artifact import Artifact, Exit
 
 from .devices.model import ModelDevice
 from .host_steps import HostSteps
@@ -21,7 +21,7 @@ __all__ = ["PortableProgram"]
 
 
 class PortableProgram:
-    """The steps of an artifact's `HostPlan`; takes the place of `RelaxProgram`.
+    """The steps of an artifact's `HostPlan`, or of that of one of its exits; takes the place of `RelaxProgram`.
 
     Raises
     ------
@@ -29,9 +29,9 @@ class PortableProgram:
         If the artifact's constants cannot be read.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._steps = HostSteps.load(artifact)
-        self._regions = artifact.manifest.regions
+    def __init__(self, artifact: Artifact, leave: Exit | None = None) -> None:
+        self._steps = HostSteps.load(artifact, leave)
+        self._regions = artifact.manifest.regions if leave is None else leave.regions
         self._model = ModelDevice()
         self._model.load(artifact)
         self._lock = threading.Lock()

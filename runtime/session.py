@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnloom.arch.artifact import CPU_FILE, Artifact, TensorInfo
+from nnloom.arch.artifact import CPU_FILE, Artifact, Exit, TensorInfo
 from nnloom.arch.errors import ArtifactError, ConfigError, DeviceCause, DeviceError, InputError, ToolMissingError
 from nnloom.arch.extras import require
 from nnloom.arch.markup import html_table
@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from .portable import PortableProgram
     from .trace import TracedTensor
 
-__all__ = ["DEVICES", "DeviceWarning", "InferenceSession", "PassedOver", "Profile", "Segment", "SessionStats"]
+__all__ = [
+    "DEVICES",
+    "DeviceWarning",
+    "ExitInfo",
+    "InferenceSession",
+    "PassedOver",
+    "Profile",
+    "Segment",
+    "SessionStats",
+]
 
 DEVICES = ("auto", "cpu", "model", "sim", "serial:PORT[?baud=N&timeout=S]", "pynq[:BITSTREAM]")
 BACK_OFF_SECONDS = (1.0, 60.0)
@@ -84,6 +93,19 @@ class SessionStats:
     """times the device was given up, each with a `DeviceWarning`"""
     device: DeviceStats = field(default_factory=DeviceStats)
     """faults that the driver has mended"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitInfo:
+    """An output that can be computed alone, for `run(x, budget_ms=...)`."""
+
+    name: str
+    """of the output"""
+    milliseconds: float
+    """by the cost model: the engine at its clock and the board's serial line, if it has one; without the CPU's
+    operators"""
+    cycles: int
+    """of the engine"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +264,7 @@ class InferenceSession:
         self._program: RelaxProgram | PortableProgram | None
         self._program, self.code_note = _open_program(self._artifact, native)
         self._native = isinstance(self._program, RelaxProgram)
+        self._exit_programs: dict[str, PortableProgram] = {}
         self._initial_states = initial_states(self._artifact)
         self._states = self._initial_states
         self._profiling = profiling
@@ -333,6 +356,22 @@ class InferenceSession:
         """Name, shape, dtype and quantization of each output."""
         return self._artifact.manifest.outputs
 
+    def get_exits(self) -> tuple[ExitInfo, ...]:
+        """The outputs that can be computed alone, in the order of their depth; none unless compiled with `exits`.
+
+        Raises
+        ------
+        ArtifactError
+            If the artifact's report is missing or damaged.
+        """
+        if not self._artifact.manifest.exits:
+            return ()
+        report = Report.load(self._artifact)
+        return tuple(
+            ExitInfo(name=leave["name"], milliseconds=report.milliseconds(leave), cycles=leave["cycles"])
+            for leave in report.values.get("exits", ())
+        )
+
     def get_states(self) -> tuple[TensorInfo, ...]:
         """Name, shape, dtype and quantization of each state; empty if nothing lasts from run to run."""
         return self._artifact.manifest.states
@@ -390,7 +429,9 @@ class InferenceSession:
         return Profile(seconds=sum(segment.seconds for segment in segments), segments=segments)
 
     @overload
-    def run(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, NDArray]: ...
+    def run(
+        self, inputs: Mapping[str, ArrayLike] | ArrayLike, *, budget_ms: float | None = None
+    ) -> dict[str, NDArray]: ...
 
     @overload
     def run(self, inputs: Sequence[str] | None, input_feed: Mapping[str, ArrayLike] | ArrayLike) -> list[NDArray]: ...
@@ -406,6 +447,7 @@ class InferenceSession:
         input_feed: Mapping[str, ArrayLike] | ArrayLike | None = None,
         *,
         output_names: Sequence[str] | None = None,
+        budget_ms: float | None = None,
     ) -> dict[str, NDArray] | list[NDArray]:
         """Run the network: `run(inputs)` gives a dict, `run(output_names, inputs)` a list as in ONNX Runtime.
 
@@ -421,14 +463,23 @@ class InferenceSession:
             says. Bytes of a picture held as floats are none: give those as uint8.
         output_names, input_feed
             ONNX Runtime's form: the names of the outputs that are wanted, None for all, and then the inputs.
+        budget_ms
+            Milliseconds that an inference may take: only the deepest of the network's exits (`get_exits`) that takes no
+            longer is computed, and the dict has that output alone. The operators around regions run in NumPy then.
 
         Raises
         ------
         InputError
-            If a name, shape or dtype is wrong, or a value is not finite.
+            If a name, shape or dtype is wrong, or a value is not finite; if there are no exits, or the budget is
+            below that of the first.
         DeviceError
             If the device fails and there is no fallback, or the session is closed.
         """
+        if budget_ms is not None:
+            if input_feed is not None or output_names is not None:
+                raise InputError("with budget_ms the exit is the output; give no output names")
+            leave = self._exit_within(budget_ms)
+            return self._answer(as_arrays(self.get_inputs(), inputs), leave=leave)  # type: ignore[arg-type]
         if input_feed is None:
             if output_names is not None:
                 raise InputError("run(output_names, inputs) needs the inputs, too")
@@ -436,6 +487,20 @@ class InferenceSession:
         names = self._output_names(inputs if output_names is None else output_names)
         results = self._answer(as_arrays(self.get_inputs(), input_feed))
         return [results[name] for name in names]
+
+    def _exit_within(self, budget_ms: float) -> Exit:
+        """The deepest exit that takes no longer."""
+        infos = self.get_exits()
+        if not infos:
+            raise InputError(f"{self._artifact.path}: the network has no exits; compile it with --exits OUTPUT,OUTPUT")
+        fitting = [info for info in infos if info.milliseconds <= budget_ms]
+        if not fitting:
+            first = min(infos, key=lambda info: info.milliseconds)
+            raise InputError(
+                f"a budget of {budget_ms:g} ms is too small: the first exit, {first.name!r}, takes "
+                f"{first.milliseconds:.3g} ms"
+            )
+        return next(leave for leave in self._artifact.manifest.exits if leave.name == fitting[-1].name)
 
     def trace(self, inputs: Mapping[str, ArrayLike] | ArrayLike) -> list[TracedTensor]:
         """Run one inference and tell every tensor that it makes, in order, as far as the device shows them.
@@ -497,28 +562,35 @@ class InferenceSession:
                 return failed
             return self._queue.submit(self._answer, arrays, queued=True)
 
-    def _answer(self, arrays: Mapping[str, NDArray], *, queued: bool = False) -> dict[str, NDArray]:
-        """Run every inference of a batch, then keep the states; what was queued before `close` is answered still."""
+    def _answer(
+        self, arrays: Mapping[str, NDArray], *, queued: bool = False, leave: Exit | None = None
+    ) -> dict[str, NDArray]:
+        """Run every inference of a batch, then keep the states; what was queued before `close` is answered still.
+
+        leave: compute that exit alone.
+        """
         infos = self.get_inputs()
         cases = [to_network(infos, check_inputs(infos, case)) for case in split_batch(infos, arrays)]
+        outputs = tuple(info for info in self.get_outputs() if leave is None or info.name == leave.name)
         with self._lock:
             self._check_open(self._released if queued else self._closed)
             states, results = self._states, []
             for case in cases:
-                result, states = self._check_results(self._run_one([*case, *states]))
+                result, states = self._check_results(self._run_one([*case, *states], leave), outputs)
                 results.append(result)
             self._states = states
-        names = [info.name for info in self.get_outputs()]
+        names = [info.name for info in outputs]
         if len(results) == 1:
             return dict(zip(names, results[0], strict=True))
         return {name: join_batch(parts) for name, *parts in zip(names, *results, strict=True)}
 
-    def _check_results(self, results: list[NDArray]) -> tuple[list[NDArray], list[NDArray]]:
+    def _check_results(
+        self, results: list[NDArray], outputs: Sequence[TensorInfo]
+    ) -> tuple[list[NDArray], list[NDArray]]:
         """(outputs, states). Code and manifest agree, unless somebody has edited one of them."""
         got = [(value.shape, str(value.dtype)) for value in results]
-        if got != [(info.held_shape, info.dtype) for info in (*self.get_outputs(), *self.get_states())]:
+        if got != [(info.held_shape, info.dtype) for info in (*outputs, *self.get_states())]:
             raise ArtifactError(f"{self._artifact.path}: its code gives other outputs than the manifest says")
-        outputs = self.get_outputs()
         given = [to_user(info, value) for info, value in zip(outputs, results, strict=False)]
         return given, results[len(outputs) :]
 
@@ -527,31 +599,38 @@ class InferenceSession:
         if closed:
             raise DeviceError("the session is closed; open another one", cause=DeviceCause.CLOSED)
 
-    def _loaded_program(self) -> RelaxProgram | PortableProgram:
+    def _loaded_program(self, leave: Exit | None) -> RelaxProgram | PortableProgram:
         assert self._program is not None, "checked by _answer"
-        return self._program
+        if leave is None:
+            return self._program
+        if leave.name not in self._exit_programs:
+            # With the golden model, which sessions start without.
+            from .portable import PortableProgram
 
-    def _run_one(self, values: list[NDArray]) -> list[NDArray]:
+            self._exit_programs[leave.name] = PortableProgram(self._artifact, leave)
+        return self._exit_programs[leave.name]
+
+    def _run_one(self, values: list[NDArray], leave: Exit | None) -> list[NDArray]:
         """An inference on inputs and states: outputs and new states."""
         self._requests += 1
         self.last_cycles = None
         device = self._device
         if device is None:
-            return self._run_cpu(values)
+            return self._run_cpu(values, leave)
         if self._fallback and self._failures and not self._loaded and self._clock() < self._retry_at:
             self._fallbacks += 1
-            return self._run_cpu(values)
+            return self._run_cpu(values, leave)
         try:
             if not self._loaded:
                 device.load(self._artifact)
                 self._loaded = True
-            results = self._run_device(device, values)
+            results = self._run_device(device, values, leave)
         except DeviceError as error:
             if not self._fallback:
                 raise
             self._give_up(error)
             self._fallbacks += 1
-            return self._run_cpu(values)
+            return self._run_cpu(values, leave)
         self._on_device += 1
         self._wait = BACK_OFF_SECONDS[0]
         return results
@@ -564,15 +643,17 @@ class InferenceSession:
         warnings.warn(DeviceWarning(self.device, error, self._wait), stacklevel=4)
         self._wait = min(2 * self._wait, BACK_OFF_SECONDS[1])
 
-    def _run_cpu(self, values: list[NDArray]) -> list[NDArray]:
+    def _run_cpu(self, values: list[NDArray], leave: Exit | None) -> list[NDArray]:
+        program = self._loaded_program(leave)
         begin = time.perf_counter()
-        results = self._loaded_program().run(values, None)
+        results = program.run(values, None)
         seconds = time.perf_counter() - begin
         self._segments = [(Segment(name="", device="cpu", seconds=seconds), None)]
         return results
 
-    def _run_device(self, device: Device, values: list[NDArray]) -> list[NDArray]:
-        regions = self._artifact.manifest.regions
+    def _run_device(self, device: Device, values: list[NDArray], leave: Exit | None) -> list[NDArray]:
+        regions = self._artifact.manifest.regions if leave is None else leave.regions
+        program = self._loaded_program(leave)
         calls: list[tuple[float, float, int, RegionResult]] = []
 
         def accelerate(index: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
@@ -582,7 +663,7 @@ class InferenceSession:
             return result.outputs
 
         begin = time.perf_counter()
-        results = self._loaded_program().run(values, accelerate)
+        results = program.run(values, accelerate)
         end = time.perf_counter()
         self._segments = []
         last = begin
@@ -619,6 +700,7 @@ class InferenceSession:
         with self._lock:
             self._released = True
             self._program = None
+            self._exit_programs = {}
             device, self._device = self._device, None
             if device is not None:
                 self._device_stats = device.stats

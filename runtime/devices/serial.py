@@ -778,7 +778,7 @@ class SerialDevice(HostBusDevice):
         self._hello = None
         super().load(self._artifact)
         self._load_scripts(self._artifact)
-        if self._memory is None or not any(region.parts for region in self._artifact.manifest.regions):
+        if self._memory is None or not any(region.parts for region in self._artifact.manifest.all_regions):
             return
         if not self._memory.place(self._artifact):
             self._progress(
@@ -794,7 +794,7 @@ class SerialDevice(HostBusDevice):
         """Have the board keep the scripts of the regions that it can run at one request, as far as there is room."""
         assert self._hello is not None
         self._scripts, words = {}, np.zeros(0, np.uint32)
-        for region in artifact.manifest.regions:
+        for region in artifact.manifest.all_regions:
             if region.parts:
                 continue
             script = RegionScript.of(artifact.manifest.config, region, packed=self._hello.packs)
