@@ -57,6 +57,11 @@ class Builder:
         x = self.apply("Flatten", self.apply("GlobalAveragePool", x))
         return self._add("Gemm", name, x, f"{name}.weight", f"{name}.bias", transB=1)
 
+    def dense(self, x: str, name: str, inputs: int, classes: int) -> str:
+        """A score for each class from every pixel."""
+        self._weights(name, (classes, inputs))
+        return self._add("Gemm", name, self.apply("Flatten", x), f"{name}.weight", f"{name}.bias", transB=1)
+
     def apply(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """An operator without weights."""
         return self._add(kind, f"{kind.lower()}{len(self._nodes)}", *inputs, **attributes)
