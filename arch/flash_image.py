@@ -4,9 +4,10 @@ The image is a list of bursts on the host bus, which `nnloom.hw.flash_boot` play
 
     word  0     FLASH_MAGIC
           1     hash of the configuration
-          2     words that follow up to the CRC, without the content
+          2     words from the first burst up to the CRC
           3, 4  content (`nnloom.arch.content`)
           ...   bursts: address, shape, number of words, words
+          ...   END
           last  CRC-32 (IEEE 802.3) of all bytes before
 
 Words are little endian. `shape` has the words of a run, less 1, in its lower half, and in the upper half the distance
@@ -47,6 +48,8 @@ __all__ = [
 
 FLASH_MAGIC = 0x4E4E_4601
 """First word of an image: "NNF" and the version of this form."""
+END = 0xF000_0000
+"""In place of a burst's address, whose window it is not"""
 HEADER_WORDS = 3 + CONTENT_WORDS
 BURST_HEADER_WORDS = 3
 
@@ -82,7 +85,7 @@ class BootOutcome(enum.IntEnum):
     OTHER_CONFIGURATION = 3
     """the image is for another configuration of the engine"""
     DAMAGED = 4
-    """its length is impossible or its CRC wrong; nothing was loaded (unless the flash answers in two ways: the image is
+    """its CRC is wrong, or it has no end; nothing was loaded (unless the flash answers in two ways: the image is
     read twice, and written the second time)"""
 
 
@@ -118,6 +121,7 @@ class FlashImage:
         for burst in self.bursts:
             shape = burst.run - 1 | burst.jump << 16
             body += [np.array([burst.address, shape, len(burst.words)], np.uint32), burst.words]
+        body.append(np.array([END], np.uint32))
         length = sum(len(piece) for piece in body)
         head = np.array([FLASH_MAGIC, self.config_hash, length, *self.content], np.uint32)
         data = np.concatenate([head, *body]).astype("<u4").tobytes()
@@ -144,7 +148,7 @@ class FlashImage:
 
 def _bursts(words: NDArray[np.uint32]) -> Iterator[Burst]:
     position = 0
-    while position < len(words):
+    while words[position] != END:
         address, shape, count = (int(word) for word in words[position : position + BURST_HEADER_WORDS])
         position += BURST_HEADER_WORDS
         yield Burst(address, words[position : position + count], (shape & 0xFFFF) + 1, shape >> 16)
@@ -181,10 +185,10 @@ def flash_image(image: EngineImage) -> FlashImage:
 
 
 def largest_flash_words(config: AcceleratorConfig) -> int:
-    """Words between content and CRC that an image for a configuration has at most."""
+    """Words between content and CRC that an image for a configuration has at most, END among them."""
     sizes = (
         config.tables * TABLE_ENTRIES,
         config.program_words,
         config.weight_words * weight_word_columns(config),
     )
-    return sum(size + BURST_HEADER_WORDS for size in sizes)
+    return sum(size + BURST_HEADER_WORDS for size in sizes) + 1

@@ -16,6 +16,7 @@ from nnloom.arch.flash_image import (
     BOOT_BASE,
     BOOT_MAGIC,
     FLASH_MAGIC,
+    HEADER_WORDS,
     BootOutcome,
     BootRegister,
     largest_flash_words,
@@ -25,6 +26,7 @@ from nnloom.arch.memory_system import CONTENT_WORDS
 
 from .frames import SerialCrc
 from .host_bus import HostBus
+from .technology import RAM_LATENCY, GenericTechnology, Technology
 
 __all__ = ["BootBus", "BootRegisters", "FlashBoot", "FlashPins", "FlashReader"]
 
@@ -187,8 +189,9 @@ class FlashBoot(wiring.Component):
         with m.If(take | ~read):
             m.d.sync += count.eq(0)
 
-        left, empty = Signal(_bits(largest_flash_words(config)), reset_less=True), Signal()
-        """Words up to the CRC."""
+        most = HEADER_WORDS + largest_flash_words(config) + 1
+        position, beyond = Signal(_bits(most) + 1), Signal()
+        """Words that were taken; more than in any image: it has no end."""
         second = Signal()
         """The image is whole: its words are written."""
         # Windows differ in the highest bits; within one an address has no more bits than its memory needs.
@@ -199,17 +202,18 @@ class FlashBoot(wiring.Component):
         last = weight_word_columns(config) - 1
         run, column = (Signal(_bits(last), reset_less=True, name=name) for name in ("run", "column"))
         jump = Signal(_bits(weight_stride(config) // 4), reset_less=True)
-        words = Signal.like(left)
-        """Words of the burst after this one."""
+        words, last_word = Signal(_bits(most), reset_less=True), Signal()
+        """Words of the burst, or of the image that is only checked, from this one on."""
         m.d.comb += [
             read.eq(1),
-            empty.eq(left == 0),
+            beyond.eq(position[-1]),
+            last_word.eq(words == 1),
             request.payload.write.eq(1),
             request.payload.address.eq(Cat(Const(0, 2), place, Const(0, 26 - len(place)), window)),
             request.payload.data.eq(word),
         ]
         with m.If(take):
-            m.d.sync += left.eq(left - 1)
+            m.d.sync += position.eq(position + 1)
 
         def finish(outcome: BootOutcome) -> None:
             m.d.sync += self.outcome.eq(outcome)
@@ -223,6 +227,7 @@ class FlashBoot(wiring.Component):
         with m.FSM():
             with m.State("BEGIN"):
                 m.d.comb += [read.eq(0), crc.start.eq(1)]
+                m.d.sync += position.eq(0)
                 m.next = "MAGIC"
             with m.State("MAGIC"):
                 take_word("CONFIGURATION")
@@ -234,42 +239,47 @@ class FlashBoot(wiring.Component):
                     finish(BootOutcome.OTHER_CONFIGURATION)
             with m.State("LENGTH"):
                 take_word("CONTENT_0")
-                with m.If(whole & word[len(left) :].any()):
-                    finish(BootOutcome.DAMAGED)
                 m.d.sync += words.eq(word)
-            for index in range(CONTENT_WORDS):
-                with m.State(f"CONTENT_{index}"):
-                    take_word(f"CONTENT_{index + 1}" if index + 1 < CONTENT_WORDS else "WORDS")
-                    m.d.comb += self.content[index].eq(whole)
-                    m.d.sync += left.eq(words)
-            with m.State("WORDS"):
-                # What comes next: the CRC, a burst, or a word of an image that is only checked.
-                with m.If(empty):
-                    m.next = "CRC"
-                with m.Elif(second):
+            with m.State("CONTENT_0"):
+                take_word("CONTENT_1")
+                m.d.comb += self.content[0].eq(whole)
+            with m.State("CONTENT_1"):
+                take_word("CHECK")
+                m.d.comb += self.content[1].eq(whole)
+                with m.If(whole & second):
                     m.next = "ADDRESS"
-                with m.Else():
-                    take_word("WORDS")
+            with m.State("CHECK"):
+                take_word("CHECK")
+                with m.If(whole):
+                    m.d.sync += words.eq(words - 1)
+                    with m.If(last_word):
+                        m.next = "CRC"
+                with m.If(beyond):
+                    finish(BootOutcome.DAMAGED)
             with m.State("ADDRESS"):
                 take_word("SHAPE")
                 m.d.sync += [place.eq(word[2:28]), window.eq(word[28:])]
+                with m.If(whole & word[28:].all()):
+                    m.next = "CRC"
+                with m.If(beyond):
+                    finish(BootOutcome.DAMAGED)
             with m.State("SHAPE"):
                 take_word("COUNT")
                 m.d.sync += [run.eq(word[:16]), column.eq(word[:16]), jump.eq(word[16:])]
             with m.State("COUNT"):
                 take_word("BURST")
-                m.d.sync += words.eq(word - 1)
+                m.d.sync += words.eq(word)
             with m.State("BURST"):
                 turn = column == 0
-                m.d.comb += request.valid.eq(whole & ~empty)
+                m.d.comb += request.valid.eq(whole & ~beyond)
                 with m.If(request.valid & request.ready):
                     m.d.comb += take.eq(1)
                     m.d.sync += [words.eq(words - 1), place.eq(place + Mux(turn, jump, 1))]
                     m.d.sync += column.eq(Mux(turn, run, column - 1))
-                    with m.If(words == 0):
-                        m.next = "WORDS"
-                with m.If(empty):
-                    m.next = "WORDS"
+                    with m.If(last_word):
+                        m.next = "ADDRESS"
+                with m.If(beyond):
+                    finish(BootOutcome.DAMAGED)
             with m.State("CRC"), m.If(whole & crc.idle):
                 m.d.sync += second.eq(1)
                 m.next = "BEGIN"
@@ -293,7 +303,8 @@ class BootRegisters(wiring.Component):
     forget : In; the content is no longer what the memories hold
     """
 
-    def __init__(self) -> None:
+    def __init__(self, technology: Technology) -> None:
+        self.technology = technology
         super().__init__(
             {
                 "host": In(HostBus),
@@ -306,31 +317,41 @@ class BootRegisters(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         request, response = self.host.request, self.host.response
-        content = [Signal(32, name=f"content_{i}") for i in range(CONTENT_WORDS)]
-        answering, answer = Signal(), Signal(32, reset_less=True)
+        # Block RAM, of which every board has more to spare than of logic.
+        m.submodules.words = words = self.technology.ram(width=32, depth=CONTENT_WORDS)
+        known = Signal(CONTENT_WORDS)
+        """Which words of the content have been written; others are zero."""
+        register, selected = request.payload.address[2:4], Signal(2, reset_less=True)
+        answering, age = Signal(), Signal(range(RAM_LATENCY + 1))
         taken = request.valid & request.ready
-        register = request.payload.address[2:4]
+        # The content's registers are those with the higher address bit.
+        number = Mux(self.content.any(), self.content[1], register[0])
         m.d.comb += [
             request.ready.eq(~answering),
-            response.valid.eq(answering),
-            response.payload.data.eq(answer),
+            response.valid.eq(answering & (age == RAM_LATENCY)),
+            words.w_en.eq(self.content.any() | (taken & request.payload.write & register[1])),
+            words.w_addr.eq(number),
+            words.w_data.eq(request.payload.data),
+            words.r_addr.eq(selected[0]),
         ]
-        m.d.sync += answering.eq(Mux(answering, ~response.ready, taken & ~request.payload.write))
-        with m.If(~answering), m.Switch(register):
-            with m.Case(BootRegister.ID >> 2):
-                m.d.sync += answer.eq(BOOT_MAGIC)
-            with m.Case(BootRegister.STATUS >> 2):
-                m.d.sync += answer.eq(self.outcome)
-            for index, word in enumerate(content):
-                with m.Case((BootRegister.CONTENT_0 >> 2) + index):
-                    m.d.sync += answer.eq(word)
-        for index, word in enumerate(content):
-            written = taken & request.payload.write & (register == (BootRegister.CONTENT_0 >> 2) + index)
-            with m.If(self.forget):
-                m.d.sync += word.eq(0)
-            with m.Elif(written | self.content[index]):
-                m.d.sync += word.eq(request.payload.data)
+        m.d.sync += answering.eq(Mux(answering, ~(response.valid & response.ready), taken & ~request.payload.write))
+        with m.If(~answering):
+            m.d.sync += [selected.eq(register), age.eq(0)]
+        with m.Elif(~response.valid):
+            m.d.sync += age.eq(age + 1)
+        with m.If(self.forget):
+            m.d.sync += known.eq(0)
+        with m.Elif(words.w_en):
+            m.d.sync += known.bit_select(number, 1).eq(1)
+        with m.If(known.bit_select(selected[0], 1)):
+            m.d.comb += response.payload.data.eq(words.r_data)
+        for constant, value in ((BootRegister.ID, BOOT_MAGIC), (BootRegister.STATUS, self.outcome)):
+            with m.If(selected == constant >> 2):
+                m.d.comb += response.payload.data.eq(value)
         return m
+
+
+assert [register >> 2 for register in BootRegister] == [0, 1, 2, 3] and CONTENT_WORDS == 2
 
 
 _WRITTEN = (HostAddress.PROGRAM, HostAddress.WEIGHTS, HostAddress.TABLES)
@@ -350,14 +371,17 @@ class BootBus(wiring.Component):
     busy : Out; the flash is being read: nothing else must touch the accelerator
     """
 
-    def __init__(self, config: AcceleratorConfig, *, clock_hz: float, offset: int) -> None:
+    def __init__(
+        self, config: AcceleratorConfig, technology: Technology | None = None, *, clock_hz: float, offset: int
+    ) -> None:
         self.boot = FlashBoot(config, clock_hz=clock_hz, offset=offset)
+        self.technology: Technology = technology or GenericTechnology()
         super().__init__({"link": In(HostBus), "bus": Out(HostBus), "flash": Out(FlashPins), "busy": Out(1)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.boot = boot = self.boot
-        m.submodules.registers = registers = BootRegisters()
+        m.submodules.registers = registers = BootRegisters(self.technology)
         connect(m, boot.pins, flipped(self.flash))
         busy = Signal(init=1)
         m.d.sync += busy.eq(boot.outcome == BootOutcome.LOADING)

@@ -12,12 +12,14 @@ from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out, connect, flipped
 
+from nnloom.arch.artifact import Region
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.link import LARGEST_WORDS
 
 from .accelerator import make_accelerator
 from .flash_boot import BootBus, FlashPins
 from .host_link import HostLink
+from .stream_ports import STREAM_MEMBERS, StreamEngine
 from .technology import Technology
 from .uart import UartReceiver, UartTransmitter, baud_divisor
 
@@ -49,12 +51,16 @@ class LinkedSystem(wiring.Component):
         Of the link, see `HostLink`.
     flash_offset
         Load the network at this byte of an SPI flash after a reset (`flash_boot.BootBus`); None: there is no flash.
+    streams
+        Give this region of a network streams for logic beside the system (`stream_ports.StreamEngine`); None: no
+        streams. A reset of the accelerator, as the link's, is theirs, too; with a flash they wait until it was read.
 
     Members
     -------
     those of `line`
     busy : Out; a program runs
     flash : Out(FlashPins), with `flash_offset`
+    i : In(stream), o : Out(stream), enable : In, failed : Out; with `streams`, those of `StreamPorts`
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class LinkedSystem(wiring.Component):
         max_words: int = LARGEST_WORDS,
         packing: bool = True,
         flash_offset: int | None = None,
+        streams: Region | None = None,
     ) -> None:
         self.config = config
         self.technology = technology
@@ -74,8 +81,11 @@ class LinkedSystem(wiring.Component):
         self.max_words = max_words
         self.packing = packing
         self.flash_offset = flash_offset
-        flash = {} if flash_offset is None else {"flash": Out(FlashPins)}
-        super().__init__({**line, "busy": Out(1), **flash})
+        self.streams = None if streams is None else StreamEngine(config, streams, technology)
+        added = {} if flash_offset is None else {"flash": Out(FlashPins)}
+        if self.streams is not None:
+            added |= {name: self.streams.signature.members[name] for name in STREAM_MEMBERS}
+        super().__init__({**line, "busy": Out(1), **added})
 
     @abstractmethod
     def add_line(self, m: Module) -> Line:
@@ -87,27 +97,35 @@ class LinkedSystem(wiring.Component):
         m.submodules.link = link = HostLink(
             self.technology, clock_hz=self.clock_hz, max_words=self.max_words, packing=self.packing
         )
-        accelerator = make_accelerator(self.config, self.technology)
+        accelerator = self.streams or make_accelerator(self.config, self.technology)
         # A domain with the same clock: its reset comes from one register, not from a gate behind two.
         m.domains.engine = engine = ClockDomain(local=True)
         engine_reset = Signal(init=1, reset_less=True)
         boot = None
         if self.flash_offset is not None:
-            m.submodules.boot = boot = BootBus(self.config, clock_hz=self.clock_hz, offset=self.flash_offset)
+            boot = BootBus(self.config, self.technology, clock_hz=self.clock_hz, offset=self.flash_offset)
+            m.submodules.boot = boot
         # Until the flash was read the engine is as after a reset.
         reset = link.reset if boot is None else link.reset & ~boot.busy
         m.d.sync += engine_reset.eq(ResetSignal() | reset)
         m.d.comb += [engine.clk.eq(ClockSignal()), engine.rst.eq(engine_reset)]
         m.submodules.accelerator = DomainRenamer("engine")(accelerator)
-        m.d.comb += [*line.pins, self.busy.eq(accelerator.busy), link.busy.eq(accelerator.busy)]
+        # Of programs of the streams the link tells nothing.
+        busy = accelerator.busy if self.streams is None else accelerator.busy & ~self.streams.running
+        m.d.comb += [*line.pins, self.busy.eq(accelerator.busy), link.busy.eq(busy)]
         connect(m, line.receive, link.receive)
         connect(m, link.transmit, line.transmit)
-        if boot is None:
-            connect(m, link.host, accelerator.host)
-        else:
+        bus = link.host
+        if boot is not None:
             connect(m, link.host, boot.link)
-            connect(m, boot.bus, accelerator.host)
             connect(m, boot.flash, flipped(self.flash))
+            bus = boot.bus
+        connect(m, bus, accelerator.host)
+        if self.streams is not None:
+            connect(m, flipped(self.i), self.streams.i)
+            connect(m, self.streams.o, flipped(self.o))
+            m.d.comb += self.streams.enable.eq(self.enable if boot is None else self.enable & ~boot.busy)
+            m.d.comb += self.failed.eq(self.streams.failed)
         return m
 
 
@@ -123,7 +141,7 @@ class SerialSystem(LinkedSystem):
     -------
     rx : In, tx : Out; the serial line
     busy : Out; a program runs
-    flash : Out(FlashPins), with `flash_offset`
+    those of the flash and of the streams, as of `LinkedSystem`
     """
 
     def __init__(
@@ -136,6 +154,7 @@ class SerialSystem(LinkedSystem):
         max_words: int = LARGEST_WORDS,
         packing: bool = True,
         flash_offset: int | None = None,
+        streams: Region | None = None,
     ) -> None:
         self.divisor = baud_divisor(clock_hz, baud)
         line = {"rx": In(1, init=1), "tx": Out(1, init=1)}
@@ -147,6 +166,7 @@ class SerialSystem(LinkedSystem):
             max_words=max_words,
             packing=packing,
             flash_offset=flash_offset,
+            streams=streams,
         )
 
     def add_line(self, m: Module) -> Line:

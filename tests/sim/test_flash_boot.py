@@ -123,6 +123,13 @@ def damaged(artifact: Artifact) -> bytes:
     return bytes(data)
 
 
+def without_an_end(artifact: Artifact) -> bytes:
+    """Of a length that no image has."""
+    data = bytearray(with_network(artifact))
+    data[OFFSET + 8 : OFFSET + 12] = bytes(4)
+    return bytes(data)
+
+
 def of_other_configuration(artifact: Artifact) -> bytes:
     image = FlashImage.decode(with_network(artifact)[OFFSET:])
     return BITSTREAM + dataclasses.replace(image, config_hash=get("icebreaker").config.hash).encode()
@@ -132,6 +139,7 @@ def of_other_configuration(artifact: Artifact) -> bytes:
     ("make", "outcome", "says"),
     [
         (damaged, BootOutcome.DAMAGED, "the network in the board's flash is damaged; 'nnloom program"),
+        (without_an_end, BootOutcome.DAMAGED, "the network in the board's flash is damaged"),
         (of_other_configuration, BootOutcome.OTHER_CONFIGURATION, "was compiled for another configuration"),
         (lambda artifact: BITSTREAM, BootOutcome.EMPTY, ""),
     ],
