@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,24 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 from cocotb.triggers import FallingEdge
+from cocotb_tools.check_results import get_results
 from numpy.typing import NDArray
 
 from nnloom.arch.artifact import Artifact, Region
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.files import Scratch
 from nnloom.arch.flash_image import flash_image
-from nnloom.hw.emit import emit_portable_verilog
+from nnloom.hw.emit import emit_verilog
 from nnloom.hw.stream_ports import StreamEngine, StreamOctet
+from nnloom.sim.build import build_simulator, build_verilator, cocotb_environment
 from nnloom.sim.cocotb import HostBus, start_clock
 from nnloom.sim.golden import GoldenModel
-from nnloom.sim.portable.simulators import run_bench
 
-FOLDER = Path("build/camera")
+HOST_PORTS = {
+    **{"req_valid": In(1), "req_ready": Out(1), "req_write": In(1), "req_address": In(32), "req_data": In(32)},
+    **{"rsp_valid": Out(1), "rsp_ready": In(1), "rsp_data": Out(32)},
+}
+"""Those of the host bus that `nnloom.sim.cocotb.HostBus` drives"""
 ARTIFACT = "CAMERA_ARTIFACT"
 """Variable of the environment that tells the test bench which artifact it simulates."""
 FRAMES = 2
@@ -75,10 +81,8 @@ class Camera(wiring.Component):
 
     def __init__(self, config: AcceleratorConfig, region: Region) -> None:
         self.config, self.region = config, region
-        host = {"req_valid": In(1), "req_ready": Out(1), "req_write": In(1), "req_address": In(32), "req_data": In(32)}
-        host |= {"rsp_valid": Out(1), "rsp_ready": In(1), "rsp_data": Out(32)}
         streams = {"pixels": In(stream.Signature(8)), "scores": Out(stream.Signature(StreamOctet))}
-        super().__init__({**streams, "enable": In(1), "busy": Out(1), "failed": Out(1), **host})
+        super().__init__({**streams, "enable": In(1), "busy": Out(1), "failed": Out(1), **HOST_PORTS})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -119,15 +123,16 @@ def answers(artifact: Artifact, image: NDArray[np.int8]) -> bytes:
 
 
 async def feed(dut: Any, data: bytes) -> None:
-    """The camera, which pauses now and then."""
+    """The camera, which pauses now and then. At falling edges everything has settled."""
     pauses = random.Random(1)
     for byte in data:
         dut.pixels__valid.value = 0
         while pauses.random() < 0.1:
             await FallingEdge(dut.clk)
         dut.pixels__payload.value, dut.pixels__valid.value = byte, 1
-        await FallingEdge(dut.clk)
-        while not dut.pixels__ready.value:
+        taken = False
+        while not taken:
+            taken = bool(dut.pixels__ready.value)
             await FallingEdge(dut.clk)
     dut.pixels__valid.value = 0
 
@@ -136,12 +141,13 @@ async def take(dut: Any) -> bytes:
     """The outputs of an inference; whoever takes them pauses, too."""
     pauses, data, last = random.Random(2), bytearray(), False
     while not last:
-        dut.scores__ready.value = int(pauses.random() < 0.7)
-        await FallingEdge(dut.clk)
-        if dut.scores__valid.value and dut.scores__ready.value:
+        ready = pauses.random() < 0.7
+        dut.scores__ready.value = int(ready)
+        if ready and dut.scores__valid.value:
             payload = int(dut.scores__payload.value)
             data.append(payload & 0xFF)
             last = bool(payload >> 8)
+        await FallingEdge(dut.clk)
     dut.scores__ready.value = 0
     return bytes(data)
 
@@ -165,7 +171,7 @@ async def frames_are_answered_as_by_the_golden_model(dut: Any) -> None:
     cocotb.start_soon(feed(dut, frames.astype(">u2").tobytes()))
     for number, frame in enumerate(frames):
         got, want = await take(dut), answers(artifact, values_of(frame))
-        assert got == want, f"frame {number}: {got!r}, not {want!r}"
+        assert got == want, f"frame {number} is answered otherwise than by the golden model"
         assert not dut.failed.value
         print(f"frame {number}: {len(got)} outputs, those of the golden model", flush=True)
 
@@ -178,13 +184,24 @@ def main(arguments: list[str]) -> None:
     regions = artifact.manifest.regions
     if len(regions) != 1 or [place.channels for place in regions[0].inputs] != [3]:
         raise SystemExit(f"{arguments[0]}: not a network of one region with one input of three channels")
-    (FOLDER / "rtl").mkdir(parents=True, exist_ok=True)
-    design = Camera(artifact.manifest.config, regions[0])
-    (FOLDER / "rtl" / "camera.v").write_text(emit_portable_verilog(design, "camera"))
-    bench = FOLDER.absolute() / "bench.py"
-    shutil.copy(__file__, bench)
-    os.environ[ARTIFACT] = str(Path(arguments[0]).absolute())
-    run_bench(bench, "camera", ["camera"], prefer="verilator", setenv=os.environ.__setitem__)
+    config, region = artifact.manifest.config, regions[0]
+    design = Camera(config, region)
+    ports = [*HOST_PORTS, "clk", "rst", "enable", "busy", "failed"]
+    ports += [f"{name}__{part}" for name in ("pixels", "scores") for part in ("valid", "ready", "payload")]
+
+    def build(folder: Path) -> None:
+        print("building the simulator (once for each network, a minute or two)", flush=True)
+        (folder / "camera.v").write_text(emit_verilog(design, "camera"))
+        build_verilator(folder, toplevel="camera", sources=["camera.v"], public=ports)
+
+    simulator = build_simulator("sim", __file__, [str(config.hash), repr(region)], build)
+    with Scratch("camera") as scratch:
+        environment = cocotb_environment(Path(__file__).stem, toplevel="camera", folder=scratch.path)
+        environment[ARTIFACT] = str(Path(arguments[0]).absolute())
+        subprocess.run([str(simulator / "camera")], env=environment, cwd=scratch.path, check=True)
+        tests, failed = get_results(scratch.path / "results.xml")
+    if failed or not tests:
+        raise SystemExit("the simulation differs from the golden model; what cocotb says stands above")
 
 
 if __name__ == "__main__":

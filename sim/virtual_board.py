@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from nnloom.arch.artifact import Region
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import DeviceError
 from nnloom.arch.files import Scratch
@@ -49,6 +50,7 @@ BRIDGE = """\
 // ("r": press the reset button; end of file: stop). With external memory: argv[2] is the file for the engine's writes,
 // argv[3] and argv[4] are the memory's; lines "f START END", "x START END", "s PERCENT", "w" and "l" are its commands
 // (l: fill it from the file argv[2] with ".content" behind).
+// With streams: "i": read the file argv[5], stream it in, write what comes out until a last byte to the file argv[6].
 // With a flash: argv[2] to argv[4] are its file, its log and whether it is powered down; "p": take the file over again.
 #include <cstdint>
 #include <cstdio>
@@ -64,6 +66,10 @@ BRIDGE = """\
 #endif
 #if %(flash)d
 #include "spi_flash.h"
+#endif
+#if %(streams)d
+#include <vector>
+#define STREAM_PORT(stream, name) stream##___05F##name // as Verilator writes two underscores
 #endif
 
 static const int DIVISOR = %(divisor)d;
@@ -90,6 +96,13 @@ int main(int argc, char **argv) {
     Memory memory(%(memory)du, argv[3], argv[4]);
     FILE *writes = fopen(argv[2], "wb");
 #endif
+#if %(streams)d
+    std::vector<uint8_t> streamed_in, streamed_out;
+    size_t streamed = 0;
+    bool streaming = false;
+    unsigned pauses = 12345;
+    top.enable = 1;
+#endif
 #if %(flash)d
     Flash flash(argv[2], argv[3], atoi(argv[4]));
 #endif
@@ -103,6 +116,14 @@ int main(int argc, char **argv) {
                 if (ends[0].revents) {
                     char command;
                     if (read(0, &command, 1) <= 0) break;
+#if %(streams)d
+                    if (command == 'i') {
+                        streamed_in.clear(), streamed_out.clear(), streamed = 0, streaming = true;
+                        FILE *file = fopen(argv[5], "rb");
+                        for (int byte; (byte = fgetc(file)) != EOF;) streamed_in.push_back((uint8_t)byte);
+                        fclose(file);
+                    }
+#endif
 #if %(flash)d
                     if (command == 'p') { flash.load(); fputc('\\n', stdout), fflush(stdout); }
 #endif
@@ -171,8 +192,31 @@ int main(int argc, char **argv) {
         flash.drive(top);
         top.eval();
 #endif
+#if %(streams)d
+        // Both ends pause at random; what is offered stays.
+        pauses = pauses * 1664525u + 1013904223u;
+        if (!top.STREAM_PORT(i, valid)) top.STREAM_PORT(i, valid) = streamed < streamed_in.size() && pauses >> 31;
+        top.STREAM_PORT(i, payload) = streamed < streamed_in.size() ? streamed_in[streamed] : 0;
+        top.STREAM_PORT(o, ready) = pauses >> 30 & 1;
+        top.eval();
+        const bool taken = top.STREAM_PORT(i, valid) && top.STREAM_PORT(i, ready);
+        const bool given = top.STREAM_PORT(o, valid) && top.STREAM_PORT(o, ready);
+        const unsigned octet = top.STREAM_PORT(o, payload);
+#endif
         top.clk = 1;
         top.eval();
+#if %(streams)d
+        if (taken) streamed++, top.STREAM_PORT(i, valid) = 0;
+        if (given) streamed_out.push_back((uint8_t)octet);
+        if (given && octet >> 8) {
+            FILE *file = fopen(argv[6], "wb");
+            fwrite(streamed_out.data(), 1, streamed_out.size(), file);
+            fclose(file);
+            streaming = false;
+            fputc('\\n', stdout), fflush(stdout);
+        }
+        if (streaming) idle = 0;
+#endif
 #if %(flash)d
         flash.clock(top, cycles);
         if (!top.FLASH_PIN(cs_n)) idle = 0;
@@ -249,6 +293,7 @@ def build_virtual_board(
     *,
     memory: SimulatedMemory | SimulatedSdram | None = None,
     flash_offset: int | None = None,
+    streams: Region | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Elaborate the system and make a program of it, once: later calls find it in the user's cache.
@@ -270,10 +315,10 @@ def build_virtual_board(
 
     def build(folder: Path) -> None:
         say("elaborating the system")
-        (folder / "soc.v").write_text(emit_verilog(_system(config, memory, flash_offset), "soc"))
+        (folder / "soc.v").write_text(emit_verilog(_system(config, memory, flash_offset, streams), "soc"))
         size = memory.size if memory else 0
         values = {"divisor": DIVISOR, "memory": size, "header": header.name, "lanes": config.lanes}
-        values["flash"] = flash_offset is not None
+        values |= {"flash": flash_offset is not None, "streams": streams is not None}
         (folder / "bridge.cpp").write_text(BRIDGE % values)
         for file in (header, flash):
             (folder / file.name).write_text(file.read_text())
@@ -287,12 +332,15 @@ def build_virtual_board(
     elif memory:
         identity += [str(memory.size), str(memory.data_width)]
     if flash_offset is not None:
-        identity += [flash.read_text(), str(flash_offset)]
+        identity += [flash.read_text(), str(flash_offset), repr(streams)]
     return build_simulator("virtual", __file__, identity, build) / "soc"
 
 
 def _system(
-    config: AcceleratorConfig, memory: SimulatedMemory | SimulatedSdram | None, flash_offset: int | None
+    config: AcceleratorConfig,
+    memory: SimulatedMemory | SimulatedSdram | None,
+    flash_offset: int | None,
+    streams: Region | None,
 ) -> SerialSystem | MemorySystem | SdramSystem:
     from nnloom.hw.memory_system import MemorySystem
     from nnloom.hw.sdram_system import SdramSystem
@@ -303,7 +351,7 @@ def _system(
         return SdramSystem(config, memory.chip, clock_hz=clock_hz, baud=round(clock_hz / DIVISOR), observed=True)
     baud = CLOCK_HZ // DIVISOR
     if memory is None:
-        return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud, flash_offset=flash_offset)
+        return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud, flash_offset=flash_offset, streams=streams)
     return MemorySystem(
         config, clock_hz=CLOCK_HZ, baud=baud, size=memory.size, data_width=memory.data_width, observed=True
     )
@@ -320,6 +368,8 @@ class VirtualBoard:
         External memory, if the board has some.
     flash
         Flash that a network is loaded from after a reset; for boards without external memory.
+    streams
+        With `flash`: this region of its network has streams (`nnloom.hw.stream_ports`).
 
     Raises
     ------
@@ -332,12 +382,13 @@ class VirtualBoard:
         *,
         memory: SimulatedMemory | SimulatedSdram | None = None,
         flash: SimulatedFlash | None = None,
+        streams: Region | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         if memory and flash:
             raise ValueError("virtual boards have external memory or a flash, not both")
         offset = flash.offset if flash else None
-        program = build_virtual_board(config, memory=memory, flash_offset=offset, progress=progress)
+        program = build_virtual_board(config, memory=memory, flash_offset=offset, streams=streams, progress=progress)
         self._config = config
         self.memory = memory
         """its external memory"""
@@ -356,6 +407,7 @@ class VirtualBoard:
         if flash:
             self._flash_file.write_bytes(flash.content)
             options = [str(self._flash_file), str(self._pin_log), str(int(flash.powered_down))]
+            options += [str(self._scratch.path / name) for name in ("in", "out")]
         master, self._slave = os.openpty()
         try:
             # No echo, no line discipline. The terminal stays open here, so that drivers may come and go.
@@ -414,6 +466,12 @@ class VirtualBoard:
         self._logged += rows.nbytes
         cycle, bank, granule, enable = (rows[name].astype(np.int64) for name in ("cycle", "bank", "granule", "enable"))
         return RtlWrites(cycle, bank, granule, enable, rows["data"])
+
+    def stream(self, inputs: bytes) -> bytes:
+        """Stream the inputs of an inference in; returns its outputs."""
+        (self._scratch.path / "in").write_bytes(inputs)
+        self._memory_command("i")
+        return (self._scratch.path / "out").read_bytes()
 
     def write_flash(self, content: bytes) -> None:
         """Have the flash hold something else; a reset of the board lets it see that."""

@@ -16,6 +16,7 @@ from nnloom.arch.isa import HostAddress
 from nnloom.boards import get
 from nnloom.runtime.devices.serial import SerialDevice, open_serial, parse_serial
 from nnloom.sim.flash_model import FlashCommand
+from nnloom.sim.golden import GoldenModel
 from nnloom.sim.virtual_board import SimulatedFlash, VirtualBoard
 from tests.artifacts import SMALL, make_artifact
 from tests.graphs import random_graph
@@ -85,7 +86,7 @@ def test_the_network_of_the_flash_answers_to_its_inputs_alone(board, artifacts):
         driver.device.load(artifacts[0])
         check(driver.device, artifacts[0], 0)
         check(driver.device, artifacts[0], 1)
-        assert driver.windows == {HostAddress.ACTIVATIONS} and not driver.said
+        assert not driver.loads and not driver.said
         assert driver.registers()[1:] == [BootOutcome.LOADED, *engine_content(artifacts[0].image)]
     assert board.check_flash() == [FlashCommand.RELEASE_POWER_DOWN, FlashCommand.FAST_READ, FlashCommand.FAST_READ]
 
@@ -98,7 +99,7 @@ def test_another_network_is_loaded_over_the_line_and_stays(board, artifacts):
     with Watched(board) as driver:
         driver.device.load(artifacts[1])
         check(driver.device, artifacts[1], 3)
-        assert driver.windows == {HostAddress.ACTIVATIONS}
+        assert not driver.loads
 
 
 def test_resets_bring_the_network_of_the_flash(board, artifacts):
@@ -113,7 +114,7 @@ def test_resets_bring_the_network_of_the_flash(board, artifacts):
         # A session that a reset interrupts needs nothing loaded either.
         board.press_reset()
         check(driver.device, artifacts[1], 5)
-        assert driver.windows == {HostAddress.ACTIVATIONS} and driver.device.stats.resets == 1
+        assert not driver.loads and driver.device.stats.resets == 1
     board.check_flash()
 
 
@@ -158,6 +159,32 @@ def test_without_a_good_image_the_line_loads(board, artifacts, make, outcome, sa
 
 
 @pytest.mark.slow
+def test_streams_are_answered_from_power_up_without_a_host(artifacts):
+    """Nobody has spoken to this board over the link; later somebody does."""
+    artifact = artifacts[0]
+    (region,) = artifact.manifest.regions
+    flash = SimulatedFlash(content=with_network(artifact), offset=OFFSET)
+    rng = np.random.default_rng(7)
+    with VirtualBoard(SMALL, flash=flash, streams=region) as board:
+        for turn in range(4):
+            inputs = [rng.integers(-128, 128, place.shape, np.int8) for place in region.inputs]
+            model = GoldenModel(SMALL, artifact.program, artifact.weights, artifact.tables)
+            for place, value in zip(region.inputs, inputs, strict=True):
+                model.write_tensor(place, value)
+            model.run(region.program_start)
+            want = b"".join(model.read_tensor(place).tobytes() for place in region.outputs)
+            assert board.stream(b"".join(value.tobytes() for value in inputs)) == want
+            if turn == 1:
+                # The streams' programs are none of the link's.
+                with Watched(board) as driver:
+                    driver.device.load(artifact)
+                    assert not driver.loads and driver.device.stats == type(driver.device.stats)()
+            if turn == 2:
+                board.press_reset()
+        board.check_flash()
+
+
+@pytest.mark.slow
 def test_the_compact_engine_wakes_its_flash_up(tmp_path):
     """An iCE40 leaves the flash in the power-down state."""
     config = get("icebreaker").config
@@ -168,5 +195,5 @@ def test_the_compact_engine_wakes_its_flash_up(tmp_path):
     with VirtualBoard(config, flash=flash) as board, Watched(board) as driver:
         driver.device.load(artifact)
         check(driver.device, artifact, 0)
-        assert driver.windows == {HostAddress.ACTIVATIONS}
+        assert not driver.loads
         assert board.check_flash()[0] is FlashCommand.RELEASE_POWER_DOWN
