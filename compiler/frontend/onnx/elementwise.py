@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -63,12 +62,11 @@ def qlinear_binary(kind: str) -> Callable[[Reader, Any], None]:
 
 
 def _add_options(a: Shape, b: Shape) -> dict[str, Any]:
-    """Whether ONNX Runtime takes the second operand first, and whether that is not known."""
-    if math.prod(a) == 1 and math.prod(b) > 1:
-        return {"scalar_first": True}
-    if a != b and math.prod(b) > 1:
-        return {"in_float": "with broadcasting, the order of ONNX Runtime's float32 sums is not known"}
-    return {}
+    """Whether ONNX Runtime takes the second operand first: where the first is broadcast along the innermost axis."""
+    rank = max(len(a), len(b))
+    sizes = zip(*((1,) * (rank - len(shape)) + shape for shape in (a, b)), strict=True)
+    innermost = [pair for pair in sizes if max(pair) > 1][-1:]
+    return {"scalar_first": True} if innermost and innermost[0][0] == 1 else {}
 
 
 def common_axes(r: Reader, names: Sequence[str], output: str) -> Axes:

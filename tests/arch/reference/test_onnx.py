@@ -9,6 +9,7 @@ from nnloom.arch.errors import UnsupportedOperatorError
 from nnloom.arch.operation import Operation, Quantization, TensorType
 from nnloom.arch.reference import evaluate, is_exact
 from nnloom.arch.reference.onnx import REFERENCES
+from nnloom.compiler.frontend.onnx.elementwise import _add_options
 from tests.onnx_models import run_one
 
 F = np.float32
@@ -72,6 +73,23 @@ def test_addition_of_a_single_value_takes_the_other_operand_first(seed):
     types = (_type(a, sa, za), _type(every, sb, zb))
     (got,) = evaluate(Operation("ADD", types, (_type(want, sc, zc),), {"scalar_first": True}, "onnx"), [a, every])
     assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((64, 256), (1, 256)), ((64, 256), (64, 1)), ((64, 1), (64, 256)), ((1, 256), (64, 1)), ((8, 64, 1), (8, 1, 32)),
+     ((8, 1, 1, 1), (8, 64, 32, 1)), ((8, 64, 1), (64, 32)), ((1, 8, 40, 40), (1, 8, 1, 1)), ((3, 1), (1, 1))],
+)  # fmt: skip
+def test_addition_with_broadcasting(shapes):
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        (sa, sb, sc), (za, zb, zc) = _scales(rng, 3), _points(rng, np.int8, 3)
+        a, b = (rng.integers(-128, 128, shape).astype(np.int8) for shape in shapes)
+        constants = dict(sa=sa, za=za, sb=sb, zb=zb, sc=sc, zc=zc)
+        want = run_one("QLinearAdd", ["a", "sa", "za", "b", "sb", "zb", "sc", "zc"], dict(a=a, b=b), constants)
+        types, out = (_type(a, sa, za), _type(b, sb, zb)), (_type(want, sc, zc),)
+        (got,) = evaluate(Operation("ADD", types, out, _add_options(*shapes), "onnx"), [a, b])
+        assert np.array_equal(got, want)
 
 
 def _equal(kind, x, source, want, out, options):
