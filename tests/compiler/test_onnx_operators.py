@@ -212,6 +212,15 @@ def test_what_moves_dequantized_values_moves_integers(tmp_path):
     assert set(of_real) <= {"DEQUANTIZE", "RESHAPE"}
 
 
+@pytest.mark.parametrize("value", [-np.inf, 0.55, 1e9, np.nan])
+def test_padding_that_no_integer_stands_for(value, tmp_path):
+    def build(n: Network) -> str:
+        return n.add("Pad", real(n, quantized(n)), numbers(n, 0, 0, 1, 0, 0, 0, 0, 2), n.constant(value))
+
+    exact, (got,), (want,) = computed(network(build, IMAGE), tmp_path)
+    assert exact and np.array_equal(got, want, equal_nan=True)
+
+
 @pytest.mark.parametrize("kind", ["int8", "uint8"])
 def test_where_of_quantized_tensors(kind, tmp_path):
     def build(n: Network) -> str:

@@ -252,9 +252,10 @@ def pad(r: Reader, node: Any) -> None:
         _pad(r, node)
         return
     value = r.scalar(node.input[2], "its value") if len(node.input) > 2 and node.input[2] else 0
-    whole = int(np.rint(np.float32(value) / chain.scale)) + chain.zero_point
     info = np.iinfo(chain.dtype)
-    if not info.min <= whole <= info.max or np.float32(whole - chain.zero_point) * chain.scale != np.float32(value):
+    scaled = np.clip(np.rint(np.float32(value) / chain.scale) + chain.zero_point, info.min, info.max)
+    whole = 0 if np.isnan(scaled) else int(scaled)
+    if np.float32(whole - chain.zero_point) * chain.scale != np.float32(value):
         _pad(r, node)
         return
     inner = type(node)()
