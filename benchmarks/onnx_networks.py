@@ -144,7 +144,8 @@ def _networks() -> list[Network]:
     ]  # fmt: skip
     for name in LIGHT:
         file = f"backend/test/data/light/light_{name}.onnx".replace("alexnet", "bvlc_alexnet")
-        found.append(Network(name=f"{name} (light)", package="onnx", member=file, inputs=image("x", 224, 224)))
+        operand = "gpu_0/data_0" if name in ("resnet50", "shufflenet", "zfnet512") else "data_0"
+        found.append(Network(name=f"{name} (light)", package="onnx", member=file, inputs=image(operand, 224, 224)))
     return found
 
 

@@ -14,7 +14,7 @@ from nnloom.arch.errors import InputError, ToolMissingError, UnsupportedOperator
 from nnloom.compiler import compile as compile_model
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.frontend.onnx import is_onnx
-from nnloom.compiler.frontend.onnx.order import PLAIN, channels_last, inverse, order_of
+from nnloom.compiler.frontend.onnx.order import PLAIN, axes_of, between, channels_last, inverse, order_of
 from nnloom.runtime import InferenceSession
 from tests.fuzz.check import CONFIGS
 from tests.onnx_models import Network, answer, check, compile_onnx, quantized, without_code
@@ -301,6 +301,46 @@ def test_orders():
     values = np.arange(24).reshape(2, 3, 4)
     assert np.array_equal(values.transpose(2, 0, 1).reshape(-1), order.indices())
     assert inverse((2, 0, 1)) == (1, 2, 0)
+
+
+def _held(values, order):
+    return values if order.is_plain else values.reshape(order.base).transpose(order.axes).reshape(-1)
+
+
+def _any_order(rng, factors):
+    """An order of as many elements as the product of the factors, which are axes, or several of them are one."""
+    sizes, left = [], list(factors)
+    while left:
+        count = rng.integers(1, len(left) + 1)
+        sizes.append(int(np.prod(left[:count])))
+        left = left[count:]
+    return order_of(sizes, [int(a) for a in rng.permutation(len(sizes))])
+
+
+def test_one_transposition_between_two_orders():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        factors = [int(n) for n in rng.integers(1, 5, rng.integers(1, 6))]
+        values = np.arange(np.prod(factors))
+        source, target = _any_order(rng, factors), _any_order(rng, factors)
+        move = between(source, target, len(values))
+        assert np.array_equal(_held(_held(values, source), move), _held(values, target))
+        axes = axes_of(factors, source)
+        assert order_of(factors, axes) == source and sorted(axes) == list(range(len(factors)))
+    assert between(order_of((2, 3), (1, 0)), order_of((3, 2), (1, 0)), 6) is None
+    assert axes_of((6, 1), order_of((2, 3), (1, 0))) is None
+
+
+def test_channels_in_another_order_are_one_transposition(tmp_path):
+    # As ShuffleNet has it: in groups, the groups and the channels in them exchanged.
+    n = Network(14, (1, 3, 6, 5))
+    y = n.add("Reshape", n.add("Relu", n.conv("x", 16, 3)), n.constant([1, 2, 8, 6, 5], "int64"))
+    y = n.add("Reshape", n.add("Transpose", y, perm=[0, 2, 1, 3, 4]), n.constant([1, 16, 6, 5], "int64"))
+    first, second = n.add("Split", y, n.constant([8, 8], "int64"), outputs=2, axis=1)
+    path = quantized(n.model(n.add("Concat", n.conv(first, 8, 8, 1), second, axis=1)), tmp_path / "n.onnx")
+    report = check(path, tmp_path, unproved="scales")
+    assert [node.kind for node in read_model(path).nodes].count("TRANSPOSE") == 1
+    assert {x["op"] for x in report["layers"] if x["target"] == "cpu"} <= {"quantize", "dequantize"}
 
 
 @pytest.mark.parametrize("seed", range(3))

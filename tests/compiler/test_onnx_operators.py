@@ -233,3 +233,8 @@ def test_where_of_quantized_tensors(kind, tmp_path):
     path = tmp_path / "n.onnx"
     path.write_bytes(network(build, IMAGE).SerializeToString())
     assert check(path, tmp_path)["exact"]
+
+
+def test_a_constant_output_of_no_dimensions(tmp_path):
+    exact, got, want = computed(network(lambda n: (n.add("Size", "x"), n.add("Abs", "x")), IMAGE), tmp_path)
+    assert exact and got[0].shape == want[0].shape == () and got[0] == want[0] == 120

@@ -54,7 +54,7 @@ def _prepare(r: Reader, name: str) -> Axes:
     r.force(name)
     if name in r.v.constants:
         return tuple(range(len(r.shape(name))))
-    return r.v.axes(name) or tuple(range(len(r.shape(name))))
+    return r.v.near(name)
 
 
 def _moved(

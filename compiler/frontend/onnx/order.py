@@ -7,13 +7,15 @@ and a reshape, too: it leaves the order of the file's elements as it was.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PLAIN", "Order", "channels_last", "inverse", "order_of", "take"]
+__all__ = ["PLAIN", "Order", "axes_of", "between", "channels_last", "inverse", "order_of", "take"]
 
 Axes = tuple[int, ...]
 Shape = tuple[int, ...]
@@ -62,6 +64,40 @@ def order_of(shape: Sequence[int], axes: Sequence[int]) -> Order:
     if result == tuple(range(len(result))):
         return PLAIN
     return Order(tuple(sizes[first] for first in sorted(sizes)), result)
+
+
+def _behind(sizes: Sequence[int]) -> list[int]:
+    """How many elements lie behind each axis: from one of its elements to the next."""
+    return [math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+
+
+def _parts(order: Order, cuts: Sequence[int]) -> list[int]:
+    """In which order parts of the file's elements are held, the parts being those between cuts."""
+    base = order.base or cuts[:1]
+    spans = [(step * n, step) for n, step in zip(base, _behind(base), strict=True)]
+    parts = [[k for k in range(len(cuts) - 1) if first >= cuts[k] and cuts[k + 1] >= last] for first, last in spans]
+    return [k for axis in (order.axes or range(len(base))) for k in parts[axis]]
+
+
+def between(source: Order, target: Order, elements: int) -> Order | None:
+    """The transposition that brings what is held in one order into another one; None if none does."""
+    cuts = sorted({elements, *_behind(source.base), *_behind(target.base), 1}, reverse=True)
+    if any(a % b for a, b in itertools.pairwise(cuts)):
+        return None
+    sizes = [a // b for a, b in itertools.pairwise(cuts)]
+    held, wanted = _parts(source, cuts), _parts(target, cuts)
+    return order_of([sizes[k] for k in held], [held.index(k) for k in wanted])
+
+
+def axes_of(shape: Sequence[int], order: Order) -> Axes | None:
+    """The axes of a shape in the order in which a tensor has them that is held in this order; None if it is none of
+    axes."""
+    real = [a for a, n in enumerate(shape) if n != 1]
+    cuts = [math.prod(shape), *_behind([shape[a] for a in real])]
+    if not set(_behind(order.base)) <= set(cuts):
+        return None
+    axes = (*(a for a, n in enumerate(shape) if n == 1), *(real[k] for k in _parts(order, cuts)))
+    return axes if order_of(shape, axes) == order else None
 
 
 def channels_last(rank: int) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from nnloom.arch.operation import Operation, Quantization, TensorType
 
 from ...ir import Node, Value
-from .order import PLAIN, Axes, Order, Shape, channels_last, inverse, order_of, take
+from .order import PLAIN, Axes, Order, Shape, axes_of, between, channels_last, inverse, order_of, take
 
 __all__ = ["Held", "Values"]
 
@@ -95,7 +96,17 @@ class Values:
         for axes in (tuple(range(rank)), last, inverse(last)):
             if order_of(shape, axes) == order:
                 return axes
-        return None
+        return axes_of(shape, order)
+
+    def near(self, name: str) -> Axes:
+        """As `axes`; if a tensor is held in another order, channels last if only channels change places for that, else
+        as in the file."""
+        shape = self.shapes[name]
+        axes, last = self.axes(name), channels_last(len(shape))
+        if axes is not None:
+            return axes
+        move = between(self.held[name][0].order, order_of(shape, last), math.prod(shape))
+        return last if move is not None and move.axes[:1] == (0,) else tuple(range(len(shape)))
 
     def plain(self, name: str) -> int:
         """A value that holds a tensor as it is in the file."""
@@ -118,16 +129,23 @@ class Values:
             data = self.constants[name]
             if not order.is_plain:
                 data = data.reshape(order.base).transpose(order.axes)
-            return self.constant(data.reshape(shape), name=name)
+            index = self.constant(data.reshape(shape), name=name)
+            if not shape:  # NumPy makes one dimension of none as it makes data contiguous
+                value = self.values[index]
+                t = dataclasses.replace(value.type, shape=())
+                self.values[index] = dataclasses.replace(value, type=t, data=data.reshape(()))
+            return index
         for held in self.held[name]:
             if held.order == order:
                 return self.reshaped(held.index, shape)
         held = self.held[name][0]
         index = held.index
-        if not held.order.is_plain:
+        move = between(held.order, order, math.prod(shape))
+        if move is None:
             index = self.transposed(self.reshaped(index, held.order.held), inverse(held.order.axes))
-        if not order.is_plain:
             index = self.transposed(self.reshaped(index, order.base), order.axes)
+        elif not move.is_plain:
+            index = self.transposed(self.reshaped(index, move.base), move.axes)
         index = self.reshaped(index, shape)
         self.held[name].append(Held(index, order))
         return index
