@@ -2,6 +2,7 @@
 
     python benchmarks/boards.py                       latencies again, the rest as it was measured before
     python benchmarks/boards.py --place ulx3s-45f     first build the board's default system, as `nnloom build --board`
+    python benchmarks/boards.py --usb ulx3s-25f       the same with the board's USB socket as the link to the host
     python benchmarks/boards.py --simulate ulx3s-45f  first run its networks in RTL, each write compared with the golden
                                                       model's
     python benchmarks/boards.py --virtual ulx3s-45f   first run them on the virtual board (RTL of the complete system
@@ -96,8 +97,8 @@ def place(board: Board, config: AcceleratorConfig, seed: int) -> dict[str, Any]:
 def place_default(board: Board) -> dict[str, Any]:
     """The bitstream of a board's default system as `nnloom build --board` makes it, or made it before.
 
-    `seed` is the first, from the board's on, that meets the clock; `seconds` are those from the RTLIL to the bitstream,
-    when it was built.
+    `seed` is the first, from the board's on, that meets the clock; `clocks` are those of the device, MHz reached and
+    MHz to be met; `seconds` are those from the RTLIL to the bitstream, when it was built.
 
     Raises
     ------
@@ -110,8 +111,12 @@ def place_default(board: Board) -> dict[str, Any]:
         what = f"seed {board.seed} misses the clock, {result.seed} meets it: commit that one"
         print(f"{board.name}: {what}", file=sys.stderr)
     rtlil = file.with_name("top.il")
+    clocks = json.loads(file.with_name("timing.json").read_text())["fmax"]
     return {
         "fmax_mhz": result.fmax_mhz,
+        "clocks": {
+            name: {kind: round(mhz, 2) for kind, mhz in clock.items()} for name, clock in sorted(clocks.items())
+        },
         "timing_met": True,
         "seed": result.seed,
         "resources": result.resources,
@@ -198,8 +203,8 @@ def _resources(row: dict[str, Any]) -> str:
 
 
 def _tested(row: dict[str, Any]) -> str:
-    def earlier(measurement: dict[str, Any]) -> str:
-        return "" if measurement["rtlil_sha256"] == row["rtlil_sha256"] else ", earlier RTL"
+    def earlier(measurement: dict[str, Any], current: str = "rtlil_sha256") -> str:
+        return "" if measurement["rtlil_sha256"] == row[current] else ", earlier RTL"
 
     parts = []
     if row["placement"]:
@@ -213,6 +218,10 @@ def _tested(row: dict[str, Any]) -> str:
     if row["virtual"]:
         names = ", ".join(name.replace("_", " ") for name in row["virtual"]["cycles"])
         parts.append(f"on the virtual board ({names}{earlier(row['virtual'])})")
+    if usb := row.get("usb"):
+        parts.append(
+            f"[with USB](usb.md) placed, timing met ({usb['fmax_mhz']:g} MHz{earlier(usb, 'usb_rtlil_sha256')})"
+        )
     return "; ".join([*parts, "not on hardware"])
 
 
@@ -248,6 +257,7 @@ def main() -> int:
     placeable = [board.name for board in all_boards() if not isinstance(board, ZynqBoard)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--place", nargs="+", default=[], choices=placeable, metavar="BOARD")
+    parser.add_argument("--usb", nargs="+", default=[], choices=placeable, metavar="BOARD")
     parser.add_argument("--simulate", nargs="+", default=[], choices=placeable, metavar="BOARD")
     parser.add_argument("--virtual", nargs="+", default=[], choices=placeable, metavar="BOARD")
     parser.add_argument("--seed", type=int, help="placement seed, to look for one (default: the board's)")
@@ -264,11 +274,14 @@ def main() -> int:
         for board in all_boards():
             row = old.get(board.name, {})
             known = is_of(row, board)
-            placement, simulation, virtual = (
-                row.get(key) if known else None for key in ("placement", "simulation", "virtual")
+            placement, simulation, virtual, usb = (
+                row.get(key) if known else None for key in ("placement", "simulation", "virtual", "usb")
             )
             if board.name in options.place:
                 placement = place_default(board)
+            with_usb = flow.with_link(board, "usb") if board.name in options.usb or usb else None
+            if board.name in options.usb:
+                usb = place_default(with_usb)
             fitted = {name: fit(graph, board.config) for name, graph in graphs.items()}
             if board.name in options.simulate:
                 simulation = run_networks(board, fitted)
@@ -288,6 +301,8 @@ def main() -> int:
                     "placement": placement,
                     "simulation": simulation,
                     "virtual": virtual,
+                    "usb": usb,
+                    "usb_rtlil_sha256": digest(system_rtlil(with_usb, board.config)) if with_usb else None,
                 }
             )
     except NnloomError as error:

@@ -12,7 +12,7 @@ from .accelerator import Accelerator, Host, rtl_writes
 from .port import LinePort
 from .runner import run_tests
 from .uart import UartPort
-from .usb import UsbPort
+from .usb import UsbPort, start_usb_clocks
 
 __all__ = [
     "Accelerator",
@@ -31,5 +31,6 @@ __all__ = [
     "run_tests",
     "simulator_environment",
     "start_clock",
+    "start_usb_clocks",
     "wait_idle",
 ]

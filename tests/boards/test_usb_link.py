@@ -68,6 +68,22 @@ def test_the_system_has_its_ports():
     assert flow.system_rtlil(board, SMALL, 0) == text
 
 
+def test_the_pll_makes_the_clocks_of_usb():
+    pytest.importorskip("luna")
+    from nnloom.hw.ecp5 import PLL_LIMITS, UsbPll
+    from nnloom.hw.emit import emit_rtlil
+
+    text = emit_rtlil(UsbPll(), "top")
+    value = {name: int(number) for name, number in re.findall(r"parameter \\(\w+) (\d+)$", text, re.MULTILINE)}
+    detector = 25e6 / value["CLKI_DIV"]
+    oscillator = detector * value["CLKFB_DIV"] * value["CLKOP_DIV"]
+    for frequency, limits in ((detector, PLL_LIMITS.detector_hz), (oscillator, PLL_LIMITS.oscillator_hz)):
+        assert limits[0] <= frequency <= limits[1]
+    assert (oscillator / value["CLKOS_DIV"], oscillator / value["CLKOS2_DIV"]) == (48e6, 12e6)
+    # An edge of an output comes so many cycles of the oscillator after a common start, then one a period.
+    assert value["CLKOS2_CPHASE"] % value["CLKOS_DIV"] == value["CLKOS_CPHASE"]
+
+
 def test_without_luna_the_error_names_the_extra(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     find_spec = sys.modules["nnloom.arch.extras"].find_spec
