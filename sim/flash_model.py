@@ -189,15 +189,15 @@ class FlashModel:
             self._address = self._value & 0xFF_FFFF
 
     def _begin(self, time: float) -> None:
-        try:
-            self._command = FlashCommand(self._value)
-        except ValueError:
+        if self._value not in set(FlashCommand):
             self._complain(f"command {self._value:#04x}, which this model does not know", time)
-        if self.powered_down and self._command is not FlashCommand.RELEASE_POWER_DOWN:
-            self._complain(f"{self._command.name} in the power-down state", time)
+        command = FlashCommand(self._value)
+        if self.powered_down and command is not FlashCommand.RELEASE_POWER_DOWN:
+            self._complain(f"{command.name} in the power-down state", time)
         if time < self._ready:
-            self._complain(f"{self._command.name} before the flash is awake or asleep", time)
-        self.commands.append(self._command)
+            self._complain(f"{command.name} before the flash is awake or asleep", time)
+        self._command = command
+        self.commands.append(command)
 
     def _fall(self, time: float) -> None:
         if time - self._rose < self.timing.pulse:

@@ -19,6 +19,7 @@ def run(artifact: Path, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(EXAMPLE), str(artifact)], cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.verilator
 def test_the_camera_answers_as_the_golden_model(tmp_path):
     rng = np.random.default_rng(3)

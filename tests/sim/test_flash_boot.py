@@ -22,7 +22,7 @@ from tests.artifacts import SMALL, make_artifact
 from tests.graphs import random_graph
 from tests.sim.test_virtual_board import check
 
-pytestmark = pytest.mark.verilator
+pytestmark = [pytest.mark.verilator, pytest.mark.slow]
 
 OFFSET = 0x2_0000
 BITSTREAM = b"\x5a" * OFFSET
@@ -158,7 +158,6 @@ def test_without_a_good_image_the_line_loads(board, artifacts, make, outcome, sa
     board.check_flash()
 
 
-@pytest.mark.slow
 def test_streams_are_answered_from_power_up_without_a_host(artifacts):
     """Nobody has spoken to this board over the link; later somebody does."""
     artifact = artifacts[0]
@@ -184,7 +183,6 @@ def test_streams_are_answered_from_power_up_without_a_host(artifacts):
         board.check_flash()
 
 
-@pytest.mark.slow
 def test_the_compact_engine_wakes_its_flash_up(tmp_path):
     """An iCE40 leaves the flash in the power-down state."""
     config = get("icebreaker").config
