@@ -25,6 +25,7 @@ from .dtypes import INT8, UINT8
 from .errors import ArtifactError, NnloomError
 from .files import restore_directory
 from .isa import TABLE_ENTRIES
+from .link import DEFAULT_BAUD
 from .manifest_checks import check_exits, check_files, check_host_plan, check_images, check_interface, check_regions
 from .operation import Operation
 from .schema import SchemaError, check_value
@@ -334,6 +335,8 @@ class Manifest:
     host: HostPlan
     states: tuple[TensorInfo, ...] = ()
     """what lasts from run to run; `states.npz` holds what it begins with"""
+    baud: int = DEFAULT_BAUD
+    """bit rate of the board's serial line"""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the artifact"""
     exits: tuple[Exit, ...] = ()
@@ -409,6 +412,7 @@ class Manifest:
                 regions=tuple(map(region, values["regions"])),
                 host=HostPlan.from_dict(values["host"]),
                 states=tuple(info(v) for v in values["states"]),
+                baud=values["baud"],
                 files=dict(values["files"]),
                 exits=tuple(
                     Exit(

@@ -59,6 +59,7 @@ def check_interface(manifest: Manifest) -> None:
         for info in infos:
             _check_info(f"{kind} {info.name[:60]!r}", info)
     _expect(bool(manifest.outputs), "outputs: there are none")
+    _expect(0 < manifest.baud < 1 << 31, f"baud: {manifest.baud} is no bit rate")
 
 
 def _check_info(what: str, info: TensorInfo) -> None:

@@ -148,6 +148,7 @@ def board_of(artifact: Artifact) -> Board:
     """
     from . import get
 
-    if BOARD_FILE in artifact.manifest.files:
-        return read_board(artifact.path / BOARD_FILE)
-    return get(artifact.manifest.board)
+    own = BOARD_FILE in artifact.manifest.files
+    board = read_board(artifact.path / BOARD_FILE) if own else get(artifact.manifest.board)
+    # The driver takes the baud rate from the artifact, so the bitstream does.
+    return dataclasses.replace(board, baud=artifact.manifest.baud) if board.baud else board

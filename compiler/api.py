@@ -33,6 +33,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.cpu_target import CpuTarget, get_cpu_target, host_cpu_target
 from nnloom.arch.errors import ConfigError, NnloomError
 from nnloom.arch.extras import require
+from nnloom.arch.link import DEFAULT_BAUD
 from nnloom.arch.output import check_output, write_output
 from nnloom.arch.report import Report, write_report
 from nnloom.arch.trust import note_compiled_here
@@ -262,6 +263,7 @@ def _manifest(
         model=graph.name,
         model_sha256=graph.sha256,
         board=board.name,
+        baud=board.baud or DEFAULT_BAUD,
         cpu=cpu_target.name,
         config=config,
         inputs=graph.input_infos(),

@@ -143,7 +143,7 @@ class Profile:
 
 
 def _open_device(
-    name: str, simulator: str, waves: Path | None, progress: Callable[[str], None] | None
+    name: str, baud: int, simulator: str, waves: Path | None, progress: Callable[[str], None] | None
 ) -> Device | None:
     if name == "cpu":
         return None
@@ -159,7 +159,7 @@ def _open_device(
     if name.startswith("serial:"):
         from .devices.serial import open_serial, parse_serial
 
-        port, baud, seconds = parse_serial(name.removeprefix("serial:"))
+        port, baud, seconds = parse_serial(name.removeprefix("serial:"), baud)
         return open_serial(port, baud, frame_seconds=seconds, progress=progress)
     if name == "pynq" or name.startswith("pynq:"):
         from .devices.pynq import PynqDevice
@@ -203,6 +203,14 @@ def _open_portable(artifact: Artifact) -> PortableProgram:
     return PortableProgram(artifact)
 
 
+class _Called(Exception):
+    """The accelerator is called; the network goes on later."""
+
+    def __init__(self, operands: list[NDArray[np.int8]]) -> None:
+        super().__init__()
+        self.operands = operands
+
+
 class InferenceSession:
     """A network ready to run. May be used by several threads: inferences run one after the other.
 
@@ -215,9 +223,10 @@ class InferenceSession:
         Directory made by `nnloom compile`.
     device
         "cpu": the whole network in TVM code; without TVM in NumPy, with the golden model. "model": accelerator regions
-        in the golden model. "sim": in RTL simulation. "serial:PORT": on a board. "pynq": on the Zynq that this runs
-        on, with the artifact's bitstream or another. All give the same bits. "auto": the first board on a USB serial
-        port that answers with the artifact's configuration, else the CPU; `device` and `passed_over` tell. Also an
+        in the golden model. "sim": in RTL simulation. "serial:PORT": on a board, at the artifact's baud rate. "pynq":
+        on the Zynq that this runs on, with the artifact's bitstream or another. All give the same bits. "auto": the
+        first board on a USB serial port that answers with the artifact's configuration, else the CPU; `device` and
+        `passed_over` tell. Also an
         unloaded `Device`; the session loads and closes it.
     fallback
         If a board fails the CPU answers that request and a `DeviceWarning` is given; later requests try the device
@@ -281,9 +290,10 @@ class InferenceSession:
         """of the last inference; what the accelerator counted of its regions"""
         self._device: Device | None = None
         if device == "auto":
-            self._find_board()
+            self._find_board(progress)
         else:
-            self._device = _open_device(device, simulator, waves, progress) if isinstance(device, str) else device
+            baud = self._artifact.manifest.baud
+            self._device = _open_device(device, baud, simulator, waves, progress) if isinstance(device, str) else device
         self._fallback = fallback and self._device is not None and not self._device.simulated
         if self._device is not None and not self._loaded:
             try:
@@ -298,13 +308,13 @@ class InferenceSession:
                 self.close()
                 raise
 
-    def _find_board(self) -> None:
+    def _find_board(self, progress: Callable[[str], None] | None) -> None:
         """Take the first board that can be loaded; finding none is not an error."""
         from .devices.serial import find_boards, open_serial
 
         self.device = "cpu"
         for port in find_boards():
-            candidate = open_serial(port)
+            candidate = open_serial(port, self._artifact.manifest.baud, progress=progress)
             try:
                 candidate.load(self._artifact)
             except BaseException as error:
@@ -574,8 +584,8 @@ class InferenceSession:
         outputs = tuple(info for info in self.get_outputs() if leave is None or info.name == leave.name)
         with self._lock:
             self._check_open(self._released if queued else self._closed)
-            states, results = self._states, []
-            for case in cases:
+            states, results = self._states, self._run_overlapped(cases) if leave is None else []
+            for case in cases[len(results) :]:
                 result, states = self._check_results(self._run_one([*case, *states], leave), outputs)
                 results.append(result)
             self._states = states
@@ -634,6 +644,60 @@ class InferenceSession:
         self._on_device += 1
         self._wait = BACK_OFF_SECONDS[0]
         return results
+
+    def _run_overlapped(self, cases: list[list[NDArray]]) -> list[list[NDArray]]:
+        """The outputs of inferences whose inputs are on the way to the device before the ones before are answered.
+
+        Fewer than there are cases, or none, where that cannot be, or if the device fails and has a substitute.
+        """
+        device, manifest = self._device, self._artifact.manifest
+        calls = [step.region for step in manifest.host.steps if step.operation is None]
+        if device is None or not device.overlaps or len(cases) < 2 or len(calls) != 1 or manifest.states:
+            return []
+        if self._fallback and self._failures and not self._loaded and self._clock() < self._retry_at:
+            return []
+        done: list[list[NDArray]] = []
+        try:
+            if not self._loaded:
+                device.load(self._artifact)
+                self._loaded = True
+            region = manifest.regions[calls[0]]
+            operands = (self._operands(case) for case in cases)
+            with contextlib.closing(device.run_batch(region, operands, count_layers=self._profiling)) as answers:
+                for case in cases:
+                    begin = time.perf_counter()
+                    result = next(answers)
+                    middle = time.perf_counter()
+                    outputs = self._loaded_program().run(case, lambda _, __, result=result: result.outputs)
+                    done.append(self._check_results(outputs, self.get_outputs())[0])
+                    self._note(region.name, middle - begin, time.perf_counter() - middle, result)
+        except DeviceError as error:
+            if not self._fallback:
+                raise
+            self._give_up(error)
+        return done
+
+    def _operands(self, values: list[NDArray]) -> list[NDArray[np.int8]]:
+        """What the network's only region is called with."""
+
+        def call(_: int, operands: list[NDArray[np.int8]]) -> list[NDArray[np.int8]]:
+            raise _Called(operands)
+
+        try:
+            self._loaded_program().run(values, call)
+        except _Called as called:
+            return called.operands
+        raise ArtifactError(f"{self._artifact.path}: its code does not call the accelerator; compile the model again")
+
+    def _note(self, region: str, device_seconds: float, cpu_seconds: float, result: RegionResult) -> None:
+        """An inference of `_run_overlapped`, for `stats` and `profile`."""
+        self._requests += 1
+        self._on_device += 1
+        self._wait = BACK_OFF_SECONDS[0]
+        self.last_cycles = result.cycles
+        segment = Segment(name=region, device=self.device, seconds=device_seconds, cycles=result.cycles)
+        cpu = [Segment(name="", device="cpu", seconds=seconds) for seconds in (0.0, cpu_seconds)]
+        self._segments = [(cpu[0], None), (segment, result), (cpu[1], None)]
 
     def _give_up(self, error: DeviceError) -> None:
         """Leave the device alone for a while."""

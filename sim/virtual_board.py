@@ -82,6 +82,8 @@ int main(int argc, char **argv) {
     VerilatedContext context;
     Vsoc top(&context, "soc");
     uint64_t cycles = 0;
+    // Since the last command "t": start of the first byte to the board, ends of the last ones either way, how many.
+    uint64_t first_in = 0, last_in = 0, last_out = 0, bytes_in = 0, bytes_out = 0;
     long idle = 0;
     int reset = 4;
     // Towards the board: bits of the byte that is being sent, lowest first, and the bytes that wait.
@@ -128,8 +130,15 @@ int main(int argc, char **argv) {
                     if (command == 'p') { flash.load(); fputc('\\n', stdout), fflush(stdout); }
 #endif
                     if (command == 'r') { reset = 4; bits_left = 0; first = last = 0; sample_in = -1; idle = 0; }
+                    if (command == 't') {
+                        for (uint64_t *value : {&first_in, &last_in, &last_out, &bytes_in, &bytes_out}) {
+                            printf("%%llu ", (unsigned long long)*value);
+                            *value = 0;
+                        }
+                        fputc('\\n', stdout), fflush(stdout);
+                    }
 #if %(memory)d
-                    if (command != 'r') {
+                    if (command != 'r' && command != 't') {
                         char line[64];
                         size_t size = 0;
                         while (size < sizeof line - 1 && read(0, line + size, 1) == 1 && line[size] != '\\n') size++;
@@ -163,6 +172,8 @@ int main(int argc, char **argv) {
             if (bits_left == 0 && first < last && !reset) {
                 bits = (unsigned)waiting[first++] << 1 | 0x200;
                 bits_left = 10;
+                if (!bytes_in++) first_in = cycles;
+                last_in = cycles + 10 * DIVISOR;
             }
             if (bits_left) {
                 top.rx = bits & 1;
@@ -233,6 +244,7 @@ int main(int argc, char **argv) {
                 sample_in = DIVISOR - 1;
             } else {
                 unsigned char byte = received;
+                bytes_out++, last_out = cycles + DIVISOR / 2;
                 // A full terminal loses bytes, as a serial port does.
                 if (top.tx && write(line, &byte, 1) != 1) fprintf(stderr, "byte lost\\n");
             }
@@ -288,12 +300,33 @@ class SimulatedFlash:
     """as an iCE40 leaves it"""
 
 
+@dataclass(frozen=True)
+class LineCycles:
+    """What went over the line, in cycles of the board's clock."""
+
+    first_in: int
+    """start of the first byte to the board"""
+    last_in: int
+    """end of the last one"""
+    last_out: int
+    """end of the last byte from the board"""
+    bytes_in: int
+    bytes_out: int
+
+    @property
+    def cycles(self) -> int:
+        """From the first byte of a request to the last one of the answer."""
+        return self.last_out - self.first_in
+
+
 def build_virtual_board(
     config: AcceleratorConfig,
     *,
     memory: SimulatedMemory | SimulatedSdram | None = None,
     flash_offset: int | None = None,
     streams: Region | None = None,
+    divisor: int = DIVISOR,
+    packing: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Elaborate the system and make a program of it, once: later calls find it in the user's cache.
@@ -315,9 +348,10 @@ def build_virtual_board(
 
     def build(folder: Path) -> None:
         say("elaborating the system")
-        (folder / "soc.v").write_text(emit_verilog(_system(config, memory, flash_offset, streams), "soc"))
+        system = _system(config, memory, flash_offset, streams, divisor=divisor, packing=packing)
+        (folder / "soc.v").write_text(emit_verilog(system, "soc"))
         size = memory.size if memory else 0
-        values = {"divisor": DIVISOR, "memory": size, "header": header.name, "lanes": config.lanes}
+        values = {"divisor": divisor, "memory": size, "header": header.name, "lanes": config.lanes}
         values |= {"flash": flash_offset is not None, "streams": streams is not None}
         (folder / "bridge.cpp").write_text(BRIDGE % values)
         for file in (header, flash):
@@ -326,7 +360,7 @@ def build_virtual_board(
         files = [str(folder / "bridge.cpp"), str(folder / "soc.v")]
         run_verilator(folder, toplevel="soc", prefix="Vsoc", options=["-Wno-lint", f"-I{folder}", *files])
 
-    identity = [str(config.hash), header.read_text()]
+    identity = [str(config.hash), header.read_text(), str(divisor), str(packing)]
     if isinstance(memory, SimulatedSdram):
         identity += [repr(memory.chip), str(memory.clock_hz)]
     elif memory:
@@ -341,6 +375,9 @@ def _system(
     memory: SimulatedMemory | SimulatedSdram | None,
     flash_offset: int | None,
     streams: Region | None,
+    *,
+    divisor: int,
+    packing: bool,
 ) -> SerialSystem | MemorySystem | SdramSystem:
     from nnloom.hw.memory_system import MemorySystem
     from nnloom.hw.sdram_system import SdramSystem
@@ -348,10 +385,12 @@ def _system(
 
     if isinstance(memory, SimulatedSdram):
         clock_hz = memory.clock_hz
-        return SdramSystem(config, memory.chip, clock_hz=clock_hz, baud=round(clock_hz / DIVISOR), observed=True)
-    baud = CLOCK_HZ // DIVISOR
+        return SdramSystem(config, memory.chip, clock_hz=clock_hz, baud=round(clock_hz / divisor), observed=True)
+    baud = CLOCK_HZ // divisor
     if memory is None:
-        return SerialSystem(config, clock_hz=CLOCK_HZ, baud=baud, flash_offset=flash_offset, streams=streams)
+        return SerialSystem(
+            config, clock_hz=CLOCK_HZ, baud=baud, packing=packing, flash_offset=flash_offset, streams=streams
+        )
     return MemorySystem(
         config, clock_hz=CLOCK_HZ, baud=baud, size=memory.size, data_width=memory.data_width, observed=True
     )
@@ -366,6 +405,10 @@ class VirtualBoard:
         The accelerator.
     memory
         External memory, if the board has some.
+    divisor
+        Clock cycles of a bit of the line.
+    packing
+        Of the link, see `hw.host_link`; of boards without external memory.
     flash
         Flash that a network is loaded from after a reset; for boards without external memory.
     streams
@@ -383,12 +426,23 @@ class VirtualBoard:
         memory: SimulatedMemory | SimulatedSdram | None = None,
         flash: SimulatedFlash | None = None,
         streams: Region | None = None,
+        divisor: int = DIVISOR,
+        packing: bool = True,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         if memory and flash:
             raise ValueError("virtual boards have external memory or a flash, not both")
         offset = flash.offset if flash else None
-        program = build_virtual_board(config, memory=memory, flash_offset=offset, streams=streams, progress=progress)
+        program = build_virtual_board(
+            config,
+            memory=memory,
+            flash_offset=offset,
+            streams=streams,
+            divisor=divisor,
+            packing=packing,
+            progress=progress,
+        )
+        self._divisor = divisor
         self._config = config
         self.memory = memory
         """its external memory"""
@@ -432,7 +486,11 @@ class VirtualBoard:
     @property
     def device(self) -> str:
         """The device string for `InferenceSession`."""
-        return f"serial:{self.port}?baud={CLOCK_HZ // DIVISOR}&timeout={TIMEOUT_SECONDS:g}"
+        return f"serial:{self.port}?baud={CLOCK_HZ // self._divisor}&timeout={TIMEOUT_SECONDS:g}"
+
+    def line_cycles(self) -> LineCycles:
+        """What went over the line since the last call."""
+        return LineCycles(*map(int, self._memory_command("t").split()))
 
     def press_reset(self) -> None:
         """Reset the board: its control state and the link; the line is quiet for a moment."""
@@ -533,11 +591,13 @@ class VirtualBoard:
                 raise DeviceError(f"SDRAM: the model answers {driven} at edge {self._model.edge}, not {rest:#x}")
         return len(entries)
 
-    def _memory_command(self, text: str) -> None:
+    def _memory_command(self, text: str) -> str:
         self._command(text)
         assert self._process.stdout is not None
-        if not self._process.stdout.readline():
+        answer = self._process.stdout.readline()
+        if not answer:
             raise DeviceError("virtual board has ended")
+        return answer.decode()
 
     def _command(self, text: str) -> None:
         assert self._process.stdin is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -104,6 +104,8 @@ _CAUSES = {
 class Device(abc.ABC):
     """Runs accelerator regions. A context manager: closed at its end."""
 
+    overlaps = False
+    """`run_batch` takes further inputs before it has answered."""
     simulated = False
     """What it does is checked rather than used: a failure is a finding, and the CPU never answers in its place."""
 
@@ -119,7 +121,7 @@ class Device(abc.ABC):
 
     def run_batch(
         self, region: Region, batch: Iterable[Sequence[NDArray[np.int8]]], *, count_layers: bool = False
-    ) -> Iterator[RegionResult]:
+    ) -> Generator[RegionResult]:
         """As `run_region` for each inputs in turn; a device that can takes further ones before it has answered."""
         for inputs in batch:
             yield self.run_region(region, inputs, count_layers=count_layers)

@@ -10,7 +10,7 @@ import errno
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -43,6 +43,7 @@ from nnloom.arch.scripts import RegionScript
 from .base import DeviceStats, HostBusDevice, Identity, RegionResult
 from .content import FlashContent
 from .external_memory import ContentLost, ExternalMemory
+from .latency import set_low_latency
 from .runs import AnswerLost, Flight, ProgramLate, Run
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class SerialLink:
         ahead: Callable[[], int] = lambda: FRAMES_AHEAD,
         program_seconds: float = 0.0,
         limit_seconds: float = 10.0,
-    ) -> Iterator[bytes]:
+    ) -> Generator[bytes]:
         """Have scripts run, one after the other; yields the answer of each.
 
         What is next is taken from `runs` and sent before the one before is answered, as far as the board can keep it.
@@ -625,6 +626,8 @@ class SerialDevice(HostBusDevice):
         Told what takes long.
     """
 
+    overlaps = True
+
     def __init__(self, link: SerialLink, *, progress: Callable[[str], None] | None = None) -> None:
         super().__init__()
         self._link = link
@@ -676,7 +679,7 @@ class SerialDevice(HostBusDevice):
 
     def run_batch(
         self, region: Region, batch: Iterable[Sequence[NDArray[np.int8]]], *, count_layers: bool = False
-    ) -> Iterator[RegionResult]:
+    ) -> Generator[RegionResult]:
         """Run a region for each inputs in turn; the next ones are on the line before an answer is here."""
         if self._artifact is None:
             raise DeviceError("no artifact is loaded on the device")
@@ -795,7 +798,7 @@ class SerialDevice(HostBusDevice):
         assert self._hello is not None
         self._scripts, words = {}, np.zeros(0, np.uint32)
         for region in artifact.manifest.all_regions:
-            if region.parts:
+            if region.parts or region.external:
                 continue
             script = RegionScript.of(artifact.manifest.config, region, packed=self._hello.packs)
             more = np.concatenate([step.words() for step in script.steps])
@@ -968,8 +971,8 @@ def bursts(addresses: NDArray[np.uint32], max_words: int) -> Iterator[tuple[int,
         index += rows
 
 
-def parse_serial(text: str) -> tuple[str, int, float]:
-    """Port, baud rate and frame time-out of "PORT?baud=N&timeout=S".
+def parse_serial(text: str, baud: int = DEFAULT_BAUD) -> tuple[str, int, float]:
+    """Port, baud rate (`baud` if none is given) and frame time-out of "PORT?baud=N&timeout=S".
 
     Raises
     ------
@@ -979,7 +982,7 @@ def parse_serial(text: str) -> tuple[str, int, float]:
     port, _, options = text.partition("?")
     if not port:
         raise ConfigError("device 'serial:' names no port; give one, e.g. serial:/dev/ttyUSB0")
-    values = {"baud": float(DEFAULT_BAUD), "timeout": FRAME_SECONDS}
+    values = {"baud": float(baud), "timeout": FRAME_SECONDS}
     for option in filter(None, options.split("&")):
         key, _, value = option.partition("=")
         try:
@@ -1032,10 +1035,13 @@ def open_serial(
         try:
             # What a system keeps back of what is written takes its time on the line.
             write_timeout = 5 + 16_384 * 10 / baud
-            return serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=write_timeout, exclusive=True)
+            stream = serial.Serial(port, baud, timeout=POLL_SECONDS, write_timeout=write_timeout, exclusive=True)
         except (serial.SerialException, OSError, ValueError, TerminalError) as error:
             cause, reason = _reason(error)
             raise DeviceError(f"{port}: cannot open the serial port ({reason})", cause=cause) from error
+        if (slow := set_low_latency(stream, port)) and progress is not None:
+            progress(slow)
+        return stream
 
     return SerialDevice(SerialLink(open_stream, baud=baud, frame_seconds=frame_seconds), progress=progress)
 

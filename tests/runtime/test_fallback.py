@@ -270,7 +270,7 @@ def test_auto_takes_the_board_that_fits(network, cpu, monkeypatch, tmp_path, cap
     )
     devices = {"a": silent_device, "b": other_device, "l": locked_device, "c": right_device}
     monkeypatch.setattr("nnloom.runtime.devices.serial.find_boards", lambda: list(devices))
-    monkeypatch.setattr("nnloom.runtime.devices.serial.open_serial", devices.__getitem__)
+    monkeypatch.setattr("nnloom.runtime.devices.serial.open_serial", lambda port, *_, **__: devices[port])
     passed_over = [
         ("a", DeviceCause.SILENT, "does not answer"),
         ("b", DeviceCause.OTHER_CONFIGURATION, "program the artifact's own bitstream"),
@@ -319,7 +319,7 @@ def test_auto_passes_over_a_port_that_fails_to_close(network, monkeypatch):
 
     device.close = close
     monkeypatch.setattr("nnloom.runtime.devices.serial.find_boards", lambda: ["a"])
-    monkeypatch.setattr("nnloom.runtime.devices.serial.open_serial", lambda port: device)
+    monkeypatch.setattr("nnloom.runtime.devices.serial.open_serial", lambda *_, **__: device)
     with InferenceSession(network) as session:
         assert session.device == "cpu"
         assert [board.cause for board in session.passed_over] == [DeviceCause.OTHER_CONFIGURATION]

@@ -33,6 +33,7 @@ from nnloom.arch.link import (
 )
 from nnloom.arch.scripts import Exchange, answer_sizes
 from nnloom.runtime import DeviceWarning, InferenceSession
+from nnloom.runtime.devices.latency import set_low_latency
 from nnloom.runtime.devices.runs import AnswerLost, Run
 from nnloom.runtime.devices.serial import (
     ATTEMPTS,
@@ -291,6 +292,38 @@ def test_a_batch_that_is_left_in_the_middle(artifact):
     results.close()
     check(device, artifact, 1)
     run_all(device, artifact, range(4))
+
+
+@pytest.mark.parametrize("fault", [None, "flip", "reset", "silence"])
+def test_a_session_overlaps_the_inferences_of_a_batch(artifact, fault):
+    """Same results as on the CPU, whatever the line does; the CPU answers what a board that fails does not."""
+    rng = np.random.default_rng(3)
+    line, device = twin_device(SMALL)
+    with (
+        InferenceSession(artifact.path, "cpu") as cpu,
+        InferenceSession(artifact.path, device, clock=line.clock) as session,
+    ):
+        (info,) = cpu.get_inputs()
+        values = rng.integers(-128, 128, (7, *info.shape[1:]), np.int8)
+        want = cpu.run(values)
+        line.arm()
+        session.run(values[0])
+        middle = 7 * line.count[True] // 2
+        line.arm(*([Fault(fault, True, middle, seconds=100)] if fault else []))
+        writes = line.board.starts
+        if fault == "silence":
+            with pytest.warns(DeviceWarning, match="does not answer"):
+                got = session.run(values)
+        else:
+            got = session.run(values)
+        assert line.hit == ([fault] if fault else []) and line.board.starts > writes
+        for name, value in want.items():
+            np.testing.assert_array_equal(got[name], value)
+        stats = session.stats()
+        assert stats.requests == 8 == stats.on_device + stats.fallbacks
+        assert (stats.fallbacks > 0) == (fault == "silence") and stats.on_device > 2
+        assert session.last_cycles == (None if fault == "silence" else CYCLES)
+        assert len(session.profile().segments) == (1 if fault == "silence" else 3)
 
 
 def test_inputs_and_outputs_of_many_frames():
@@ -632,7 +665,47 @@ def test_a_port_that_cannot_be_used_names_the_remedy(artifact, tmp_path, monkeyp
         open_serial("/dev/ttyUSB0").load(artifact)
 
 
+class Adapter:
+    """A port whose driver has the flag, or has not."""
+
+    def __init__(self, timer=None, *, knows: bool = True) -> None:
+        self._timer, self._knows = timer, knows
+
+    def set_low_latency_mode(self, low: bool) -> None:
+        if not self._knows:
+            raise ValueError("Failed to update ASYNC_LOW_LATENCY flag")
+        if self._timer is not None and low:
+            self._timer.write_text("1\n")
+
+
+def test_adapters_are_told_to_answer_at_once(tmp_path, monkeypatch):
+    folder = tmp_path / "ttyUSB7" / "device"
+    folder.mkdir(parents=True)
+    timer = folder / "latency_timer"
+    port = tmp_path / "by-id"
+    port.symlink_to("/dev/ttyUSB7")
+    timer.write_text("16\n")
+    assert set_low_latency(Adapter(timer), str(port), sysfs=tmp_path) is None and timer.read_text() == "1\n"
+    # A driver without the flag; who may write the timer does.
+    timer.write_text("16\n")
+    assert set_low_latency(Adapter(knows=False), str(port), sysfs=tmp_path) is None and timer.read_text() == "1\n"
+    timer.write_text("16\n")
+
+    def deny(self, text: str) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.write_text", deny)
+        told = set_low_latency(Adapter(knows=False), str(port), sysfs=tmp_path)
+    assert told is not None and "keeps answers for 16 ms" in told and f"sudo tee {timer}" in told
+    # Adapters without a timer, and ports that are none.
+    assert set_low_latency(Adapter(knows=False), "/dev/ttyACM0", sysfs=tmp_path) is None
+    assert set_low_latency(object(), "COM3", sysfs=tmp_path) is None
+
+
 def test_device_strings():
+    assert parse_serial("/dev/ttyUSB0", 3_000_000) == ("/dev/ttyUSB0", 3_000_000, FRAME_SECONDS)
+    assert parse_serial("/dev/ttyUSB0?baud=9600", 3_000_000) == ("/dev/ttyUSB0", 9600, FRAME_SECONDS)
     assert parse_serial("/dev/ttyUSB0") == ("/dev/ttyUSB0", 1_000_000, FRAME_SECONDS)
     assert parse_serial("COM3?baud=3000000&timeout=2") == ("COM3", 3_000_000, 2.0)
     with pytest.raises(ConfigError, match="names no port"):
