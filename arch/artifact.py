@@ -337,6 +337,8 @@ class Manifest:
     """what lasts from run to run; `states.npz` holds what it begins with"""
     baud: int = DEFAULT_BAUD
     """bit rate of the board's serial line"""
+    packs: bool = True
+    """the board's link can leave out bytes between pixels"""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the artifact"""
     exits: tuple[Exit, ...] = ()
@@ -413,6 +415,7 @@ class Manifest:
                 host=HostPlan.from_dict(values["host"]),
                 states=tuple(info(v) for v in values["states"]),
                 baud=values["baud"],
+                packs=values["packs"],
                 files=dict(values["files"]),
                 exits=tuple(
                     Exit(

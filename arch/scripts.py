@@ -96,10 +96,13 @@ def tensor_exchanges(
 ) -> list[Exchange]:
     """A tensor in activation memory, one exchange for each bank; not `packed`: with the bytes between pixels."""
     ones = np.ones((location.rows, location.columns, location.channels), location.dtype)
+    masks = [(data != 0) | (not packed) for data in location.pack(config, ones)]
     exchanges = []
-    for bank, data in enumerate(location.pack(config, ones)):
+    for bank, mask in enumerate(masks):
         address = HostAddress.ACTIVATIONS + (bank * config.bank_granules + location.base) * config.granule
-        exchanges.append(Exchange.of(kind, address, (data != 0) | (not packed)))
+        exchanges.append(Exchange.of(kind, address, mask))
+    if any(np.any(e.mask != mask) for e, mask in zip(exchanges, masks, strict=True)):
+        return tensor_exchanges(kind, config, location, packed=False)
     return exchanges
 
 
@@ -120,7 +123,7 @@ def answer_sizes(exchanges: Sequence[Exchange], max_words: int) -> tuple[int, ..
 
 @dataclass(frozen=True, eq=False)
 class RegionScript:
-    """The script of a region that runs from one start command.
+    """The script of a region: `steps` if it runs from one start command, else a `program` for each part.
 
     Attributes
     ----------
@@ -135,7 +138,7 @@ class RegionScript:
 
     @classmethod
     def of(cls, config: AcceleratorConfig, region: Region, *, packed: bool = True) -> RegionScript:
-        """The script of a region without parts; `packed`: see `tensor_exchanges`."""
+        """The script of a region; `packed`: see `tensor_exchanges`."""
         inputs = (tuple(tensor_exchanges(StepKind.WRITE, config, t, packed=packed)) for t in region.inputs)
         outputs = (tuple(tensor_exchanges(StepKind.READ, config, t, packed=packed)) for t in region.outputs)
         return cls(config, region, tuple(inputs), tuple(outputs))
@@ -144,18 +147,17 @@ class RegionScript:
     def _results(self) -> Exchange:
         return Exchange.of(StepKind.READ, HostAddress.REGISTERS + _RESULTS[0], np.ones(4 * len(_RESULTS), bool))
 
+    def program(self, start: int, *, takes: bool = True, gives: bool = True) -> list[Step]:
+        """What the board does for a program at a word of program memory; with the inputs before, the outputs behind."""
+        begin = Step.put(HostAddress.REGISTERS + Register.PROGRAM_START, start, 1)
+        inputs = [s for tensor in self.inputs for e in tensor for s in e.steps] if takes else []
+        outputs = [s for tensor in self.outputs for e in tensor for s in e.steps] if gives else []
+        return [*inputs, begin, Step(kind=StepKind.WAIT), *self._results.steps, *outputs, Step(kind=StepKind.END)]
+
     @property
     def steps(self) -> list[Step]:
         """What the board does."""
-        registers = HostAddress.REGISTERS
-        return [
-            *(step for tensor in self.inputs for exchange in tensor for step in exchange.steps),
-            Step.put(registers + Register.PROGRAM_START, self.region.program_start, 1),
-            Step(kind=StepKind.WAIT),
-            *self._results.steps,
-            *(step for tensor in self.outputs for exchange in tensor for step in exchange.steps),
-            Step(kind=StepKind.END),
-        ]
+        return self.program(self.region.program_start)
 
     def answer_sizes(self, max_words: int) -> tuple[int, ...]:
         """As `answer_sizes`."""

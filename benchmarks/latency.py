@@ -6,7 +6,7 @@
 
 Latency is from the start of the first byte of a request to the end of the last one of the answer; the time that a host
 takes, and its USB adapter, comes on top. The line's limit is that of the tensors alone: the longer of inputs and
-outputs, 10 bits a byte. Writes benchmarks/results/latency.json and the tables in README.md and docs/boards.md.
+outputs, 10 bits a byte. Writes benchmarks/results/latency.json and the tables in README.md.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def predict(name: str, board: Board, folder: Path) -> dict[str, Any]:
         region = item.region
         if region.parts and artifact is None:
             path = folder / f"{board.name}-{name}"
-            compile(zoo.fetch(name), board=board, output=path)
+            compile(zoo.fetch(name), board=board.name, output=path)
             artifact = Artifact.load(path)
         if region.parts:
             more = in_parts(artifact, region)
@@ -144,7 +144,7 @@ def predict(name: str, board: Board, folder: Path) -> dict[str, Any]:
 def measure(name: str, board: Board, folder: Path) -> dict[str, Any]:
     """A network in RTL of the board's complete system, by its driver; outputs compared with the CPU's."""
     path, clock_hz = folder / name, system_clock_hz(board)
-    compile(zoo.fetch(name), board=board, output=path)
+    compile(zoo.fetch(name), board=board.name, output=path)
     divisor = baud_divisor(clock_hz, board.baud)
     values = random_inputs(path)[: 2 + BATCHES[name]]
     with VirtualBoard(board.config, divisor=divisor, packing=board.link_packing, progress=print) as virtual:
@@ -229,13 +229,14 @@ def main() -> None:
         for name in (options.network or NETWORKS) if options.rtl else ():
             rtl[name] = measure(name, get(DEFAULT), folder)
             print(name, rtl[name], flush=True)
+        write_atomically(RESULTS, (json.dumps({**before, "rtl": rtl}, indent=1) + "\n").encode())
         boards = [b for b in all_boards() if not isinstance(b, ZynqBoard) and not b.external_memory]
         rows = [predict(name, board, folder) for board in boards for name in NETWORKS]
     for row in rows:
         print(row)
-    write_atomically(RESULTS, json.dumps({"rtl": rtl, "boards": rows}, indent=1) + "\n")
+    write_atomically(RESULTS, (json.dumps({"rtl": rtl, "boards": rows}, indent=1) + "\n").encode())
     if set(rtl) == set(NETWORKS):
-        write_readme(table(rows, rtl), BEGIN, END)
+        write_readme(table(rows, rtl), begin_mark=BEGIN, end_mark=END)
 
 
 if __name__ == "__main__":

@@ -150,5 +150,6 @@ def board_of(artifact: Artifact) -> Board:
 
     own = BOARD_FILE in artifact.manifest.files
     board = read_board(artifact.path / BOARD_FILE) if own else get(artifact.manifest.board)
-    # The driver takes the baud rate from the artifact, so the bitstream does.
-    return dataclasses.replace(board, baud=artifact.manifest.baud) if board.baud else board
+    # The driver takes these from the artifact, so the bitstream does.
+    manifest = artifact.manifest
+    return dataclasses.replace(board, baud=manifest.baud, link_packing=manifest.packs) if board.baud else board

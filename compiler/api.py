@@ -264,6 +264,7 @@ def _manifest(
         model_sha256=graph.sha256,
         board=board.name,
         baud=board.baud or DEFAULT_BAUD,
+        packs=board.link_packing,
         cpu=cpu_target.name,
         config=config,
         inputs=graph.input_infos(),

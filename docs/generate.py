@@ -383,6 +383,11 @@ def protocol_page() -> str:
             [
                 ["damaged or missing frame, either way", "the request is sent again"],
                 [
+                    "the answer to a RUN is lost, and the board has gone on",
+                    "HELLO, then the inference anew; the board is loaded again if it was another driver's meanwhile",
+                ],
+                ["RUNNING", "the driver waits as long again"],
+                [
                     f"silence of {serial.FRAME_SECONDS:g} s (`timeout=` in the device string) "
                     "besides the time on the line",
                     f"the same, twice as long the next time; after {serial.ATTEMPTS} times `DeviceError`",

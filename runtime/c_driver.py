@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nnloom.arch.artifact import Artifact, Region, TensorLocation
+from nnloom.arch.artifact import Artifact, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dtypes import UINT8
 from nnloom.arch.errors import ConfigError
@@ -20,11 +21,15 @@ from nnloom.arch.link import (
     CRC_BYTES,
     HEADER_BYTES,
     HELLO_WORDS,
+    LARGEST_WORDS,
     LINK_VERSION,
     RESPONSE_BYTES,
     Answer,
     Opcode,
+    Step,
+    script_word,
 )
+from nnloom.arch.scripts import Exchange, RegionScript
 
 from .devices.recorder import BusRecorder
 from .devices.serial import bursts
@@ -33,17 +38,20 @@ __all__ = ["driver_files", "map_header", "model_header"]
 
 SOURCES = Path(__file__).parent / "c"
 FRAME_WORDS = 64
-"""Most words of a frame: with buffers of a quarter of the protocol's largest the driver suits a microcontroller."""
+"""Words of a frame, if nothing needs more: with buffers of a quarter of the protocol's largest the driver suits a
+microcontroller."""
+MOST_FRAMES = 250
+"""Frames of an inference's inputs: their sequence numbers have to tell them apart."""
 
 
-def map_header() -> str:
-    """`nnloom_map.h`: the numbers of protocol and registers."""
-    largest = HEADER_BYTES + 4 * FRAME_WORDS + CRC_BYTES
+def map_header(frame_words: int = FRAME_WORDS) -> str:
+    """`nnloom_map.h`: the numbers of protocol and registers, for frames of so many words."""
+    largest = HEADER_BYTES + 4 * frame_words + CRC_BYTES
     numbers: dict[str, int] = {
         "LINK_VERSION": LINK_VERSION,
         "ISA_VERSION": ISA_VERSION,
         "MAGIC": MAGIC,
-        "FRAME_WORDS": FRAME_WORDS,
+        "FRAME_WORDS": frame_words,
         "REQUEST_BYTES": HEADER_BYTES,
         "RESPONSE_BYTES": RESPONSE_BYTES,
         "HELLO_WORDS": len(HELLO_WORDS),
@@ -68,14 +76,13 @@ def _table(kind: str, name: str, items: Iterable[str]) -> str:
     return f"static const {kind} {name}[] = {{\n" + ",\n".join(f"    {item}" for item in items) + "\n};\n"
 
 
-def _bursts(name: str, accesses: Sequence[tuple[int, int]]) -> tuple[str, int]:
+def _bursts(name: str, accesses: Sequence[tuple[int, int]], frame_words: int) -> tuple[str, int]:
     """C tables of frames that write words, and their number; C has no empty ones."""
     if not accesses:
         return "", 0
     addresses, words = np.array(accesses, np.uint32).T
-    found = list(bursts(addresses, FRAME_WORDS))
-    lines = [", ".join(f"0x{int(word):08x}" for word in words[i : i + 8]) for i in range(0, len(words), 8)]
-    text = _table("uint32_t", f"{name}_words", lines)
+    found = list(bursts(addresses, frame_words))
+    text = _table("uint32_t", f"{name}_words", _lines(words))
     text += _table(
         "nnl_burst",
         name,
@@ -84,14 +91,13 @@ def _bursts(name: str, accesses: Sequence[tuple[int, int]]) -> tuple[str, int]:
     return text, len(found)
 
 
-def _tensor(config: AcceleratorConfig, t: TensorLocation) -> str:
-    banks = range(config.row_banks)
-    address = ", ".join(
-        f"0x{HostAddress.ACTIVATIONS + (bank * config.bank_granules + t.base) * config.granule:08x}" for bank in banks
-    )
-    words = ", ".join(str(t.bank_bytes(config, bank) // 4) for bank in banks)
-    row_bytes = t.row_stride * config.granule
-    return f"{{{t.rows}, {t.columns}, {t.channels}, {row_bytes}, {t.pixel_stride}, {{{address}}}, {{{words}}}}}"
+def _tensor(config: AcceleratorConfig, t: TensorLocation, exchanges: Sequence[Exchange]) -> str:
+    """A tensor as it is on the line."""
+    whole = sum(exchange.size for exchange in exchanges) == t.rows * t.columns * t.channels
+    row_bytes = t.columns * t.channels if whole else t.row_stride * config.granule
+    pixel_bytes = t.channels if whole else t.pixel_stride
+    banks = ", ".join(str(exchange.size) for exchange in exchanges)
+    return f"{{{t.rows}, {t.columns}, {t.channels}, {row_bytes}, {pixel_bytes}, {{{banks}}}}}"
 
 
 def _about(direction: str, index: int, t: TensorLocation) -> str:
@@ -104,21 +110,69 @@ def _about(direction: str, index: int, t: TensorLocation) -> str:
     )
 
 
-def _region(artifact: Artifact, recorder: BusRecorder, number: int, region: Region) -> tuple[str, str]:
-    """C tables of a region, and its entry."""
-    config = artifact.manifest.config
+def _calls(script: RegionScript) -> list[list[Step]]:
+    """What the board does for each program of a region."""
+    parts = script.region.parts
+    if not parts:
+        return [script.steps]
+    return [script.program(0, takes=i == 0, gives=i == len(parts) - 1) for i in range(len(parts))]
+
+
+def _words(steps: Iterable[Step]) -> NDArray[np.uint32]:
+    return np.concatenate([step.words() for step in steps])
+
+
+def _region(
+    artifact: Artifact, recorder: BusRecorder, number: int, script: RegionScript, word: int, frame_words: int
+) -> str:
+    """C tables of a region, whose scripts begin at a word, `nnl_region_NUMBER_calls` the last of them."""
+    config, region = artifact.manifest.config, script.region
     text, entries = "", []
-    for index, part in enumerate(region.parts):
-        recorder.load_part(part)
-        table, count = _bursts(f"nnl_region_{number}_part_{index}", recorder.take_accesses())
+    inputs = sum(e.size for tensor in script.inputs for e in tensor)
+    for index, steps in enumerate(_calls(script)):
+        table, count = "", 0
+        name = f"nnl_region_{number}_part_{index}"
+        if region.parts:
+            recorder.load_part(region.parts[index])
+            table, count = _bursts(name, recorder.take_accesses(), frame_words)
         text += table
-        entries.append(f"{{0, {count}, nnl_region_{number}_part_{index}}}")
-    text += _table("nnl_part", f"nnl_region_{number}_parts", entries or [f"{{{region.program_start}, 0, 0}}"])
-    for direction, tensors in (("inputs", region.inputs), ("outputs", region.outputs)):
-        text += _table("nnl_tensor", f"nnl_region_{number}_{direction}", [_tensor(config, t) for t in tensors])
-    name = f"nnl_region_{number}"
-    counts = f"{len(region.inputs)}, {len(region.outputs)}, {len(entries) or 1}"
-    return text, f"{{{name}_inputs, {name}_outputs, {name}_parts, {counts}}}"
+        takes, gives = index == 0, index == max(1, len(region.parts)) - 1
+        frames = -(-(4 + takes * inputs) // (4 * frame_words + 8))
+        entries.append(
+            f"{{{count}, {name if table else 0}, {script_word(word)}, {frames}, {int(takes)}, {int(gives)}}}"
+        )
+        word += len(_words(steps))
+    for direction, tensors in (("inputs", script.inputs), ("outputs", script.outputs)):
+        locations = getattr(region, direction)
+        rows = [_tensor(config, t, exchanges) for t, exchanges in zip(locations, tensors, strict=True)]
+        text += _table("nnl_tensor", f"nnl_region_{number}_{direction}", rows)
+    return text + _table("nnl_call", f"nnl_region_{number}_calls", entries)
+
+
+def _needed_words(scripts: Sequence[RegionScript], script_words: int) -> int:
+    """Words of a frame: the scripts go in one, an answer too, and the inputs in not too many."""
+    answers = [sum(e.size for tensor in s.outputs for e in tensor) + 8 for s in scripts]
+    inputs = [sum(e.size for tensor in s.inputs for e in tensor) + 4 for s in scripts]
+    needed = max(FRAME_WORDS, script_words, -(-max(answers) // 4), -(-max(inputs) // (4 * MOST_FRAMES)))
+    if script_words > LARGEST_WORDS or needed > LARGEST_WORDS < -(-max(inputs) // (4 * MOST_FRAMES)):
+        raise ConfigError("the C driver has no room for so many regions and parts, or inputs of this size")
+    return min(needed, LARGEST_WORDS)
+
+
+def _scripts(artifact: Artifact) -> tuple[list[RegionScript], NDArray[np.uint32], int]:
+    """The regions' scripts, the words that the board keeps of all of them, and the words of a frame."""
+    manifest = artifact.manifest
+    if not manifest.regions:
+        raise ConfigError(
+            f"{artifact.path}: nothing of {manifest.model} runs on the accelerator, so there is no driver"
+        )
+    scripts = [RegionScript.of(manifest.config, region, packed=manifest.packs) for region in manifest.regions]
+    kept = np.concatenate([_words(steps) for script in scripts for steps in _calls(script)])
+    return scripts, kept, _needed_words(scripts, len(kept))
+
+
+def _lines(words: NDArray[np.uint32]) -> list[str]:
+    return [", ".join(f"0x{int(word):08x}" for word in words[i : i + 8]) for i in range(0, len(words), 8)]
 
 
 def model_header(artifact: Artifact) -> str:
@@ -141,6 +195,7 @@ def model_header(artifact: Artifact) -> str:
         )
     recorder = BusRecorder()
     config = manifest.config
+    scripts, kept, frame_words = _scripts(artifact)
     text = [
         f"/* Made by `nnloom driver` for {manifest.board}, configuration 0x{config.hash:08x}. */",
         "#ifndef NNL_MODEL_H",
@@ -156,15 +211,23 @@ def model_header(artifact: Artifact) -> str:
         prefix = f"region_{number}_" if several else ""
         text += [_about(f"{prefix}{direction}", index, t) for direction, index, t in tensors]
     recorder.load(artifact)
-    images, count = _bursts("nnl_images", recorder.take_accesses())
+    images, count = _bursts("nnl_images", recorder.take_accesses(), frame_words)
     text.append(images)
-    regions = [_region(artifact, recorder, number, region) for number, region in enumerate(manifest.regions)]
-    text += [table for table, _ in regions]
-    text.append(_table("nnl_region", "nnl_regions", [entry for _, entry in regions]))
+    word = 0
+    for number, script in enumerate(scripts):
+        text.append(_region(artifact, recorder, number, script, word, frame_words))
+        word += sum(len(_words(steps)) for steps in _calls(script))
+    entries = []
+    for number, script in enumerate(scripts):
+        name, counts = f"nnl_region_{number}", (len(script.inputs), len(script.outputs), len(_calls(script)))
+        entries.append(f"{{{name}_inputs, {name}_outputs, {name}_calls, {', '.join(map(str, counts))}}}")
+    text.append(_table("nnl_region", "nnl_regions", entries))
+    text.append(_table("uint32_t", "nnl_script", _lines(kept)))
     loads = f"{count}, nnl_images" if count else "0, 0"
-    text.append(
-        f"static const nnl_model_t nnl_model = {{0x{config.hash:08x}, {loads}, nnl_regions, {len(regions)}}};\n#endif"
+    fields = (
+        f"0x{config.hash:08x}, {loads}, nnl_regions, nnl_script, {len(scripts)}, {len(kept)}, {int(manifest.packs)}"
     )
+    text.append(f"static const nnl_model_t nnl_model = {{{fields}}};\n#endif")
     return "\n".join(text) + "\n"
 
 
@@ -177,4 +240,5 @@ def driver_files(artifact: Artifact) -> dict[str, str]:
         As `model_header`.
     """
     sources = {path.name: path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".c", ".h")}
-    return {**sources, "nnloom_map.h": map_header(), "model.h": model_header(artifact)}
+    *_, frame_words = _scripts(artifact)
+    return {**sources, "nnloom_map.h": map_header(frame_words), "model.h": model_header(artifact)}

@@ -40,35 +40,43 @@ typedef struct {
 
 /* Words that one frame writes: `run` at consecutive addresses, the next run `jump` words after the last address. */
 typedef struct { uint32_t address; uint16_t jump; uint8_t run, count; const uint32_t *words; } nnl_burst;
-/* Row y begins at address[y % 4] + y / 4 * row_bytes, its pixels every pixel_bytes; a bank is moved in whole words. */
+/* As it is on the line: rows 0, 4, 8 and so on, then rows 1, 5, 9 and so on, ... (a bank of the board each). */
 typedef struct {
     uint16_t rows, columns, channels;
-    uint32_t row_bytes, pixel_bytes, address[4], bank_words[4];
+    uint32_t row_bytes, pixel_bytes, bank_bytes[4];
 } nnl_tensor;
-/* A program, with what has to be in the memories before it, unless that was loaded with the model. */
-typedef struct { uint32_t program_start, burst_count; const nnl_burst *bursts; } nnl_part;
+/* A program: what has to be in the memories before it, unless that was loaded with the model, and the word of the script that
+ * runs it; how many frames RUN and the MORE behind it are, and whether the region's inputs are in them, its outputs in the answer. */
+typedef struct {
+    uint32_t burst_count;
+    const nnl_burst *bursts;
+    uint16_t script, frames;
+    uint8_t takes, gives;
+} nnl_call;
 typedef struct {
     const nnl_tensor *inputs, *outputs;
-    const nnl_part *parts;
-    uint16_t input_count, output_count, part_count;
+    const nnl_call *calls;
+    uint16_t input_count, output_count, call_count;
 } nnl_region;
 typedef struct {
     uint32_t config_hash, burst_count;
     const nnl_burst *bursts;
     const nnl_region *regions;
-    uint16_t region_count;
+    const uint32_t *script; /* kept by the board */
+    uint16_t region_count, script_words;
+    uint8_t packs; /* the script leaves bytes between pixels out */
 } nnl_model_t;
 
 typedef struct {
     const nnl_port *port;
     const nnl_model_t *model;
     unsigned timeout_ms; /* silence after which a request is sent again: set to 300, plus a frame's time on the line */
-    uint32_t status, cycles; /* of the last program */
+    uint32_t status, cycles; /* of the last inference */
     uint32_t clock_hz;       /* of the accelerator; 0 before the board has answered */
     uint32_t retries;        /* requests that were sent again so far */
     /* the driver's own */
-    uint16_t session, size, received;
-    uint8_t sequence, start_sequence, loaded, done;
+    uint16_t session, received;
+    uint8_t sequence, loaded;
     uint8_t frame[NNL_FRAME_BYTES], line[NNL_LINE_BYTES], incoming[NNL_LINE_BYTES];
 } nnl_device;
 
