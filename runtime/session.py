@@ -673,7 +673,7 @@ class InferenceSession:
                     begin = time.perf_counter()
                     result = next(answers)
                     middle = time.perf_counter()
-                    outputs = self._loaded_program().run(case, _given(result))
+                    outputs = self._loaded_program(None).run(case, _given(result))
                     done.append(self._check_results(outputs, self.get_outputs())[0])
                     self._note(region.name, middle - begin, time.perf_counter() - middle, result)
         except DeviceError as error:
@@ -689,7 +689,7 @@ class InferenceSession:
             raise _Called(operands)
 
         try:
-            self._loaded_program().run(values, call)
+            self._loaded_program(None).run(values, call)
         except _Called as called:
             return called.operands
         raise ArtifactError(f"{self._artifact.path}: its code does not call the accelerator; compile the model again")
