@@ -356,6 +356,8 @@ class Report:
         names = {region.name for region in manifest.regions}
         if {layer["region"] for layer in report.values["layers"] if layer["target"] == "accelerator"} != names:
             raise ArtifactError(f"{path}: its regions are not those of the artifact; compile the model again")
+        if [leave["name"] for leave in report.values.get("exits", ())] != [leave.name for leave in manifest.exits]:
+            raise ArtifactError(f"{path}: its exits are not those of the artifact; compile the model again")
         return report
 
     def _repr_html_(self) -> str:

@@ -278,6 +278,7 @@ class InferenceSession:
         self._program: RelaxProgram | PortableProgram | None
         self._program, self.code_note = _open_program(self._artifact, native)
         self._native = isinstance(self._program, RelaxProgram)
+        self._exits: tuple[ExitInfo, ...] | None = None
         self._exit_programs: dict[str, PortableProgram] = {}
         self._initial_states = initial_states(self._artifact)
         self._states = self._initial_states
@@ -379,13 +380,16 @@ class InferenceSession:
         ArtifactError
             If the artifact's report is missing or damaged.
         """
-        if not self._artifact.manifest.exits:
-            return ()
-        report = Report.load(self._artifact)
-        return tuple(
-            ExitInfo(name=leave["name"], milliseconds=report.milliseconds(leave), cycles=leave["cycles"])
-            for leave in report.values.get("exits", ())
-        )
+        if self._exits is None:
+            exits: list[ExitInfo] = []
+            if self._artifact.manifest.exits:
+                report = Report.load(self._artifact)  # once: a run may take less
+                exits = [
+                    ExitInfo(name=leave["name"], milliseconds=report.milliseconds(leave), cycles=leave["cycles"])
+                    for leave in report.values.get("exits", ())
+                ]
+            self._exits = tuple(exits)
+        return self._exits
 
     def get_states(self) -> tuple[TensorInfo, ...]:
         """Name, shape, dtype and quantization of each state; empty if nothing lasts from run to run."""

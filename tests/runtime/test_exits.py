@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from nnloom.arch.artifact import Artifact, Manifest
 from nnloom.arch.errors import ArtifactError, ConfigError, InputError
-from nnloom.arch.report import Report
+from nnloom.arch.report import Report, write_report
 from nnloom.cli import main
 from nnloom.compiler.quantize import quantize
 from nnloom.runtime import InferenceSession
@@ -181,6 +182,14 @@ def test_edited_manifests(artifact, change, message):
     values = replace(manifest, exits=(replace(manifest.exits[0], **change), *manifest.exits[1:])).to_dict()
     with pytest.raises(ArtifactError, match=message):
         Manifest.from_dict(json.loads(json.dumps(values)))
+
+
+def test_the_report_has_the_exits_of_the_manifest(artifact, tmp_path):
+    shutil.copytree(artifact, tmp_path / "a")
+    report = dict(Report.load(Artifact.load(artifact)).values)
+    write_report(tmp_path / "a" / "report.json", {**report, "exits": report["exits"][:2]})
+    with pytest.raises(ArtifactError, match="its exits are not those of the artifact"):
+        Report.load(Artifact.load(tmp_path / "a"))
 
 
 def test_commands(model, inputs, tmp_path, capsys, monkeypatch):
