@@ -24,7 +24,7 @@ from .isa import DESCRIPTOR_WORDS, Descriptor, HostAddress, Kind, decode_program
 from .lists import Lists
 from .loopnest import by_word
 
-__all__ = ["ListProof", "check_descriptors", "check_lists"]
+__all__ = ["ListProof", "check_descriptors", "check_lists", "touched_granules"]
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,16 @@ def check_descriptors(
     """
     commands = list(_commands(config, descriptors, image, program))
     return _explore(_Space(config), commands)
+
+
+def touched_granules(config: AcceleratorConfig, program: Sequence[Descriptor]) -> NDArray[np.bool_]:
+    """Granules of activation memory that a program may read or write, bool [bank, granule]."""
+    space = _Space(config)
+    mask = np.zeros(config.row_banks * config.bank_granules, bool)
+    for d in program:
+        _inputs(space, d, mask)
+        _results(space, d, mask)
+    return mask.reshape(config.row_banks, config.bank_granules)
 
 
 def _commands(

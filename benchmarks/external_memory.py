@@ -6,8 +6,8 @@
 
 Cycles are those of the cost models (`compiler/cost.py`, `compiler/transfers.py`). Writes
 benchmarks/results/external_memory.json and the table in docs/external-memory.md. MLPerf Tiny's larger image
-classification is in no package: its topology, ResNet-8 with 40 filters instead of 16, stands for it, with random
-weights.
+classification, MobileNetV2 and ResNet-18 are in no package that we use: their topologies stand for them, with random
+weights (`tests/topologies.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from nnloom.runtime.devices.external_memory import ExternalMemory
 from nnloom.runtime.devices.serial import open_serial, parse_serial
 from nnloom.sim.scoreboard import GoldenScoreboard
 from nnloom.sim.virtual_board import SimulatedSdram, VirtualBoard
-from tests.tflite_models import ModelWriter
+from tests.topologies import TOPOLOGIES, write_topology
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "external-memory.md"
@@ -71,6 +71,7 @@ def measure(name: str, file: Path, board: Board) -> dict[str, Any]:
         "regions": len(emitted.regions),
         "parts": emitted.parts,
         "bytes": int(emitted.weights.size) + 4 * len(emitted.program),
+        **moved_bytes(config, emitted),
         "programs": sum(sum(layer_cycles(config, item.descriptors)) for item in emitted.regions),
     }
     if emitted.parts:
@@ -80,18 +81,15 @@ def measure(name: str, file: Path, board: Board) -> dict[str, Any]:
     return row
 
 
-def larger_resnet(folder: Path) -> Path:
-    """ResNet-8 with 40 filters in its first layers: 76.5 M multiply-accumulates."""
-    m, filters = ModelWriter(1), 40
-    x = m.conv(m.input((1, 32, 32, 3)), filters)
-    x = m.add(x, m.conv(m.conv(x, filters), filters, activation=None), "relu")
-    for more in (2, 4):
-        y = m.conv(m.conv(x, more * filters, strides=(2, 2)), more * filters, activation=None)
-        x = m.add(m.conv(x, more * filters, (1, 1), (2, 2), activation=None), y, "relu")
-    x = m.reshape(m.pool(x, "AVERAGE", (8, 8), (8, 8)), (1, 4 * filters))
-    file = folder / "resnet.tflite"
-    file.write_bytes(m.finish(m.softmax(m.dense(x, 10))))
-    return file
+def moved_bytes(config: AcceleratorConfig, emitted: Emitted) -> dict[str, int]:
+    """Bytes of rows of tensors that an inference brings from external memory and takes there."""
+    total = {"rows_in": 0, "rows_out": 0}
+    for item in emitted.regions:
+        strides = [location.row_stride * config.granule for location in item.region.external]
+        for part in item.region.parts:
+            total["rows_in"] += sum(rows.count * strides[rows.tensor] for rows in part.loads)
+            total["rows_out"] += sum(rows.count * strides[rows.tensor] for rows in part.stores)
+    return total
 
 
 def run_in_rtl(file: Path, board: Board) -> dict[str, Any]:
@@ -136,9 +134,9 @@ def run_in_rtl(file: Path, board: Board) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]], board: Board) -> str:
     """Markdown."""
     lines = [
-        "| network | engine's share | regions, parts | loaded once, bytes | computing, ms | weights, ms | rest, ms "
-        "| of these at once, ms | an inference, ms | the same over the line, s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | engine's share | regions, parts | loaded once, bytes | rows in, out, bytes | computing, ms "
+        "| weights, ms | rest, ms | of these at once, ms | an inference, ms | parts over the line, s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
 
@@ -151,6 +149,7 @@ def table(rows: list[dict[str, Any]], board: Board) -> str:
             f"{100 * row['engine_share']:.0f} %",
             f"{row['regions']}, {row['parts'] or '-'}",
             f"{row['bytes']:,}",
+            f"{row['rows_in']:,}, {row['rows_out']:,}" if row["rows_in"] else "-",
             ms("programs"),
             ms("weights"),
             ms("tensors", "control"),
@@ -179,12 +178,13 @@ def main() -> int:
             return 0
         rows = [measure(name, zoo.fetch(name), board) for name in NETWORKS]
         with tempfile.TemporaryDirectory(prefix="nnloom-") as folder:
-            file = larger_resnet(Path(folder))
-            rows.append(measure("larger image classification", file, board))
+            files = {name: write_topology(name, Path(folder)) for name in TOPOLOGIES}
+            rows += [measure(f"{name} (random weights)", file, board) for name, file in files.items()]
             config = dataclasses.replace(board.config, activation_bytes=131072)
             larger = dataclasses.replace(board, config=config)
-            rows.append(measure("the same with 128 KiB of activation memory", file, larger))
-            rtl = run_in_rtl(file, larger) if options.rtl else json.loads(RESULTS.read_text()).get("rtl")
+            name = "larger image classification"
+            rows.append(measure(f"{name} with 128 KiB of activation memory", files[name], larger))
+            rtl = run_in_rtl(files[name], larger) if options.rtl else json.loads(RESULTS.read_text()).get("rtl")
     except NnloomError as error:
         parser.exit(1, f"error: {error}\n")
     text = ",\n  ".join(json.dumps(row) for row in rows)

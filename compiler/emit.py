@@ -22,12 +22,11 @@ from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
 from .cost import layer_cycles
 from .graph import LayerGraph
-from .hoist import hoisted_steps
 from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
 from .memory import MemoryPlan, fits_memory, plan_memory, region_bytes
 from .parts import PartSize, arrangements, cut, cuts
 from .split_sums import with_split_sums
-from .strip_program import StripPart, strip_parts
+from .strip_program import StripPart, strip_parts, strip_steps
 from .strips import StripPlan, plan_strips, sliced
 from .transfers import MemoryTiming, list_cycles
 from .unread import without_unread
@@ -112,7 +111,7 @@ def emit(
     if memory is not None and in_strips:
         strips = [_planned_in_strips(config, graph, memory) for graph in graphs]
         if any(strips):
-            return _emit_strips(config, graphs, strips)
+            return _emit_strips(config, graphs, strips, memory)
     plain = [_planned(config, graph) for graph in graphs]
     spare = [_with_spare_rows(config, *item) for item in plain]
     fast, carried = ([(_faster(config, graph), plan) for graph, plan in form] for form in (spare, plain))
@@ -166,7 +165,9 @@ def prepared(config: AcceleratorConfig, graph: LayerGraph) -> tuple[LayerGraph, 
     return without_unread(without_copies(config, graph)), without_unread(graph)
 
 
-def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans: Sequence[StripPlan | None]) -> Emitted:
+def _emit_strips(
+    config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans: Sequence[StripPlan | None], timing: MemoryTiming
+) -> Emitted:
     """Every region in parts, those with a plan of strips in strips."""
     tables = _tables(config, graphs)
     images = _Images(config)
@@ -174,17 +175,17 @@ def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans:
     for index, (graph, plan) in enumerate(zip(graphs, plans, strict=True)):
         if plan is None:
             form, memory = _planned(config, graph)
-            pieces = cut(config, lower_layers(config, form, memory.locations))
             places = memory.locations
+            pieces, steps = _pieces(config, form, memory, lower_layers(config, form, places), tables, timing)
             made = [
                 StripPart(tuple(program), tuple(places[item.layer.output.name] for item in program), 0, (), ())
-                for piece in pieces
-                for program in [place_program(config, piece, tables=tables)]
+                for program in pieces
             ]
         else:
             form, memory = plan.graph, plan.memory
             places = {**memory.locations, **{name: plan.layouts[name] for name in plan.external}}
             made = strip_parts(config, plan, tables)
+            steps = strip_steps(config, plan, made, timing)
         first = images.programmed
         parts = tuple(map(images.part, made))
         external = tuple(plan.layouts[name] for name in plan.external) if plan else ()
@@ -197,7 +198,7 @@ def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans:
             tensors=tuple(location for part in made for location in part.locations),
             parts=parts,
             external=external,
-            steps=hoisted_steps(config, parts, external, [[item.descriptor for item in p.layers] for p in made]),
+            steps=steps,
         )
         regions.append(EmittedRegion(form, memory, tuple(item for part in made for item in part.layers), region))
     overflows = tuple(
@@ -206,7 +207,9 @@ def _emit_strips(config: AcceleratorConfig, graphs: Sequence[LayerGraph], plans:
         for plan in plans
         if plan
     )
-    return Emitted(tuple(regions), images.program, images.weights, table_image(tables), overflows)
+    emitted = Emitted(tuple(regions), images.program, images.weights, table_image(tables), overflows)
+    check_lists(config, Lists.make(config, [item.region for item in regions], emitted.program, emitted.weights))
+    return emitted
 
 
 class _Images:

@@ -25,7 +25,7 @@ from .graph import (
     WindowSum,
 )
 
-__all__ = ["Held", "is_elementwise", "reads_in_order", "rows_read", "rows_written", "strip_layer"]
+__all__ = ["Held", "leaves_out_nothing", "reads_in_order", "rows_read", "rows_written", "strip_layer"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Held:
     first: int = 0
 
 
-def is_elementwise(layer: Layer) -> bool:
-    """Whether row y of the output is made of rows y, which have to be in the same bank."""
-    return isinstance(layer, Add | Mul)
+def leaves_out_nothing(layer: Layer) -> bool:
+    """Whether a layer reads from the first row of its operand on: its window, if it has one, cannot begin elsewhere."""
+    return isinstance(layer, Add | Mul | WindowSum)
 
 
 def reads_in_order(layer: Layer, operand: int) -> bool:

@@ -26,13 +26,24 @@ from nnloom.arch.isa import Descriptor, weight_word_columns
 from nnloom.arch.loopnest import descriptor_cycles, issue_cycles
 
 from .channel_slices import with_channel_slices
-from .graph import Layer, LayerGraph, WindowSum
+from .graph import Layer, LayerGraph
 from .lower import located, lower_layer
 from .memory import Lifetime, MemoryPlan, check_plan, lifetimes, place_tensors
-from .strip_layers import is_elementwise, reads_in_order, rows_read, rows_written
+from .strip_layers import leaves_out_nothing, reads_in_order, rows_read, rows_written
 from .transfers import MemoryTiming, load_cycles, run_cycles, store_cycles
 
-__all__ = ["Stage", "Strip", "StripPlan", "balanced", "buffer_name", "misfits", "plan_strips", "sliced"]
+__all__ = [
+    "Stage",
+    "Strip",
+    "StripPlan",
+    "balanced",
+    "buffer_name",
+    "copy_name",
+    "misfits",
+    "plan_strips",
+    "sliced",
+    "source_of",
+]
 
 _ATTEMPTS = 8
 """Plans that are made until one fits although tensors leave gaps."""
@@ -53,7 +64,7 @@ class Strip:
     layers: tuple[Rows, ...]
     """rows of each layer's output"""
     tensors: Mapping[str, Rows]
-    """rows of each tensor that the stage has in a buffer"""
+    """rows of each tensor that the stage has in a buffer, or of a second copy of it (`copy_name`)"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class Stage:
     strips: tuple[Strip, ...]
     loaded: frozenset[str]
     """external tensors of which a strip brings rows"""
+    double: bool
+    """these have two buffers, in turns: rows of the next strip come while this one runs"""
 
 
 @dataclass(frozen=True)
@@ -83,9 +96,23 @@ class StripPlan:
     """by the cost model"""
 
 
-def buffer_name(stage: int, tensor: str) -> str:
-    """Name of the buffer in which the stage whose first layer is `stage` has rows of a tensor."""
-    return f"{tensor} @ {stage}"
+def buffer_name(stage: int, tensor: str, second: bool = False) -> str:
+    """Name of the buffer in which the stage whose first layer is `stage` has rows of a tensor, or of its second one."""
+    copy = ", again" if tensor != source_of(tensor) else ""
+    return f"{source_of(tensor)} @ {stage}{copy}" + ("'" if second else "")
+
+
+_COPY = "\0"
+
+
+def copy_name(tensor: str) -> str:
+    """What stands for rows of a tensor that a strip has a second time."""
+    return tensor + _COPY
+
+
+def source_of(name: str) -> str:
+    """The tensor, of its name or that of a copy."""
+    return name.removesuffix(_COPY)
 
 
 def plan_strips(config: AcceleratorConfig, graph: LayerGraph, timing: MemoryTiming) -> StripPlan:
@@ -198,7 +225,7 @@ class _Search:
         self._given = {t.name for t in graph.inputs}
         self._wanted = {t.name for t in graph.outputs}
         self._costs = _Costs(config, self.layouts)
-        self._cycles: dict[tuple[_Span, frozenset[str], int], tuple[float, int]] = {}
+        self._cycles: dict[tuple[_Span, frozenset[str], int], tuple[float, int, bool]] = {}
         self._made: dict[tuple[_Span, frozenset[str], int], tuple[Strip, ...]] = {}
         self._writers: dict[str, list[int]] = {}
         self._readers: dict[str, list[int]] = {}
@@ -256,46 +283,69 @@ class _Search:
 
     # Strips
 
-    def _banked(self, span: _Span, external: frozenset[str]) -> frozenset[str]:
-        """Tensors whose rows a strip has from multiples of `row_banks` on: layers that leave out no rows use them."""
-        result: set[str] = set()
-        alone = span[1] - span[0] == 1
-        for layer in self.layers[slice(*span)]:
-            if not (is_elementwise(layer) or isinstance(layer, WindowSum)):
-                continue
-            names = {t.name for i, t in enumerate(layer.inputs) if reads_in_order(layer, i)}
-            if is_elementwise(layer):
-                names.add(layer.output.name)
-            if not (alone and names <= external):
-                result |= names | {layer.output.name}
-        return frozenset(result)
+    def _roles(self, span: _Span, external: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+        """Tensors whose rows a strip has from multiples of `row_banks` on, and those that it brings twice.
+
+        Layers that leave out no rows read from the first row of a buffer on, or from one in the same bank. If others
+        read more of an external tensor, they get rows of their own.
+        """
+        inner = self.within(span)
+        strict = [index for index in range(*span) if leaves_out_nothing(self.layers[index])]
+        banked: set[str] = set()
+        twice: set[str] = set()
+        before = None
+        while before != len(banked):
+            before = len(banked)
+            for index in strict:
+                layer = self.layers[index]
+                for name in {t.name for i, t in enumerate(layer.inputs) if reads_in_order(layer, i)}:
+                    others = [x for x in self._readers[name] if span[0] <= x < span[1] and x != index]
+                    on_chip = name not in inner and name not in external
+                    if on_chip or (others and (name in inner or set(others) & set(strict))):
+                        banked.add(name)
+                    elif others:
+                        twice.add(name)
+                    if name in banked:
+                        banked.add(layer.output.name)
+        return frozenset(banked), frozenset(twice - banked)
 
     def heights(self, span: _Span, external: frozenset[str]) -> list[int]:
         """Heights of strips to try, falling."""
-        last = self.layers[span[1] - 1]
-        rows, step = last.output.rows, self.config.row_banks
+        rows = self.layers[span[1] - 1].output.rows
         if span[1] - span[0] == 1 and not external & self.touched(span):
             return [rows]
+        step = self._step(span, external)
         found = [rows, *range((rows - 1) // step * step, 0, -step)]
-        if last.output.name not in self._banked(span, external):
-            found += [n for n in (3, 2, 1) if n < rows]
-        return found
+        return found if step == self.config.row_banks or rows == 1 else [*found, 1]
+
+    def _step(self, span: _Span, external: frozenset[str]) -> int:
+        """Strips begin at multiples of so many rows: of two, which convolutions make at once, or of all banks."""
+        banked, _ = self._roles(span, external)
+        return self.config.row_banks if self.layers[span[1] - 1].output.name in banked else 2
 
     def strips(self, span: _Span, external: frozenset[str], height: int) -> tuple[Strip, ...]:
         """The strips of a stage whose last layer makes so many rows at a time."""
         key = span, external & self.touched(span), height
         if key not in self._made:
-            banked = self._banked(span, external)
+            roles = self._roles(span, external)
             rows = self.layers[span[1] - 1].output.rows
-            bounds = balanced(rows, height, min(self.config.row_banks, height))
-            self._made[key] = tuple(self._strip(span, external, banked, *bound) for bound in bounds)
+            bounds = balanced(rows, height, min(self._step(span, external), height))
+            self._made[key] = tuple(self._strip(span, external, roles, *bound) for bound in bounds)
         return self._made[key]
 
-    def _strip(self, span: _Span, external: frozenset[str], banked: frozenset[str], first: int, end: int) -> Strip:
+    def _strip(
+        self,
+        span: _Span,
+        external: frozenset[str],
+        roles: tuple[frozenset[str], frozenset[str]],
+        first: int,
+        end: int,
+    ) -> Strip:
         """One strip: from the last layer back, what each layer has to make for those behind it."""
         needed: dict[str, Rows] = {}
         made: list[Rows] = []
         banks = self.config.row_banks
+        banked, twice = roles
         for index in range(span[1] - 1, span[0] - 1, -1):
             layer = self.layers[index]
             rows = (first, end) if index == span[1] - 1 else needed[layer.output.name]
@@ -304,13 +354,14 @@ class _Search:
                 needed[layer.output.name] = rows_written(layer, *rows)
             for operand, tensor in enumerate(layer.inputs):
                 begin, stop = rows_read(layer, operand, *rows)
-                known = needed.get(tensor.name, (begin, stop))
+                name = copy_name(tensor.name) if tensor.name in twice and leaves_out_nothing(layer) else tensor.name
+                known = needed.get(name, (begin, stop))
                 begin, stop = min(begin, known[0]), max(stop, known[1])
-                if tensor.name in banked:
+                if name in banked:
                     begin = begin // banks * banks
-                needed[tensor.name] = begin, stop
+                needed[name] = begin, stop
         buffered = self.within(span) | external
-        return Strip(tuple(made[::-1]), {name: rows for name, rows in needed.items() if name in buffered})
+        return Strip(tuple(made[::-1]), {name: rows for name, rows in needed.items() if source_of(name) in buffered})
 
     # Memory
 
@@ -325,18 +376,22 @@ class _Search:
     def buffer_life(self, span: _Span, loaded: frozenset[str], name: str) -> _Span:
         """First and last layer of a buffer's life: strips bring all rows first and store the results in the end."""
         first, end = span
+        name = source_of(name)
         readers = [index for index in self._readers.get(name, ()) if first <= index < end]
         if name == self.layers[end - 1].output.name:
             return (first if name in loaded else end - 1), end - 1
         begin = first if name in loaded else self._writers[name][0]
         return begin, max(readers)
 
-    def buffer_granules(self, span: _Span, external: frozenset[str], height: int) -> int:
+    def buffer_granules(self, span: _Span, external: frozenset[str], height: int, double: bool = False) -> int:
         """Granules of a bank that a stage's buffers take at once."""
         loaded = self.loaded(span, external)
         total = [0] * (span[1] - span[0])
         for name, rows in self.buffer_rows(self.strips(span, external, height)).items():
-            size = -(-rows // self.config.row_banks) * self.layouts[name].row_stride
+            size = -(-rows // self.config.row_banks) * self.layouts[source_of(name)].row_stride
+            if double and source_of(name) in loaded:
+                total = [before + 2 * size for before in total]
+                continue
             begin, end = self.buffer_life(span, loaded, name)
             for index in range(begin, end + 1):
                 total[index - span[0]] += size
@@ -366,52 +421,62 @@ class _Search:
 
     # Costs
 
-    def stage_cost(self, span: _Span, external: frozenset[str], available: int) -> tuple[float, int]:
-        """(cycles, height) of a stage; (inf, 0) if it does not fit."""
+    def stage_cost(self, span: _Span, external: frozenset[str], available: int) -> tuple[float, int, bool]:
+        """(cycles, height, whether rows come ahead) of a stage; (inf, 0, False) if it does not fit."""
         mine = (external - self.within(span)) & self.touched(span)
         free = self.free(span, external, available)
         key = span, mine, free if mine or len(self.within(span)) else min(free, 0)
         if key not in self._cycles:
-            best: tuple[float, int] = (math.inf, 0)
+            best: tuple[float, int, bool] = (math.inf, 0, False)
             heights = self.heights(span, mine) if free >= 0 else []
-            # The higher, the more they take.
-            highest = bisect.bisect_left(heights, True, key=lambda h: self.buffer_granules(span, mine, h) <= free)
-            for height in heights[highest : highest + _HEIGHTS]:
-                # Lower ones bring and make more rows twice.
-                if self.buffer_granules(span, mine, height) <= free:
-                    best = min(best, (self._strips_cost(span, mine, height), height))
+            for double in (False, True) if self.loaded(span, mine) else (False,):
+
+                def fits(height: int, double: bool = double) -> bool:
+                    return self.buffer_granules(span, mine, height, double) <= free
+
+                # The higher, the more they take.
+                highest = bisect.bisect_left(heights, True, key=fits)
+                for height in heights[highest : highest + _HEIGHTS]:
+                    # Lower ones bring and make more rows twice.
+                    if fits(height):
+                        best = min(best, (self._strips_cost(span, mine, height, double), height, double))
             self._cycles[key] = best
         return self._cycles[key]
 
-    def _strips_cost(self, span: _Span, external: frozenset[str], height: int) -> float:
-        """Cycles of a stage in strips of so many rows."""
+    def _strips_cost(self, span: _Span, external: frozenset[str], height: int, double: bool) -> float:
+        """Cycles of a stage in strips of so many rows. Weights come while the accelerator runs, and rows if they come
+        ahead; nothing is stored meanwhile."""
         assert self.timing is not None
-        timing, total = self.timing, 0.0
+        timing = self.timing
         strips = self.strips(span, external, height)
         loaded = self.loaded(span, external)
         output = self.layers[span[1] - 1].output.name
+        computing = loads = stores = 0.0
         words = 0
         for index in range(*span):
             layer = self.layers[index]
             words += self._costs.weight_words(index, layer)
             for strip in strips:
                 begin, end = strip.layers[index - span[0]]
-                total += self._costs.cycles(index, layer, end - begin)
-        if words > self.config.weight_words:
-            # They come again for each strip.
-            total += (len(strips) - 1) * load_cycles(timing, words * weight_word_columns(self.config))
-        if not external and len(strips) == 1:
-            return total
+                computing += self._costs.cycles(index, layer, end - begin)
+        # What exceeds the memory comes again for each strip.
+        times = len(strips) if words > self.config.weight_words else 1
+        weights = times * load_cycles(timing, words * weight_word_columns(self.config))
+        if external or len(strips) > 1:
+            computing += len(strips) * run_cycles(timing)
+        first = 0.0
         for strip in strips:
-            total += run_cycles(timing)
             for name, (begin, end) in strip.tensors.items():
                 pieces = min(end - begin, self.config.row_banks)
-                size = self.layouts[name].row_stride * self.config.granule // 4 * (end - begin) / pieces
-                if name in loaded:
-                    total += pieces * load_cycles(timing, size)
+                size = self.layouts[source_of(name)].row_stride * self.config.granule // 4 * (end - begin) / pieces
+                if source_of(name) in loaded:
+                    loads += pieces * load_cycles(timing, size)
                 if name == output and name in external:
-                    total += pieces * store_cycles(timing, size)
-        return total
+                    stores += pieces * store_cycles(timing, size)
+            first = first or loads
+        if double:
+            return stores + first + max(computing, loads - first + weights)
+        return stores + loads + max(computing, weights)
 
     def cost(self, spans: Sequence[_Span], external: frozenset[str], available: int) -> tuple[int, float]:
         """(stages that do not fit, cycles of the others)."""
@@ -419,7 +484,7 @@ class _Search:
         for name in (self._given | self._wanted) - external:
             total += self._exchange_cost(name)
         for span in spans:
-            cycles, _ = self.stage_cost(span, external, available)
+            cycles, *_ = self.stage_cost(span, external, available)
             if math.isinf(cycles):
                 missing += 1
             else:
@@ -508,7 +573,7 @@ class _Search:
                     continue
                 if end - first > 1 and not external & self.touched(span):
                     continue  # nothing is gained
-                cycles, _ = self.stage_cost(span, external, available)
+                cycles, *_ = self.stage_cost(span, external, available)
                 before = best[first][0]
                 if math.isinf(cycles):
                     options.append(((before[0] + 1, before[1]), first))
@@ -529,10 +594,11 @@ class _Search:
         places: dict[str, TensorLocation] = {}
         whole = {name: life for name, life in self.lives.items() if name not in external}
         for span in spans:
-            _, height = self.stage_cost(span, external, available)
+            _, height, double = self.stage_cost(span, external, available)
             strips = self.strips(span, external, height)
             loaded = self.loaded(span, external)
-            stages.append(Stage(*span, strips, loaded))
+            double = double and len(strips) > 1
+            stages.append(Stage(*span, strips, loaded, double))
             for name in self.within(span):
                 del whole[name]
             for name in whole.keys() & self.touched(span):
@@ -540,10 +606,14 @@ class _Search:
                 whole[name] = min(whole[name][0], span[0]), max(whole[name][1], span[1] - 1)
             for name, rows in self.buffer_rows(strips).items():
                 buffer = buffer_name(span[0], name)
-                places[buffer] = _with_rows(self.layouts[name], rows, buffer)
-                lives.append(
-                    Lifetime(buffer, places[buffer].granules(self.config), *self.buffer_life(span, loaded, name))
-                )
+                places[buffer] = _with_rows(self.layouts[source_of(name)], rows, buffer)
+                life = self.buffer_life(span, loaded, name)
+                if double and source_of(name) in loaded:
+                    life = span[0], span[1] - 1
+                    second = buffer_name(span[0], name, second=True)
+                    places[second] = _with_rows(self.layouts[source_of(name)], rows, second)
+                    lives.append(Lifetime(second, places[second].granules(self.config), *life))
+                lives.append(Lifetime(buffer, places[buffer].granules(self.config), *life))
         for name, (first, last) in whole.items():
             end = len(self.layers) if name in self._wanted else last
             lives.append(Lifetime(name, self.granules[name], -1 if name in self._given else first, end))

@@ -46,10 +46,10 @@ KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "average", 
 KINDS += ("dense", "multiply_pixel", "subtract", "rescaled")
 
 
-def tall_graph(seed: int, layers: int = 4) -> LayerGraph:
+def tall_graph(seed: int, layers: int = 4, rows: tuple[int, int] = (10, 60)) -> LayerGraph:
     """Random layers of an input that has many rows."""
     rng = np.random.default_rng([11, seed])
-    source = tensor(rng, "x", int(rng.integers(10, 60)), int(rng.integers(3, 9)), int(rng.integers(1, 40)))
+    source = tensor(rng, "x", int(rng.integers(*rows)), int(rng.integers(3, 9)), int(rng.integers(1, 40)))
     return random_graph(rng, [str(k) for k in rng.choice(KINDS, layers)], 1, source)
 
 
