@@ -113,9 +113,9 @@ def strips(tmp_path_factory) -> list[Network]:
     return found
 
 
-def open_device(board: VirtualBoard, told: list[str] | None = None) -> SerialDevice:
+def open_device(board: VirtualBoard, told: list[str] | None = None, patience: float = 1) -> SerialDevice:
     port, baud, seconds = parse_serial(board.device.removeprefix("serial:"))
-    return open_serial(port, baud, frame_seconds=seconds, progress=None if told is None else told.append)
+    return open_serial(port, baud, frame_seconds=patience * seconds, progress=None if told is None else told.append)
 
 
 def test_every_write_is_the_golden_models(board, networks):
@@ -135,7 +135,7 @@ def test_every_write_of_networks_in_strips_is_the_golden_models(board, strips):
     steps = [step for network in strips for step in network.region.steps]
     assert {step.kind for step in steps} == {"load", "bring", "run", "store"}
     assert any(step.kind == "bring" and step.under_way for step in steps)
-    with open_device(board) as device:
+    with open_device(board, patience=10) as device:
         for index, network in enumerate(strips):
             board.set_stalls(20 * index)
             device.load(network.artifact)
