@@ -109,8 +109,9 @@ def artifact(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.verilator
-@pytest.mark.parametrize("test", ["a_host_enumerates", pytest.param("a_network_runs", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("test", ["a_host_enumerates", "a_network_runs"])
 def test_usb(test, artifact, tmp_path):
     from cocotb_tools.check_results import get_results
 
