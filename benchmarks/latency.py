@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,7 @@ from nnloom.compiler.fit import fit
 from nnloom.compiler.frontend import read_model
 from nnloom.hw.uart import baud_divisor
 from nnloom.runtime import InferenceSession
+from nnloom.runtime.devices.base import HostBusDevice
 from nnloom.runtime.devices.recorder import BusRecorder
 from nnloom.runtime.devices.runs import Run
 from nnloom.runtime.devices.serial import bursts
@@ -47,8 +49,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "latency.json"
 BEGIN, END = "<!-- latency: written by benchmarks/latency.py -->", "<!-- end of latency -->"
 DEFAULT = "ulx3s-85f"
-BATCHES = {"keyword_spotting": 8, "image_classification": 4, "visual_wake_words": 2, "anomaly_detection": 8}
+BATCHES = {"keyword_spotting": 8, "image_classification": 4, "visual_wake_words": 1, "anomaly_detection": 8}
 """Further inferences of the batch that is measured in RTL."""
+MOST_WEIGHTS = 50_000
+"""Bytes that are loaded over the simulated line."""
 
 
 def up(requests: Iterator[Request] | Sequence[Request]) -> int:
@@ -141,26 +145,41 @@ def predict(name: str, board: Board, folder: Path) -> dict[str, Any]:
     }
 
 
+_write_images = HostBusDevice._write_images
+
+
+def _write_program(device: HostBusDevice, program: NDArray[np.uint32], weights: NDArray[np.uint8]) -> None:
+    _write_images(device, program, weights[:0])
+
+
 def measure(name: str, board: Board, folder: Path) -> dict[str, Any]:
-    """A network in RTL of the board's complete system, by its driver; outputs compared with the CPU's."""
+    """A network in RTL of the board's complete system, by its driver; outputs compared with the CPU's.
+
+    Many weights would take the simulated line hours: those stay out, and then outputs are not compared. Cycles do not
+    depend on weights.
+    """
     path, clock_hz = folder / name, system_clock_hz(board)
     compile(zoo.fetch(name), board=board.name, output=path)
     divisor = baud_divisor(clock_hz, board.baud)
     values = random_inputs(path)[: 2 + BATCHES[name]]
+    whole = Artifact.load(path).weights.nbytes < MOST_WEIGHTS
     with VirtualBoard(board.config, divisor=divisor, packing=board.link_packing, progress=print) as virtual:
         # The simulation is slow: the driver has patience.
         device = f"serial:{virtual.port}?baud=1000&timeout=600"
-        with InferenceSession(path, "cpu") as cpu, InferenceSession(path, device, fallback=False) as session:
+        with (
+            patch.object(HostBusDevice, "_write_images", _write_images if whole else _write_program),
+            InferenceSession(path, "cpu") as cpu,
+            InferenceSession(path, device, fallback=False) as session,
+        ):
 
             def run(inputs: NDArray) -> Any:
                 virtual.line_cycles()
                 got, want = session.run(inputs), cpu.run(inputs)
-                for key, value in want.items():
+                for key, value in want.items() if whole else ():
                     np.testing.assert_array_equal(got[key], value)
                 return virtual.line_cycles()
 
-            run(values[:1])
-            one, all_of_them = run(values[1:2]), run(values[1:])
+            one, all_of_them = run(values[:1]), run(values[1:])
             stats, cycles = session.stats(), session.last_cycles
             (region,) = session.artifact.manifest.regions
     assert stats.device == type(stats.device)(), stats
@@ -168,6 +187,7 @@ def measure(name: str, board: Board, folder: Path) -> dict[str, Any]:
     interval = (all_of_them.cycles - one.cycles) / BATCHES[name]
     return {
         "engine_cycles": cycles,
+        "outputs_compared": whole,
         "line_bytes": [one.bytes_in, one.bytes_out],
         "cycles": one.cycles,
         "latency_ms": round(1e3 * one.cycles / clock_hz, 4),
@@ -197,7 +217,7 @@ def table(rows: Sequence[dict[str, Any]], rtl: dict[str, dict[str, Any]]) -> str
         "of the line's limit": lambda r: f"{100 * r['of_limit']:.1f} %",
     }
     for label, cell in lines.items():
-        text.append(f"| {label} | " + " | ".join(cell(rtl[name]) for name in NETWORKS) + " |")
+        text.append(f"| {label} | " + " | ".join(cell(rtl[name]) if name in rtl else "" for name in NETWORKS) + " |")
     text += [
         "",
         "| board, clock, line | " + " | ".join(title(name) for name in NETWORKS) + " |",
@@ -235,7 +255,7 @@ def main() -> None:
     for row in rows:
         print(row)
     write_atomically(RESULTS, (json.dumps({"rtl": rtl, "boards": rows}, indent=1) + "\n").encode())
-    if set(rtl) == set(NETWORKS):
+    if rtl:
         write_readme(table(rows, rtl), begin_mark=BEGIN, end_mark=END)
 
 
