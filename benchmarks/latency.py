@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -220,7 +221,7 @@ def table(rows: Sequence[dict[str, Any]], rtl: dict[str, dict[str, Any]]) -> str
         text.append(f"| {label} | " + " | ".join(cell(rtl[name]) if name in rtl else "" for name in NETWORKS) + " |")
     text += [
         "",
-        "| board, clock, line | " + " | ".join(title(name) for name in NETWORKS) + " |",
+        "| engine / inference over the line, ms | " + " | ".join(title(name) for name in NETWORKS) + " |",
         "|---" + "|---:" * len(NETWORKS) + "|",
     ]
     for board in dict.fromkeys(row["board"] for row in rows):
@@ -228,12 +229,23 @@ def table(rows: Sequence[dict[str, Any]], rtl: dict[str, dict[str, Any]]) -> str
         first = mine[NETWORKS[0]]
         cells = [_cell(mine[name]) for name in NETWORKS]
         text.append(f"| {board}, {first['clock_mhz']:g} MHz, {first['baud'] / 1e6:g} Mbaud | {' | '.join(cells)} |")
+    text += [
+        "",
+        "First table: in RTL, the driver at the other end, from the first byte of the request to the last one of the",
+        "answer. Second: bytes of the frames and predicted cycles. The host's and the USB adapter's time come on top.",
+        "A network in parts is loaded over the line for each inference.",
+    ]
     return "\n".join(text) + "\n"
 
 
 def _cell(row: dict[str, Any]) -> str:
-    note = f", {row['parts']} parts" if row["parts"] else ""
-    return f"{row['engine_ms']:.3g} / {row['latency_ms']:.3g}{note}"
+    note = f" ({row['parts']} parts)" if row["parts"] else ""
+    return f"{_short(row['engine_ms'])} / {_short(row['latency_ms'])}{note}"
+
+
+def _short(value: float) -> str:
+    """Three digits."""
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}"
 
 
 def main() -> None:
