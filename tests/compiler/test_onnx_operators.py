@@ -238,3 +238,11 @@ def test_where_of_quantized_tensors(kind, tmp_path):
 def test_a_constant_output_of_no_dimensions(tmp_path):
     exact, got, want = computed(network(lambda n: (n.add("Size", "x"), n.add("Abs", "x")), IMAGE), tmp_path)
     assert exact and got[0].shape == want[0].shape == () and got[0] == want[0] == 120
+
+
+def test_pixels_to_channels_in_both_orders(tmp_path):
+    def build(n: Network) -> tuple[str, str]:
+        return n.add("SpaceToDepth", "x", blocksize=2, mode="CRD"), n.add("SpaceToDepth", "x", blocksize=2)
+
+    exact, got, want = computed(network(build, (1, 3, 4, 6), opset=28), tmp_path)
+    assert exact and all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))

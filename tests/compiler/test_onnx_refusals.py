@@ -124,6 +124,10 @@ OPERATORS: dict[str, tuple[str, Callable[[], Any]]] = {
         "QuantizeLinear 'quantizelinear0': a zero point of shape [4]; quantize per tensor",
         lambda: network(lambda n: quantized(n, scale=np.full(4, 0.1))),
     ),
+    "no finite scale": (
+        "QuantizeLinear 'quantizelinear0': a scale of inf; it must be finite and above 0, calibrate with such values",
+        lambda: network(lambda n: quantized(n, scale=np.inf)),
+    ),
     "quantized to 16 bits": (
         "QuantizeLinear 'quantizelinear0': quantized to int16; quantize activations to int8 or uint8",
         lambda: network(lambda n: quantized(n, kind="int16"), opset=21),

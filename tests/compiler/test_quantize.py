@@ -199,6 +199,20 @@ def test_data_that_do_not_fit(kind, small, tmp_path):
     assert "\n" not in str(caught.value) and not (tmp_path / "q.onnx").exists()
 
 
+def test_constants_that_are_listed_as_inputs(tmp_path):
+    """As files of old versions have them."""
+    n = Network(5, (1, 3, 6, 6))
+    model = n.model(n.add("Reshape", n.conv("x", 4, 3), n.constant([1, 4, 36], "int64")))
+    model.graph.input.extend(
+        onnx.helper.make_tensor_value_info(i.name, i.data_type, i.dims) for i in model.graph.initializer
+    )
+    onnx.save(model, tmp_path / "n.onnx")
+    data = np.random.default_rng(0).uniform(-1, 1, (4, 3, 6, 6)).astype(np.float32)
+    made = quantize(tmp_path / "n.onnx", data, output=tmp_path / "q.onnx", method="minmax", explain=False)
+    assert [i.name for i in onnx.load(made.path).graph.input] == ["x"]
+    assert check(made.path, tmp_path)["exact"]
+
+
 def test_what_is_refused(small, tmp_path):
     data = _data((2, 4, 4), 2)
     with pytest.raises(InputError, match=r"no layer named 'conv9' to keep float \(layers: conv0\)"):

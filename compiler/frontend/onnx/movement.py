@@ -370,10 +370,19 @@ def depth_to_space(r: Reader, node: Any) -> None:
 
 
 def space_to_depth(r: Reader, node: Any) -> None:
-    """SpaceToDepth."""
+    """SpaceToDepth; the other order of channels (CRD) is made of the usual one."""
     r.force(node.input[0])
-    block = int(attributes(node)["blocksize"])
-    _image(r, node, node.output[0], "SPACE_TO_DEPTH", r.v.image(node.input[0]), block_size=block)
+    a, out = attributes(node), node.output[0]
+    block = int(a["blocksize"])
+    _image(r, node, out, "SPACE_TO_DEPTH", r.v.image(node.input[0]), block_size=block)
+    if a.get("mode", b"DCR") == b"CRD":
+        made = r.v.image(out)
+        t = r.v.type(made)
+        channels = np.arange(t.shape[3]).reshape(block * block, -1).T.reshape(-1).astype(np.int32)
+        ordered = r.v.add(f"{out} (channels)", t)
+        indices = r.v.constant(channels, name="channels")
+        r.v.emit("GATHER", [made, indices], [ordered], {"axis": 3, "batch_dims": 0})
+        r.v.hold(out, ordered, channels_last(4))
 
 
 def _image(r: Reader, node: Any, out: str, kind: str, source: int, **options: Any) -> None:

@@ -179,8 +179,12 @@ def _upgraded(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _fixed(path: Path, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
     """With the shapes of all inputs."""
+    # What old files list as inputs with a default is constant; only so it is folded.
     constants = {i.name for i in model.graph.initializer}
-    inputs = {i.name: i for i in model.graph.input if i.name not in constants}
+    kept = [i for i in model.graph.input if i.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    inputs = {i.name: i for i in model.graph.input}
     unknown = [name for name in shapes if name not in inputs]
     if unknown:
         raise InputError(f"{path}: no input named {unknown[0]!r} (inputs: {', '.join(inputs)})")

@@ -338,7 +338,10 @@ class Reader:
     def scale_of(self, scale: str, zero_point: str) -> tuple[np.float32, int]:
         """Scale and zero point of a tensor, from the names of two constants."""
         zero = int(self.scalar(zero_point, "a zero point")) if zero_point else 0
-        return np.float32(self.scalar(scale, "a scale")), zero
+        value = np.float32(self.scalar(scale, "a scale"))
+        if not np.isfinite(value) or value <= 0:
+            raise Refusal(f"a scale of {value}; it must be finite and above 0, calibrate with such values")
+        return value, zero
 
     def make(
         self, node: Any, output: str, kind: str, operands: Sequence[int | None], axes: Sequence[int], **options: Any
