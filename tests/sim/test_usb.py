@@ -118,6 +118,6 @@ def test_usb(test, artifact, tmp_path):
     program = build_usb_bench(SMALL)
     env = cocotb_environment(__name__, toplevel=TOPLEVEL, folder=tmp_path) | {"COCOTB_TEST_FILTER": test}
     command = [str(program), f"+artifact={artifact}"]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=1200)
     print(result.stdout)
     assert get_results(tmp_path / "results.xml") == (1, 0), result.stdout + result.stderr
