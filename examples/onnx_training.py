@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
 __all__ = ["Builder", "accuracy", "digits", "scores", "train"]
 
@@ -165,6 +166,7 @@ def accuracy(values: NDArray, labels: NDArray) -> float:
     return float((values.reshape(len(labels), -1).argmax(axis=1) == labels).mean())
 
 
+@threadpool_limits.wrap(limits=1)  # for matrices this small, threads wait for each other most of the time
 def train(
     model: onnx.ModelProto, pictures: NDArray, labels: NDArray, *, epochs: int, rate: float = 2e-3, seed: int = 0
 ) -> onnx.ModelProto:
