@@ -45,7 +45,12 @@ _START = 4
 """From a program's way into the queue, or the end of the one before, to its start: PROGRAM_START, CONTROL."""
 _END = 10
 """From a program's end until it has been seen: a look at the accelerator's status."""
-_STORE_WORD = 10
+_STORE_WORD = 1
+"""Of activation memory; reads follow each other."""
+_READ_WORD = 8
+"""Of anything else: the accelerator answers before it takes the next read."""
+_READ_LATENCY = 9
+"""Until the first word of a burst has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +136,8 @@ def move_cycles(move: Move, timing: MemoryTiming, config: AcceleratorConfig | No
     beats = -(-words // timing.beat_words)
     each = max(timing.beat_cycles, timing.beat_words)
     if config and move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
-        # A granule's last word takes five cycles.
-        each = max(each, timing.beat_words * (1 + 4 / granule_columns(config)))
+        # A granule's last word takes four cycles.
+        each = max(each, timing.beat_words * (1 + 3 / granule_columns(config)))
     return timing.latency + _ASK + (beats - 1) * each + timing.beat_words
 
 
@@ -177,10 +182,15 @@ def list_cycles(
 
 
 def _store_cycles(move: Move, timing: MemoryTiming) -> float:
-    beats = -(-move.transfer.words // timing.beat_words)
+    words = move.transfer.words
+    beats = -(-words // timing.beat_words)
     first = move.word // timing.beat_words % BURST_BEATS
     bursts = -(-(first + beats) // BURST_BEATS)
-    return move.transfer.words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
+    if move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
+        reads = words * _STORE_WORD + bursts * _READ_LATENCY
+    else:
+        reads = words * _READ_WORD
+    return reads + beats + bursts * (timing.answer + 4)
 
 
 def load_cycles(timing: MemoryTiming, words: float) -> float:
@@ -190,16 +200,17 @@ def load_cycles(timing: MemoryTiming, words: float) -> float:
 
 
 def store_cycles(timing: MemoryTiming, words: float) -> float:
-    """About what a store of so many words takes in a list."""
+    """About what a store of so many words of activations takes in a list."""
     beats = words / timing.beat_words
     bursts = beats / BURST_BEATS + 0.5
-    return fetch_cycles(timing) + words * _STORE_WORD + 2 * beats + bursts * (timing.answer + 4)
+    return fetch_cycles(timing) + words * _STORE_WORD + beats + bursts * (_READ_LATENCY + timing.answer + 4)
 
 
 def run_cycles(timing: MemoryTiming) -> float:
     """About what a program of one layer takes in a list, without its own cycles: its load, its start, its results."""
     program = load_cycles(timing, DESCRIPTOR_WORDS)
-    return program + fetch_cycles(timing) + _START + _END + store_cycles(timing, 3)
+    results = fetch_cycles(timing) + 3 * _READ_WORD + 2 + timing.answer + 4
+    return program + fetch_cycles(timing) + _START + _END + results
 
 
 def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, ListCycles]:

@@ -9,7 +9,7 @@ One feed-forward pipeline, no stalls: the sequencer paces the steps so that noth
 from dataclasses import dataclass, replace
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, fifo, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from nnloom.arch import loopnest
@@ -39,6 +39,7 @@ from .compact import CompactAccelerator
 from .delay import SPREAD_LATENCY, delay, spread
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
+from .host_sharing import MOST_READS
 from .mac_array import MacArray, mac_latency
 from .operand import OPERAND_LATENCY, OperandFetch, description_latency
 from .program_control import ProgramControl
@@ -117,6 +118,10 @@ class _HostRequest:
     """With `loads_while_running`: it may write while a program runs."""
     held: Signal | None = None
     """With `loads_while_running`: a write to activations holds off the next request."""
+    streams: Signal | None = None
+    """With `loads_while_running`: what is offered is a read that does not hold off the next one."""
+    streamed: Signal | None = None
+    """With `loads_while_running`: that, a cycle after it was taken."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +151,9 @@ class Accelerator(wiring.Component):
 
     Members
     -------
-    host : In(HostBus); one write a cycle, reads one at a time; while a program runs writes to activations wait for a
-        cycle without a result
+    host : In(HostBus); one write a cycle, reads one at a time; with `loads_while_running` the DMA's reads of
+        activations follow each other, a word a cycle, and while a program runs its writes to them wait for a cycle
+        without a result
     from_dma : In, with `loads_while_running`; the request on `host` is the DMA's
     trace : Out; every write of the engine to the activation memory, for simulation
     busy : Out
@@ -474,9 +480,19 @@ class Accelerator(wiring.Component):
         request = Signal.like(host.request.payload, reset_less=True)
         valid = Signal()
         reading, ready = Signal(), Signal(init=1)
-        m.d.comb += host.request.ready.eq(ready)
-        m.d.sync += valid.eq(host.request.valid & ready)
-        with m.If(host.request.valid & ready & ~host.request.payload.write):
+        accepts: Value = ready
+        reads_alone = ~host.request.payload.write
+        if self.loads_while_running:
+            # The DMA's reads of activations follow each other, as far as there is room for their words.
+            accepts, streams = host.request.ready, Signal()
+            window = host.request.payload.address[28:]
+            activations = window == (HostAddress.ACTIVATIONS >> 28)
+            m.d.comb += streams.eq(reads_alone & self.from_dma & ~blocks.control.busy & activations)
+            reads_alone = reads_alone & ~streams
+        else:
+            m.d.comb += host.request.ready.eq(ready)
+        m.d.sync += valid.eq(host.request.valid & accepts)
+        with m.If(host.request.valid & accepts & reads_alone):
             m.d.sync += ready.eq(0)
         in_window = {w: Signal(name=f"in_{w.name.lower()}", reset_less=True) for w in HostAddress}
         writes_to = {w: Signal(name=f"writes_to_{w.name.lower()}", reset_less=True) for w in HostAddress}
@@ -490,17 +506,17 @@ class Accelerator(wiring.Component):
         decoded = _HostRequest(request, valid, reading, ready, in_window, writes_to, offset)
         if self.loads_while_running:
             from_dma, held = Signal(reset_less=True), Signal(name="write_held")
+            streamed = Signal(reset_less=True)
             columns = granule_columns(self.config)
             taken = host.request.payload
-            with m.If(ready):
-                m.d.sync += from_dma.eq(self.from_dma)
-            with m.If(host.request.valid & ready & taken.write & self.from_dma & blocks.control.busy):
+            m.d.sync += [from_dma.eq(self.from_dma), streamed.eq(streams)]
+            with m.If(host.request.valid & accepts & taken.write & self.from_dma & blocks.control.busy):
                 commits = taken.address[2 : 2 + (columns - 1).bit_length()].all() if columns > 1 else Const(1)
-                with m.If((taken.address[28:] == (HostAddress.ACTIVATIONS >> 28)) & commits):
+                with m.If(activations & commits):
                     m.d.sync += [held.eq(1), ready.eq(0)]
             memories = HostAddress.PROGRAM, HostAddress.WEIGHTS, HostAddress.ACTIVATIONS
             memory_access = memory_access & ~(from_dma & Cat(writes_to[w] for w in memories).any())
-            decoded = replace(decoded, from_dma=from_dma, held=held)
+            decoded = replace(decoded, from_dma=from_dma, held=held, streams=streams, streamed=streamed)
         m.d.comb += blocks.control.access.eq(memory_access)
         return decoded
 
@@ -636,6 +652,8 @@ class Accelerator(wiring.Component):
                     m.d.comb += register_value.eq(value)
         answer = Signal(32, reset_less=True)
         read = valid & ~request.write
+        if host.streamed is not None:
+            read = read & ~host.streamed
         with m.If(read):
             m.d.sync += [
                 reading.eq(1),
@@ -659,9 +677,44 @@ class Accelerator(wiring.Component):
             if counters.ram is not None:
                 with m.If((read_wait == 1) & read_counters):
                     m.d.sync += answer.eq(counters.ram.r_data.word_select(read_counter, 32))
+        if host.streamed is not None:
+            self._stream_reads(m, blocks, host, place, reading & (read_wait == 0), answer)
+            return
         m.d.comb += [
             response.valid.eq(reading & (read_wait == 0)),
             response.payload.data.eq(answer),
         ]
         with m.If(response.valid & response.ready):
             m.d.sync += [reading.eq(0), ready.eq(1)]
+
+    def _stream_reads(
+        self, m: Module, blocks: _Blocks, host: _HostRequest, place: _Place, answered: Value, answer: Signal
+    ) -> None:
+        """Answers of the DMA's reads of activations, a word a cycle, and behind them that of any other read.
+
+        answered: that one has its `answer`.
+        """
+        assert host.streams is not None and host.streamed is not None
+        request, response = self.host.request, self.host.response
+        m.submodules.words = words = fifo.SyncFIFO(width=32, depth=MOST_READS)
+        latency = RAM_LATENCY + 3
+        arrives = delay(m, host.valid & host.streamed & ~host.request.write, latency, "stream", reset=True)
+        column = delay(m, place.column, latency, "stream_column")
+        data = blocks.activations.host_data
+        columns = [data[32 * i : 32 * i + 32] for i in range(place.columns)]
+        m.d.sync += [
+            words.w_en.eq(arrives),
+            words.w_data.eq(Array(columns)[column] if place.columns > 1 else columns[0]),
+        ]
+        under_way, asked, taken = Signal(range(MOST_READS + 1)), Signal(), Signal()
+        m.d.comb += [
+            request.ready.eq(host.ready & (under_way != MOST_READS)),
+            asked.eq(request.valid & request.ready & host.streams),
+            words.r_en.eq(response.ready),
+            taken.eq(words.r_rdy & response.ready),
+            response.valid.eq(words.r_rdy | (answered & (under_way == 0))),
+            response.payload.data.eq(Mux(words.r_rdy, words.r_data, answer)),
+        ]
+        m.d.sync += under_way.eq(under_way + asked - taken)
+        with m.If(answered & (under_way == 0) & response.ready):
+            m.d.sync += [host.reading.eq(0), host.ready.eq(1)]

@@ -487,32 +487,35 @@ class DmaEngine(wiring.Component):
         beat_index, beat_full = transfer.beat_index, transfer.beat_full
         burst_count, sent, write_address = burst.burst_count, burst.sent, burst.write_address
         write_left = burst.write_left
+        # Words of the burst that were not asked for yet, and that have not come.
+        to_ask, to_come = (Signal(range(self.burst_beats * beat_words + 1), name=n) for n in ("to_ask", "to_come"))
         with m.State("STORE"):
-            # One word after the other: the accelerator answers a read before it takes the next request.
+            room = burst.write_beats << (beat_words - 1).bit_length()
+            words = Mux(transfer.words_left < room, transfer.words_left, room)
+            m.d.sync += [to_ask.eq(words), to_come.eq(words)]
+            m.next = "COLLECT"
+        with m.State("COLLECT"):
+            # Requests run ahead of the words, which are taken as they come.
+            m.d.comb += [request.valid.eq((to_ask != 0) & ~stopping), response.ready.eq(1)]
+            with m.If(transfer.taken):
+                m.d.sync += to_ask.eq(to_ask - 1)
             with m.If(beat_full):
                 m.d.comb += burst.burst_write.en.eq(1)
                 m.d.sync += [beat_full.eq(0), burst_count.eq(burst_count + 1)]
-            with m.Elif(stopping):
+            with m.If(response.valid):
+                m.d.sync += [
+                    to_come.eq(to_come - 1),
+                    transfer.beat[beat_index].eq(response.payload.data),
+                    beat_index.eq(beat_index + 1),
+                ]
+                with m.If((beat_index == beat_words - 1) | (to_come == 1)):
+                    m.d.sync += [beat_full.eq(1), beat_index.eq(0)]
+            with m.If(stopping & (to_ask == to_come)):
                 m.next = "NEXT"
-            with m.Elif(burst_count == burst.write_beats):
+            with m.Elif(~stopping & (to_come == 0) & ~beat_full):
                 m.d.sync += [axi.awvalid.eq(1), axi.awaddr.eq(write_address), axi.awlen.eq(burst.write_beats - 1)]
                 m.d.sync += axi.wvalid.eq(1)
                 m.next = "SEND"
-            with m.Else():
-                m.next = "STORE_REQUEST"
-        with m.State("STORE_REQUEST"):
-            m.d.comb += request.valid.eq(1)
-            with m.If(transfer.taken):
-                m.next = "STORE_WORD"
-        with m.State("STORE_WORD"):
-            m.d.comb += response.ready.eq(1)
-            with m.If(response.valid):
-                m.d.sync += transfer.beat[beat_index].eq(response.payload.data)
-                with m.If((beat_index == beat_words - 1) | (transfer.words_left == 0)):
-                    m.d.sync += [beat_full.eq(1), beat_index.eq(0)]
-                with m.Else():
-                    m.d.sync += beat_index.eq(beat_index + 1)
-                m.next = "STORE"
         with m.State("SEND"):
             with m.If(axi.awready):
                 m.d.sync += axi.awvalid.eq(0)

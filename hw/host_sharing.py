@@ -10,13 +10,17 @@ from nnloom.arch.dma import DMA_BASE
 
 from .host_bus import HostBus
 
-__all__ = ["HostArbiter", "HostDecoder"]
+__all__ = ["MOST_READS", "HostArbiter", "HostDecoder"]
+
+MOST_READS = 16
+"""Of a host, that wait for their answers."""
 
 _DMA_BIT = (DMA_BASE - 1).bit_length()
 
 
 class HostArbiter(wiring.Component):
-    """Two hosts on one bus; `first` goes first. A read keeps the bus until it is answered.
+    """Two hosts on one bus; `first` goes first. A host keeps the bus until its reads are answered, and may ask for more
+    of them meanwhile: `MOST_READS` at most.
 
     Members
     -------
@@ -42,13 +46,14 @@ class HostArbiter(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         request, response = self.bus.request, self.bus.response
+        reads = Signal(range(MOST_READS + 1))
         reading, owner, held, choice = Signal(), Signal(), Signal(), Signal()
+        m.d.comb += reading.eq(reads != 0)
         # A request that was offered stays, whatever comes meanwhile.
-        m.d.comb += choice.eq(Mux(held, owner, ~self.first.request.valid))
-        m.d.sync += [held.eq(request.valid & ~request.ready & ~self.pause), owner.eq(Mux(reading, owner, choice))]
+        m.d.comb += choice.eq(Mux(held | reading, owner, ~self.first.request.valid))
+        m.d.sync += [held.eq(request.valid & ~request.ready & ~self.pause), owner.eq(choice)]
         for index, host in enumerate((self.first, self.second)):
-            chosen = (choice == index) & ~reading & ~self.pause
-            with m.If(chosen):
+            with m.If((choice == index) & (reads != MOST_READS) & ~self.pause):
                 m.d.comb += [
                     request.payload.eq(host.request.payload),
                     request.valid.eq(host.request.valid),
@@ -57,10 +62,12 @@ class HostArbiter(wiring.Component):
             m.d.comb += host.response.payload.eq(response.payload)
             with m.If(reading & (owner == index)):
                 m.d.comb += [host.response.valid.eq(response.valid), response.ready.eq(host.response.ready)]
-        with m.If(request.valid & request.ready & ~request.payload.write):
-            m.d.sync += reading.eq(1)
-        with m.If(reading & response.valid & response.ready):
-            m.d.sync += reading.eq(0)
+        asked, answered = Signal(), Signal()
+        m.d.comb += [
+            asked.eq(request.valid & request.ready & ~request.payload.write),
+            answered.eq(response.valid & response.ready),
+        ]
+        m.d.sync += reads.eq(reads + asked - answered)
         m.d.comb += [self.idle.eq(~reading), self.from_second.eq(choice)]
         return m
 

@@ -329,6 +329,54 @@ def test_the_dma_loads_memories_beside_a_program(config, pause):
     run(test, 11, pause, config=config, loads_while_running=True)
 
 
+@pytest.mark.parametrize(
+    "config", [pytest.param(CONFIG, id="8x5"), pytest.param(WIDE, id="16x9", marks=pytest.mark.slow)]
+)
+def test_the_dmas_reads_follow_each_other(config):
+    """A word a cycle, in order, whoever is slow; a register's comes behind them."""
+    count = 40
+    start = HostAddress.ACTIVATIONS + config.bank_granules * config.granule
+
+    async def test(bus):
+        words = [int(word) for word in bus.rng.integers(0, 2**32, count)]
+        for i, word in enumerate(words):
+            await bus.write(start + 4 * i, word)
+        bus.ctx.set(bus.dut.from_dma, 1)
+        for stall in (0.0, 0.5, 0.9):
+            order = [int(i) for i in bus.rng.permutation(count)]
+            addresses = [*(start + 4 * i for i in order), HostAddress.REGISTERS + Register.MAGIC]
+            got, cycles = await read_many(bus, addresses, stall)
+            assert got == [*(words[i] for i in order), MAGIC]
+            assert stall or cycles < count + 30
+
+    run(test, 12, 0.0, config=config, loads_while_running=True)
+
+
+async def read_many(bus: Bus, addresses: list[int], stall: float) -> tuple[list[int], int]:
+    """Offer all reads, as fast as they are taken or with pauses on both sides; the answers, and the cycles."""
+    ctx, request, response = bus.ctx, bus.dut.host.request, bus.dut.host.response
+    got: list[int] = []
+    asked = cycles = 0
+    offered = False
+    ctx.set(request.payload.write, 0)
+    while len(got) < len(addresses):
+        offered = offered or (asked < len(addresses) and bus.rng.random() >= stall)
+        ctx.set(request.valid, offered)
+        if offered:
+            ctx.set(request.payload.address, addresses[asked])
+        ctx.set(response.ready, bus.rng.random() >= stall)
+        taken = offered and ctx.get(request.ready)
+        if ctx.get(response.valid) and ctx.get(response.ready):
+            got.append(ctx.get(response.payload.data))
+        await ctx.tick()
+        if taken:
+            asked, offered = asked + 1, False
+        cycles += 1
+        assert cycles < 3000
+    ctx.set(response.ready, 0)
+    return got, cycles
+
+
 @pytest.mark.parametrize("loads_while_running", [False, True])
 @pytest.mark.parametrize("config", [CONFIG, COMPACT], ids=["8x5", "compact"])
 def test_accesses_while_busy_are_ignored_and_reported(config, loads_while_running):
