@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from nnloom.arch.artifact import Region, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.dtypes import UINT8
 from nnloom.arch.isa import HostAddress, Register, Status
 
 from .accelerator import make_accelerator
@@ -233,7 +234,7 @@ class _Walk(wiring.Component):
         last_byte = self._constant(m, "last_byte", [t.pixel_stride - 1 for t in tensors])
         row_stride = self._constant(m, "row_stride", [t.row_stride for t in tensors])
         base = self._constant(m, "base", [t.base for t in tensors])
-        unsigned = self._constant(m, "of_uint8", [int(t.dtype == "uint8") for t in tensors])
+        unsigned = self._constant(m, "of_uint8", [int(t.dtype == UINT8) for t in tensors])
 
         row, column, byte = Signal.like(last_row), Signal.like(last_column), Signal.like(last_byte)
         """`byte` of a pixel, padding included."""
