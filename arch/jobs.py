@@ -69,7 +69,12 @@ def _here(
     # An interrupt is for this process to handle.
     quiet = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=quiet) as pool:
-        jobs = {pool.submit(work, item, shared): item for item in items}
+        # Nor before a worker can ignore it: processes inherit what is blocked as they are started, at `submit`.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            jobs = {pool.submit(work, item, shared): item for item in items}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             for job in as_completed(jobs):
                 yield jobs[job], job.result()

@@ -255,7 +255,7 @@ def test_engines_have_as_many_tables_as_the_network_has_functions(functions, tab
 def test_default_configuration_of_the_board_is_built_as_before():
     config = BOARD.config
     assert lut_multipliers(BOARD, config) == 176
-    assert dsp_blocks(config, 176) == 145 and block_rams(config) == 186
+    assert dsp_blocks(config, 176) == 145 and block_rams(config) == 187
     assert fits(BOARD, estimate(config, 176))
     assert not fits(BOARD, dataclasses.replace(estimate(config, 176), LUT4=limits(BOARD)["LUT4"] + 1))
 
@@ -281,7 +281,8 @@ def test_block_rams_and_dsp_blocks_are_exact_on_the_measurements(measured):
     for row in measured:
         config = AcceleratorConfig.from_dict(row["config"])
         got = estimate(config, row["lut_multipliers"])
-        assert row["resources"]["DP16KD"] == got.DP16KD
+        # Measured before protocol 3, whose link has a block RAM more.
+        assert row["resources"]["DP16KD"] + 1 == got.DP16KD
         assert row["resources"]["MULT18X18D"] == got.MULT18X18D
 
 

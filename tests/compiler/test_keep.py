@@ -50,7 +50,7 @@ def test_steps_before_a_refusal_are_kept(tmp_path, capfd, monkeypatch):
     def refuse(*_, **__):
         raise NnloomError("no")
 
-    monkeypatch.setattr("nnloom.compiler.fit.fit", refuse)
+    monkeypatch.setattr("nnloom.compiler.exits.fit", refuse)
     path, folder = _model(tmp_path), tmp_path / "steps"
     assert main(["compile", str(path), "-o", str(tmp_path / "net"), "--keep", str(folder)]) != 0
     assert sorted(p.stem for p in folder.glob("*.txt")) == ["1-read", "2-simplify"]

@@ -322,6 +322,8 @@ def test_the_dma_loads_memories_beside_a_program(config, pause):
                 assert await bus.read(address) == words[address]
         # Nobody else may, nor may the DMA read.
         await bus.write(HostAddress.REGISTERS + Register.CONTROL, 1)
+        while not bus.ctx.get(bus.dut.busy):
+            await bus.ctx.tick()
         bus.ctx.set(bus.dut.from_dma, 1)
         assert await bus.read(activations[0]) == 0
         assert await bus.register(Register.STATUS) == Status.BUSY | ACCESS_ERROR

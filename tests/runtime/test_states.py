@@ -84,7 +84,7 @@ def test_a_device_that_fails_midway(streaming, frames, want, states, kind):
         warnings.simplefilter("ignore", DeviceWarning)
         hits = 0
         for i, (frame, answer) in enumerate(zip(frames, want, strict=True)):
-            line.arm(Fault(kind, i % 3 > 0, 12 + 29 * i, seconds=30.0))
+            line.arm(Fault(kind, i % 3 > 0, 6 + 7 * i, seconds=30.0))
             np.testing.assert_array_equal(only(session.run(frame)), answer)
             assert same(session.get_state(), states[i + 1]), i
             hits += bool(line.hit)
