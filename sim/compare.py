@@ -195,7 +195,14 @@ def _open(artifact: Artifact, against: With, floating: str | Path | None) -> _Re
 
 
 def _ordered(found: NDArray, value: NDArray) -> NDArray | None:
-    """A tensor of the file in the order and shape of the network's: channels last, or as it is."""
+    """A tensor of the file in the order and shape of the network's: channels last, or as it is.
+
+    The last rows and columns, which no layer reads, are not computed: those of the file are left out, too.
+    """
+    if found.ndim == value.ndim == 4 and found.size > value.size:
+        _, rows, columns, channels = value.shape
+        if found.shape[1] == channels and found.shape[2] >= rows and found.shape[3] >= columns:
+            found = found[:, :, :rows, :columns]
     if found.size != value.size:
         return None
     if found.dtype == np.uint8 and value.dtype == np.int8:
