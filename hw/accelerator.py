@@ -637,7 +637,9 @@ class Accelerator(wiring.Component):
         read_activations, read_counters = Signal(reset_less=True), Signal(reset_less=True)
         if counters.ram is not None:
             m.d.comb += counters.ram.r_addr.eq(offset[4:])
-        register_value = Signal(32)
+        # Registered before it joins what else is read: STATUS and CYCLES lie far from the link.
+        register_value, register_read = Signal(32), Signal(32, reset_less=True)
+        m.d.sync += register_read.eq(register_value)
         with m.Switch(offset[:8]):
             for register, value in (
                 (Register.MAGIC, Const(MAGIC, 32)),
@@ -662,7 +664,6 @@ class Accelerator(wiring.Component):
                 read_counter.eq(offset[2:]),
                 read_activations.eq(in_window[HostAddress.ACTIVATIONS] & ~busy),
                 read_counters.eq(in_window[HostAddress.COUNTERS] & ~busy),
-                answer.eq(Mux(in_window[HostAddress.REGISTERS], register_value, 0)),
             ]
         m.d.comb += [
             activations.host_read.eq(~busy),
@@ -671,6 +672,8 @@ class Accelerator(wiring.Component):
         ]
         with m.If(reading & (read_wait != 0)):
             m.d.sync += read_wait.eq(read_wait - 1)
+            with m.If(read_wait == RAM_LATENCY + 4):
+                m.d.sync += answer.eq(Mux(in_window[HostAddress.REGISTERS], register_read, 0))
             with m.If((read_wait == 1) & read_activations):
                 words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
                 m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
