@@ -63,7 +63,7 @@ def read_arrays(path: str | Path) -> NDArray | dict[str, NDArray]:
             file.seek(0)
             return _read_array(file, os.fstat(file.fileno()).st_size)
         except OSError as error:
-            raise ArrayFileError(f"{path}: {error.strerror or 'cannot be read'}; give a .npy file") from error
+            raise ArrayFileError(f"{path}: {error.strerror or 'cannot be read'}; give a .npy or .npz file") from error
         except _DAMAGE as error:
             raise ArrayFileError(f"{path}: not a .npy or .npz array file ({_line(error)})") from error
 
@@ -79,7 +79,7 @@ def _open(path: Path) -> IO[bytes]:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         reason = getattr(error, "strerror", None) or "cannot be read"
-        raise ArrayFileError(f"{path}: {reason}; give a .npy file") from error
+        raise ArrayFileError(f"{path}: {reason}; give a .npy or .npz file") from error
     status = os.fstat(handle)
     if stat.S_ISREG(status.st_mode) and status.st_size:
         return os.fdopen(handle, "rb")

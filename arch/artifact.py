@@ -60,6 +60,7 @@ BOARD_FILE = "board.json"
 """of a board that nnloom does not bring: from a file, or another package"""
 REPORT_FILE = "report.json"
 MANIFEST_FILE = "manifest.json"
+MODEL_SUFFIXES = (".tflite", ".onnx", ".pt2")
 OPTIONAL_FILES = (TABLES_FILE, CONSTANTS_FILE, STATES_FILE, CPU_FILE, MODEL_FILE, ONNX_FILE, BOARD_FILE)
 
 
@@ -502,6 +503,8 @@ class Artifact:
         manifest_path = path / MANIFEST_FILE
         if not path.exists():
             restore_directory(path)
+        if path.is_file():
+            raise ArtifactError(f"{path}: a file, not an artifact; {_artifact_for(path)}")
         if not manifest_path.is_file():
             raise ArtifactError(f"{path}: no {MANIFEST_FILE} there; make one with 'nnloom compile MODEL -o {path}'")
         try:
@@ -562,6 +565,15 @@ def write_artifact(
     values = json.loads(json.dumps(manifest.to_dict()))
     values["sha256"] = _seal(values)
     (path / MANIFEST_FILE).write_text(json.dumps(values, indent=1) + "\n")
+
+
+def _artifact_for(path: Path) -> str:
+    """What to do with a file that was given in place of an artifact's directory."""
+    if path.parent.joinpath(MANIFEST_FILE).is_file():
+        return f"give its folder, {path.parent}"
+    if path.suffix in MODEL_SUFFIXES:
+        return f"run 'nnloom compile {path} -o DIR' and give DIR"
+    return "give the folder that 'nnloom compile MODEL -o DIR' makes"
 
 
 def _seal(values: dict[str, Any]) -> str:

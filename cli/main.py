@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -608,7 +609,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except OSError as error:
         name = f"{error.filename}: " if error.filename else ""
-        console.error(f"{name}{error.strerror or error}")
+        hint = "; make room there, or write elsewhere" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        console.error(f"{name}{error.strerror or error}{hint}")
         return 2
     finally:
         console.close()

@@ -32,6 +32,7 @@ from nnloom.arch.reference import STATES, evaluate, initial_state
 from nnloom.arch.reference.detection import DETECTION_POSTPROCESS
 
 from ..ir import Graph, Node, State, Value, checked_data
+from .model_files import MODEL_FILES
 from .shapes import infer_shapes, output_size
 from .sparsity import densify
 
@@ -87,11 +88,11 @@ def read_tflite(path: str | Path) -> Graph:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}; give the path of a .tflite file") from error
+        raise ModelError(f"{path}: {error.strerror or error}; give {MODEL_FILES}") from error
     if len(data) < 8:
-        raise ModelError(f"{path}: empty or truncated file of {len(data)} bytes; give a .tflite file")
+        raise ModelError(f"{path}: empty or truncated file of {len(data)} bytes; give {MODEL_FILES}")
     if data[4:8] != b"TFL3":
-        raise ModelError(f"{path}: not a TFLite model (no TFL3 identifier); give a .tflite file")
+        raise ModelError(f"{path}: neither a TFLite model (no TFL3 identifier) nor an ONNX model; give {MODEL_FILES}")
     try:
         return _Reader(tflite.Model.GetRootAsModel(data, 0), path, hashlib.sha256(data).hexdigest()).graph()
     except (ModelError, UnsupportedOperatorError):

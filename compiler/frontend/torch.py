@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nnloom.arch.artifact import MANIFEST_FILE
 from nnloom.arch.errors import ModelError, NnloomError
 from nnloom.arch.extras import require
+
+from .model_files import MODEL_FILES
 
 __all__ = ["check_other_formats", "exported", "is_program"]
 
@@ -37,7 +40,9 @@ def _holds_program(names: list[str]) -> bool:
 
 
 def check_other_formats(path: Path) -> None:
-    """Raise ModelError for files that hold a network in a form that is exported first, saying how."""
+    """Raise ModelError for files and folders that hold a network in a form that is exported first, saying how."""
+    if path.is_dir():
+        raise ModelError(f"{path}: {_folder(path)}")
     names = _members(path)
     try:
         with path.open("rb") as file:
@@ -60,6 +65,17 @@ def check_other_formats(path: Path) -> None:
             f"{path}: PyTorch weights, which are no network; in Python, torch.export.save(torch.export.export(network, "
             f"(x,)), {path.stem + '.pt2'!r}), and give that file"
         )
+
+
+def _folder(path: Path) -> str:
+    if (path / "saved_model.pb").is_file():
+        return (
+            f"a TensorFlow model; quantize it in Python, tf.lite.TFLiteConverter.from_saved_model({str(path)!r}) with "
+            "a representative_dataset, and give the .tflite file"
+        )
+    if (path / MANIFEST_FILE).is_file():
+        return "an artifact, compiled already; see 'nnloom run --help', or give the model file that it was made from"
+    return f"a folder; give {MODEL_FILES}"
 
 
 def _members(path: Path) -> list[str]:

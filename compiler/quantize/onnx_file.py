@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import ModelError
 from nnloom.arch.extras import require
 
+from ..frontend.model_files import MODEL_FILES
 from ..frontend.onnx.plan import first_line, load_model, run_options
 from .as_convolutions import with_convolutions
 from .calibration import ModelInput
@@ -64,7 +65,7 @@ def open_shapes(path: Path) -> dict[str, tuple[int | None, ...]]:
     try:
         graph = onnx.load(str(path), load_external_data=False).graph
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}; give the path of a model file") from error
+        raise ModelError(f"{path}: {error.strerror or error}; give {MODEL_FILES}") from error
     except Exception as error:  # protobuf's errors have no common class
         raise ModelError(f"{path}: damaged ONNX file ({first_line(error)})") from error
     constants = {i.name for i in graph.initializer}

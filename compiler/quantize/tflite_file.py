@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from nnloom.arch.errors import ModelError
 from nnloom.arch.extras import require
 
+from ..frontend.model_files import MODEL_FILES
 from .calibration import ModelInput
 from .noise import LayerReport, Parameters, Sums, add_case, decibels, layer_report
 
@@ -244,7 +245,7 @@ def _prepared(path: Path) -> tuple[bytes, str, list[str]]:
         by_index = {t.tensorIndex: t.name.decode() for t in signature.inputs}
         return data, signature.signatureKey.decode(), [by_index[int(i)] for i in graph.inputs]
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}; give the path of a .tflite file") from error
+        raise ModelError(f"{path}: {error.strerror or error}; give {MODEL_FILES}") from error
     except Exception as error:  # of the FlatBuffers reader, which raises whatever it stumbles over
         raise ModelError(f"{path}: damaged TFLite file ({_line(error)})") from error
 

@@ -65,6 +65,8 @@ def stage(tmp_path_factory, artifacts, model_path):
     (folder / "other").mkdir()
     (folder / "other" / "precious.txt").write_text("keep me")
     (folder / "file").write_text("a file")
+    (folder / "saved").mkdir()
+    (folder / "saved" / "saved_model.pb").write_bytes(b"")
     (folder / "web").mkdir()
     (folder / "web" / "manifest.json").write_text('{"name": "a web app", "icons": []}')
     (folder / "web" / "index.html").write_text("<p>")
@@ -90,10 +92,12 @@ def stage(tmp_path_factory, artifacts, model_path):
 
 COMPILE = {
     "missing model": ("none.tflite", "No such file"),
-    "a folder as model": ("other", "Is a directory"),
+    "a folder as model": ("other", "a folder; give a .tflite, .onnx or .pt2"),
+    "an artifact as model": ("good", "an artifact, compiled already"),
+    "a folder of TensorFlow as model": ("saved", "tf.lite.TFLiteConverter.from_saved_model('saved')"),
     "empty model": ("empty.tflite", "empty or truncated"),
-    "text as model": ("text.tflite", "not a TFLite model"),
-    "garbage model": ("garbage.tflite", "not a TFLite model"),
+    "text as model": ("text.tflite", "neither a TFLite model"),
+    "garbage model": ("garbage.tflite", "neither a TFLite model"),
     "garbage behind a good header": ("header.tflite", "damaged TFLite file"),
     "truncated model": ("truncated.tflite", ""),
     "unsupported operator": ("operator.tflite", "UNIQUE"),
@@ -116,6 +120,9 @@ COMPILE = {
 
 RUN = {
     "missing artifact": ("run none --input x.npy", "no manifest.json"),
+    "a model as artifact": ("run kws.tflite --input x.npy", "run 'nnloom compile kws.tflite -o DIR' and give DIR"),
+    "a file of an artifact": ("inspect good/manifest.json", "give its folder, good"),
+    "an array as artifact": ("simulate x.npy", "a file, not an artifact; give the folder that"),
     "no artifact": ("run other --input x.npy", "no manifest.json"),
     "manifest missing": ("inspect no-manifest", "no manifest.json"),
     "manifest cut": ("inspect cut-manifest", "not readable as JSON"),
@@ -127,7 +134,7 @@ RUN = {
     "library replaced": ("run bad-library --input x.npy", "differs from its hash"),
     "report damaged": ("inspect bad-report", "report.json: not readable as JSON"),
     "no input": ("run good", "no input given"),
-    "missing input": ("run good --input none.npy", "No such file"),
+    "missing input": ("run good --input none.npy", "No such file or directory; give a .npy or .npz file"),
     "wrong shape": ("run good --input shape.npy", "must have shape [1, 50, 10, 1], not [1, 49, 10, 1]"),
     "scalar": ("run good --input scalar.npy", "must have shape"),
     "no rows": ("run good --input no-rows.npy", "must have shape"),

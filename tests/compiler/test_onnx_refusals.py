@@ -412,7 +412,7 @@ def test_refusals(name, tmp_path):
 
 FILES = {
     "damaged": "damaged ONNX file (<line>)",
-    "none": "No such file or directory; give the path of a model file",
+    "none": "No such file or directory; give a .tflite, .onnx or .pt2 (torch.export) file",
     "another input": "no input named 'z' (inputs: x)",
     "another shape": "input 'x' has shape [1, rows, ?], not [2, 3, 4]",
 }

@@ -372,7 +372,10 @@ def test_command(tmp_path, capsys, monkeypatch):
     for words, message in (
         (["net.onnx"], "give --mask FILE or --target SHARE"),
         (["net.onnx", "--target", "2"], "a target of 2 is no share"),
-        (["none.onnx", "--target", "0.5"], "none.onnx: No such file or directory; give the path of a model file"),
+        (
+            ["none.onnx", "--target", "0.5"],
+            "none.onnx: No such file or directory; give a .tflite, .onnx or .pt2 (torch.export) file",
+        ),
         (["net.onnx", "--target", "0.5", "-o", "no/where.onnx"], "no/where.onnx: cannot be written"),
     ):
         assert main(["prune", *words]) == 2

@@ -22,6 +22,7 @@ from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.operation import Quantization
 from nnloom.compiler.frontend import read_model
+from nnloom.compiler.frontend.model_files import MODEL_FILES
 from nnloom.compiler.graph import (
     Add,
     AveragePool2D,
@@ -979,8 +980,11 @@ def no_initializer(m: ModelWriter) -> list[int]:
 
 
 FILES: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "an empty file": ("empty or truncated file of 3 bytes; give a .tflite file", lambda: b"abc"),
-    "another file": ("not a TFLite model (no TFL3 identifier); give a .tflite file", lambda: b"x" * 100),
+    "an empty file": (f"empty or truncated file of 3 bytes; give {MODEL_FILES}", lambda: b"abc"),
+    "another file": (
+        f"neither a TFLite model (no TFL3 identifier) nor an ONNX model; give {MODEL_FILES}",
+        lambda: b"x" * 100,
+    ),
     "half a file": (
         "damaged TFLite file (unpack_from requires a buffer of at least 228 bytes for unpacking 4 "
         "bytes at offset 224 (actual buffer size is 200))",
@@ -1168,7 +1172,7 @@ def test_files(name, tmp_path):
     assert refusal_of(make(), tmp_path) == message
 
 
-NO_FILE = "No such file or directory; give the path of a .tflite file"
+NO_FILE = f"No such file or directory; give {MODEL_FILES}"
 
 
 def test_no_file(tmp_path):

@@ -18,6 +18,7 @@ from nnloom.arch.errors import InputError, ModelError
 from nnloom.arch.extras import require
 from nnloom.arch.reference.onnx import ONNX_RUNTIME_SETTINGS
 
+from ..model_files import MODEL_FILES
 from .moves_first import with_moves_first
 from .one_type import with_one_type
 from .qonnx import is_qonnx, without_quant_nodes
@@ -143,7 +144,7 @@ def load_model(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> onnx.ModelP
     try:
         model = onnx.load(str(path))
     except OSError as error:
-        raise ModelError(f"{path}: {error.strerror or error}; give the path of a model file") from error
+        raise ModelError(f"{path}: {error.strerror or error}; give {MODEL_FILES}") from error
     except Exception as error:  # protobuf's errors have no common class
         raise ModelError(f"{path}: damaged ONNX file ({first_line(error)})") from error
     if not model.graph.node:
