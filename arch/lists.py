@@ -335,14 +335,16 @@ class _Images:
         self._placed: dict[tuple[int, ...], int] = {}
 
     def loads(self, part: Part, step: Step) -> Iterator[Move]:
-        """Program and weights of a part to where the step has them."""
+        """Program and weights of a part, or one of them, to where the step has them."""
         config, columns = self.config, weight_word_columns(self.config)
-        if not step.first_word:
+        if step.kind == "program" or (step.kind == "load" and not step.first_word):
             start = HostAddress.PROGRAM + 4 * step.program_base
             key = (part.program_start, part.program_words, step.weights_base)
             word = self._put(key, part.program_words, lambda: self._program(part, step))
             transfer = Transfer(host_address=start, row_words=part.program_words)
             yield Move(DmaCommand.LOAD, transfer, word, in_table=False, under_way=step.under_way)
+        if step.kind == "program":
+            return
         words = part.weights_words - step.first_word if step.words is None else step.words
         if words:
             weights = part.weights_start, part.weights_words
@@ -473,8 +475,9 @@ class _RegionMaker:
                         yield waiting
                     yield Run(self._bases[step.part], step.under_way)
                     waiting = next(following)
-                case "load":
-                    self._bases[step.part] = step.program_base
+                case "load" | "program" | "weights":
+                    if step.kind != "weights":
+                        self._bases[step.part] = step.program_base
                     yield from self._images.loads(part, step)
                 case "bring":
                     for rows in part.loads:

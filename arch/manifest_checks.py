@@ -161,6 +161,7 @@ def _check_steps(what: str, config: AcceleratorConfig, region: Region) -> None:
     """Every part is loaded before it runs, all run in turn, and everything lies within the memories."""
     _expect(bool(region.parts) or not region.steps, f"{what}: steps without parts")
     loaded: dict[int, int] = {}
+    programs: set[int] = set()
     columns = weight_word_columns(config)
     for index, step in enumerate(region.steps):
         here = f"{what}, step {index}"
@@ -168,13 +169,17 @@ def _check_steps(what: str, config: AcceleratorConfig, region: Region) -> None:
         _expect(step.part < len(region.parts), f"{here}: there is no part {step.part}")
         part = region.parts[step.part]
         if step.kind == "run":
-            _expect(loaded.get(step.part) == part.weights_words, f"{here}: part {step.part} is not loaded")
-        if step.kind == "load":
+            whole = loaded.get(step.part, 0) == part.weights_words and step.part in programs
+            _expect(whole, f"{here}: part {step.part} is not loaded")
+        if step.kind == "program" or (step.kind == "load" and not step.first_word):
+            programs.add(step.part)
+        if step.kind in ("load", "weights"):
             _expect(step.first_word == loaded.get(step.part, 0), f"{here}: weights out of turn")
             _expect(4 * step.first_word * columns % BUFFER_ALIGNMENT == 0, f"{here}: not aligned in external memory")
             count = part.weights_words - step.first_word if step.words is None else step.words
             _expect(step.first_word + count <= part.weights_words, f"{here}: more weights than the part has")
             loaded[step.part] = step.first_word + count
+        if step.kind in ("load", "program", "weights"):
             _expect(
                 step.program_base % PROGRAM_COLUMNS == 0
                 and step.program_base + part.program_words <= config.program_words

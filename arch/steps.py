@@ -29,22 +29,23 @@ __all__ = ["Step", "region_steps"]
 class Step:
     """One step, of one part."""
 
-    kind: Literal["load", "bring", "run", "store"]
-    """its program and the weights that it loads; the rows that it loads; its program is started; the rows that it
-    stores"""
+    kind: Literal["load", "program", "weights", "bring", "run", "store"]
+    """its program and the weights that it loads; one of these alone; the rows that it loads; its program is started;
+    the rows that it stores"""
     part: Count
     """index among the region's parts"""
     under_way: Count = 0
     """it begins when at most so many of the programs started before have not ended; `dma.AT_ONCE`: at once"""
     program_base: Count = 0
-    """`load`: first program memory word"""
+    """`load`, `program`: first program memory word"""
     weights_base: Count = 0
     """`load`: weight memory words by which the weights are moved from `Part.weights_base`, and its descriptors with
     them"""
     first_word: Count = 0
-    """`load`: first of the part's weight words that are loaded; the program comes with the first of all"""
+    """`load`, `weights`: first of the part's weight words that are loaded; with `load` the program comes with the
+    first of all"""
     words: Count | None = None
-    """`load`: so many weight words; all that are left by default"""
+    """`load`, `weights`: so many weight words; all that are left by default"""
 
 
 def region_steps(region: Region) -> tuple[Step, ...]:

@@ -13,7 +13,7 @@ from nnloom.arch.config import AcceleratorConfig
 
 from .graph import AveragePool2D, Conv2D, DepthwiseConv2D, Layer, LayerGraph, MaxPool2D, Tensor, WindowSum
 
-__all__ = ["with_channel_slices"]
+__all__ = ["channel_slice", "keeps_channels_apart", "slice_name", "with_channel_slices"]
 
 _MOST = 32
 """Slices of a tensor at most."""
@@ -43,7 +43,8 @@ def with_channel_slices(
     return graph
 
 
-def _keeps_channels_apart(layer: Layer) -> bool:
+def keeps_channels_apart(layer: Layer) -> bool:
+    """Whether each channel of a layer's output is made of the same channel of its only operand."""
     return isinstance(layer, AveragePool2D | MaxPool2D | WindowSum | DepthwiseConv2D)
 
 
@@ -55,9 +56,9 @@ def _can_be_sliced(graph: LayerGraph, name: str) -> bool:
         return False
     (maker,) = makers
     return (
-        (isinstance(maker, Conv2D) or _keeps_channels_apart(maker))
+        (isinstance(maker, Conv2D) or keeps_channels_apart(maker))
         and maker.output.whole is None
-        and all(_keeps_channels_apart(layer) and layer.inputs[0].whole is None for layer in readers)
+        and all(keeps_channels_apart(layer) and layer.inputs[0].whole is None for layer in readers)
     )
 
 
@@ -69,23 +70,26 @@ def _sliced(graph: LayerGraph, tensor: Tensor, size: int) -> LayerGraph:
         if layer.output.name == tensor.name:
             for first in range(0, tensor.channels, size):
                 channels = range(first, min(first + size, tensor.channels))
-                layers.append(_slice(layer, channels, tensor.name, made=True))
-                layers += [_slice(reader, channels, tensor.name, made=False) for reader in readers]
+                layers.append(channel_slice(layer, channels, tensor.name, made=True))
+                layers += [channel_slice(reader, channels, tensor.name, made=False) for reader in readers]
         elif all(layer is not reader for reader in readers):
             layers.append(layer)
     return dataclasses.replace(graph, layers=tuple(layers))
 
 
-def _slice(layer: Layer, channels: range, name: str, *, made: bool) -> Layer:
+def slice_name(tensor: str, channels: range) -> str:
+    """Name of some channels of a tensor."""
+    return f"{tensor} [{channels.start}:{channels.stop}]"
+
+
+def channel_slice(layer: Layer, channels: range, name: str, *, made: bool) -> Layer:
     """Some output channels of a layer. The slice of the tensor `name`, which it makes or reads, is a tensor of its
-    own; others are parts."""
+    own (`slice_name`); others are parts."""
 
     def cut(tensor: Tensor) -> Tensor:
         if tensor.name == name:
             shape = (1, tensor.rows, tensor.columns, len(channels))
-            return dataclasses.replace(
-                tensor, name=f"{name} [{channels.start}:{channels.stop}]", channels=len(channels), shape=shape
-            )
+            return dataclasses.replace(tensor, name=slice_name(name, channels), channels=len(channels), shape=shape)
         return tensor.part((0, 0, channels.start), (tensor.rows, tensor.columns, len(channels)))
 
     source = layer.inputs[0]

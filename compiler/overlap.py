@@ -47,8 +47,9 @@ def _reads(config: AcceleratorConfig, d: Descriptor, step: Step) -> Iterator[tup
 def _last_steps(config: AcceleratorConfig, d: Descriptor, cycles: int) -> list[tuple[int, ParameterLoad | Step]]:
     """The last items of `timed_steps`, at least those of the last so many cycles.
 
-    A nest of only the last channel groups, or of the last rows of the last group, ends as the whole one does: after
-    its first row, or first group, each item follows the one before at the same distance.
+    A nest of only the last channel groups, or of the last rows of the last group, or of the last columns of these,
+    ends as the whole one does: after its first column, row, or group, each item follows the one before at the same
+    distance.
     """
     groups = next((n for n in range(1, d.n_g) if _issued_after_first(config, d, n_g=n) > cycles), d.n_g)
     rows = d.n_oy
@@ -56,15 +57,21 @@ def _last_steps(config: AcceleratorConfig, d: Descriptor, cycles: int) -> list[t
         # Rows of the same banks: leave out a multiple of `row_banks`.
         kept = range(d.n_oy - (d.n_oy - 1) // config.row_banks * config.row_banks, d.n_oy, config.row_banks)
         rows = next((n for n in kept if _issued_after_first(config, d, n_g=1, n_oy=n) > cycles), d.n_oy)
+    columns = d.n_ox
+    if groups == 1 and not (d.kind == Kind.ADD or d.slide or d.product or config.compact):
+        # The last columns of the last row are enough, too; what comes before them is not looked at.
+        columns = min(columns, 2 + cycles // max(d.n_ky * d.n_kx, d.interval, 1))
     short = dataclasses.replace(
         d,
         n_g=groups,
         n_oy=rows,
+        n_ox=columns,
         row_start=d.row_start + (d.n_oy - rows) * d.row_step_oy,
-        q_start=d.q_start + (d.n_g - groups) * d.q_step_g,
+        q_start=d.q_start + (d.n_g - groups) * d.q_step_g + (d.n_ox - columns) * d.q_step_ox,
         out_base=d.out_base
         + (d.n_oy - rows) * d.out_row_step // config.row_banks * d.out_row_stride
-        + (d.n_g - groups) * d.out_step_g,
+        + (d.n_g - groups) * d.out_step_g
+        + (d.n_ox - columns) * d.out_step_ox,
     )
     missing = issue_cycles(config, d) - issue_cycles(config, short)
     return [(missing + cycle, item) for cycle, item in timed_steps(config, short)]

@@ -7,7 +7,8 @@ program, and the rows of external tensors that its layers read; all of that may 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,13 +22,14 @@ from nnloom.arch.legality import register_faults
 from nnloom.arch.overlap_check import touched_granules
 from nnloom.arch.steps import Step
 
+from .channel_slices import channel_slice, slice_name
 from .cost import layer_cycles
 from .graph import Add, Layer, Mul, Tensor
 from .lower import LoweredLayer, add_operands, finished_program, located, lower_layer
 from .parts import group_too_large
 from .strip_layers import Held, leaves_out_nothing, strip_layer
-from .strips import Stage, Strip, StripPlan, buffer_name, copy_name, source_of
-from .transfers import MemoryTiming, load_cycles, store_cycles
+from .strips import Stage, Strip, StripPlan, buffer_name, copy_name, kept_words, source_of
+from .transfers import MemoryTiming, fetch_cycles, load_cycles, store_cycles
 
 __all__ = ["StripPart", "strip_parts", "strip_steps"]
 
@@ -56,6 +58,8 @@ class _Run:
     stores: tuple[Rows, ...] = ()
     again: bool = False
     """whether its weights are used again by the strips to come"""
+    free_after: int | None = None
+    """layers after which nobody reads the rows that it loads, if those of the next run may take their place"""
 
 
 def strip_parts(config: AcceleratorConfig, plan: StripPlan, tables: Sequence[bytes]) -> list[StripPart]:
@@ -111,25 +115,30 @@ class _Lowering:
             shape = (1, end - begin, entire.columns, entire.channels)
             held[name] = Held(dataclasses.replace(entire, name=buffer, rows=end - begin, shape=shape), begin)
             locations[buffer] = dataclasses.replace(places[buffer], rows=end - begin, shape=shape)
+            for channels in _slices(entire.channels, stage.sliced.get(name)):
+                # They take turns in one buffer.
+                size = dict(channels=len(channels), shape=(1, end - begin, entire.columns, len(channels)))
+                piece = dataclasses.replace(entire, name=slice_name(buffer, channels), rows=end - begin, **size)
+                held[slice_name(name, channels)] = Held(piece, begin)
+                locations[piece.name] = dataclasses.replace(locations[buffer], name=piece.name, **size)
         layers: list[LoweredLayer] = []
         written: list[TensorLocation] = []
-        for index, (first, end) in zip(range(stage.first, stage.end), strip.layers, strict=True):
-            layer = self._plan.graph.layers[index]
+        for layer, index, (first, end), channels in self._in_turn(stage, strip):
             again = leaves_out_nothing(layer)
             inputs = [
                 (again and held.get(copy_name(t.name))) or held.get(t.name) or Held(t.entire) for t in layer.inputs
             ]
             output = held.get(layer.output.name) or Held(layer.output.entire)
             piece = strip_layer(self._config, layer, first, end, inputs, output)
-            lowered = self._lowered(index, piece, locations)
-            if (first, end) != (0, layer.output.rows):
+            lowered = self._lowered(index, piece, channels, locations)
+            if (first, end) != (0, self._plan.graph.layers[index].output.rows):
                 lowered = dataclasses.replace(lowered, rows=range(first, end))
             layers.append(lowered)
             location = locations[piece.output.name]
             if layer.output.name in self._numbers:
                 location = dataclasses.replace(location, name=layer.output.name, layer=layer.name)
             elif layer.output.name in held:
-                begin, stop = strip.tensors[layer.output.name]
+                begin, stop = strip.tensors[self._plan.graph.layers[index].output.name]
                 location = dataclasses.replace(location, name=f"{layer.output.name} rows {begin}:{stop}")
             written.append(location)
         stored = [name for name in strip.tensors if name == layer.output.name and name in self._numbers]
@@ -141,18 +150,53 @@ class _Lowering:
             locations=written,
             stores=tuple(self._rows(stage, n, strip.tensors[n], number) for n in stored),
             again=number < len(stage.strips) - 1,
+            free_after=self._free_after(stage, layers) if stage.buffers == 1 else None,
         )
+
+    def _free_after(self, stage: Stage, layers: Sequence[LoweredLayer]) -> int:
+        """Layers of a strip up to the last one that reads what it loads."""
+        return 1 + max(
+            index
+            for index, lowered in enumerate(layers)
+            if any(t.name in self._loaded_buffers(stage) for t in lowered.layer.inputs)
+        )
+
+    @staticmethod
+    def _loaded_buffers(stage: Stage) -> set[str]:
+        return {buffer_name(stage.first, name) for name in stage.loaded} | {
+            buffer_name(stage.first, copy_name(name)) for name in stage.loaded
+        }
+
+    def _in_turn(self, stage: Stage, strip: Strip) -> Iterator[tuple[Layer, int, tuple[int, int], range | None]]:
+        """The layers of a strip in the order in which they run: layer, or some channels of it; its number, rows of its
+        output, which channels."""
+        layers = list(zip(self._plan.graph.layers[stage.first : stage.end], strip.layers, strict=True))
+        index = 0
+        while index < len(layers):
+            maker = layers[index][0]
+            name = maker.output.name
+            turns = [index, index + 1] if name in stage.sliced else [index]
+            for channels in _slices(maker.output.channels, stage.sliced.get(name)) or [None]:
+                for turn in turns:
+                    layer, rows = layers[turn]
+                    if channels is not None:
+                        layer = channel_slice(layer, channels, name, made=turn == index)
+                    yield layer, stage.first + turn, rows, channels
+            index += len(turns)
 
     def _rows(self, stage: Stage, name: str, rows: tuple[int, int], number: int) -> Rows:
         base = self._plan.memory.locations[_buffer(stage, name, number)].base
         return Rows(tensor=self._numbers[source_of(name)], first=rows[0], count=rows[1] - rows[0], base=base)
 
-    def _lowered(self, index: int, layer: Layer, locations: Mapping[str, TensorLocation]) -> LoweredLayer:
+    def _lowered(
+        self, index: int, layer: Layer, channels: range | None, locations: Mapping[str, TensorLocation]
+    ) -> LoweredLayer:
         config = self._config
         sources = [located(config, locations, t) for t in layer.inputs]
         out = located(config, locations, layer.output)
         key = (
             index,
+            channels,
             getattr(layer, "padding", None),
             tuple(_shape(config, t, s) for t, s in zip((*layer.inputs, layer.output), (*sources, out), strict=True)),
         )
@@ -170,9 +214,16 @@ class _Lowering:
         return dataclasses.replace(lowered, layer=layer, descriptor=_placed(lowered.descriptor, layer, sources, out))
 
 
+def _slices(channels: int, width: int | None) -> list[range]:
+    """Channels in slices of so many; none without a width."""
+    return [range(first, min(first + width, channels)) for first in range(0, channels, width)] if width else []
+
+
 def _buffer(stage: Stage, name: str, number: int) -> str:
     """Name of the buffer that a strip has for a tensor, by the strip's number."""
-    return buffer_name(stage.first, name, second=stage.double and source_of(name) in stage.loaded and bool(number % 2))
+    return buffer_name(
+        stage.first, name, second=stage.buffers == 2 and source_of(name) in stage.loaded and bool(number % 2)
+    )
 
 
 def _shape(config: AcceleratorConfig, tensor: Tensor, location: TensorLocation) -> tuple:
@@ -210,28 +261,30 @@ class _Packer:
 
     config: AcceleratorConfig
     tables: Sequence[bytes]
-    _resident: dict[tuple[int, int, int], range] = field(default_factory=dict)
-    """place of what is in the weight memory: by array, first group, groups"""
+    _resident: dict[tuple[int, int], tuple[int, range]] = field(default_factory=dict)
+    """groups and place of what is in the weight memory: by array, first group"""
     _next: int = 0
     """weight memory word behind what was placed last"""
     _kept: list[NDArray[np.uint8]] = field(default_factory=list)
     """arrays, so that none gets the identity of another"""
     _programs: dict[tuple, list[Descriptor]] = field(default_factory=dict)
 
-    def parts(self, runs: Iterator[_Run]) -> Iterator[StripPart]:
+    def parts(self, runs: Iterable[_Run]) -> Iterator[StripPart]:
         """Of all runs."""
-        for run in runs:
-            pieces = list(self._pieces(run))
-            for index, items in enumerate(pieces):
-                loaded = [item.weights.start for item in items if len(item.layer.weights)]
-                yield StripPart(
-                    layers=tuple(self._finished([item.layer for item in items])),
-                    locations=tuple(item.location for item in items),
-                    weights_base=min(loaded, default=0),
-                    loads=run.loads if index == 0 else (),
-                    stores=run.stores if index == len(pieces) - 1 else (),
-                    weights=tuple(item.weights for item in items),
-                )
+        for group in _groups(runs):
+            ring = self._ring(group)
+            for run in group:
+                pieces = list(self._pieces(run, ring))
+                for index, items in enumerate(pieces):
+                    loaded = [item.weights.start for item in items if len(item.layer.weights)]
+                    yield StripPart(
+                        layers=tuple(self._finished([item.layer for item in items])),
+                        locations=tuple(item.location for item in items),
+                        weights_base=min(loaded, default=0),
+                        loads=run.loads if index == 0 else (),
+                        stores=run.stores if index == len(pieces) - 1 else (),
+                        weights=tuple(item.weights for item in items),
+                    )
 
     def _finished(self, layers: list[LoweredLayer]) -> list[LoweredLayer]:
         """`finished_program`, once for equal programs."""
@@ -242,41 +295,56 @@ class _Packer:
         descriptors = self._programs[key]
         return [dataclasses.replace(item, descriptor=d) for item, d in zip(layers, descriptors, strict=True)]
 
-    def _pieces(self, run: _Run) -> Iterator[list[_Item]]:
+    def _ring(self, group: Sequence[_Run]) -> _Ring:
+        """Where the weights of a group of runs go."""
+        config, layers = self.config, group[0].layers
+        whole = range(config.weight_words)
+        words = sum(len(layer.weights) for layer in layers)
+        if len(group) == 1:
+            return _Ring(whole)
+        if words <= config.weight_words:
+            missing = sum(len(x.weights) for x in layers if (id(x.weights), 0) not in self._resident)
+            largest = max((len(x.weights) // x.groups for x in layers), default=0)
+            if missing and self._next + missing > config.weight_words and missing + largest > config.weight_words:
+                # Side by side from the beginning on: there is no room for a gap where the memory ends.
+                self._next = 0
+                self._resident.clear()
+            return _Ring(whole)
+        # What does not fit comes again for each run, through a third of the memory; the rest stays.
+        largest = max(len(layer.weights) // layer.groups for layer in layers)
+        kept = kept_words(config, largest)
+        self._next = kept
+        self._resident.clear()
+        return _Ring(range(kept, config.weight_words), kept=kept, share=kept / words)
+
+    def _pieces(self, run: _Run, ring: _Ring) -> Iterator[list[_Item]]:
         """The layers of each part of a run."""
         config = self.config
-        whole = sum(len(layer.weights) for layer in run.layers)
-        missing = sum(len(x.weights) for x in run.layers if (id(x.weights), 0, x.groups) not in self._resident)
-        keeps = whole <= config.weight_words and run.again
-        if keeps and missing and self._next + missing > config.weight_words:
-            # Side by side from the beginning on, where they stay for all strips.
-            self._next = 0
-            self._resident.clear()
         items: list[_Item] = []
-        for layer, location in zip(run.layers, run.locations, strict=True):
+        most_items = max(1, config.program_words // _SHARE // DESCRIPTOR_WORDS)
+        for index, (layer, location) in enumerate(zip(run.layers, run.locations, strict=True)):
+            if items and index == run.free_after:
+                yield items
+                items = []
             reason = group_too_large(config, layer)
             if reason:
                 raise CapacityError(f"{layer.layer.name}: {reason}; run this layer on the CPU")
             size = len(layer.weights) // layer.groups
-            # The next piece comes while this one runs.
-            most = layer.groups if keeps else max(1, config.weight_words // _SHARE // size)
+            most = max(1, config.weight_words // _WEIGHTS_SHARE // size)
             first = 0
             while first < layer.groups:
-                key = id(layer.weights), first, layer.groups - first
-                if len(items) == config.program_words // _SHARE // DESCRIPTOR_WORDS:
+                key = id(layer.weights), first
+                if key in self._resident:
+                    (count, place), weights = self._resident[key], layer.weights[:0]
+                else:
+                    count, place = self._place(ring, size, min(layer.groups - first, most))
+                    weights = layer.weights[first * size : (first + count) * size]
+                if len(items) == most_items or not _joins(items, place, len(weights), most * size):
                     yield items
                     items = []
-                if key in self._resident:
-                    count, place, weights = layer.groups - first, self._resident[key], layer.weights[:0]
-                else:
-                    count = min(layer.groups - first, most)
-                    found = self._place(items, count * size)
-                    if found is None:
-                        yield items
-                        items = []
-                        continue
-                    place, weights = found, layer.weights[first * size : (first + count) * size]
-                    self._resident[key[0], first, count] = place
+                if len(weights):
+                    self._resident = {k: old for k, old in self._resident.items() if not _overlap(place, old[1])}
+                    self._resident[key] = count, place
                     self._kept.append(layer.weights)
                 taken = layer.take_groups(config, first, count)
                 descriptor = dataclasses.replace(taken.descriptor, weight_base=place.start)
@@ -284,24 +352,66 @@ class _Packer:
                 first += count
         yield items
 
-    def _place(self, items: Sequence[_Item], size: int) -> range | None:
-        """A place for so many words that a part loads; None if it has to begin anew for that: what it loads lies in
-        one piece, and what it uses stays."""
+    def _place(self, ring: _Ring, size: int, most: int) -> tuple[int, range]:
+        """Groups, `most` or fewer, and a place for them."""
+        if ring.keeps(size):
+            first = ring.filled
+            ring.filled += size
+            return 1, range(first, first + size)
+        if self._next + size > ring.place.stop or self._next < ring.place.start:
+            self._next = ring.place.start
+        count = min(most, (ring.place.stop - self._next) // size) if not ring.kept else 1
         first = self._next
-        if first + size > self.config.weight_words:
-            if any(len(item.layer.weights) for item in items):
-                return None
-            first = 0
-        place = range(first, first + size)
-        if any(_overlap(place, item.weights) for item in items):
-            return None
-        self._resident = {key: other for key, other in self._resident.items() if not _overlap(place, other)}
-        self._next = place.stop
-        return place
+        self._next = first + count * size
+        return count, range(first, self._next)
 
 
 _SHARE = 3
-"""A part takes this fraction of weight and program memory at most, so that the next one can come beside it."""
+"""A part takes this fraction of the program memory at most, so that the next one can come beside it."""
+_WEIGHTS_SHARE = 6
+"""And of the weight memory what it loads: it waits for all of it."""
+
+
+@dataclass
+class _Ring:
+    """Words of weight memory that weights are placed in, one behind the other and from the beginning again; others,
+    of which a share stays, lie before them."""
+
+    place: range
+    kept: int = 0
+    """words before, for what stays"""
+    share: float = 0
+    """of all words that come, the ones that stay"""
+    filled: int = 0
+    _passed: float = 0
+
+    def keeps(self, size: int) -> bool:
+        """Whether the next group is one of those that stay: they are spread over the run."""
+        self._passed += size * self.share
+        return self.filled + size <= min(self.kept, self._passed)
+
+
+def _groups(runs: Iterable[_Run]) -> Iterator[list[_Run]]:
+    """Runs that use the same weights."""
+    group: list[_Run] = []
+    for run in runs:
+        group.append(run)
+        if not run.again:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _joins(items: Sequence[_Item], place: range, loads: int, most: int) -> bool:
+    """Whether a layer can be in a part with others: what a part loads lies in one piece, and what it uses stays."""
+    if not items:
+        return True
+    loaded = [item for item in items if len(item.layer.weights)]
+    words = sum(len(item.layer.weights) for item in loaded)
+    if loads and loaded and (loaded[-1].weights.stop != place.start or words + loads > most):
+        return False
+    return not loads or not any(_overlap(place, item.weights) for item in items)
 
 
 def _overlap(a: range, b: range) -> bool:
@@ -311,9 +421,17 @@ def _overlap(a: range, b: range) -> bool:
 def strip_steps(
     config: AcceleratorConfig, plan: StripPlan, parts: Sequence[StripPart], timing: MemoryTiming
 ) -> tuple[Step, ...]:
-    """The steps of a region's list: programs and weights come as early as they have a place and there is time, rows
+    """The steps of a region's list: weights and programs come as early as they have a place and there is time, rows
     while the part before runs, where nothing is in the way."""
     return tuple(_Arrangement(config, plan, parts, timing).steps())
+
+
+@dataclass(frozen=True)
+class _Program:
+    """Where the program of a part lies."""
+
+    part: int
+    words: range
 
 
 class _Arrangement:
@@ -326,69 +444,140 @@ class _Arrangement:
         self._plan = plan
         self._parts = parts
         self._timing = timing
-        self._programs: list[range] = []
-        """where the program of each part that was loaded lies"""
+        self._now = 0.0
+        """when the DMA is done with all steps so far"""
+        self._end = 0.0
+        """when the accelerator is"""
+        self._programs: list[_Program] = []
+        """those that were loaded and perhaps have not run"""
+        self._loaded = 0
+        """parts whose programs have been loaded"""
+        self._brought = 0
+        """parts whose rows have been brought"""
+        self._part = 0
+        """whose weights come next"""
+        self._word = 0
+        """the first of them that has not"""
         self._touched: dict[tuple[Descriptor, ...], NDArray[np.bool_]] = {}
 
     def steps(self) -> Iterator[Step]:
         """In order."""
-        parts = self._parts
-        now = end = 0.0
-        brought = False
-        for index, part in enumerate(parts):
-            if index == len(self._programs):
-                step = self._load(index, index)
-                assert step is not None
-                yield step
-                now = max(now, end) + self._load_cycles(part)
-            if part.loads and not brought:
-                yield Step(kind="bring", part=index)
-                now = max(now, end) + self._bring_cycles(part)
+        for index, part in enumerate(self._parts):
+            yield from self._prepared(index)
+            self._now = max(self._now, self._end)
             yield Step(kind="run", part=index)
-            end = max(now, end) + sum(layer_cycles(self._config, [item.descriptor for item in part.layers]))
-            following = parts[index + 1] if index + 1 < len(parts) else None
-            brought = False
+            self._now += fetch_cycles(self._timing)
+            self._end = self._now + sum(layer_cycles(self._config, [item.descriptor for item in part.layers]))
             if not self._config.compact:
-                for ahead in range(len(self._programs), len(parts)):
-                    # The next part has to come; those behind it only while there is time.
-                    cycles = self._load_cycles(parts[ahead])
-                    if ahead > index + 1 and now + cycles > end:
-                        break
-                    step = self._load(ahead, index)
-                    if step is None:
-                        break
-                    yield step
-                    now += cycles
-                    if ahead == index + 1 and (brought := self._may_be_brought(part, following)):
-                        yield Step(kind="bring", part=ahead, under_way=1)
-                        now += self._bring_cycles(parts[ahead])
-                if not brought and following and (brought := self._may_be_brought(part, following)):
-                    yield Step(kind="bring", part=index + 1, under_way=1)
-                    now += self._bring_cycles(following)
+                yield from self._beside(index)
+            self._now = max(self._now, self._end) + self._results
             if part.stores:
                 yield Step(kind="store", part=index)
-                now = max(now, end) + self._moved_cycles(part.stores, store_cycles)
+                self._now += self._moved_cycles(part.stores, store_cycles)
 
-    def _load(self, index: int, running: int) -> Step | None:
-        """Load a part beside those from `running` on that are needed; None if it has no place there."""
-        config, part = self._config, self._parts[index]
-        weights = _loaded_weights(part)
-        if any(_overlap(weights, used) for other in self._parts[running:index] for used in other.weights):
+    @property
+    def _results(self) -> float:
+        return store_cycles(self._timing, 3)
+
+    def _prepared(self, index: int) -> Iterator[Step]:
+        """What a part needs and has not come while another one ran."""
+        for step in (self._program(index, index), self._weights(index, math.inf), self._rows(index, None)):
+            if step is not None:
+                yield step
+        assert self._part > index or not self._missing(index)
+
+    def _beside(self, running: int) -> Iterator[Step]:
+        """Steps beside a part that runs: what the next one needs, then what there is time for."""
+        following = running + 1
+        if following == len(self._parts):
+            return
+        for step in (self._program(following, running), self._weights(running, math.inf, following)):
+            if step is not None:
+                yield step
+        step = self._rows(following, running)
+        if step is not None:
+            yield step
+        for ahead in range(following, min(following + _ROWS_AHEAD, len(self._parts))):
+            if self._parts[ahead].loads and ahead >= self._brought:
+                if self._now + self._moved_cycles(self._parts[ahead].loads, load_cycles) <= self._end:
+                    step = self._rows(ahead, running)
+                    if step is not None:
+                        yield step
+                break
+        for ahead in range(following + 1, min(following + _PROGRAMS_AHEAD, len(self._parts))):
+            if self._now + self._program_cycles(ahead) > self._end:
+                break
+            step = self._program(ahead, running)
+            if step is not None:
+                yield step
+        while (step := self._weights(running, self._end - self._now)) is not None:
+            yield step
+
+    def _program(self, index: int, running: int) -> Step | None:
+        """Load a part's program beside those from `running` on; None if it has been, or has no place there."""
+        if index != self._loaded:
             return None
-        size = len(part.layers) * DESCRIPTOR_WORDS
-        in_use = self._programs[running:index]
+        size = len(self._parts[index].layers) * DESCRIPTOR_WORDS
+        in_use = [program.words for program in self._programs if program.part >= running]
         for first in (in_use[-1].stop if in_use else 0, 0):
             place = range(first, first + size)
-            if place.stop <= config.program_words and not any(_overlap(place, used) for used in in_use):
-                self._programs.append(place)
-                return Step(kind="load", part=index, under_way=int(index > running), program_base=first)
+            if place.stop <= self._config.program_words and not any(_overlap(place, used) for used in in_use):
+                self._programs = [p for p in self._programs if p.part >= running] + [_Program(index, place)]
+                self._loaded += 1
+                self._now += self._program_cycles(index)
+                return Step(kind="program", part=index, under_way=int(index > running), program_base=first)
         return None
 
-    def _may_be_brought(self, before: StripPart, part: StripPart | None) -> bool:
-        """Whether rows can come before the part before has run and stored: to where it has nothing, and they are not
-        what it makes."""
-        if part is None or not part.loads:
-            return False
+    def _missing(self, part: int) -> int:
+        """Weight words of a part that have not come, if those before it have."""
+        return len(_loaded_weights(self._parts[part])) - (self._word if part == self._part else 0)
+
+    def _weights(self, running: int, time: float, last: int | None = None) -> Step | None:
+        """Load the next weights beside the parts from `running` on, in so many cycles; None if there is no place, or
+        no time.
+
+        last: none beyond those of this part, which defaults to `running` if all of its weights have to come.
+        """
+        while self._part < len(self._parts) and not self._missing(self._part):
+            self._part, self._word = self._part + 1, 0
+        index = self._part
+        if math.isinf(time) and last is None:
+            last = running
+        if index == len(self._parts) or (last is not None and index > last):
+            return None
+        start = self._parts[index].weights_base + self._word
+        place = range(start, start + self._missing(index))
+        for other in self._parts[running:index]:
+            for used in other.weights:
+                if _overlap(place, used):
+                    place = range(start, max(start, used.start))
+        count = len(place)
+        if not math.isinf(time):
+            each = load_cycles(self._timing, weight_word_columns(self._config)) - load_cycles(self._timing, 0)
+            count = min(count, int((time - load_cycles(self._timing, 0)) / each))
+        if count < self._missing(index):
+            count = count // _LEAST_WORDS * _LEAST_WORDS
+        if count <= 0:
+            return None
+        step = Step(kind="weights", part=index, under_way=int(index > running), first_word=self._word, words=count)
+        self._word += count
+        self._now += load_cycles(self._timing, count * weight_word_columns(self._config))
+        return step
+
+    def _rows(self, index: int, running: int | None) -> Step | None:
+        """Bring the rows of a part, beside one before it that runs; None if it has none, or they cannot come yet."""
+        part = self._parts[index]
+        if not part.loads or index < self._brought:
+            return None
+        if running is not None and not all(self._may_be_brought(p, part) for p in self._parts[running:index]):
+            return None
+        self._brought = index + 1
+        self._now += self._moved_cycles(part.loads, load_cycles)
+        return Step(kind="bring", part=index, under_way=0 if running is None else 1)
+
+    def _may_be_brought(self, before: StripPart, part: StripPart) -> bool:
+        """Whether rows can come before a part before has run and stored: to where it has nothing, and they are not what
+        it makes."""
         for rows in part.loads:
             stride = self._plan.layouts[self._plan.external[rows.tensor]].row_stride
             place = slice(rows.base, rows.base - (-rows.count // self._config.row_banks) * stride)
@@ -407,13 +596,8 @@ class _Arrangement:
             self._touched[program] = touched_granules(self._config, program)
         return self._touched[program]
 
-    def _load_cycles(self, part: StripPart) -> float:
-        cycles = load_cycles(self._timing, len(part.layers) * DESCRIPTOR_WORDS)
-        words = len(_loaded_weights(part)) * weight_word_columns(self._config)
-        return cycles + (load_cycles(self._timing, words) if words else 0)
-
-    def _bring_cycles(self, part: StripPart) -> float:
-        return self._moved_cycles(part.loads, load_cycles)
+    def _program_cycles(self, index: int) -> float:
+        return load_cycles(self._timing, len(self._parts[index].layers) * DESCRIPTOR_WORDS)
 
     def _moved_cycles(self, moved: Sequence[Rows], cycles: Callable[[MemoryTiming, float], float]) -> float:
         total = 0.0
@@ -422,6 +606,15 @@ class _Arrangement:
             row = self._plan.layouts[self._plan.external[rows.tensor]].row_stride * self._config.granule // 4
             total += pieces * cycles(self._timing, row * rows.count / pieces)
         return total
+
+
+_ROWS_AHEAD = 8
+"""Parts of which the first one with rows gets them beside a part, if there is time"""
+_PROGRAMS_AHEAD = 3
+"""Parts whose programs come beside a part, if there is time"""
+_LEAST_WORDS = 16
+"""Weight words that are loaded ahead at once, at least: a descriptor takes its time, too. So many begin at a multiple
+of what the DMA's memory asks for."""
 
 
 def _loaded_weights(part: StripPart) -> range:

@@ -3,7 +3,9 @@
 A tensor lies in activation memory for all of its life, or in external memory. Layers run in *stages*, one after the
 other: a stage that reads or writes an external tensor runs strip by strip, and each strip brings the rows that it reads
 into buffers, runs, and takes the rows that it has made to external memory. A stage of several layers runs all of them
-on each strip; what lies between them never leaves the chip, and rows that two strips need are computed twice.
+on each strip; what lies between them never leaves the chip, and rows that two strips need are computed twice. Where a
+layer is read by one that keeps channels apart, as a depthwise convolution does, some channels of it are made and read
+at a time: they take little memory, and strips are higher.
 
 Which tensors are external, where stages end, and how high their strips are, is what costs the fewest cycles by the cost
 model and fits the memory: dynamic programming over the sequence of layers for the stages, single changes for the
@@ -25,8 +27,8 @@ from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import Descriptor, weight_word_columns
 from nnloom.arch.loopnest import descriptor_cycles, issue_cycles
 
-from .channel_slices import with_channel_slices
-from .graph import Layer, LayerGraph
+from .channel_slices import keeps_channels_apart, with_channel_slices
+from .graph import Conv2D, Layer, LayerGraph
 from .lower import located, lower_layer
 from .memory import Lifetime, MemoryPlan, check_plan, lifetimes, place_tensors
 from .strip_layers import leaves_out_nothing, reads_in_order, rows_read, rows_written
@@ -39,6 +41,7 @@ __all__ = [
     "balanced",
     "buffer_name",
     "copy_name",
+    "kept_words",
     "misfits",
     "plan_strips",
     "sliced",
@@ -51,6 +54,10 @@ _MOST_LAYERS = 10
 """Of a stage."""
 _HEIGHTS = 4
 """Heights of strips that are compared, from the highest that fits on."""
+_WIDTHS = (0, 4, 1)
+"""Channel groups of a slice that are compared; 0: no slices."""
+_SLICE_CYCLES = 40
+"""About what a further slice costs each of its two layers: a descriptor, and that one waits for the other's results."""
 
 
 Rows = tuple[int, int]
@@ -76,8 +83,11 @@ class Stage:
     strips: tuple[Strip, ...]
     loaded: frozenset[str]
     """external tensors of which a strip brings rows"""
-    double: bool
-    """these have two buffers, in turns: rows of the next strip come while this one runs"""
+    buffers: int
+    """of each of these: 0, memory that others use when it has been read; 1, or 2 in turns: rows of the next strip come
+    while this one runs, with 1 as soon as it has read its own"""
+    sliced: Mapping[str, int] = field(default_factory=dict)
+    """tensors between two of its layers of which so many channels are made and read at a time"""
 
 
 @dataclass(frozen=True)
@@ -159,6 +169,12 @@ def _aligned(config: AcceleratorConfig, location: TensorLocation) -> TensorLocat
     return dataclasses.replace(location, row_stride=-(-location.row_stride // unit) * unit)
 
 
+def kept_words(config: AcceleratorConfig, group: int) -> int:
+    """Weight words that stay where those of a stage exceed the memory; the others come for each strip, through the rest
+    of it. group: the largest channel group."""
+    return max(0, config.weight_words - max(2 * group, config.weight_words // 3))
+
+
 def balanced(rows: int, height: int, step: int) -> tuple[Rows, ...]:
     """As few strips of at most `height` rows as possible, of equal heights if these can be multiples of `step`."""
     count = -(-rows // height)
@@ -209,6 +225,19 @@ _Span = tuple[int, int]
 """First layer of a stage, end"""
 
 
+@dataclass(frozen=True, order=True)
+class _Choice:
+    """How a stage runs."""
+
+    cycles: float = math.inf
+    """infinite if it does not fit"""
+    height: int = 0
+    buffers: int = 0
+    """see `Stage`"""
+    width: int = 0
+    """channel groups of slices"""
+
+
 class _Search:
     """What is external, where stages end, and the heights of strips."""
 
@@ -225,7 +254,7 @@ class _Search:
         self._given = {t.name for t in graph.inputs}
         self._wanted = {t.name for t in graph.outputs}
         self._costs = _Costs(config, self.layouts)
-        self._cycles: dict[tuple[_Span, frozenset[str], int], tuple[float, int, bool]] = {}
+        self._cycles: dict[tuple[_Span, frozenset[str], int], _Choice] = {}
         self._made: dict[tuple[_Span, frozenset[str], int], tuple[Strip, ...]] = {}
         self._writers: dict[str, list[int]] = {}
         self._readers: dict[str, list[int]] = {}
@@ -235,6 +264,7 @@ class _Search:
                 self._readers.setdefault(tensor.name, []).append(index)
         self._touched: dict[_Span, frozenset[str]] = {}
         self._within: dict[_Span, frozenset[str]] = {}
+        self._slices: dict[tuple[_Span, int], dict[str, int]] = {}
 
     # Stages
 
@@ -266,6 +296,42 @@ class _Search:
             for operand, tensor in enumerate(layer.inputs)
             if tensor.name in inner
         )
+
+    def slices(self, span: _Span, width: int) -> dict[str, int]:
+        """Tensors of a stage that are made and read some channels at a time, by `width` groups, and their channels."""
+        if (span, width) not in self._slices:
+            found: dict[str, int] = {}
+            index = span[0]
+            while width and index < span[1] - 1:
+                tensor = self.layers[index].output
+                channels = width * self.config.lanes
+                if channels < tensor.channels and self._can_be_sliced(index):
+                    found[tensor.name] = channels
+                    index += 1
+                index += 1
+            self._slices[span, width] = found
+        return self._slices[span, width]
+
+    def _can_be_sliced(self, index: int) -> bool:
+        """Whether what a layer makes is read by the next one alone, channel by channel."""
+        maker, reader = self.layers[index : index + 2]
+        return (
+            (isinstance(maker, Conv2D) or keeps_channels_apart(maker))
+            and keeps_channels_apart(reader)
+            and reader.inputs[0] == maker.output
+            and maker.output.channels == reader.output.channels
+            and self._readers[maker.output.name] == [index + 1]
+            and reads_in_order(reader, 0)
+        )
+
+    def _beside(self, span: _Span, width: int) -> list[_Span]:
+        """Of each layer of a stage, the first and the last of those that it runs in turns with."""
+        sliced = self.slices(span, width)
+        result: list[_Span] = []
+        for index in range(*span):
+            before = index > span[0] and self.layers[index - 1].output.name in sliced
+            result.append((index - before, index + (self.layers[index].output.name in sliced)))
+        return result
 
     def is_partial(self, index: int) -> bool:
         """Whether a layer leaves out elements of the rows that it writes."""
@@ -373,26 +439,47 @@ class _Search:
                 found[name] = max(found.get(name, 0), stop - begin)
         return found
 
-    def buffer_life(self, span: _Span, loaded: frozenset[str], name: str) -> _Span:
+    def buffer_life(self, span: _Span, loaded: frozenset[str], name: str, width: int = 0) -> _Span:
         """First and last layer of a buffer's life: strips bring all rows first and store the results in the end."""
         first, end = span
+        beside = self._beside(span, width)
         name = source_of(name)
         readers = [index for index in self._readers.get(name, ()) if first <= index < end]
         if name == self.layers[end - 1].output.name:
-            return (first if name in loaded else end - 1), end - 1
-        begin = first if name in loaded else self._writers[name][0]
-        return begin, max(readers)
+            return (first if name in loaded else beside[-1][0]), end - 1
+        begin = first if name in loaded else beside[self._writers[name][0] - first][0]
+        return begin, beside[max(readers) - first][1]
 
-    def buffer_granules(self, span: _Span, external: frozenset[str], height: int, double: bool = False) -> int:
+    def last_reader(self, span: _Span, loaded: frozenset[str], width: int) -> int:
+        """The last layer of a stage that needs the rows that a strip brings."""
+        return max(self.buffer_life(span, loaded, name, width)[1] for name in loaded)
+
+    def buffer_layout(self, name: str, sliced: Mapping[str, int]) -> TensorLocation:
+        """How rows of a tensor lie in its buffer."""
+        location = self.layouts[source_of(name)]
+        channels = sliced.get(name)
+        if channels is None:
+            return location
+        shape = (1, location.rows, location.columns, channels)
+        stride = -(-location.columns * channels // self.config.granule)
+        changed = dataclasses.replace(
+            location, channels=channels, pixel_stride=channels, row_stride=stride, shape=shape
+        )
+        return _aligned(self.config, changed)
+
+    def buffer_granules(
+        self, span: _Span, external: frozenset[str], height: int, buffers: int = 0, width: int = 0
+    ) -> int:
         """Granules of a bank that a stage's buffers take at once."""
         loaded = self.loaded(span, external)
+        sliced = self.slices(span, width)
         total = [0] * (span[1] - span[0])
         for name, rows in self.buffer_rows(self.strips(span, external, height)).items():
-            size = -(-rows // self.config.row_banks) * self.layouts[source_of(name)].row_stride
-            if double and source_of(name) in loaded:
-                total = [before + 2 * size for before in total]
+            size = -(-rows // self.config.row_banks) * self.buffer_layout(name, sliced).row_stride
+            if buffers and source_of(name) in loaded:
+                total = [before + buffers * size for before in total]
                 continue
-            begin, end = self.buffer_life(span, loaded, name)
+            begin, end = self.buffer_life(span, loaded, name, width)
             for index in range(begin, end + 1):
                 total[index - span[0]] += size
         return max(total)
@@ -421,29 +508,43 @@ class _Search:
 
     # Costs
 
-    def stage_cost(self, span: _Span, external: frozenset[str], available: int) -> tuple[float, int, bool]:
-        """(cycles, height, whether rows come ahead) of a stage; (inf, 0, False) if it does not fit."""
+    def stage_cost(self, span: _Span, external: frozenset[str], available: int) -> _Choice:
+        """The best way to run a stage."""
         mine = (external - self.within(span)) & self.touched(span)
         free = self.free(span, external, available)
         key = span, mine, free if mine or len(self.within(span)) else min(free, 0)
         if key not in self._cycles:
-            best: tuple[float, int, bool] = (math.inf, 0, False)
-            heights = self.heights(span, mine) if free >= 0 else []
-            for double in (False, True) if self.loaded(span, mine) else (False,):
-
-                def fits(height: int, double: bool = double) -> bool:
-                    return self.buffer_granules(span, mine, height, double) <= free
-
-                # The higher, the more they take.
-                highest = bisect.bisect_left(heights, True, key=fits)
-                for height in heights[highest : highest + _HEIGHTS]:
-                    # Lower ones bring and make more rows twice.
-                    if fits(height):
-                        best = min(best, (self._strips_cost(span, mine, height, double), height, double))
+            best = _Choice()
+            if free >= 0:
+                for width in _WIDTHS:
+                    if not width or self.slices(span, width):
+                        best = min(best, self._best_height(span, mine, free, width))
             self._cycles[key] = best
         return self._cycles[key]
 
-    def _strips_cost(self, span: _Span, external: frozenset[str], height: int, double: bool) -> float:
+    def _best_height(self, span: _Span, external: frozenset[str], free: int, width: int) -> _Choice:
+        """The best of a stage with slices of so many channel groups, in so many granules."""
+        best = _Choice()
+        heights = self.heights(span, external)
+        loaded = self.loaded(span, external)
+        choices = [0]
+        if loaded:
+            choices = [0, 1, 2] if self.last_reader(span, loaded, width) < span[1] - 1 else [0, 2]
+        for buffers in choices:
+
+            def fits(height: int, buffers: int = buffers) -> bool:
+                return self.buffer_granules(span, external, height, buffers, width) <= free
+
+            # The higher, the more they take.
+            highest = bisect.bisect_left(heights, True, key=fits)
+            for height in heights[highest : highest + _HEIGHTS]:
+                # Lower ones bring and make more rows twice.
+                if fits(height):
+                    cycles = self._strips_cost(span, external, height, buffers, width)
+                    best = min(best, _Choice(cycles, height, buffers, width))
+        return best
+
+    def _strips_cost(self, span: _Span, external: frozenset[str], height: int, buffers: int, width: int) -> float:
         """Cycles of a stage in strips of so many rows. Weights come while the accelerator runs, and rows if they come
         ahead; nothing is stored meanwhile."""
         assert self.timing is not None
@@ -451,32 +552,42 @@ class _Search:
         strips = self.strips(span, external, height)
         loaded = self.loaded(span, external)
         output = self.layers[span[1] - 1].output.name
-        computing = loads = stores = 0.0
-        words = 0
+        slices = {name: -(-self.layouts[name].channels // c) - 1 for name, c in self.slices(span, width).items()}
+        last = self.last_reader(span, loaded, width) if buffers == 1 else span[1]
+        computing = loads = stores = hidden = 0.0
+        words = largest = 0
+        behind = 0.0
+        """cycles that the strip before takes when it has read its rows"""
         for index in range(*span):
-            layer = self.layers[index]
-            words += self._costs.weight_words(index, layer)
-            for strip in strips:
-                begin, end = strip.layers[index - span[0]]
-                computing += self._costs.cycles(index, layer, end - begin)
-        # What exceeds the memory comes again for each strip.
-        times = len(strips) if words > self.config.weight_words else 1
-        weights = times * load_cycles(timing, words * weight_word_columns(self.config))
-        if external or len(strips) > 1:
-            computing += len(strips) * run_cycles(timing)
-        first = 0.0
+            group = self._costs.weight_words(index, self.layers[index])
+            words += group
+            largest = max(largest, group // max(1, -(-self.layers[index].output.channels // self.config.lanes)))
         for strip in strips:
+            brought = 0.0
             for name, (begin, end) in strip.tensors.items():
                 pieces = min(end - begin, self.config.row_banks)
                 size = self.layouts[source_of(name)].row_stride * self.config.granule // 4 * (end - begin) / pieces
                 if source_of(name) in loaded:
-                    loads += pieces * load_cycles(timing, size)
+                    brought += pieces * load_cycles(timing, size)
                 if name == output and name in external:
                     stores += pieces * store_cycles(timing, size)
-            first = first or loads
-        if double:
-            return stores + first + max(computing, loads - first + weights)
-        return stores + loads + max(computing, weights)
+            hidden += min(brought, behind)
+            loads += brought
+            behind = 0.0
+            for index in range(*span):
+                layer = self.layers[index]
+                begin, end = strip.layers[index - span[0]]
+                cycles = self._costs.cycles(index, layer, end - begin)
+                cycles += 2 * _SLICE_CYCLES * slices.get(layer.output.name, 0)
+                computing += cycles
+                # Of two buffers one is free all the time.
+                behind += cycles if buffers == 2 or index > last else 0
+        # What exceeds the memory comes again for each strip, but for what stays: see `strip_program`.
+        excess = words - kept_words(self.config, largest) if words > self.config.weight_words else 0
+        weights = load_cycles(timing, (words + (len(strips) - 1) * excess) * weight_word_columns(self.config))
+        if external or len(strips) > 1:
+            computing += len(strips) * run_cycles(timing)
+        return stores + max(computing + loads - hidden, weights + loads)
 
     def cost(self, spans: Sequence[_Span], external: frozenset[str], available: int) -> tuple[int, float]:
         """(stages that do not fit, cycles of the others)."""
@@ -484,7 +595,7 @@ class _Search:
         for name in (self._given | self._wanted) - external:
             total += self._exchange_cost(name)
         for span in spans:
-            cycles, *_ = self.stage_cost(span, external, available)
+            cycles = self.stage_cost(span, external, available).cycles
             if math.isinf(cycles):
                 missing += 1
             else:
@@ -520,7 +631,7 @@ class _Search:
         """Tensors for external memory so that every stage fits."""
         chosen: frozenset[str] = frozenset()
         while True:
-            tight = [span for span in spans if math.isinf(self.stage_cost(span, chosen, available)[0])]
+            tight = [span for span in spans if math.isinf(self.stage_cost(span, chosen, available).cycles)]
             if not tight:
                 return chosen
             live = {
@@ -571,9 +682,9 @@ class _Search:
                 span = first, end
                 if not self.can_be(span):
                     continue
-                if end - first > 1 and not external & self.touched(span):
+                if end - first > 1 and not external & self.touched(span) and not self.slices(span, 1):
                     continue  # nothing is gained
-                cycles, *_ = self.stage_cost(span, external, available)
+                cycles = self.stage_cost(span, external, available).cycles
                 before = best[first][0]
                 if math.isinf(cycles):
                     options.append(((before[0] + 1, before[1]), first))
@@ -594,11 +705,12 @@ class _Search:
         places: dict[str, TensorLocation] = {}
         whole = {name: life for name, life in self.lives.items() if name not in external}
         for span in spans:
-            _, height, double = self.stage_cost(span, external, available)
-            strips = self.strips(span, external, height)
+            choice = self.stage_cost(span, external, available)
+            strips = self.strips(span, external, choice.height)
             loaded = self.loaded(span, external)
-            double = double and len(strips) > 1
-            stages.append(Stage(*span, strips, loaded, double))
+            buffers = choice.buffers if len(strips) > 1 else 0
+            sliced = self.slices(span, choice.width)
+            stages.append(Stage(*span, strips, loaded, buffers, sliced))
             for name in self.within(span):
                 del whole[name]
             for name in whole.keys() & self.touched(span):
@@ -606,10 +718,11 @@ class _Search:
                 whole[name] = min(whole[name][0], span[0]), max(whole[name][1], span[1] - 1)
             for name, rows in self.buffer_rows(strips).items():
                 buffer = buffer_name(span[0], name)
-                places[buffer] = _with_rows(self.layouts[source_of(name)], rows, buffer)
-                life = self.buffer_life(span, loaded, name)
-                if double and source_of(name) in loaded:
+                places[buffer] = _with_rows(self.buffer_layout(name, sliced), rows, buffer)
+                life = self.buffer_life(span, loaded, name, choice.width)
+                if buffers and source_of(name) in loaded:
                     life = span[0], span[1] - 1
+                if buffers == 2 and source_of(name) in loaded:
                     second = buffer_name(span[0], name, second=True)
                     places[second] = _with_rows(self.layouts[source_of(name)], rows, second)
                     lives.append(Lifetime(second, places[second].granules(self.config), *life))

@@ -134,7 +134,7 @@ def test_every_write_is_the_golden_models(board, networks):
 def test_every_write_of_networks_in_strips_is_the_golden_models(board, strips):
     """With random stalls; rows come while programs run, and tensors of an inference are not those of the last."""
     steps = [step for network in strips for step in network.region.steps]
-    assert {step.kind for step in steps} == {"load", "bring", "run", "store"}
+    assert {step.kind for step in steps} == {"program", "weights", "bring", "run", "store"}
     assert any(step.kind == "bring" and step.under_way for step in steps)
     with open_device(board, patience=10) as device:
         for index, network in enumerate(strips):
