@@ -99,10 +99,12 @@ def _average_pool(node: Any, given: _Given) -> Made | None:
 
     sizes, a = given.images(node, 3, 4), _attributes(node)
     pads = list(a.get("pads", [0]))
-    plain = not a.get("ceil_mode") and set(a.get("dilations", [1])) == {1} and "auto_pad" not in _stated(a)
+    plain = set(a.get("dilations", [1])) == {1} and "auto_pad" not in _stated(a)
     if sizes is None or not plain or (any(pads) and not a.get("count_include_pad")):
         return None
     window, channels = list(a["kernel_shape"]), sizes[0][1]
+    if a.get("ceil_mode") and not _windows_fill(sizes[0][2:], window, a):
+        return None
     if window == list(sizes[0][2:]) and not any(pads):
         return [helper.make_node("GlobalAveragePool", node.input, node.output, node.name)], {}
     weights = np.full((channels, 1, *window), 1 / np.prod(window), np.float32)
@@ -112,6 +114,14 @@ def _average_pool(node: Any, given: _Given) -> Made | None:
         "Conv", [node.input[0], name], node.output, node.name, group=channels, kernel_shape=window, **stated
     )
     return [conv], {name: weights}
+
+
+def _windows_fill(size: Sequence[int], window: Sequence[int], a: Mapping[str, Any]) -> bool:
+    """Whether windows end where the padded image ends, so that rounding their number up or down is the same."""
+    pads = list(a.get("pads", [0] * 2 * len(size)))
+    strides = list(a.get("strides", [1] * len(size)))
+    padded = [n + before + after for n, before, after in zip(size, pads, pads[len(size) :], strict=False)]
+    return all((n - k) % stride == 0 for n, k, stride in zip(padded, window, strides, strict=True))
 
 
 def _stated(a: Mapping[str, Any]) -> set[str]:

@@ -59,6 +59,8 @@ CASES = {
     "a mean of windows": (lambda n: pooled(n, 3, 2, strides=[2, 1]), ["Conv"]),
     "a mean that counts padding": (lambda n: pooled(n, 3, 3, pads=[1, 1, 1, 1], count_include_pad=1), ["Conv"]),
     "a mean of what is inside": (lambda n: pooled(n, 3, 3, pads=[1, 1, 1, 1]), ["AveragePool"]),
+    "as many windows rounded up": (lambda n: pooled(n, 3, 3, strides=[2, 3], ceil_mode=1), ["Conv"]),
+    "a window beyond the end": (lambda n: pooled(n, 2, 2, strides=[2, 2], ceil_mode=1), ["AveragePool"]),
     "a mean of all": (lambda n: pooled(n, 7, 6), ["GlobalAveragePool"]),
     "batch normalization": (normalized, ["Conv"]),
     "of sequences": (sequence, ["Conv", "Conv", "GlobalAveragePool"]),

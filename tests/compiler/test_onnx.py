@@ -331,6 +331,22 @@ def test_one_transposition_between_two_orders():
     assert axes_of((6, 1), order_of((2, 3), (1, 0))) is None
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+@pytest.mark.parametrize("indices", [-1, [1], [1, 3]])
+def test_what_an_index_picks_stays_channels_last(axis, indices, tmp_path):
+    # x[:, :, -1] in PyTorch, the last step of a sequence, say.
+    n = Network(15, (1, 3, 6, 4))
+    y = n.add("Gather", n.add("Relu", n.conv("x", 16, 3)), n.constant(indices, "int64"), axis=axis)
+    y = n.add("Flatten", y)
+    lengths = [1, 16, 6, 4]
+    lengths[axis] = np.size(indices)
+    weights = n.constant(n.rng.normal(0, 0.2, (np.prod(lengths), 5)))
+    path = quantized(n.model(n.add("Gemm", y, weights, n.constant(np.zeros(5)))), tmp_path / "q.onnx")
+    report = check(path, tmp_path, unproved="scales")
+    on_cpu = [layer["reason"] for layer in report["layers"] if layer["target"] == "cpu"]
+    assert all("float32" in reason or "DEQUANTIZE" in reason for reason in on_cpu), on_cpu
+
+
 def test_channels_in_another_order_are_one_transposition(tmp_path):
     # As ShuffleNet has it: in groups, the groups and the channels in them exchanged.
     n = Network(14, (1, 3, 6, 5))

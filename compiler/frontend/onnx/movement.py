@@ -328,9 +328,13 @@ def gather(r: Reader, node: Any) -> None:
         r.emit(node, out, "GATHER", places, t, range(len(t.shape)), {"axis": axis}, "onnx")
         return
     indices = np.where(indices < 0, indices + shape[axis], indices).astype(np.int32)
-    operands = [r.v.plain(name), r.v.constant(indices, name="indices")]
-    plain = tuple(range(len(r.shape(out))))
-    _moved(r, node, out, "GATHER", operands, operands[0], plain, axis=axis, batch_dims=0)
+    axes = _prepare(r, name) if indices.ndim < 2 else tuple(range(len(shape)))
+    operands = [r.v.along(name, axes), r.v.constant(indices, name="indices")]
+    # Of the axis one index is nothing left, of many indices as many axes.
+    kept = axes if indices.ndim else tuple(a - (a > axis) for a in axes if a != axis)
+    if indices.ndim > 1:
+        kept = tuple(range(len(r.shape(out))))
+    _moved(r, node, out, "GATHER", operands, operands[0], kept, axis=axes.index(axis), batch_dims=0)
 
 
 def expand(r: Reader, node: Any) -> None:
