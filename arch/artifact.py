@@ -181,7 +181,10 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A program of a region with its weights: both are loaded, the program from word 0 on, then it is started there."""
+    """A program of a region with its weights: both are loaded, the program from word 0 on, then it is started there.
+
+    Weights that lie there already, of the same words of the image, are not loaded again.
+    """
 
     program_start: int
     """first 32-bit word in the program image"""
@@ -195,6 +198,9 @@ class Part:
     """rows that are brought from external memory before the program starts"""
     stores: tuple[Rows, ...] = ()
     """rows that go there when it has ended"""
+    tables: tuple[int, ...] = ()
+    """Of each of the engine's tables, which of the image its program needs there, -1: none. Empty if it needs none, or
+    the engine holds all of the image's, each under its number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -386,7 +392,7 @@ class Manifest:
 
             def part(v: dict[str, Any]) -> Part:
                 moves = {name: tuple(Rows(**rows) for rows in v[name]) for name in ("loads", "stores")}
-                return Part(**{**v, **moves})
+                return Part(**{**v, **moves, "tables": tuple(v.get("tables", ()))})
 
             def region(v: dict[str, Any]) -> Region:
                 return Region(
@@ -466,6 +472,29 @@ class EngineImage:
             self.program[part.program_start : part.program_start + part.program_words],
             self.weights[part.weights_start : part.weights_start + part.weights_words],
         )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the engine's memories hold all of it at once."""
+        config = self.config
+        return (
+            len(self.program) <= config.program_words
+            and len(self.weights) <= config.weight_words
+            and len(self.tables) <= config.tables
+        )
+
+    def part_tables(self, part: Part | None = None) -> NDArray[np.uint8]:
+        """The engine's tables, [config.tables, 256], while a part runs; those that it does not need are zeros. Without
+        a part, or of one that names none: the image's, as far as the engine has room."""
+        tables = np.zeros((self.config.tables, TABLE_ENTRIES), np.uint8)
+        if part is None or not part.tables:
+            held = self.tables[: self.config.tables]
+            tables[: len(held)] = held
+        else:
+            for place, number in enumerate(part.tables):
+                if number >= 0:
+                    tables[place] = self.tables[number]
+        return tables
 
 
 @dataclass(frozen=True)

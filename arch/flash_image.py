@@ -166,7 +166,7 @@ def flash_image(image: EngineImage) -> FlashImage:
         If the engine would refuse a program.
     """
     config = image.config
-    if len(image.program) > config.program_words or len(image.weights) > config.weight_words:
+    if not image.is_whole:
         raise ConfigError(
             "the network runs in parts, which a host loads during each inference; only one that fits the engine's "
             "memories as a whole can be loaded from the flash"

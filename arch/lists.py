@@ -4,8 +4,8 @@ The memory has two pieces: an *image* that is written once (the programs and wei
 *table* of the tensors and counters that each inference exchanges. A region's list is
 
     LOAD the inputs from the table,
-    the region's steps (`arch.steps`): LOAD program and weights of parts, RUN, and between two programs STORE the
-    counters of the first into the table,
+    the region's steps (`arch.steps`): LOAD program and weights of parts, LOAD the tables that they need and that are
+    not there yet, RUN, and between two programs STORE the counters of the first into the table,
     STORE the outputs into the table.
 
 Tensors in external memory (`Region.external`) lie in the table, too: steps bring and store rows of them, and those that
@@ -25,9 +25,19 @@ from numpy.typing import NDArray
 from .artifact import Artifact, Part, Region, Rows, TensorLocation
 from .config import AcceleratorConfig
 from .dma import BUFFER_ALIGNMENT, DESCRIPTOR_BYTES, DmaCommand, DmaDescriptor, encode_list
-from .isa import DESCRIPTOR_WORDS, FIELDS, Counter, HostAddress, Register, weight_stride, weight_word_columns
+from .isa import (
+    DESCRIPTOR_WORDS,
+    FIELDS,
+    TABLE_ENTRIES,
+    Counter,
+    HostAddress,
+    Register,
+    weight_stride,
+    weight_word_columns,
+)
 from .memory_system import checksum
 from .steps import Step, region_steps
+from .table_places import TablePlaces
 
 __all__ = [
     "Lists",
@@ -236,7 +246,7 @@ class Lists:
     def of(cls, artifact: Artifact) -> Lists:
         """The lists of an artifact."""
         manifest = artifact.manifest
-        return cls.make(manifest.config, manifest.all_regions, artifact.program, artifact.weights)
+        return cls.make(manifest.config, manifest.all_regions, artifact.program, artifact.weights, artifact.tables)
 
     @classmethod
     def make(
@@ -245,14 +255,16 @@ class Lists:
         regions: Sequence[Region],
         program: NDArray[np.uint32] | None = None,
         weights: NDArray[np.uint8] | None = None,
+        tables: NDArray[np.uint8] | None = None,
     ) -> Lists:
-        """The lists of regions with these program and weight images; without them `image` is not complete."""
+        """The lists of regions with these images of programs, weights and tables; without them `image` is not
+        complete."""
         image, table = _Space(), _Space()
         contents: dict[int, NDArray[np.uint32]] = {}
 
         lists = {
             region.name: _RegionMaker(
-                config, region, image, table, _Images(config, program, weights, image, contents)
+                config, region, image, table, _Images(config, program, weights, tables, image, contents)
             ).make()
             for region in regions
         }
@@ -317,22 +329,24 @@ class Lists:
 
 
 class _Images:
-    """Programs and weights of parts, put into the image once for each place on the chip."""
+    """Programs, weights and tables of parts, put into the image once for each place on the chip."""
 
     def __init__(
         self,
         config: AcceleratorConfig,
         programs: NDArray[np.uint32] | None,
         weights: NDArray[np.uint8] | None,
+        tables: NDArray[np.uint8] | None,
         image: _Space,
         contents: dict[int, NDArray[np.uint32]],
     ) -> None:
         self.config = config
         self._programs = programs
         self._weights = weights
+        self._tables = tables
         self.image = image
         self._contents = contents
-        self._placed: dict[tuple[int, ...], int] = {}
+        self._placed: dict[tuple[int | str, ...], int] = {}
 
     def loads(self, part: Part, step: Step) -> Iterator[Move]:
         """Program and weights of a part, or one of them, to where the step has them."""
@@ -353,6 +367,17 @@ class _Images:
             first = word + step.first_word * columns
             yield Move(DmaCommand.LOAD, transfer, first, in_table=False, under_way=step.under_way)
 
+    def table(self, place: int, number: int) -> Move:
+        """Load a table of the image into one of the engine's, which takes it at rest only."""
+
+        def words() -> NDArray[np.uint32]:
+            assert self._tables is not None
+            return self._tables[number].astype(np.uint32)
+
+        word = self._put(("table", number), TABLE_ENTRIES, words)
+        start = HostAddress.TABLES + 4 * TABLE_ENTRIES * place
+        return Move(DmaCommand.LOAD, Transfer(host_address=start, row_words=TABLE_ENTRIES), word, in_table=False)
+
     def _program(self, part: Part, step: Step) -> NDArray[np.uint32]:
         assert self._programs is not None
         program = self._programs[part.program_start : part.program_start + part.program_words]
@@ -365,7 +390,7 @@ class _Images:
         columns[:, : self.config.weight_word_bytes] = weights
         return columns.reshape(-1).view("<u4")
 
-    def _put(self, key: tuple[int, ...], size: int, make: Callable[[], NDArray[np.uint32]]) -> int:
+    def _put(self, key: tuple[int | str, ...], size: int, make: Callable[[], NDArray[np.uint32]]) -> int:
         if key not in self._placed:
             self._placed[key] = word = self.image.take(size)
             if self._programs is not None:
@@ -467,12 +492,15 @@ class _RegionMaker:
         """
         waiting: Move | None = None
         following = iter(results)
+        places = TablePlaces(self._config)
         for step in middle:
             part = self._region.parts[step.part]
             match step.kind:
                 case "run":
                     if waiting:
                         yield waiting
+                    for place, number in places.load(part):
+                        yield self._images.table(place, number)
                     yield Run(self._bases[step.part], step.under_way)
                     waiting = next(following)
                 case "load" | "program" | "weights":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,13 +145,15 @@ def check_images(
 ) -> None:
     """Programs and weights of the regions and their parts lie within the images, and the images in the memories; there
     are the tables that programs use."""
-    _expect(len(tables) <= config.tables, f"{len(tables)} tables, the configuration has {config.tables}")
     for region in regions:
         what = f"region {region.name[:60]!r}"
         if not region.parts:
             _expect(len(program) <= config.program_words, f"{what}: the program exceeds the program memory")
             _expect(len(weights) <= config.weight_words, f"{what}: the weights exceed the weight memory")
-            _check_program(what, config, program, region.program_start, region.program_words, len(tables))
+            _expect(
+                len(tables) <= config.tables, f"{what}: {len(tables)} tables, the configuration has {config.tables}"
+            )
+            _check_program(what, config, program, region.program_start, region.program_words, range(len(tables)))
         for part in region.parts:
             _check_part(what, config, part, program, weights, len(tables))
         _check_steps(what, config, region)
@@ -210,13 +212,18 @@ def _check_part(
         0 <= part.weights_start <= len(weights) - part.weights_words,
         f"{what}: a part's weights lie beyond the weight image",
     )
-    _check_program(what, config, program, part.program_start, part.program_words, tables)
+    held: Container[int] = range(min(tables, config.tables))
+    if part.tables or tables > config.tables:
+        _expect(len(part.tables) <= config.tables, f"{what}: a part has more tables than the configuration")
+        _expect(all(-1 <= n < tables for n in part.tables), f"{what}: a part has tables that are not in the image")
+        held = [place for place, number in enumerate(part.tables) if number >= 0]
+    _check_program(what, config, program, part.program_start, part.program_words, held)
 
 
 def _check_program(
-    what: str, config: AcceleratorConfig, program: NDArray[np.uint32], start: int, words: int, tables: int
+    what: str, config: AcceleratorConfig, program: NDArray[np.uint32], start: int, words: int, tables: Container[int]
 ) -> None:
-    """One program, to its last descriptor."""
+    """One program, to its last descriptor; `tables`: those of the engine that are loaded, from 0 on."""
     _expect(start >= 0 and words > 0 and start + words <= len(program), f"{what}: its program is not in the image")
     try:
         descriptors = decode_program(program[: start + words], start)
@@ -225,8 +232,9 @@ def _check_program(
     except ValueError as error:
         raise SchemaError(f"{what}: {error}") from error
     _expect(len(descriptors) * DESCRIPTOR_WORDS == words, f"{what}: its program has not {words} words")
-    used = max(descriptor.table for descriptor in descriptors)
-    _expect(used <= tables, f"{what}: its program uses table {used} of {tables}")
+    for descriptor in descriptors:
+        loaded = not descriptor.table or descriptor.table - 1 in tables
+        _expect(loaded, f"{what}: its program uses table {descriptor.table}, which is not loaded")
 
 
 _Held = tuple[tuple[int, ...], str]

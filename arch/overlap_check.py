@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from .config import AcceleratorConfig
 from .dma import PROGRAM_QUEUE, DmaCommand, DmaDescriptor
 from .errors import IllegalProgramError
-from .isa import DESCRIPTOR_WORDS, Descriptor, HostAddress, Kind, decode_program, weight_stride
+from .isa import (
+    DESCRIPTOR_WORDS,
+    TABLE_ENTRIES,
+    Descriptor,
+    HostAddress,
+    Kind,
+    decode_program,
+    weight_stride,
+)
 from .lists import Lists
 from .loopnest import by_word
 
@@ -38,19 +46,22 @@ class ListProof:
 
 
 class _Space:
-    """Numbers of the cells: words of program memory, words of weight memory, granules of activation memory."""
+    """Numbers of the cells: words of program memory, words of weight memory, tables, granules of activation memory."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         self.weights = config.program_words
-        self.activations = self.weights + config.weight_words
+        self.tables = self.weights + config.weight_words
+        self.activations = self.tables + config.tables
         self.size = self.activations + config.row_banks * config.bank_granules
 
     def name(self, cell: int) -> str:
         if cell < self.weights:
             return f"program word {cell}"
-        if cell < self.activations:
+        if cell < self.tables:
             return f"weight word {cell - self.weights}"
+        if cell < self.activations:
+            return f"table {cell - self.tables}"
         bank, granule = divmod(cell - self.activations, self.config.bank_granules)
         return f"granule {granule} of bank {bank}"
 
@@ -62,6 +73,7 @@ class _Space:
         for base, first, count, size in (
             (HostAddress.PROGRAM, 0, self.weights, 4),
             (HostAddress.WEIGHTS, self.weights, config.weight_words, weight_stride(config)),
+            (HostAddress.TABLES, self.tables, config.tables, 4 * TABLE_ENTRIES),
             (HostAddress.ACTIVATIONS, self.activations, self.size - self.activations, config.granule),
         ):
             cells = offset[window == base] // size
@@ -159,6 +171,9 @@ def _commands(
     if before is not None:
         program[: len(before)] = before
         loaded[: space.activations] = True
+    if not any(d.command != DmaCommand.RUN and d.host_address >> 28 << 28 == HostAddress.TABLES for d in descriptors):
+        # The host has loaded all of them.
+        loaded[space.tables : space.activations] = True
     none = np.zeros(space.size, bool)
     known: dict[tuple[bytes, int], tuple[NDArray[np.bool_], NDArray[np.bool_]]] = {}
     for index, d in enumerate(descriptors):
@@ -210,7 +225,9 @@ def _program_cells(
         raise IllegalProgramError(f"list: {error}") from error
     reads[start : start + len(descriptors) * DESCRIPTOR_WORDS] = True
     for d in descriptors:
-        _weights(space, d, reads[space.weights : space.activations])
+        _weights(space, d, reads[space.weights : space.tables])
+        if d.table:
+            reads[space.tables + d.table - 1] = True
         _inputs(space, d, reads[space.activations :])
         _results(space, d, writes[space.activations :])
     return reads, writes

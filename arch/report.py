@@ -197,7 +197,8 @@ class MemoryReport(_Memory, total=False):
     parts_because: list[str]
     """the memories that make parts necessary"""
     tables: Count
-    """tables of functions that the network uses; they are loaded once, also for parts"""
+    """tables of functions that the network uses; as many as the engine has are loaded once, more with the parts that
+    need them"""
     tables_available: Count
     lists: list[ListReport]
     """of a network in parts on a board with external memory: one for each region"""

@@ -905,7 +905,11 @@ def inspect(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     for line in _exit_lines(loaded):
         console.say(line)
     if tables := tables_of(report["layers"]):
-        console.say(f"\ntables: {memory['tables']} of {memory['tables_available']}, loaded once")
+        used, available = memory["tables"], memory["tables_available"]
+        fits = used <= available
+        console.say(
+            f"\ntables: {used} of {available}, loaded once" if fits else f"\ntables: {used}, {available} at a time"
+        )
         console.table(["table", "computes", "in layers"], [[t.number, t.computes, ", ".join(t.layers)] for t in tables])
     if report["states"]:
         console.say("\nstate from run to run:")

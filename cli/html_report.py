@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 from nnloom.arch.artifact import Artifact, TensorInfo, TensorLocation
 from nnloom.arch.report import LayerReport, Report, tables_of
+from nnloom.arch.table_places import loaded_bytes
 
 from .text import printable
 
@@ -231,6 +233,8 @@ def _events(artifact: Artifact, report: Report, host: HostSeconds | None) -> Ite
     baud = system["baud"] if system else 0
     clock = _clock_mhz(report)
     regions = {region.name: (index, region) for index, region in enumerate(artifact.manifest.regions)}
+    sizes = iter(loaded_bytes(artifact.manifest.config, [p for _, region in regions.values() for p in region.parts]))
+    loaded = {name: list(islice(sizes, len(region.parts))) for name, (_, region) in regions.items()}
     now = 0.0
     stages: dict[int, list[tuple[int, LayerReport]]] = {}
     for number, layer in enumerate(_in_order(report)):
@@ -267,8 +271,7 @@ def _events(artifact: Artifact, report: Report, host: HostSeconds | None) -> Ite
         name = engine[0][1]["region"]
         index, region = regions[name]
         yield from line(f"inputs of {name}", _bytes(region.inputs), name)
-        for part in region.parts:
-            size = 4 * part.program_words + part.weights_words * artifact.manifest.config.weight_word_bytes
+        for size in loaded[name]:
             yield from line(f"a part of {name}", size, name)
         for number, layer in engine:
             counted = layer.get("cycles_measured")

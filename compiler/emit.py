@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, encode_program
 from nnloom.arch.lists import Lists
 from nnloom.arch.overlap_check import check_lists
 from nnloom.arch.steps import Step
+from nnloom.arch.table_places import loaded_bytes
 
 from .carried import with_carried_rows, with_spare_rows
 from .copies import without_copies
@@ -24,7 +26,7 @@ from .cost import layer_cycles
 from .graph import LayerGraph
 from .lower import LoweredLayer, lower_layers, place_program, table_image, tables_of
 from .memory import MemoryPlan, fits_memory, plan_memory, region_bytes
-from .parts import PartSize, arrangements, cut, cuts
+from .parts import PartSize, PlacedTables, arrangements, cut, cuts, programs
 from .split_sums import with_split_sums
 from .strip_program import StripPart, strip_parts, strip_steps
 from .strips import StripPlan, plan_strips, sliced
@@ -60,7 +62,17 @@ class Emitted:
     tables: NDArray[np.uint8]
     """[tables, 256], of all regions"""
     overflows: tuple[str, ...] = ()
-    """the memories that make parts necessary, with bytes needed and available"""
+    """the memories that make parts necessary, with what is needed and available"""
+    resident: bool = False
+    """the weights of all parts are loaded once, and stay"""
+
+    def lists(self, config: AcceleratorConfig) -> Lists:
+        """The regions' lists."""
+        return Lists.make(config, [item.region for item in self.regions], self.program, self.weights, self.tables)
+
+    def loaded_bytes(self, config: AcceleratorConfig) -> int:
+        """Bytes of parts that are loaded for an inference that follows another."""
+        return sum(loaded_bytes(config, [part for item in self.regions for part in item.region.parts]))
 
     @property
     def parts(self) -> int:
@@ -73,12 +85,12 @@ def _outputs(graph: LayerGraph, places: Mapping[str, TensorLocation]) -> tuple[T
     return tuple(dataclasses.replace(places[t.name], shape=t.shape, dtype=t.dtype) for t in graph.outputs)
 
 
-def _tables(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> list[bytes]:
+def _tables(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> PlacedTables:
     """The tables of all regions."""
     tables = tables_of(layer for graph in graphs for layer in graph.layers)
-    if len(tables) > config.tables:
-        raise CapacityError(f"{len(tables)} functions as tables, the configuration has {config.tables}")
-    return tables
+    if tables and not config.tables:
+        raise CapacityError(f"{len(tables)} functions as tables, the configuration has none")
+    return PlacedTables(config, tables)
 
 
 def emit(
@@ -91,8 +103,9 @@ def emit(
 ) -> Emitted:
     """Plan, lower and lay out every region.
 
-    They follow each other in program and weight memory; if these are too small for all of them, every region is cut
-    into parts.
+    They follow each other in program and weight memory; if these are too small for all of them, or there are more
+    functions than tables, every region is cut into parts. Weights that all fit stay where they are, unless they come
+    from external memory, beside programs.
 
     Parameters
     ----------
@@ -122,8 +135,22 @@ def emit(
         overflows = _overflows(config, lowered, shared=shared)
         if not overflows:
             break
-    emitted = _emit(config, forms, plans, lowered, parts=bool(overflows), memory=memory, shared=shared)
-    return dataclasses.replace(emitted, overflows=overflows)
+    resident = memory is None and "weight" not in overflows
+    overflows |= _table_overflow(config, graphs)
+    loading = _Loading.WHOLE if not overflows else _Loading.RESIDENT if resident else _Loading.PARTS
+    emitted = _emit(config, forms, plans, lowered, loading, memory=memory, shared=shared)
+    return dataclasses.replace(emitted, overflows=tuple(overflows.values()))
+
+
+class _Loading(enum.Enum):
+    """How programs and weights come to the engine."""
+
+    WHOLE = enum.auto()
+    """all of them once"""
+    RESIDENT = enum.auto()
+    """in parts, with weights that are loaded once"""
+    PARTS = enum.auto()
+    """in parts"""
 
 
 def _planned_in_strips(config: AcceleratorConfig, graph: LayerGraph, timing: MemoryTiming) -> StripPlan | None:
@@ -176,7 +203,8 @@ def _emit_strips(
         if plan is None:
             form, memory = _planned(config, graph)
             places = memory.locations
-            pieces, steps = _pieces(config, form, memory, lower_layers(config, form, places), tables, timing)
+            layers = lower_layers(config, form, places)
+            pieces, steps = _pieces(config, form, memory, layers, tables.again(), timing)
             made = [
                 StripPart(tuple(program), tuple(places[item.layer.output.name] for item in program), 0, (), ())
                 for program in pieces
@@ -184,10 +212,10 @@ def _emit_strips(
         else:
             form, memory = plan.graph, plan.memory
             places = {**memory.locations, **{name: plan.layouts[name] for name in plan.external}}
-            made = strip_parts(config, plan, tables)
+            made = strip_parts(config, plan, tables.again())
             steps = strip_steps(config, plan, made, timing)
         first = images.programmed
-        parts = tuple(map(images.part, made))
+        parts = tuple(images.part(part, tables.of_part(part.layers)) for part in made)
         external = tuple(plan.layouts[name] for name in plan.external) if plan else ()
         region = Region(
             name=f"region{index}",
@@ -207,8 +235,9 @@ def _emit_strips(
         for plan in plans
         if plan
     )
-    emitted = Emitted(tuple(regions), images.program, images.weights, table_image(tables), overflows)
-    check_lists(config, Lists.make(config, [item.region for item in regions], emitted.program, emitted.weights))
+    overflows += tuple(_table_overflow(config, graphs).values())
+    emitted = Emitted(tuple(regions), images.program, images.weights, table_image(tables.tables), overflows)
+    check_lists(config, emitted.lists(config))
     return emitted
 
 
@@ -233,8 +262,8 @@ class _Images:
         """[words, weight_word_bytes]: those of all parts."""
         return np.concatenate([np.zeros((0, self._config.weight_word_bytes), np.uint8), *self._weights])
 
-    def part(self, made: StripPart) -> Part:
-        """Put a part's program and weights into the images."""
+    def part(self, made: StripPart, tables: tuple[int, ...]) -> Part:
+        """Put a part's program and weights into the images; `tables`: see `Part`."""
         program = encode_program(item.descriptor for item in made.layers)
         start = self._placed.setdefault(program.tobytes(), self.programmed)
         if start == self.programmed:
@@ -257,29 +286,34 @@ class _Images:
             weights_base=made.weights_base,
             loads=made.loads,
             stores=made.stores,
+            tables=tables,
         )
 
 
-def _overflows(
-    config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]], *, shared: bool
-) -> tuple[str, ...]:
-    """The memories that do not hold all regions at once."""
+def _overflows(config: AcceleratorConfig, lowered: Sequence[Sequence[LoweredLayer]], *, shared: bool) -> dict[str, str]:
+    """The memories that do not hold all regions at once, and what is needed."""
     # Layers of a region share equal weights: see `place_program`.
     distinct = [{layer.weights.tobytes(): len(layer.weights) for layer in layers} for layers in lowered]
     if shared:
         distinct = [{key: size for sizes in distinct for key, size in sizes.items()}]
     weights = sum(sum(sizes.values()) for sizes in distinct)
     layers = sum(map(len, lowered))
-    result = []
+    result = {}
     if weights > config.weight_words:
         size = config.weight_word_bytes
-        result.append(f"weight memory: {weights * size:,} bytes needed, {config.weight_words * size:,} available")
+        result["weight"] = f"weight memory: {weights * size:,} bytes needed, {config.weight_words * size:,} available"
     if layers * DESCRIPTOR_WORDS > config.program_words:
-        result.append(
+        result["program"] = (
             f"program memory: {4 * DESCRIPTOR_WORDS * layers:,} bytes needed for {layers} layers, "
             f"{4 * config.program_words:,} available"
         )
-    return tuple(result)
+    return result
+
+
+def _table_overflow(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> dict[str, str]:
+    """As `_overflows`, of the tables."""
+    count = len(tables_of(layer for graph in graphs for layer in graph.layers))
+    return {"tables": f"tables: {count} functions, {config.tables} available"} if count > config.tables else {}
 
 
 def _emit(
@@ -287,8 +321,8 @@ def _emit(
     graphs: Sequence[LayerGraph],
     plans: Sequence[MemoryPlan],
     lowered: Sequence[Sequence[LoweredLayer]],
+    loading: _Loading,
     *,
-    parts: bool,
     memory: MemoryTiming | None,
     shared: bool,
 ) -> Emitted:
@@ -298,12 +332,17 @@ def _emit(
     tables = _tables(config, graphs)
     used = programmed = 0
     for index, (graph, plan, layers) in enumerate(zip(graphs, plans, lowered, strict=True)):
-        if parts:
-            pieces, steps = _pieces(config, graph, plan, layers, tables, memory)
+        steps: tuple[Step, ...] = ()
+        if loading == _Loading.PARTS:
+            # From external memory a list brings all that it needs.
+            mine = tables.again() if memory else tables
+            pieces, steps = _pieces(config, graph, plan, layers, mine, memory)
         else:
-            pieces, steps = [place_program(config, layers, weight_base=used, tables=tables, placed=in_place)], ()
+            known = {} if in_place is None else in_place
+            whole = [layers] if loading == _Loading.WHOLE else programs(config, layers)
+            pieces = _placed_together(config, whole, used, tables, known)
         placed = [item for piece in pieces for item in piece]
-        made = _parts(pieces, programmed, used)
+        made = _parts(pieces, programmed, used, tables)
         words += [item.weights for item in placed]
         region = Region(
             name=f"region{index}",
@@ -312,7 +351,7 @@ def _emit(
             inputs=tuple(dataclasses.replace(plan.locations[t.name], dtype=t.dtype) for t in graph.inputs),
             outputs=_outputs(graph, plan.locations),
             tensors=tuple(plan.locations[item.layer.output.name] for item in placed),
-            parts=made if parts else (),
+            parts=made if loading != _Loading.WHOLE else (),
             steps=steps,
         )
         regions.append(EmittedRegion(graph, plan, tuple(placed), region))
@@ -320,19 +359,52 @@ def _emit(
         programmed += region.program_words
     program_image = encode_program(d for r in regions for d in r.descriptors)
     weights = np.concatenate(words) if words else np.zeros((0, config.weight_word_bytes), np.uint8)
-    emitted = Emitted(tuple(regions), program_image, weights, table_image(tables))
-    if parts and memory:
-        check_lists(config, Lists.make(config, [item.region for item in regions], program_image, weights))
+    if loading == _Loading.RESIDENT:
+        regions = [_with_all_weights(item, len(weights)) for item in regions]
+    resident = loading == _Loading.RESIDENT
+    emitted = Emitted(tuple(regions), program_image, weights, table_image(tables.tables), resident=resident)
+    if loading == _Loading.PARTS and memory:
+        check_lists(config, emitted.lists(config))
     return emitted
 
 
-def _parts(pieces: Sequence[Sequence[LoweredLayer]], program_start: int, weights_start: int) -> tuple[Part, ...]:
+def _placed_together(
+    config: AcceleratorConfig,
+    pieces: Sequence[Sequence[LoweredLayer]],
+    weight_base: int,
+    tables: PlacedTables,
+    known: dict[bytes, int],
+) -> list[list[LoweredLayer]]:
+    """Programs whose weights all lie in the memory, from a word on; `known`: see `place_program`."""
+    result = []
+    for piece in pieces:
+        placed = place_program(config, piece, weight_base=weight_base, tables=tables.held(piece), placed=known)
+        weight_base += sum(len(item.weights) for item in placed)
+        result.append(placed)
+    return result
+
+
+def _with_all_weights(region: EmittedRegion, words: int) -> EmittedRegion:
+    """With parts that share all weights."""
+    parts = tuple(dataclasses.replace(p, weights_start=0, weights_words=words) for p in region.region.parts)
+    return dataclasses.replace(region, region=dataclasses.replace(region.region, parts=parts))
+
+
+def _parts(
+    pieces: Sequence[Sequence[LoweredLayer]], program_start: int, weights_start: int, tables: PlacedTables
+) -> tuple[Part, ...]:
     """Where the programs lie in the images, one behind the other from these words on."""
     result = []
     for piece in pieces:
         program, weights = len(piece) * DESCRIPTOR_WORDS, sum(len(item.weights) for item in piece)
         result.append(
-            Part(program_start=program_start, program_words=program, weights_start=weights_start, weights_words=weights)
+            Part(
+                program_start=program_start,
+                program_words=program,
+                weights_start=weights_start,
+                weights_words=weights,
+                tables=tables.of_part(piece),
+            )
         )
         program_start += program
         weights_start += weights
@@ -344,14 +416,15 @@ def _pieces(
     graph: LayerGraph,
     plan: MemoryPlan,
     layers: Sequence[LoweredLayer],
-    tables: Sequence[bytes],
+    tables: PlacedTables,
     memory: MemoryTiming | None,
 ) -> tuple[list[list[LoweredLayer]], tuple[Step, ...]]:
     """The parts of a region, placed from word 0 on, and the steps of its list: what takes the fewest cycles, on a board
     with external memory."""
 
     def placed(parts: Sequence[Sequence[LoweredLayer]]) -> list[list[LoweredLayer]]:
-        return [place_program(config, part, tables=tables) for part in parts]
+        mine = tables if memory is None else tables.again()
+        return [place_program(config, part, tables=mine.held(part)) for part in parts]
 
     plain = placed(cut(config, layers))
     if memory is None or config.compact:
@@ -361,7 +434,12 @@ def _pieces(
 
     def total(pieces: Sequence[Sequence[LoweredLayer]], cycles: Sequence[int], steps: tuple[Step, ...]) -> int:
         region = Region(
-            name="", program_start=0, program_words=0, inputs=inputs, outputs=outputs, parts=_parts(pieces, 0, 0)
+            name="",
+            program_start=0,
+            program_words=0,
+            inputs=inputs,
+            outputs=outputs,
+            parts=_parts(pieces, 0, 0, tables),
         )
         (made,) = Lists.make(config, [dataclasses.replace(region, steps=steps)]).regions.values()
         return list_cycles(made, memory, cycles, config=config).total
@@ -376,7 +454,7 @@ def _pieces(
         cycles = cycles_of(pieces)
         sizes = [
             PartSize(program_words=p.program_words, weights_words=p.weights_words, cycles=c)
-            for p, c in zip(_parts(pieces, 0, 0), cycles, strict=True)
+            for p, c in zip(_parts(pieces, 0, 0, tables), cycles, strict=True)
         ]
         for steps in arrangements(config, sizes, memory):
             found = total(pieces, cycles, steps)

@@ -109,6 +109,5 @@ def exit_figures(board: Board, config: AcceleratorConfig, item: FittedExit) -> d
     cycles = sum(made.total for made in lists.values()) if lists else _cycles(config, emitted)
     loaded = 0
     if not lists:
-        parts = [part for region in emitted.regions for part in region.region.parts]
-        loaded = sum(4 * p.program_words + config.weight_word_bytes * p.weights_words for p in parts)
+        loaded = emitted.loaded_bytes(config)
     return {"name": item.name, "cycles": cycles, "link_bytes": item.fitted.link_bytes + loaded}

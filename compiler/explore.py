@@ -186,7 +186,7 @@ def _features(graphs: Sequence[LayerGraph]) -> dict[str, Any]:
     layers = [layer for graph in graphs for layer in graph.layers]
     tables = len(tables_of(layers))
     return dict(
-        tables=1 << (tables - 1).bit_length() if tables else 0,
+        tables=min(MOST_TABLES, 1 << (tables - 1).bit_length()) if tables else 0,
         depthwise=any(not isinstance(layer, Conv2D | FullyConnected) for layer in layers),
         max_pool=any(isinstance(layer, MaxPool2D) for layer in layers),
         elementwise_add=any(isinstance(layer, Add) for layer in layers),
@@ -224,8 +224,8 @@ def evaluate(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> Evaluat
         emitted = emit(config, graphs)
     except CapacityError:
         return None
-    if emitted.parts:
-        return None  # loaded again for each inference: slow, whatever its cycles
+    if emitted.parts and not (emitted.resident and len(emitted.program) <= config.program_words):
+        return None  # loaded again for each inference: slow, whatever its cycles; tables alone are not
     return Evaluation(
         cycles=sum(program_cycles(config, region.descriptors) for region in emitted.regions),
         activation_bytes=max(region.plan.peak_bytes(config) for region in emitted.regions),

@@ -1074,7 +1074,7 @@ def place_program(
     placed: dict[bytes, int] | None = None,
 ) -> list[LoweredLayer]:
     """Make a program of lowered layers: weights from word `weight_base` on, `last`, padding columns, start delays, the
-    numbers of their tables in `tables`.
+    numbers of their tables in `tables`, what the engine's tables hold.
 
     Layers with identical weight words share them, also with those of other programs that are in `placed`: weights and
     where they begin, to which this program's are added.

@@ -77,6 +77,8 @@ class Partitioned:
     stages: tuple[Stage, ...]
     cpu_operators: tuple[CpuOperator, ...]
     cuts: Cuts = field(default_factory=Cuts)
+    lacks_tables: bool = False
+    """whether operators stay on the CPU because the engine's tables hold other functions"""
 
     @property
     def graphs(self) -> tuple[LayerGraph, ...]:
@@ -231,6 +233,10 @@ class _Assignment:
     kept_apart: dict[int, str]
     """by the value that they make"""
     cuts: Cuts
+    more_tables: bool = False
+    """see `partition`"""
+    lacks_tables: bool = False
+    """see `Partitioned`"""
     ended: set[int] = field(default_factory=set)
     """stages whose regions take no more layers"""
     regions: dict[int, _Region] = field(default_factory=dict)
@@ -345,6 +351,13 @@ class _Assignment:
             tables.update(self._pending.values())
         return len(tables) <= self.config.tables
 
+    def _has_table(self, node: Node, layers: Iterable[Layer], instead: Sequence[Layer] = ()) -> bool:
+        """As `_has_room`, of a node that the engine does in no other way: it may load its tables again."""
+        if self.more_tables or self._has_room(node, layers, instead):
+            return True
+        self.lacks_tables = True
+        return False
+
     def _look_up_before(self, node: Node, region: _Region) -> bool:
         """Have the layers that make the operand do the node's function, if nobody else reads what they make now."""
         found = self._function(node)
@@ -368,11 +381,21 @@ class _Assignment:
             then = before.table.then(table) if before.table else alone
             layers[index] = dataclasses.replace(before, output=output, table=then)
         gone = [x for i, x in enumerate(region.layers) if i in layers or region.makers[i] in spared]
-        if not self._has_room(node, layers.values(), gone):
+        if not (self._has_room(node, layers.values(), gone) or (self.more_tables and self._needs_table(node, region))):
             return False
         region.look_up(found.value, node.outputs[0], tensor, layers)
         region.drop(spared)
         return True
+
+    def _needs_table(self, node: Node, region: _Region) -> bool:
+        """Whether the engine does a node in no other way."""
+        if _is_table_only(node.kind):
+            return True
+        try:
+            self._supported(OPERATORS[node.kind], node, region)
+        except Refusal:
+            return True
+        return False
 
     def _layers(self, node: Node, entry: Operator, region: _Region) -> Made:
         """The layers of a node; raises `Refusal`. A function of one value is a table if nothing else is as fast."""
@@ -388,14 +411,15 @@ class _Assignment:
         found = None if entry.layer is lookup_layer else self._function(node)
         if found and (refusal or not _is_fast(made)):
             looked_up = self._supported(_copying(found), node, region)
-            if self._has_room(node, looked_up.layers):
+            has_room = self._has_table if refusal else self._has_room
+            if has_room(node, looked_up.layers):
                 region.drop(region.spared(found, node, self._readers))
                 return looked_up
             if not refusal:
                 made = self._supported(entry, node, region)
         if refusal:
             raise refusal
-        if entry.layer is lookup_layer and not self._has_room(node, made.layers):
+        if entry.layer is lookup_layer and not self._has_table(node, made.layers):
             raise Refusal(f"the engine's tables ({self.config.tables}) hold other functions")
         return made
 
@@ -435,19 +459,23 @@ def _made(what: Layer | Sequence[Layer] | Made) -> Made:
     return Made(layers, (layers[-1].output,))
 
 
-def partition(graph: Graph, config: AcceleratorConfig, cuts: Cuts | None = None) -> Partitioned:
+def partition(
+    graph: Graph, config: AcceleratorConfig, cuts: Cuts | None = None, *, more_tables: bool = False
+) -> Partitioned:
     """Split a network between accelerator and CPU; a network of other operators has no region.
 
     Sizes of memories do not matter here, but for `cuts`.
+
+    more_tables: more functions than the engine has tables for run there, which then are loaded with parts.
     """
-    return _assemble(_assign(graph, config, cuts or Cuts()))
+    return _assemble(_assign(graph, config, cuts or Cuts(), more_tables))
 
 
-def _assign(graph: Graph, config: AcceleratorConfig, cuts: Cuts) -> _Assignment:
+def _assign(graph: Graph, config: AcceleratorConfig, cuts: Cuts, more_tables: bool = False) -> _Assignment:
     kept_apart: dict[int, str] = {}
     network = recentre(graph)
     while True:
-        assignment = _Assignment(graph, network, config, kept_apart, cuts)
+        assignment = _Assignment(graph, network, config, kept_apart, cuts, more_tables)
         try:
             assignment.run()
             return assignment
@@ -473,7 +501,14 @@ def _assemble(assignment: _Assignment) -> Partitioned:
         for node in stage.nodes
         if node.outputs[0] not in assignment._views or node.outputs[0] in assignment.kept_apart
     )
-    return Partitioned(assignment.graph, assignment.network.graph, tuple(stages), operators, assignment.cuts)
+    return Partitioned(
+        assignment.graph,
+        assignment.network.graph,
+        tuple(stages),
+        operators,
+        assignment.cuts,
+        assignment.lacks_tables,
+    )
 
 
 def _spared(assignment: _Assignment) -> set[int]:

@@ -17,11 +17,21 @@ from nnloom.arch.errors import CapacityError
 from nnloom.arch.isa import DESCRIPTOR_WORDS, HostAddress
 from nnloom.arch.lists import Move, Transfer, weight_transfer
 from nnloom.arch.steps import Step
+from nnloom.arch.table_places import TablePlaces
 
-from .lower import LoweredLayer
+from .lower import LoweredLayer, tables_of
 from .transfers import MemoryTiming, fetch_cycles, move_cycles
 
-__all__ = ["PartSize", "arrangements", "cut", "cuts", "group_too_large"]
+__all__ = [
+    "PartSize",
+    "PlacedTables",
+    "arrangements",
+    "cut",
+    "cuts",
+    "group_too_large",
+    "needs_other_tables",
+    "programs",
+]
 
 _SHARES = (2, 3, 4, 6, 8, 12, 16)
 """Parts of so many that fill the memories, to overlap."""
@@ -48,7 +58,8 @@ def cut(
 ) -> list[list[LoweredLayer]]:
     """The fewest parts whose weights and programs fit the memories, in order.
 
-    Each part is filled up; where a layer does not fit the rest of it, the layer is cut between channel groups.
+    Each part is filled up; where a layer does not fit the rest of it, the layer is cut between channel groups. The
+    layers of a part need no more tables than the engine has.
 
     Parameters
     ----------
@@ -65,6 +76,9 @@ def cut(
     used = 0
     for layer in layers:
         first = 0
+        if needs_other_tables(config, parts[-1], layer):
+            parts.append([])
+            used = 0
         size = len(layer.weights) // layer.groups
         reason = group_too_large(config, layer)
         if reason:
@@ -81,6 +95,53 @@ def cut(
             used += count * size
             first += count
     return parts
+
+
+def programs(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> list[list[LoweredLayer]]:
+    """The fewest parts whose programs fit the memory, of layers whose weights all do."""
+    parts: list[list[LoweredLayer]] = [[]]
+    for layer in layers:
+        full = len(parts[-1]) == config.program_words // DESCRIPTOR_WORDS
+        if full or needs_other_tables(config, parts[-1], layer):
+            parts.append([])
+        parts[-1].append(layer)
+    return parts
+
+
+def needs_other_tables(config: AcceleratorConfig, before: Iterable[LoweredLayer], layer: LoweredLayer) -> bool:
+    """Whether a layer needs a table for which those of the layers before it leave no room in the engine."""
+    return len(tables_of(item.layer for item in (*before, layer))) > max(1, config.tables)
+
+
+class PlacedTables:
+    """The tables of a network, and where they lie from program to program; each under its number if all have room."""
+
+    def __init__(self, config: AcceleratorConfig, tables: Sequence[bytes]) -> None:
+        self.tables = tables
+        self._config = config
+        self._places = TablePlaces(config) if len(tables) > config.tables else None
+
+    def again(self) -> PlacedTables:
+        """The same, with nothing in its place."""
+        return PlacedTables(self._config, self.tables)
+
+    def held(self, layers: Iterable[LoweredLayer]) -> list[bytes]:
+        """What the engine's tables hold while a program of these layers runs, which is the next one."""
+        if self._places is None:
+            return list(self.tables)
+        numbers = self._places.place(self.tables.index(table) for table in tables_of(item.layer for item in layers))
+        return [self.tables[number] if number >= 0 else b"" for number in numbers]
+
+    def of_part(self, layers: Iterable[LoweredLayer]) -> tuple[int, ...]:
+        """`artifact.Part.tables` of a finished program."""
+        if self._places is None:
+            return ()
+        used = {
+            item.descriptor.table - 1: self.tables.index(item.layer.table.entries)
+            for item in layers
+            if item.layer.table
+        }
+        return tuple(used.get(place, -1) for place in range(max(used, default=-1) + 1))
 
 
 def cuts(config: AcceleratorConfig, layers: Sequence[LoweredLayer]) -> Iterator[list[list[LoweredLayer]]]:

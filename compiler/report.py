@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.boards import Board
 
@@ -121,7 +124,7 @@ def make_report(
             "program_available": 4 * config.program_words,
             "parts": emitted.parts,
             "parts_because": list(emitted.overflows),
-            "bytes_loaded_per_inference": int(emitted.weights.size) + 4 * len(emitted.program) if emitted.parts else 0,
+            "bytes_loaded_per_inference": emitted.loaded_bytes(config),
             "tables": len(emitted.tables),
             "tables_available": config.tables,
             **_lists(board, config, emitted),
@@ -175,7 +178,7 @@ def _engine_layers(
                     "utilisation": round(item.macs / count / config.multipliers, 4),
                     "weight_bytes": int(item.weights.size),
                     "cycle_shares": {name: round(value, 2) for name, value in asdict(share).items()},
-                    **_table(item),
+                    **_table(item, emitted.tables),
                     **_exactness(item.layer.name, inexact, proofs),
                 }
             )
@@ -195,12 +198,13 @@ def _exits(
     return {"exits": figures}
 
 
-def _table(item: LoweredLayer) -> dict[str, Any]:
-    """The table of a layer that has one."""
+def _table(item: LoweredLayer, tables: NDArray[np.uint8]) -> dict[str, Any]:
+    """The table of a layer that has one, by its number among those of the network, from 1 on."""
     table = item.layer.table
     if table is None:
         return {}
-    return {"table": item.descriptor.table, "table_operators": [kind.lower() for kind in table.operators]}
+    (number,) = np.flatnonzero((tables == np.frombuffer(table.entries, np.uint8)).all(axis=1))
+    return {"table": int(number) + 1, "table_operators": [kind.lower() for kind in table.operators]}
 
 
 def _lists(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, Any]:

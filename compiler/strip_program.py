@@ -26,7 +26,7 @@ from .channel_slices import channel_slice, slice_name
 from .cost import layer_cycles
 from .graph import Add, Layer, Mul, Tensor
 from .lower import LoweredLayer, add_operands, finished_program, located, lower_layer
-from .parts import group_too_large
+from .parts import PlacedTables, group_too_large, needs_other_tables
 from .strip_layers import Held, leaves_out_nothing, strip_layer
 from .strips import Stage, Strip, StripPlan, buffer_name, copy_name, kept_words, source_of
 from .transfers import MemoryTiming, fetch_cycles, load_cycles, store_cycles
@@ -62,7 +62,7 @@ class _Run:
     """layers after which nobody reads the rows that it loads, if those of the next run may take their place"""
 
 
-def strip_parts(config: AcceleratorConfig, plan: StripPlan, tables: Sequence[bytes]) -> list[StripPart]:
+def strip_parts(config: AcceleratorConfig, plan: StripPlan, tables: PlacedTables) -> list[StripPart]:
     """The parts of a plan, in order.
 
     Raises
@@ -260,7 +260,7 @@ class _Packer:
     """Cuts runs into parts, and gives weights their places: round the weight memory, over what was there longest."""
 
     config: AcceleratorConfig
-    tables: Sequence[bytes]
+    tables: PlacedTables
     _resident: dict[tuple[int, int], tuple[int, range]] = field(default_factory=dict)
     """groups and place of what is in the weight memory: by array, first group"""
     _next: int = 0
@@ -288,9 +288,10 @@ class _Packer:
 
     def _finished(self, layers: list[LoweredLayer]) -> list[LoweredLayer]:
         """`finished_program`, once for equal programs."""
-        key = tuple((item.descriptor, item.layer.table) for item in layers)
+        held = self.tables.held(layers)
+        key = tuple((item.descriptor, held.index(x.entries) if (x := item.layer.table) else -1) for item in layers)
         if key not in self._programs:
-            program = finished_program(self.config, layers, self.tables)
+            program = finished_program(self.config, layers, held)
             self._programs[key] = [item.descriptor for item in program]
         descriptors = self._programs[key]
         return [dataclasses.replace(item, descriptor=d) for item, d in zip(layers, descriptors, strict=True)]
@@ -332,6 +333,9 @@ class _Packer:
             size = len(layer.weights) // layer.groups
             most = max(1, config.weight_words // _WEIGHTS_SHARE // size)
             first = 0
+            if needs_other_tables(config, (item.layer for item in items), layer):
+                yield items
+                items = []
             while first < layer.groups:
                 key = id(layer.weights), first
                 if key in self._resident:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import DESCRIPTOR_BYTES, PROGRAM_QUEUE, DmaCommand
 from nnloom.arch.isa import DESCRIPTOR_WORDS, HostAddress, granule_columns
-from nnloom.arch.lists import Lists, Move, RegionList, Run
+from nnloom.arch.lists import Move, RegionList, Run
 from nnloom.arch.memory_system import SDRAM_BEAT_BITS
 from nnloom.boards import Board
 from nnloom.boards.zynq import ZynqBoard
@@ -218,7 +218,7 @@ def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> 
     timing = memory_timing(board)
     if timing is None:
         return {}
-    lists = Lists.make(config, [item.region for item in emitted.regions], emitted.program, emitted.weights)
+    lists = emitted.lists(config)
     result = {}
     for item in emitted.regions:
         cycles = layer_cycles(config, item.descriptors)

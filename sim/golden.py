@@ -136,7 +136,7 @@ class GoldenModel:
         self.weights = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
         self.tables = np.zeros((config.tables, TABLE_ENTRIES), np.uint8)
         if tables is not None:
-            self.tables[: len(tables)] = tables
+            self.load_tables(tables)
         shape = (config.row_banks, config.bank_granules * config.granule)
         self.activations = np.zeros(shape, np.uint8) if activations is None else activations
         """uint8 [bank, byte]"""
@@ -161,6 +161,10 @@ class GoldenModel:
         self.weights[base : base + len(weights)] = weights.view(np.int8).reshape(-1, config.lanes, config.taps)
         self._dense_layers.clear()
         self._window_layers.clear()
+
+    def load_tables(self, tables: NDArray[np.uint8]) -> None:
+        """Write tables [tables, 256], from the engine's first on."""
+        self.tables[: len(tables)] = tables
 
     def write_tensor(self, location: TensorLocation, values: NDArray[np.int8]) -> None:
         """Place a tensor in activation memory."""

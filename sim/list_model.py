@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import PROGRAM_QUEUE, DmaCommand, DmaDescriptor
-from nnloom.arch.isa import HostAddress, Register, Status, decode_program, weight_stride
+from nnloom.arch.isa import TABLE_ENTRIES, HostAddress, Register, Status, decode_program, weight_stride
 
 from .golden import GoldenModel, WriteTrace
 
@@ -38,7 +38,7 @@ class ListModel:
     config
         The accelerator.
     tables
-        uint8 [tables, 256], those of the engine.
+        uint8 [tables, 256], those of the engine before the first list.
 
     Attributes
     ----------
@@ -52,11 +52,14 @@ class ListModel:
         self.config = config
         self.program = np.zeros(config.program_words, np.uint32)
         self._weights = np.zeros((config.weight_words, weight_stride(config)), np.uint8)
-        self._tables = tables
+        self._tables = np.zeros((config.tables, TABLE_ENTRIES), np.uint32)
+        """an entry a word of the host bus"""
+        if tables is not None:
+            self._tables[: len(tables)] = tables
         self.activations = np.zeros((config.row_banks, config.bank_granules * config.granule), np.uint8)
         self.traces: list[list[WriteTrace]] = []
         self._layers = 0
-        self._models: dict[tuple[bytes, bytes], GoldenModel] = {}
+        self._models: dict[tuple[bytes, ...], GoldenModel] = {}
 
     def execute(
         self,
@@ -90,9 +93,10 @@ class ListModel:
 
     def _run(self, start: int) -> None:
         weights = np.ascontiguousarray(self._weights[:, : self.config.weight_word_bytes])
-        key = self.program.tobytes(), weights.tobytes()
+        tables = self._tables.astype(np.uint8)
+        key = self.program.tobytes(), weights.tobytes(), tables.tobytes()
         if key not in self._models:
-            self._models[key] = GoldenModel(self.config, self.program.copy(), weights, self._tables, self.activations)
+            self._models[key] = GoldenModel(self.config, self.program.copy(), weights, tables, self.activations)
         model = self._models[key]
         self.traces.append([model.execute(d) for d in decode_program(model.program, start)])
         self._layers = len(self.traces[-1])
@@ -114,6 +118,7 @@ class ListModel:
         cells = {
             HostAddress.PROGRAM: self.program,
             HostAddress.WEIGHTS: self._weights.reshape(-1).view("<u4"),
+            HostAddress.TABLES: self._tables.reshape(-1),
             HostAddress.ACTIVATIONS: self.activations.reshape(-1).view("<u4"),
         }[window]
         if d.command == DmaCommand.STORE:

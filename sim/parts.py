@@ -25,7 +25,7 @@ class RegionModels:
 
     def __init__(self, image: EngineImage) -> None:
         self._image = image
-        self._whole = GoldenModel(image.config, image.program, image.weights, image.tables)
+        self._whole = GoldenModel(image.config, image.program, image.weights, image.part_tables())
         self._parts: dict[Part, GoldenModel] = {}
         self._external: dict[str, ExternalTensors] = {}
         self._proved: set[str] = set()
@@ -54,7 +54,7 @@ class RegionModels:
         """
         if region.steps and region.name not in self._proved:
             image = self._image
-            check_lists(image.config, Lists.make(image.config, [region], image.program, image.weights))
+            check_lists(image.config, Lists.make(image.config, [region], image.program, image.weights, image.tables))
             self._proved.add(region.name)
         if not region.parts:
             yield self._whole, region.program_start
@@ -67,13 +67,14 @@ class RegionModels:
     def _part(self, part: Part) -> GoldenModel:
         if part not in self._parts:
             program, weights = self._image.part_images(part)
-            self._parts[part] = GoldenModel(self._image.config, program, weights, self._image.tables, self.activations)
+            tables = self._image.part_tables(part)
+            self._parts[part] = GoldenModel(self._image.config, program, weights, tables, self.activations)
         return self._parts[part]
 
     def _programs_with_rows(self, region: Region) -> Iterator[tuple[GoldenModel, int]]:
         """Parts are many, and alike: one model, which forgets what it knows of weights when others are loaded."""
         image = self._image
-        model = GoldenModel(image.config, image.program[:0], image.weights[:0], image.tables, self.activations)
+        model = GoldenModel(image.config, image.program[:0], image.weights[:0], None, self.activations)
         tensors = self.external(region)
         for part in region.parts:
             for rows in part.loads:
@@ -83,6 +84,7 @@ class RegionModels:
             if len(weights):
                 model.load_weights(part.weights_base, weights)
             model.load_program(program)
+            model.load_tables(image.part_tables(part))
             yield model, 0
             for rows in part.stores:
                 for cells, data in self._cells(tensors, rows):

@@ -19,6 +19,7 @@ from nnloom.arch.external import ExternalTensors
 from nnloom.arch.isa import (
     ISA_VERSION,
     MAGIC,
+    TABLE_ENTRIES,
     WATCHDOG_BITS,
     Counter,
     ErrorCause,
@@ -29,6 +30,7 @@ from nnloom.arch.isa import (
     weight_word_columns,
 )
 from nnloom.arch.legality import check_image
+from nnloom.arch.table_places import TablePlaces
 
 __all__ = ["Device", "DeviceStats", "HostBusDevice", "Identity", "LayerWaits", "RegionResult", "layer_counts"]
 
@@ -160,6 +162,11 @@ def layer_counts(ends: NDArray[np.int64], program_cycles: int) -> tuple[list[int
     return counts[:, Counter.CYCLES].tolist(), waits
 
 
+def _weights_of(part: Part) -> tuple[int, int, int]:
+    """First word in the image, words, first word in the memory."""
+    return part.weights_start, part.weights_words, part.weights_base
+
+
 class HostBusDevice(Device):
     """An accelerator reached by reads and writes on its host bus: over a serial line, in simulation, ...
 
@@ -173,7 +180,13 @@ class HostBusDevice(Device):
         self._config: AcceleratorConfig | None = None
         self._images: EngineImage | None = None
         self._part: Part | None = None
-        """What program and weight memory hold, if not all of the artifact."""
+        """What program memory holds, if not all of the artifact."""
+        self._weights: tuple[int, int, int] | None = None
+        """What weight memory holds: first word in the image, words, first word in the memory; None: not known."""
+        self._places: TablePlaces | None = None
+        """What the tables hold, of a network that has more of them."""
+        self._shares = False
+        """whether all parts have the same weights"""
 
     @abc.abstractmethod
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
@@ -194,9 +207,10 @@ class HostBusDevice(Device):
         return Identity(*(self._read_register(r) for r in (Register.MAGIC, Register.VERSION, Register.CONFIG_HASH)))
 
     def load(self, artifact: Artifact) -> None:
-        """Check that the accelerator is the one the artifact was compiled for, then load program and weights.
+        """Check that the accelerator is the one the artifact was compiled for, then load program, weights and tables.
 
-        Those of an artifact in parts are loaded when they are needed, for each inference again. A program that another
+        Those of an artifact in parts are loaded when they are needed, for each inference again; weights that all parts
+        have in common, once. A program that another
         driver has started is waited for, since the memories take no writes meanwhile; one that does not end within
         `timeout_seconds` is ended by a reset.
 
@@ -209,6 +223,10 @@ class HostBusDevice(Device):
             If the engine would refuse a program of the artifact.
         """
         self.load_image(artifact.image)
+        parts = [part for region in artifact.manifest.all_regions for part in region.parts]
+        self._shares = len(parts) > 1 and len({_weights_of(part) for part in parts}) == 1
+        if self._shares:
+            self._load_weights(parts[0])
 
     def load_image(self, image: EngineImage) -> None:
         """As `load`, of what the engine takes of an artifact."""
@@ -233,12 +251,12 @@ class HostBusDevice(Device):
             )
         self._come_to_rest()
         self._config = config
-        self._images, self._part = image, None
-        whole = len(image.program) <= config.program_words and len(image.weights) <= config.weight_words
-        if whole and self._holds(image):
+        self._images, self._part, self._weights, self._places = image, None, None, TablePlaces(config)
+        if image.is_whole and self._holds(image):
             return
-        self._write_tables(image.tables)
-        if whole:
+        if len(image.tables) <= config.tables:
+            self._write_tables(image.tables)
+        if image.is_whole:
             self._write_images(image.program, image.weights)
             self._note(image)
 
@@ -280,6 +298,7 @@ class HostBusDevice(Device):
         time.sleep(seconds)
 
     def _write_images(self, program: NDArray[np.uint32], weights: NDArray[np.uint8], *, weights_base: int = 0) -> None:
+        """Write program memory from word 0 on, and weight memory."""
         config = self._loaded_config()
         check_image(config, program)
         columns = weight_word_columns(config)
@@ -294,12 +313,13 @@ class HostBusDevice(Device):
         # Together: the status is looked at once behind them.
         self.write_memory(np.concatenate(addresses).astype(np.uint32), np.concatenate(words).astype(np.uint32))
 
-    def _write_tables(self, tables: NDArray[np.uint8]) -> None:
-        """tables: [tables, 256]; they stay, also for parts."""
+    def _write_tables(self, tables: NDArray[np.uint8], places: Sequence[int] | None = None) -> None:
+        """tables: [tables, 256]; places: which of the engine's, by default from the first on."""
         if len(tables):
             values = tables.reshape(-1).astype(np.uint32)
-            addresses = HostAddress.TABLES + 4 * np.arange(len(values), dtype=np.uint32)
-            self.write_memory(addresses.astype(np.uint32), values)
+            numbers = np.arange(len(tables)) if places is None else np.array(places)
+            addresses = HostAddress.TABLES + 4 * (TABLE_ENTRIES * numbers[:, None] + np.arange(TABLE_ENTRIES))
+            self.write_memory(addresses.reshape(-1).astype(np.uint32), values)
 
     def write_memory(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:
         """As `write_words`, for memories: makes sure that they took the words.
@@ -380,12 +400,37 @@ class HostBusDevice(Device):
         )
 
     def _load_part(self, part: Part, *, whole: bool = True) -> None:
-        """Have a part's program and weights in the memories; `whole`: it uses no other part's weights."""
-        if self._part != part or not whole:
-            assert self._images is not None, "load an artifact first"
-            self._part = None
-            self._write_images(*self._images.part_images(part), weights_base=part.weights_base)
-            self._part = part
+        """Have a part's program, weights and tables in the memories; `whole`: it uses no other part's weights."""
+        image, places = self._images, self._places
+        assert image is not None and places is not None, "load an artifact first"
+        self._places = TablePlaces(image.config)  # nothing is known if a write fails
+        missing = [*places.load(part)]
+        self._write_tables(image.tables[[number for _, number in missing]], [place for place, _ in missing])
+        self._places = places
+        if self._part == part and whole:
+            return
+        self._part = None
+        program, weights = image.part_images(part)
+        if whole and self._weights == _weights_of(part):
+            weights = weights[:0]
+        self._weights = None
+        self._write_images(program, weights, weights_base=part.weights_base)
+        self._part, self._weights = part, _weights_of(part) if whole else None
+
+    def _load_weights(self, part: Part) -> None:
+        """Have a part's weights in the memory."""
+        assert self._images is not None, "load an artifact first"
+        self._part = self._weights = None
+        program, weights = self._images.part_images(part)
+        self._write_images(program[:0], weights, weights_base=part.weights_base)
+        self._weights = _weights_of(part)
+
+    def _forget_parts(self) -> None:
+        """Load the next part whatever the memories hold, but for weights that all parts share."""
+        self._part = None
+        if not self._shares:
+            self._weights = None
+        self._places = TablePlaces(self._loaded_config())
 
     def _load_rows(self, tensors: ExternalTensors, moved: Sequence[Rows]) -> None:
         """Bring rows of tensors that the host keeps."""

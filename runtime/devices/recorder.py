@@ -32,7 +32,8 @@ class BusRecorder(HostBusDevice):
         super().load(artifact)
 
     def load_part(self, part: Part) -> None:
-        """Write down what is loaded before a part of a region begins."""
+        """Write down what is loaded before a part of a region begins, whatever ran before."""
+        self._forget_parts()
         self._load_part(part)
 
     def write_words(self, addresses: NDArray[np.uint32], words: NDArray[np.uint32]) -> None:

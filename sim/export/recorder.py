@@ -87,6 +87,7 @@ class Recorder(BusRecorder):
         self._models.write_inputs(region, inputs)
         for model, start in self._models.programs(region):
             model.run(start)
+        self._forget_parts()
         return super().run_region(region, inputs)
 
     def take_lines(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import jsonschema
@@ -13,6 +14,9 @@ import pytest
 
 from nnloom.arch.artifact import REPORT_FILE, Artifact
 from nnloom.arch.config import AcceleratorConfig
+from nnloom.arch.errors import ConfigError
+from nnloom.arch.flash_image import flash_image
+from nnloom.arch.isa import HostAddress
 from nnloom.arch.reference import REFERENCES
 from nnloom.arch.report import Report, tables_of
 from nnloom.cli import main
@@ -23,6 +27,7 @@ from nnloom.compiler.graph import Table
 from nnloom.compiler.ops import OPERATORS
 from nnloom.compiler.ops.lookup import table_of
 from nnloom.compiler.partition import Partitioned, partition
+from nnloom.runtime.devices.recorder import BusRecorder
 from tests.compiler.litert import compile_without_code, exact
 from tests.tflite_models import ModelWriter, schema
 
@@ -251,6 +256,64 @@ def test_a_network_of_functions_in_rtl(tmp_path):
     config = "2x16x9 with row triples and product registers"
     made = layers(exact(tmp_path, build, 11, config=config, rtl=True))
     assert len({layer.table for layer in made if layer.table}) == 5
+
+
+def chain(m: ModelWriter, count: int) -> list[int]:
+    """Layers with so many functions, of a picture that is larger than their tables."""
+    x = m.input((1, 26, 26, 3))
+    for index in range(count):
+        x = m.conv(x, 8, (1, 1), activation=None)
+        x = m.add(x, x) if index % 4 == 3 else x
+        x = function(m, ("TANH", "HARD_SWISH", "LOGISTIC")[index % 3], x)
+    return [m.pool(x, "AVERAGE", (26, 26), (1, 1)), m.conv(x, 2)]
+
+
+def test_more_functions_than_tables_are_loaded_in_turn(tmp_path):
+    """In parts, which share the weights; the four that the network ends with stay when it begins again."""
+    m = ModelWriter(21)
+    (tmp_path / "network.tflite").write_bytes(m.finish(*chain(m, 6)))
+    config = "2x16x9 with row triples"
+    report = compile_without_code(tmp_path / "network.tflite", tmp_path / "made", config)
+    memory, artifact = report["memory"], Artifact.load(tmp_path / "made")
+    assert not [layer for layer in report["layers"] if layer["target"] == "cpu"]
+    assert memory["parts_because"] == ["tables: 6 functions, 2 available"] and memory["tables"] == 6
+    assert {layer["table"] for layer in report["layers"] if "table" in layer} == {1, 2, 3, 4, 5, 6}
+    (region,) = artifact.manifest.regions
+    assert len(region.parts) == 3 == memory["parts"]
+    assert {(p.weights_start, p.weights_words) for p in region.parts} == {(0, len(artifact.weights))}
+    assert memory["bytes_loaded_per_inference"] == 6 * 1024 + 4 * len(artifact.program)
+    recorder = BusRecorder()
+    recorder.load(artifact)
+    first = [address >> 28 << 28 for address, _ in recorder.take_accesses()]
+    assert set(first) == {HostAddress.WEIGHTS}
+    for part in region.parts:
+        recorder.load_part(part)
+        windows = Counter(address >> 28 << 28 for address, _ in recorder.take_accesses())
+        assert windows == {HostAddress.TABLES: 512, HostAddress.PROGRAM: part.program_words}
+    with pytest.raises(ConfigError, match="in parts"):
+        flash_image(artifact.image)
+
+
+def test_a_table_for_a_few_bytes_is_not_loaded_in_turn(tmp_path):
+    def build(m: ModelWriter) -> list[int]:
+        x = image(m, 8)
+        for name in ("HARD_SWISH", "TANH"):
+            x = m.conv(function(m, name, x), 8, activation=None)
+        return [function(m, "LOGISTIC", m.pool(x, "AVERAGE", m.shape(x)[1:3], (1, 1)))]
+
+    m = ModelWriter(8)
+    (tmp_path / "network.tflite").write_bytes(m.finish(*build(m)))
+    report = compile_without_code(tmp_path / "network.tflite", tmp_path / "made", "2x16x9 with row triples")
+    assert [layer["op"] for layer in report["layers"] if layer["target"] == "cpu"] == ["logistic"]
+    assert report["memory"]["parts"] == 0
+
+
+@pytest.mark.verilator
+def test_tables_loaded_in_turn_in_rtl(tmp_path):
+    """And in the golden model, on the CPU, by LiteRT: two inputs, the second behind the tables of the first."""
+    config = "2x16x9 with row triples and product registers"
+    partitioned = exact(tmp_path, lambda m: chain(m, 10), 22, config=config, rtl=True, inputs=2)
+    assert [o.op for o in partitioned.cpu_operators]  # of the ten, eight have a table when none is loaded again
 
 
 def test_a_function_for_each_channel_is_no_table(tmp_path):

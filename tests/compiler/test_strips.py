@@ -46,18 +46,18 @@ KINDS = ("conv", "conv_narrow_rows", "depthwise", "depthwise_large", "average", 
 KINDS += ("dense", "multiply_pixel", "subtract", "rescaled")
 
 
-def tall_graph(seed: int, layers: int = 4, rows: tuple[int, int] = (10, 60)) -> LayerGraph:
-    """Random layers of an input that has many rows."""
+def tall_graph(seed: int, layers: int = 4, rows: tuple[int, int] = (10, 60), tables: int = 1) -> LayerGraph:
+    """Random layers of an input that has many rows, some with one of so many tables."""
     rng = np.random.default_rng([11, seed])
     source = tensor(rng, "x", int(rng.integers(*rows)), int(rng.integers(3, 9)), int(rng.integers(1, 40)))
-    return random_graph(rng, [str(k) for k in rng.choice(KINDS, layers)], 1, source)
+    return random_graph(rng, [str(k) for k in rng.choice(KINDS, layers)], tables, source)
 
 
 def in_strips(config: AcceleratorConfig, seeds: range) -> list[tuple[int, LayerGraph, Emitted]]:
     """Random graphs that run in strips."""
     found = []
     for seed in seeds:
-        graph = tall_graph(seed)
+        graph = tall_graph(seed, tables=1 + seed % 3)
         try:
             emitted = emit(config, [graph], memory=TIMING)
         except CapacityError as error:

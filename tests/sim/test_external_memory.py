@@ -12,6 +12,7 @@ import pytest
 from nnloom.arch.artifact import Artifact
 from nnloom.arch.dma import DMA_BASE, DmaRegister, DmaStatus
 from nnloom.arch.errors import CapacityError, DeviceError
+from nnloom.arch.isa import HostAddress
 from nnloom.arch.lists import Lists
 from nnloom.arch.memory_system import SystemAddress
 from nnloom.boards import get
@@ -86,7 +87,8 @@ def networks(tmp_path_factory) -> list[Network]:
     found: list[Network] = []
     for seed in range(40):
         rng = np.random.default_rng([3, seed])
-        graph = random_graph(rng, [str(k) for k in rng.choice(KINDS, 4)])
+        # With more functions than the engine tables.
+        graph = random_graph(rng, [str(k) for k in rng.choice(KINDS, 4)], tables=3)
         try:
             # Every third one loads and runs its parts in turn.
             memory = TIMING if len(found) % 3 else None
@@ -98,6 +100,15 @@ def networks(tmp_path_factory) -> list[Network]:
         if len(found) == 8:
             return found
     raise AssertionError("too few networks in parts")
+
+
+def table_loads(network: Network) -> int:
+    """How many tables its list loads."""
+    lists = Lists.of(network.artifact)
+    descriptors = lists.descriptors(
+        lists.regions[network.region.name], counting=False, image_address=0, table_address=4 * lists.image_words
+    )
+    return sum(d.host_address >> 28 << 28 == HostAddress.TABLES for d in descriptors)
 
 
 @pytest.fixture(scope="module")
