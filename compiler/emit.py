@@ -81,8 +81,11 @@ class Emitted:
 
 
 def _outputs(graph: LayerGraph, places: Mapping[str, TensorLocation]) -> tuple[TensorLocation, ...]:
-    """Locations of the outputs with the shapes and types that the network gives them."""
-    return tuple(dataclasses.replace(places[t.name], shape=t.shape, dtype=t.dtype) for t in graph.outputs)
+    """Locations of the outputs with the shapes, types and scales that the network gives them."""
+    return tuple(
+        dataclasses.replace(places[t.name], shape=t.shape, dtype=t.dtype, scale=t.scale, zero_point=t.zero_point)
+        for t in graph.outputs
+    )
 
 
 def _tables(config: AcceleratorConfig, graphs: Sequence[LayerGraph]) -> PlacedTables:

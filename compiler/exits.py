@@ -56,10 +56,10 @@ def fit_with_exits(
             raise ConfigError(f"{graph.name}: no output named {name!r} to leave at (outputs: {', '.join(outputs)})")
     if names and graph.states:
         raise ConfigError(f"{graph.name}: a network with state has no exits, since each run advances all of the state")
-    main = fit(graph, config, memory=memory)
+    main = fit(graph, config, memory=memory, turn=not names)
     if not names:
         return main, ()
-    networks = [main, *(fit(_up_to(graph, outputs[name]), config, memory=memory) for name in names)]
+    networks = [main, *(fit(_up_to(graph, outputs[name]), config, memory=memory, turn=False) for name in names)]
     emitted = emit(
         config,
         [item for fitted in networks for item in fitted.partitioned.graphs],

@@ -207,11 +207,15 @@ class _Region:
             self.layers[index] = layer
 
     def view(self, node: Node) -> None:
-        """Give what a layer makes another shape."""
+        """Give what a layer makes another shape, or another scale."""
         assert node.inputs[0] is not None
         value = self.graph.values[node.outputs[0]]
         source = self.made[node.inputs[0]]
-        self.made[node.outputs[0]] = dataclasses.replace(source, shape=value.type.shape)
+        q = value.type.quantization
+        assert q
+        self.made[node.outputs[0]] = dataclasses.replace(
+            source, shape=value.type.shape, scale=q.scale, zero_point=q.zero_point
+        )
 
 
 class _Restart(Exception):

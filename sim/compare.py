@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -68,6 +68,11 @@ class _Reference(Protocol):
         """The counterpart of a tensor in its order; None if there is none."""
 
 
+_TURNED = (0, 2, 1, 3)
+_TURNED_INPUTS = (_TURNED, (0, 3, 2, 1))
+"""Of the file's axes, NHWC or NCHW"""
+
+
 def compare(
     artifact: str | Path,
     inputs: ArrayLike | Mapping[str, ArrayLike],
@@ -108,6 +113,7 @@ def compare(
     say(f"running {loaded.manifest.model} on {device}")
     with InferenceSession(artifact, device, native=False, progress=progress) as session:
         traced = session.trace(inputs)
+    turned = any(info.permutation in _TURNED_INPUTS for info in infos)
     rows: list[TensorDifference] = []
     unmatched: list[str] = []
     seen: set[str] = set()
@@ -115,7 +121,14 @@ def compare(
         seen.add(tensor.name)
         if tensor.name.partition(":")[0] in seen - {tensor.name}:
             continue  # the same in another shape or order
-        wanted = reference.tensor(tensor.name, tensor.value)
+        wanted = None
+        if turned and tensor.value.ndim == 4:
+            # Rows for columns (`compiler.orientation`), unless it never was a picture.
+            plain = replace(tensor, value=tensor.value.transpose(_TURNED))
+            wanted = reference.tensor(tensor.name, plain.value)
+            tensor = tensor if wanted is None else plain
+        if wanted is None:
+            wanted = reference.tensor(tensor.name, tensor.value)
         if wanted is None or (against == "float" and wanted.dtype.kind != "f"):
             unmatched.append(tensor.name)
         else:

@@ -274,9 +274,6 @@ CASES = {
         lambda m: [m.unary("LOGISTIC", image(m), 1 / 256, -128)],
         PLAIN,
     ),
-    "a reshape that rescales": Case(
-        "RESHAPE", "a reshape that changes values", lambda m: _rescaled(m, m.reshape(image(m), (1, 288)))
-    ),
     "scales by channel": Case(
         "CONV_2D",
         "the operand has no single scale",
