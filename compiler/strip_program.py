@@ -58,6 +58,8 @@ class _Run:
     stores: tuple[Rows, ...] = ()
     again: bool = False
     """whether its weights are used again by the strips to come"""
+    alone: bool = True
+    """whether it is all of its stage"""
     free_after: int | None = None
     """layers after which nobody reads the rows that it loads, if those of the next run may take their place"""
 
@@ -77,7 +79,7 @@ def _merged(runs: Iterator[_Run]) -> Iterator[_Run]:
     """Runs without a move between them as one."""
     last: _Run | None = None
     for run in runs:
-        if last is not None and not last.stores and not run.loads and not run.again:
+        if last is not None and not last.stores and not run.loads and last.alone and run.alone:
             last.layers += run.layers
             last.locations += run.locations
             last.stores = run.stores
@@ -150,6 +152,7 @@ class _Lowering:
             locations=written,
             stores=tuple(self._rows(stage, n, strip.tensors[n], number) for n in stored),
             again=number < len(stage.strips) - 1,
+            alone=len(stage.strips) == 1,
             free_after=self._free_after(stage, layers) if stage.buffers == 1 else None,
         )
 

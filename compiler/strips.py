@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nnloom.arch.artifact import TensorLocation
@@ -28,7 +28,7 @@ from nnloom.arch.isa import Descriptor, weight_word_columns
 from nnloom.arch.loopnest import descriptor_cycles, issue_cycles
 
 from .channel_slices import keeps_channels_apart, with_channel_slices
-from .graph import Conv2D, Layer, LayerGraph
+from .graph import Add, Conv2D, Layer, LayerGraph
 from .lower import located, lower_layer
 from .memory import Lifetime, MemoryPlan, check_plan, lifetimes, place_tensors
 from .strip_layers import leaves_out_nothing, reads_in_order, rows_read, rows_written
@@ -56,6 +56,8 @@ _HEIGHTS = 4
 """Heights of strips that are compared, from the highest that fits on."""
 _WIDTHS = (0, 4, 1)
 """Channel groups of a slice that are compared; 0: no slices."""
+_HIDDEN = 0.05
+"""Share of its cycles that what runs beside something longer costs."""
 _SLICE_CYCLES = 40
 """About what a further slice costs each of its two layers: a descriptor, and that one waits for the other's results."""
 
@@ -467,19 +469,48 @@ class _Search:
         )
         return _aligned(self.config, changed)
 
+    def in_place(self, span: _Span, strips: Sequence[Strip], width: int) -> dict[str, str]:
+        """Sums that go to the place of an operand: each output, and the tensor whose buffer it has.
+
+        The engine reads a word of both operands before it writes that of the sum, and reads none twice.
+        """
+        found: dict[str, str] = {}
+        for index in range(*span):
+            layer = self.layers[index]
+            if not isinstance(layer, Add) or layer.output.whole is not None:
+                continue
+            output = layer.output.name
+            for tensor in layer.inputs:
+                name = tensor.name
+                if (
+                    name in self.within(span)
+                    and name not in self.slices(span, width)
+                    and tensor.whole is None
+                    and max(self._readers[name]) == index
+                    and self.layouts[name].row_stride == self.layouts[output].row_stride
+                    and all(output in s.tensors and s.tensors[name] == s.tensors[output] for s in strips)
+                ):
+                    found[output] = found.get(name, name)
+                    break
+        return found
+
     def buffer_granules(
         self, span: _Span, external: frozenset[str], height: int, buffers: int = 0, width: int = 0
     ) -> int:
         """Granules of a bank that a stage's buffers take at once."""
         loaded = self.loaded(span, external)
         sliced = self.slices(span, width)
+        strips = self.strips(span, external, height)
+        shared = self.in_place(span, strips, width)
         total = [0] * (span[1] - span[0])
-        for name, rows in self.buffer_rows(self.strips(span, external, height)).items():
+        for name, rows in self.buffer_rows(strips).items():
             size = -(-rows // self.config.row_banks) * self.buffer_layout(name, sliced).row_stride
             if buffers and source_of(name) in loaded:
                 total = [before + buffers * size for before in total]
                 continue
             begin, end = self.buffer_life(span, loaded, name, width)
+            if name in shared:
+                begin += 1  # until then it is the operand's
             for index in range(begin, end + 1):
                 total[index - span[0]] += size
         return max(total)
@@ -587,7 +618,9 @@ class _Search:
         weights = load_cycles(timing, (words + (len(strips) - 1) * excess) * weight_word_columns(self.config))
         if external or len(strips) > 1:
             computing += len(strips) * run_cycles(timing)
-        return stores + max(computing + loads - hidden, weights + loads)
+        engine, memory = computing + loads - hidden, weights + loads
+        # What is hidden here could have hidden something of the stages beside.
+        return stores + max(engine, memory) + _HIDDEN * min(engine, memory)
 
     def cost(self, spans: Sequence[_Span], external: frozenset[str], available: int) -> tuple[int, float]:
         """(stages that do not fit, cycles of the others)."""
@@ -671,7 +704,31 @@ class _Search:
                 found = self.cost(spans, other, available)
                 if found < cost:
                     external, cost, changed = other, found, True
+            if not changed:
+                for changes in self._exchanges(spans, names, external):
+                    found = self.cost(spans, external ^ changes, available)
+                    if found < cost:
+                        external, cost, changed = external ^ changes, found, True
+                        break
         return external
+
+    def _exchanges(
+        self, spans: Sequence[_Span], names: Sequence[str], external: frozenset[str]
+    ) -> Iterator[frozenset[str]]:
+        """A tensor in external memory and one on the chip, or all of them, that stages have with it."""
+        for name in names:
+            if name in external:
+                first, last = self.lives[name]
+                mine = [span for span in spans if first < span[1] and last >= span[0]]
+                others = [
+                    other
+                    for other in names
+                    if other not in external
+                    and any(self.lives[other][0] < end and self.lives[other][1] >= begin for begin, end in mine)
+                ]
+                if len(others) > 1:
+                    yield frozenset({name, *others})
+                yield from (frozenset({name, other}) for other in others)
 
     def _stages(self, external: frozenset[str], available: int) -> list[_Span]:
         """The stages that take the fewest cycles with these tensors in external memory, unless they lie in a stage."""
@@ -703,6 +760,8 @@ class _Search:
         stages: list[Stage] = []
         lives: list[Lifetime] = []
         places: dict[str, TensorLocation] = {}
+        places_of: dict[str, str] = {}
+        """buffers that have the place of another one"""
         whole = {name: life for name, life in self.lives.items() if name not in external}
         for span in spans:
             choice = self.stage_cost(span, external, available)
@@ -716,10 +775,16 @@ class _Search:
             for name in whole.keys() & self.touched(span):
                 # As long as there are strips to come.
                 whole[name] = min(whole[name][0], span[0]), max(whole[name][1], span[1] - 1)
+            shared = self.in_place(span, strips, choice.width)
             for name, rows in self.buffer_rows(strips).items():
                 buffer = buffer_name(span[0], name)
                 places[buffer] = _with_rows(self.buffer_layout(name, sliced), rows, buffer)
                 life = self.buffer_life(span, loaded, name, choice.width)
+                if name in shared:
+                    places_of[buffer] = buffer_name(span[0], shared[name])
+                    continue
+                for output in (output for output, operand in shared.items() if operand == name):
+                    life = life[0], max(life[1], self.buffer_life(span, loaded, output, choice.width)[1])
                 if buffers and source_of(name) in loaded:
                     life = span[0], span[1] - 1
                 if buffers == 2 and source_of(name) in loaded:
@@ -733,7 +798,10 @@ class _Search:
             places[name] = self.layouts[name]
         placement = place_tensors(lives)
         memory = MemoryPlan(
-            {name: dataclasses.replace(place, base=placement.offsets[name]) for name, place in places.items()},
+            {
+                name: dataclasses.replace(place, base=placement.offsets[places_of.get(name, name)])
+                for name, place in places.items()
+            },
             tuple(lives),
             placement.granules,
             placement.strategy,
