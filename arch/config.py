@@ -36,6 +36,7 @@ _LATER: dict[str, int] = {
     "product_registers": False,
     "elementwise_mul": False,
     "tables": 0,
+    "partial_sums": False,
 }
 """Options that came after the first bitstreams, with their defaults."""
 
@@ -53,6 +54,7 @@ _COMPACT: dict[str, int] = {
     "product_registers": False,
     "elementwise_mul": False,
     "tables": 0,
+    "partial_sums": False,
 }
 """What the compact engine is made for: a granule is then two bytes, the word of a single-port RAM block."""
 
@@ -109,6 +111,9 @@ class AcceleratorConfig:
     tables: int = 0
     """Tables of 256 bytes in which a layer's results can be looked up before they are written: 0, 1, 2, 4 or 8. Each
     requantization unit has a memory with all of them. Results that are looked up take three cycles more."""
+    partial_sums: bool = False
+    """A layer of one pixel (fully connected) can leave its sums to the next: weights of a channel group that exceed the
+    weight memory come in pieces."""
     compact: bool = False
     """The compact engine: a step takes a cycle for each tap, from memories with one port. For 4 lanes, with every
     option left out."""

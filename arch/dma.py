@@ -14,10 +14,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .config import AcceleratorConfig
+from .isa import PROGRAM_COLUMNS
+
 __all__ = [
     "APERTURE_BYTES",
     "AT_ONCE",
     "BUFFER_ALIGNMENT",
+    "DESCRIPTORS_AT_ONCE",
     "DESCRIPTOR_BYTES",
     "DMA_BASE",
     "DMA_MAGIC",
@@ -30,6 +34,7 @@ __all__ = [
     "DmaRegister",
     "DmaStatus",
     "encode_list",
+    "port_width",
 ]
 
 DMA_BASE = 0x1000
@@ -44,6 +49,8 @@ BUFFER_ALIGNMENT = 16
 """Lists and descriptors' DDR addresses are multiples of so many bytes: of a beat of the widest bus."""
 
 
+DESCRIPTORS_AT_ONCE = 4
+"""Descriptors that are fetched together, with a wide port: those of a block of so many."""
 PROGRAM_QUEUE = 4
 """Programs that may be under way: started and not ended. A RUN beyond waits."""
 AT_ONCE = 7
@@ -186,6 +193,14 @@ class DmaDescriptor:
             under_way=control >> 28 & AT_ONCE,
             last=bool(control >> 31),
         )
+
+
+def port_width(config: AcceleratorConfig, data_width: int) -> int:
+    """Bits that the DMA moves in a cycle between its beats of `data_width` bits and program, weight and activation
+    memory: whole beats where their words consist of such, else 32."""
+    size = data_width // 8
+    whole = all(word % size == 0 for word in (4 * PROGRAM_COLUMNS, config.weight_word_bytes, config.granule))
+    return data_width if whole and not config.compact else 32
 
 
 def encode_list(descriptors: Sequence[DmaDescriptor]) -> NDArray[np.uint32]:

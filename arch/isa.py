@@ -246,6 +246,18 @@ def _layout() -> tuple[Field, ...]:
                     "rows of the output tensor from one output row to the next, 1 to 4; `pixel_pair`: 2, from pair to "
                     "pair, and `out_row_start` even",
                 ),
+                (
+                    "resume",
+                    1,
+                    False,
+                    "DENSE, with `partial_sums`: the sums begin with those that the descriptor before has kept",
+                ),
+                (
+                    "keep",
+                    1,
+                    False,
+                    "DENSE, with `partial_sums`: the sums are kept for the next descriptor, and nothing is written",
+                ),
             ],
         ),
     ]
@@ -318,6 +330,8 @@ class Descriptor:
     broadcast: int = 0
     out_row_start: int = 0
     out_row_step: int = 1
+    resume: int = 0
+    keep: int = 0
 
     def __post_init__(self) -> None:
         for field in FIELDS:
@@ -354,6 +368,8 @@ def field_width(config: AcceleratorConfig, field: Field) -> int:
         return config.tables.bit_length()
     if field.name in ("product", "broadcast"):
         return int(config.elementwise_mul)
+    if field.name in ("resume", "keep"):
+        return int(config.partial_sums)
     return min(field.width, config.field_bits) if field.width == 16 else field.width
 
 

@@ -67,6 +67,7 @@ RULES = (
     "`pixel_pair` without DENSE, without `pixels=2`, or with a `row_step_oy` other than 2 or 4 (`row_triple`: 2);",
     f"`out_row_step` is none of 1 to {MOST_ROW_STEP}; with `pixel_pair` not 2, or `out_row_start` odd;",
     "`row_triple` without DENSE, with `row_pair`, or with `kernel_rows` other than 255;",
+    "`resume` or `keep` without DENSE, with `pixel_pair`, or with `n_g`, `n_oy` or `n_ox` other than 1;",
     "an ADD does not have `n_g` 1, `n_ky` 2, `n_kx` 16, `q_step_kx` lanes, `q_step_ox` 16 * lanes, `out_step_ox` 2;",
     "`interval` is less than the requantization units need (not on the compact engine);",
     f"`start_delay` is less than {LEAST_START_DELAY} after another layer (with `overlap`); after one with a table, "
@@ -168,6 +169,8 @@ def form_faults(config: AcceleratorConfig, d: Descriptor, *, before: Descriptor 
         yield "pixel_pair needs out_row_step 2 and an even out_row_start"
     if d.row_triple and (d.kind != Kind.DENSE or d.row_pair or d.kernel_rows != 255):
         yield "row_triple needs kind DENSE without row_pair, and kernel_rows 255"
+    if (d.resume or d.keep) and (d.kind != Kind.DENSE or d.pixel_pair or (d.n_g, d.n_oy, d.n_ox) != (1, 1, 1)):
+        yield "resume and keep need kind DENSE without pixel_pair, and n_g, n_oy and n_ox 1"
     if d.kind == Kind.ADD:
         for name, value in add_fields(config).items():
             if getattr(d, name) != value:

@@ -142,8 +142,8 @@ def steps(config: AcceleratorConfig, d: Descriptor) -> Iterator[ParameterLoad | 
                             multiply = first = result = True
                         else:
                             multiply = True
-                            first = ky == 0 and kx == 0
-                            result = ky == d.n_ky - 1 and kx == d.n_kx - 1
+                            first = ky == 0 and kx == 0 and not d.resume
+                            result = ky == d.n_ky - 1 and kx == d.n_kx - 1 and not d.keep
                         dead = q >= d.in_row_bytes
                         column = ox * ADD_BATCH + kx if add else fired
                         if by_word(d):

@@ -21,8 +21,20 @@ ULTRA96_V2 = ZynqBoard(
     clock_hz=200e6,
     baud=0,
     loader="",
-    # 288 products, two multipliers for each of 16 requantization units, one for addresses: 321 DSP blocks.
-    config=AcceleratorConfig(pixels=2, weight_words=4096, activation_bytes=131072, elementwise_mul=True, tables=8),
+    # 576 products in 288 DSP blocks, two multipliers for each of 32 requantization units, one for addresses: 353.
+    config=AcceleratorConfig(
+        lanes=32,
+        pixels=2,
+        requant_units=32,
+        activation_bytes=262144,
+        weight_words=2048,
+        program_words=2048,
+        row_triples=True,
+        product_registers=True,
+        elementwise_mul=True,
+        tables=8,
+        partial_sums=True,
+    ),
     dsp_blocks=360,
     pins={},
     primitives={"LUT": 70560, "FF": 141120, "RAMB36": 216, "DSP48": 360},

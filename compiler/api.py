@@ -185,7 +185,7 @@ def compile(
         graph = take_nearest(graph)
     config, choice = _choose(graph, target, config, progress, advance)
     say("partitioning, scheduling and planning memory")
-    fitted, leaves = fit_with_exits(graph, config, exits, external_timing(target))
+    fitted, leaves = fit_with_exits(graph, config, exits, external_timing(target, config))
     kept.fitted(fitted, config)
     inexact = check_exactness(fitted.partitioned, strict=strict)
     larger = None

@@ -373,7 +373,7 @@ def _explore_cut(graph: Graph, board: Board, shapes: int) -> Exploration:
     candidates = []
     ranks = []
     for config in (board.config, *with_more_memory(board)):
-        fitted = fit(graph, config, memory=external_timing(board))
+        fitted = fit(graph, config, memory=external_timing(board, config))
         cycles = sum(program_cycles(config, region.descriptors) for region in fitted.emitted.regions)
         candidates.append(dataclasses.replace(_candidate(board, config, cycles), engine_share=fitted.engine_share))
         ranks.append((*fitted.rank, -cycles))

@@ -7,7 +7,7 @@ out in the order in which that nest reads them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,20 +81,26 @@ class LoweredLayer:
     """output channels, if they are not all of the layer's"""
     rows: range | None = None
     """rows of the network's layer, if `layer` is only some of them"""
+    terms: range | None = None
+    """steps of the sums, if they are not all of them (`pieces`)"""
+    all_terms: int = 0
+    """with `terms`: steps of the whole sums"""
 
     @property
     def name(self) -> str:
         """Of the layer, and which rows and channels of it."""
         rows = "" if self.rows is None else f" rows {self.rows.start}:{self.rows.stop}"
         channels = "" if self.channels is None else f" [{self.channels.start}:{self.channels.stop}]"
-        return self.layer.name + rows + channels
+        terms = "" if self.terms is None else f" steps {self.terms.start}:{self.terms.stop} of {self.all_terms}"
+        return self.layer.name + rows + channels + terms
 
     @property
     def macs(self) -> int:
-        """Multiplications of the layer, or of these channels of it."""
-        if self.channels is None:
-            return self.layer.macs
-        return self.layer.macs * len(self.channels) // self.layer.output.channels
+        """Multiplications of the layer, or of these channels and steps of it."""
+        macs = self.layer.macs
+        if self.channels is not None:
+            macs = macs * len(self.channels) // self.layer.output.channels
+        return macs if self.terms is None else macs * len(self.terms) // self.all_terms
 
     @property
     def groups(self) -> int:
@@ -118,6 +124,52 @@ class LoweredLayer:
         channels = range(first * config.lanes, min(last * config.lanes, self.layer.output.channels))
         return dataclasses.replace(self, descriptor=descriptor, weights=self.weights[words], channels=channels)
 
+    def has_pieces(self, config: AcceleratorConfig) -> bool:
+        """Whether the sums of a channel group can be made in several programs."""
+        d = self.descriptor
+        return config.partial_sums and d.kind == Kind.DENSE and (d.n_oy, d.n_ox) == (1, 1) and not d.pixel_pair
+
+    def pieces(self, config: AcceleratorConfig, words: int) -> Iterator[LoweredLayer]:
+        """Some steps of the sums of a channel group, as few times as possible: each has at most so many words, its
+        parameters included, leaves its sums to the next, and the last one writes. For a layer that `has_pieces`."""
+        size = config.parameter_words
+        for group in range(self.groups):
+            whole = self.take_groups(config, group, 1)
+            d = whole.descriptor
+            steps = d.n_ky * d.n_kx
+            rows = (words - size) // d.n_kx
+            if rows:
+                cuts = [(row, min(rows, d.n_ky - row), 0, d.n_kx) for row in range(0, d.n_ky, rows)]
+            else:
+                columns = words - size
+                cuts = [
+                    (row, 1, first, min(columns, d.n_kx - first))
+                    for row in range(d.n_ky)
+                    for first in range(0, d.n_kx, columns)
+                ]
+            for row, n_ky, column, n_kx in cuts:
+                terms = range(row * d.n_kx + column, (row + n_ky - 1) * d.n_kx + column + n_kx)
+                descriptor = dataclasses.replace(
+                    d,
+                    n_ky=n_ky,
+                    n_kx=n_kx,
+                    row_start=d.row_start + row * d.row_step_ky,
+                    q_start=d.q_start + column * d.q_step_kx,
+                    kernel_rows=d.kernel_rows if d.row_triple else d.kernel_rows - row * d.row_step_ky,
+                    weight_step_g=size + len(terms),
+                    resume=int(terms.start > 0),
+                    keep=int(terms.stop < steps),
+                )
+                weights = [whole.weights[:size], whole.weights[size + terms.start : size + terms.stop]]
+                yield dataclasses.replace(
+                    whole,
+                    descriptor=descriptor,
+                    weights=np.concatenate(weights),
+                    channels=whole.channels or range(self.layer.output.channels),
+                    terms=terms,
+                    all_terms=steps,
+                )
+
 
 def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], output_scale: float) -> list[float]:
     """Real requantization factor of each channel, in the reference kernels' order of operations."""
@@ -126,7 +178,18 @@ def real_multipliers(input_scale: float, weight_scales: NDArray[np.float64], out
 
 def _folded_bias(weights: NDArray[np.signedinteger], bias: NDArray[np.int32], zero_point: int) -> NDArray[np.int64]:
     """Bias less what the operand's zero point adds to each output; weights [outputs, ...]."""
-    return bias.astype(np.int64) - zero_point * weights.reshape(len(weights), -1).astype(np.int64).sum(1)
+    return bias.astype(np.int64) - zero_point * weights.reshape(len(weights), -1).sum(1, dtype=np.int64)
+
+
+def _extremes(weights: NDArray[np.signedinteger]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The smallest and the largest sum of products with int8 of each output; weights [outputs, ...].
+
+    Of the largest networks' layers a copy in int64 would be a gigabyte.
+    """
+    w = weights.reshape(len(weights), -1)
+    negative = np.minimum(w, 0).sum(1, dtype=np.int64)
+    positive = w.sum(1, dtype=np.int64) - negative
+    return 127 * negative - 128 * positive, 127 * positive - 128 * negative
 
 
 def accumulator_range(
@@ -136,9 +199,9 @@ def accumulator_range(
 
     weights: [outputs, ...]; zero_point: the operand's.
     """
-    w = weights.reshape(len(weights), -1).astype(np.int64)
     folded = _folded_bias(weights, bias, zero_point)
-    return np.minimum(w * -128, w * 127).sum(1) + folded, np.maximum(w * -128, w * 127).sum(1) + folded
+    low, high = _extremes(weights)
+    return low + folded, high + folded
 
 
 def accumulators_fit(weights: NDArray[np.signedinteger], bias: NDArray[np.int32], zero_point: int) -> bool:
@@ -397,20 +460,20 @@ def _channels(layer: Conv2D | DepthwiseConv2D | FullyConnected, weights: NDArray
     """
     bias, multiplier, shift = _channel_parameters(layer, weights)
     limit = 1 << (NARROW_BITS - 1)
-    w = weights.reshape(weights.shape[0], -1).astype(np.int64)
-    extremes = np.stack([np.maximum(w * -128, w * 127).sum(1), np.minimum(w * -128, w * 127).sum(1)]) + bias
+    low, high = _extremes(weights)
+    extremes = np.stack([high, low]) + bias
     fits = (extremes < 1 << 31).all(0) & (extremes >= -(1 << 31)).all(0)
 
     def output(acc: NDArray[np.int64]) -> NDArray[np.int64]:
         y = requantize(acc, multiplier, shift, double_rounding=layer.double_rounding) + layer.result.zero_point
         return np.clip(y, layer.act_min, layer.act_max)
 
-    high, low = outputs = output(extremes)
+    most, least = outputs = output(extremes)
     narrow = fits & (outputs == output(np.clip(extremes, -limit, limit - 1))).all(0)
-    constant = fits & ~narrow & (high == low)
+    constant = fits & ~narrow & (most == least)
     if constant.any():
         weights = np.where(constant.reshape(-1, *[1] * (weights.ndim - 1)), np.int8(0), weights)
-        bias = np.where(constant, high - layer.result.zero_point, bias)
+        bias = np.where(constant, most - layer.result.zero_point, bias)
         multiplier = np.where(constant, IDENTITY_MULTIPLIER, multiplier)
         shift = np.where(constant, 0, shift)
     return _Channels(weights, bias, multiplier, shift, narrow=bool((narrow | constant).all()))
@@ -596,7 +659,7 @@ def _lower_dense(
     rows = _pad_to(parameters.weights, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)
     rows = rows[:, :, :row_bytes]
     interval = _interval(config, parameters.narrow)
-    needed = _parts_needed(rows).max((0, 1))
+    needed = rows.any((0, 1)).astype(np.int64) if rows.dtype == np.int8 else _parts_needed(rows).max((0, 1))
     if needed.max(initial=0) > 1:
         # Weights of nine bits: steps overlap.
         spread = _row_steps(needed, config.taps)

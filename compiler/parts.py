@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import DmaCommand
@@ -29,6 +29,7 @@ __all__ = [
     "cut",
     "cuts",
     "group_too_large",
+    "in_pieces",
     "needs_other_tables",
     "programs",
 ]
@@ -44,13 +45,21 @@ _FIRST_SHARE = 32
 def group_too_large(config: AcceleratorConfig, layer: LoweredLayer) -> str | None:
     """Why the weights of a single channel group exceed the weight memory, or None if they do not."""
     size = len(layer.weights) // layer.groups
-    if size <= config.weight_words:
+    if size <= config.weight_words or layer.has_pieces(config):
         return None
     bytes_ = config.weight_word_bytes
     return (
         f"the weights of {config.lanes} output channels need {size * bytes_:,} bytes of weight memory, the "
         f"configuration has {config.weight_words * bytes_:,}"
     )
+
+
+def in_pieces(config: AcceleratorConfig, layer: LoweredLayer) -> list[LoweredLayer]:
+    """The layer, or if the weights of its channel groups are too many to come beside others, pieces that are not."""
+    most = config.weight_words * 2 // 5
+    if len(layer.weights) // layer.groups <= most or not layer.has_pieces(config):
+        return [layer]
+    return list(layer.pieces(config, most))
 
 
 def cut(
@@ -74,7 +83,7 @@ def cut(
     parts: list[list[LoweredLayer]] = [[]]
     most = max(1, config.program_words // DESCRIPTOR_WORDS // share)
     used = 0
-    for layer in layers:
+    for layer in chain.from_iterable(in_pieces(config, layer) for layer in layers):
         first = 0
         if needs_other_tables(config, parts[-1], layer):
             parts.append([])

@@ -26,7 +26,7 @@ from .channel_slices import channel_slice, slice_name
 from .cost import layer_cycles
 from .graph import Add, Layer, Mul, Tensor
 from .lower import LoweredLayer, add_operands, finished_program, located, lower_layer
-from .parts import PlacedTables, group_too_large, needs_other_tables
+from .parts import PlacedTables, group_too_large, in_pieces, needs_other_tables
 from .strip_layers import Held, leaves_out_nothing, strip_layer
 from .strips import Stage, Strip, StripPlan, buffer_name, copy_name, kept_words, source_of
 from .transfers import MemoryTiming, fetch_cycles, load_cycles, store_cycles
@@ -135,14 +135,15 @@ class _Lowering:
             lowered = self._lowered(index, piece, channels, locations)
             if (first, end) != (0, self._plan.graph.layers[index].output.rows):
                 lowered = dataclasses.replace(lowered, rows=range(first, end))
-            layers.append(lowered)
+            pieces = in_pieces(self._config, lowered)
+            layers += pieces
             location = locations[piece.output.name]
             if layer.output.name in self._numbers:
                 location = dataclasses.replace(location, name=layer.output.name, layer=layer.name)
             elif layer.output.name in held:
                 begin, stop = strip.tensors[self._plan.graph.layers[index].output.name]
                 location = dataclasses.replace(location, name=f"{layer.output.name} rows {begin}:{stop}")
-            written.append(location)
+            written += [location] * len(pieces)
         stored = [name for name in strip.tensors if name == layer.output.name and name in self._numbers]
         return _Run(
             loads=tuple(

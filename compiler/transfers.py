@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.dma import DESCRIPTOR_BYTES, PROGRAM_QUEUE, DmaCommand
+from nnloom.arch.dma import DESCRIPTOR_BYTES, DESCRIPTORS_AT_ONCE, PROGRAM_QUEUE, DmaCommand, port_width
 from nnloom.arch.isa import DESCRIPTOR_WORDS, HostAddress, granule_columns
 from nnloom.arch.lists import Move, RegionList, Run
 from nnloom.arch.memory_system import SDRAM_BEAT_BITS
@@ -65,6 +65,9 @@ class MemoryTiming:
     """of a beat in a long transfer: refresh, rows that are opened and so on included"""
     answer: int
     """from the last beat of a write to its answer"""
+    port_words: int = 1
+    """words of 32 bits that the accelerator's memories take or give in a cycle; those of a beat: descriptors are
+    fetched in blocks, and stores do not wait for the answers of their bursts"""
 
     @property
     def beat_words(self) -> int:
@@ -91,10 +94,14 @@ def memory_timing(board: Board) -> MemoryTiming | None:
     )
 
 
-def external_timing(board: Board) -> MemoryTiming | None:
-    """As `memory_timing`, and for the DDR of Zynq boards about what their DMA takes; None for boards without memory."""
+def external_timing(board: Board, config: AcceleratorConfig | None = None) -> MemoryTiming | None:
+    """As `memory_timing`, and for the DDR of Zynq boards about what their DMA takes; None for boards without memory.
+
+    config: of the accelerator, by default the board's.
+    """
     if isinstance(board, ZynqBoard):
-        return MemoryTiming(data_width=board.data_width, latency=30, beat_cycles=1, answer=30)
+        words = port_width(config or board.config, board.data_width) // 32
+        return MemoryTiming(data_width=board.data_width, latency=30, beat_cycles=1, answer=30, port_words=words)
     return memory_timing(board)
 
 
@@ -120,9 +127,17 @@ class ListCycles:
 
 
 def fetch_cycles(timing: MemoryTiming) -> float:
-    """Of a descriptor, until its command begins, and from its end to the next."""
+    """Of a descriptor, until its command begins, and from its end to the next; of blocks of them on average."""
     beats = DESCRIPTOR_BYTES // 4 // timing.beat_words
+    if timing.port_words > 1:
+        return block_cycles(timing) / DESCRIPTORS_AT_ONCE + beats + 1 + _BETWEEN
     return timing.latency + (beats - 1) * timing.beat_cycles + _ASK + _BETWEEN
+
+
+def block_cycles(timing: MemoryTiming) -> float:
+    """Of a block of descriptors, until they have come; each takes a few more, see `fetch_cycles`."""
+    beats = DESCRIPTORS_AT_ONCE * DESCRIPTOR_BYTES // 4 // timing.beat_words
+    return timing.latency + (beats - 1) * timing.beat_cycles + _ASK
 
 
 def move_cycles(move: Move, timing: MemoryTiming, config: AcceleratorConfig | None = None) -> float:
@@ -134,11 +149,12 @@ def move_cycles(move: Move, timing: MemoryTiming, config: AcceleratorConfig | No
         return _store_cycles(move, timing)
     words = move.transfer.words
     beats = -(-words // timing.beat_words)
-    each = max(timing.beat_cycles, timing.beat_words)
-    if config and move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
+    port_words = timing.port_words if _is_memory(move) else 1
+    each = max(timing.beat_cycles, timing.beat_words / port_words)
+    if config and port_words == 1 and move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
         # A granule's last word takes four cycles.
         each = max(each, timing.beat_words * (1 + 3 / granule_columns(config)))
-    return timing.latency + _ASK + (beats - 1) * each + timing.beat_words
+    return timing.latency + _ASK + (beats - 1) * each + timing.beat_words / port_words
 
 
 def list_cycles(
@@ -155,9 +171,14 @@ def list_cycles(
     programs: cycles of each of its programs. config: as for `move_cycles`.
     """
     fetch = fetch_cycles(timing)
-    weights = tensors = control = now = 0.0
+    weights = tensors = control = now = answered = 0.0
     ends: list[float] = []
-    for step in region.counting_steps if counting else region.steps:
+    first = (region.counting_word if counting else region.list_word) * 4 // DESCRIPTOR_BYTES
+    for index, step in enumerate(region.counting_steps if counting else region.steps):
+        if timing.port_words > 1:
+            fetch = fetch_cycles(timing) - block_cycles(timing) / DESCRIPTORS_AT_ONCE
+            if not index or not (first + index) % DESCRIPTORS_AT_ONCE:
+                fetch += block_cycles(timing)
         control += fetch
         now += fetch
         most = min(step.under_way, PROGRAM_QUEUE - 1) if isinstance(step, Run) else step.under_way
@@ -168,17 +189,29 @@ def list_cycles(
             ends.append(begin + programs[len(ends)] + _END)
             control += _START + _END
             continue
+        if step.command == DmaCommand.RELOAD:
+            now = max(now, answered)
         busy = bool(ends) and ends[-1] > now
         cycles = move_cycles(step, timing, config if busy else None)
         now += cycles
+        if step.command == DmaCommand.STORE and timing.port_words > 1:
+            answered = now + timing.answer
         if step.in_table:
             tensors += cycles
         else:
             weights += cycles
-    total = max(now, ends[-1] if ends else 0)
+    total = max(now, answered, ends[-1] if ends else 0)
     parts = sum(programs), round(weights), round(tensors), round(control)
     overlapped = max(0, sum(parts) - round(total))
     return ListCycles(programs=parts[0], weights=parts[1], tensors=parts[2], control=parts[3], overlapped=overlapped)
+
+
+_MEMORIES = HostAddress.PROGRAM, HostAddress.WEIGHTS, HostAddress.ACTIVATIONS
+
+
+def _is_memory(move: Move) -> bool:
+    """Whether it is a memory that is reached through the whole port, not registers, counters or tables."""
+    return move.transfer.host_address >> 28 << 28 in _MEMORIES
 
 
 def _store_cycles(move: Move, timing: MemoryTiming) -> float:
@@ -186,6 +219,9 @@ def _store_cycles(move: Move, timing: MemoryTiming) -> float:
     beats = -(-words // timing.beat_words)
     first = move.word // timing.beat_words % BURST_BEATS
     bursts = -(-(first + beats) // BURST_BEATS)
+    if timing.port_words > 1:
+        reads = words / timing.port_words if _is_memory(move) else words * _READ_WORD
+        return _READ_LATENCY + max(reads, beats * timing.beat_cycles)
     if move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
         reads = words * _STORE_WORD + bursts * _READ_LATENCY
     else:
@@ -195,7 +231,7 @@ def _store_cycles(move: Move, timing: MemoryTiming) -> float:
 
 def load_cycles(timing: MemoryTiming, words: float) -> float:
     """About what a load of so many words takes in a list."""
-    each = max(timing.beat_cycles, timing.beat_words) / timing.beat_words
+    each = max(timing.beat_cycles, timing.beat_words / timing.port_words) / timing.beat_words
     return fetch_cycles(timing) + timing.latency + _ASK + words * each
 
 
@@ -203,6 +239,8 @@ def store_cycles(timing: MemoryTiming, words: float) -> float:
     """About what a store of so many words of activations takes in a list."""
     beats = words / timing.beat_words
     bursts = beats / BURST_BEATS + 0.5
+    if timing.port_words > 1:
+        return fetch_cycles(timing) + _READ_LATENCY + beats * max(1, timing.beat_cycles)
     return fetch_cycles(timing) + words * _STORE_WORD + beats + bursts * (_READ_LATENCY + timing.answer + 4)
 
 
@@ -215,7 +253,7 @@ def run_cycles(timing: MemoryTiming) -> float:
 
 def region_cycles(board: Board, config: AcceleratorConfig, emitted: Emitted) -> dict[str, ListCycles]:
     """Cycles of each region's list, by its name; empty if the board has no external memory."""
-    timing = memory_timing(board)
+    timing = external_timing(board, config)
     if timing is None:
         return {}
     lists = emitted.lists(config)

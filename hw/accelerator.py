@@ -38,7 +38,7 @@ from .activation_memory import (
 from .compact import CompactAccelerator
 from .delay import SPREAD_LATENCY, delay, spread
 from .descriptor import DescriptorFetch
-from .host_bus import HostBus
+from .host_bus import host_bus
 from .host_sharing import MOST_READS
 from .mac_array import MacArray, mac_latency
 from .operand import OPERAND_LATENCY, OperandFetch, description_latency
@@ -50,7 +50,9 @@ from .weight_memory import WEIGHT_LATENCY, WeightMemory
 
 __all__ = ["Accelerator", "make_accelerator"]
 
-PROGRAM_COLUMN_BITS = (PROGRAM_COLUMNS - 1).bit_length()
+MOST_WRITES = 8
+"""Of the DMA to activations, with a wide host bus, that wait for a cycle without a result: fewer than there are cycles
+between two programs."""
 
 WRITE_QUEUE_DEPTH = 32
 """As many as the results that the pipeline can hold from `queue_wait` after their issue until their write."""
@@ -67,15 +69,22 @@ def make_accelerator(
     *,
     watchdog_bits: int = WATCHDOG_BITS,
     loads_while_running: bool = False,
+    host_width: int = 32,
 ) -> "Accelerator | CompactAccelerator":
     """The engine of a configuration; all have the same members, but for `Accelerator.from_dma`.
 
-    watchdog_bits: a program is ended after 2 ** watchdog_bits cycles. loads_while_running: see `Accelerator`; the
-    compact engine's memories have one port, so it has no such option.
+    watchdog_bits: a program is ended after 2 ** watchdog_bits cycles. loads_while_running, host_width: see
+    `Accelerator`; the compact engine's memories have one port of a few bits, so it has no such options.
     """
     if config.compact:
         return CompactAccelerator(config, technology, watchdog_bits=watchdog_bits)
-    return Accelerator(config, technology, watchdog_bits=watchdog_bits, loads_while_running=loads_while_running)
+    return Accelerator(
+        config,
+        technology,
+        watchdog_bits=watchdog_bits,
+        loads_while_running=loads_while_running,
+        host_width=host_width,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,11 @@ class _HostRequest:
     from_dma: Signal | None = None
     """With `loads_while_running`: it may write while a program runs."""
     held: Signal | None = None
-    """With `loads_while_running`: a write to activations holds off the next request."""
+    """With `loads_while_running`: a write to activations holds off the next request, on a bus of 32 bits."""
+    waiting: Signal | None = None
+    """With a wider bus: writes to activations that were taken and are in a queue, or on their way to it."""
+    leaves: Signal | None = None
+    """With `waiting`: one leaves the queue."""
     streams: Signal | None = None
     """With `loads_while_running`: what is offered is a read that does not hold off the next one."""
     streamed: Signal | None = None
@@ -129,7 +142,7 @@ class _Place:
     """Where in the activation memory a request is."""
 
     columns: int
-    """Host words of an access to the memory."""
+    """Accesses of the host to a granule, or to several."""
     column: Value
     granule: Value
     bank: Value
@@ -148,11 +161,14 @@ class Accelerator(wiring.Component):
     loads_while_running
         The DMA may write program, weights and activations while a program runs, where it does not read or write: the
         first two have a write port of their own, results go first to the activations. Other accesses are as ever.
+    host_width
+        Bits of an access to program, weights and activations: 32, or with `loads_while_running` more of which their
+        words consist (`nnloom.arch.dma.port_width`). `MOST_WRITES` of the DMA's to activations then wait in a queue.
 
     Members
     -------
-    host : In(HostBus); one write a cycle, reads one at a time; with `loads_while_running` the DMA's reads of
-        activations follow each other, a word a cycle, and while a program runs its writes to them wait for a cycle
+    host : In(host_bus(host_width)); one write a cycle, reads one at a time; with `loads_while_running` the DMA's reads
+        of activations follow each other, one a cycle, and while a program runs its writes to them wait for a cycle
         without a result
     from_dma : In, with `loads_while_running`; the request on `host` is the DMA's
     trace : Out; every write of the engine to the activation memory, for simulation
@@ -166,13 +182,15 @@ class Accelerator(wiring.Component):
         *,
         watchdog_bits: int = WATCHDOG_BITS,
         loads_while_running: bool = False,
+        host_width: int = 32,
     ) -> None:
-        assert not config.compact
+        assert not config.compact and (host_width == 32 or loads_while_running)
+        self.host_width = host_width
         self.config = config
         self.watchdog_bits = watchdog_bits
         self.loads_while_running = loads_while_running
         self.technology: Technology = technology or GenericTechnology()
-        members = {"host": In(HostBus), "trace": Out(WritePort(config)), "busy": Out(1)}
+        members = {"host": In(host_bus(host_width)), "trace": Out(WritePort(config)), "busy": Out(1)}
         super().__init__(members | ({"from_dma": In(1)} if loads_while_running else {}))
 
     def elaborate(self, platform: object) -> Module:
@@ -191,7 +209,7 @@ class Accelerator(wiring.Component):
         m.submodules.fetch = fetch = DescriptorFetch(config, address_width=address_width)
         m.submodules.sequencer = sequencer = Sequencer(config, drain=loopnest.write_stage(config, table=False))
         m.submodules.activations = activations = ActivationMemory(config, self.technology)
-        m.submodules.weights = weights = WeightMemory(config, self.technology)
+        m.submodules.weights = weights = WeightMemory(config, self.technology, host_width=self.host_width)
         m.submodules.operand = operand = OperandFetch(config, self.technology)
         m.submodules.mac = mac = MacArray(config, self.technology)
         m.submodules.requantizer = requantizer = Requantizer(config, self.technology)
@@ -507,16 +525,30 @@ class Accelerator(wiring.Component):
         if self.loads_while_running:
             from_dma, held = Signal(reset_less=True), Signal(name="write_held")
             streamed = Signal(reset_less=True)
-            columns = granule_columns(self.config)
             taken = host.request.payload
             m.d.sync += [from_dma.eq(self.from_dma), streamed.eq(streams)]
-            with m.If(host.request.valid & accepts & taken.write & self.from_dma & blocks.control.busy):
-                commits = taken.address[2 : 2 + (columns - 1).bit_length()].all() if columns > 1 else Const(1)
-                with m.If(activations & commits):
+            waiting = leaves = None
+            if self.host_width > 32:
+                # Those of a granule of several columns wait for the last one.
+                waiting, leaves = Signal(range(MOST_WRITES + 1)), Signal()
+                asked, commits = Signal(), self._commits(taken.address)
+                m.d.comb += asked.eq(host.request.valid & accepts & taken.write & self.from_dma & activations & commits)
+                m.d.sync += waiting.eq(waiting + asked - leaves)
+            else:
+                written = host.request.valid & accepts & taken.write & self.from_dma & blocks.control.busy
+                with m.If(written), m.If(activations & self._commits(taken.address)):
                     m.d.sync += [held.eq(1), ready.eq(0)]
             memories = HostAddress.PROGRAM, HostAddress.WEIGHTS, HostAddress.ACTIVATIONS
             memory_access = memory_access & ~(from_dma & Cat(writes_to[w] for w in memories).any())
-            decoded = replace(decoded, from_dma=from_dma, held=held, streams=streams, streamed=streamed)
+            decoded = replace(
+                decoded,
+                from_dma=from_dma,
+                held=held,
+                waiting=waiting,
+                leaves=leaves,
+                streams=streams,
+                streamed=streamed,
+            )
         m.d.comb += blocks.control.access.eq(memory_access)
         return decoded
 
@@ -534,12 +566,16 @@ class Accelerator(wiring.Component):
                 m.d.comb += blocks.start.eq(1)
                 m.d.sync += [count.eq(0) for count in counters.waits]
         program_write = valid & writes_to[HostAddress.PROGRAM] & ~closed
-        program_shift = Signal(32 * (PROGRAM_COLUMNS - 1), reset_less=True)
-        with m.If(program_write):
-            m.d.sync += program_shift.eq(Cat(program_shift, request.data)[32:])
+        width = self.host_width
+        columns = 32 * PROGRAM_COLUMNS // width
+        below, above = (width // 8 - 1).bit_length(), (4 * PROGRAM_COLUMNS - 1).bit_length()
+        program_shift = Signal(width * (columns - 1), reset_less=True)
+        if columns > 1:
+            with m.If(program_write):
+                m.d.sync += program_shift.eq(Cat(program_shift, request.data)[width:])
         m.d.comb += [
-            program.w_en.eq(program_write & offset[2 : 2 + PROGRAM_COLUMN_BITS].all()),
-            program.w_addr.eq(offset >> (2 + PROGRAM_COLUMN_BITS)),
+            program.w_en.eq(program_write & offset[below:above].all() if columns > 1 else program_write),
+            program.w_addr.eq(offset >> above),
             program.w_data.eq(Cat(program_shift, request.data)),
         ]
         m.d.comb += [
@@ -557,25 +593,40 @@ class Accelerator(wiring.Component):
             ]
             m.d.comb += requantizer.table_write.eq(table_write)
 
+    @property
+    def _columns(self) -> int:
+        """Accesses of the host to a granule, or to those of an access."""
+        return 32 * granule_columns(self.config) // self.host_width
+
+    @property
+    def _below(self) -> int:
+        """Address bits below those of a column."""
+        return (self.host_width // 8 - 1).bit_length()
+
+    def _commits(self, address: Value) -> Value:
+        """Whether a write to activations is that of a granule's last column."""
+        columns = self._columns
+        return address[self._below : self._below + (columns - 1).bit_length()].all() if columns > 1 else Const(1)
+
     def _elaborate_activation_writes(self, m: Module, blocks: _Blocks, host: _HostRequest) -> _Place:
         """Activation memory: columns are shifted into a granule, the last one commits it."""
         config, activations, written = self.config, blocks.activations, blocks.written
         busy = blocks.control.busy
         closed = busy if host.from_dma is None else busy & ~host.from_dma
         request, valid, writes_to, offset = host.request, host.valid, host.writes_to, host.offset
-        columns = granule_columns(config)
+        columns, width = self._columns, self.host_width
         column_bits = (columns - 1).bit_length()
         granule_bits = (config.granule - 1).bit_length()
         bank_bits = (config.bank_granules - 1).bit_length()
-        column = offset[2 : 2 + column_bits] if column_bits else Const(0, 1)
+        column = offset[self._below : self._below + column_bits] if column_bits else Const(0, 1)
         granule = offset[granule_bits : granule_bits + bank_bits]
         bank = offset[granule_bits + bank_bits : granule_bits + bank_bits + 2]
-        shift = Signal(32 * columns, reset_less=True)
+        shift = Signal(width * columns, reset_less=True)
         commit = Signal()
         host_bank, host_granule = Signal(2, reset_less=True), Signal(config.field_bits, reset_less=True)
         activation_write = valid & writes_to[HostAddress.ACTIVATIONS] & ~closed
         with m.If(activation_write):
-            m.d.sync += shift.eq(Cat(shift, request.data)[32:])
+            m.d.sync += shift.eq(Cat(shift, request.data)[width:])
         m.d.sync += [
             commit.eq(activation_write & (column == columns - 1)),
             host_bank.eq(bank),
@@ -604,23 +655,58 @@ class Accelerator(wiring.Component):
             assert host.held is not None
             # A write waits for a cycle without a result, and while a program runs the next request for the write.
             result = blocks.requantizer.done
-            with m.If(commit):
-                m.d.sync += [
-                    host_enable.eq(Cat(host_banks)),
-                    host_write.granule.eq(host_granule),
-                    host_write.above.eq(host_granule + 1),
-                    host_write.data.eq(shift),
-                ]
-            with m.Elif(~result):
-                m.d.sync += host_enable.eq(0)
-                with m.If(host_enable.as_value().any() & host.held):
-                    m.d.sync += [host.held.eq(0), host.ready.eq(1)]
+            if host.waiting is not None:
+                assert host.leaves is not None
+                place = host_bank, host_granule, shift
+                m.d.comb += host.leaves.eq(self._queue_writes(m, commit, place, host_enable, host_write, result))
+            else:
+                with m.If(commit):
+                    m.d.sync += [
+                        host_enable.eq(Cat(host_banks)),
+                        host_write.granule.eq(host_granule),
+                        host_write.above.eq(host_granule + 1),
+                        host_write.data.eq(shift),
+                    ]
+                with m.Elif(~result):
+                    m.d.sync += host_enable.eq(0)
+                    with m.If(host_enable.as_value().any() & host.held):
+                        m.d.sync += [host.held.eq(0), host.ready.eq(1)]
             waiting = host_enable.as_value() & (~result).replicate(len(host_enable.as_value()))
             m.d.comb += [
                 activations.write.eq(Mux(result, written.as_value(), host_write.as_value())),
                 activations.write.enable.eq(written.enable.as_value() | waiting),
             ]
         return _Place(columns, column, granule, bank)
+
+    def _queue_writes(
+        self,
+        m: Module,
+        commit: Signal,
+        write: tuple[Signal, Signal, Signal],
+        enable: data.View,
+        stage: data.View,
+        result: Value,
+    ) -> Value:
+        """Writes to activations (bank, granule, data) in a queue, and the first one in `enable` and `stage` until a
+        cycle without a result. Returns whether one leaves the queue."""
+        layout = data.StructLayout({"bank": 2, "granule": self.config.field_bits, "data": len(write[2])})
+        m.submodules.writes = writes = fifo.SyncFIFO(width=layout.size, depth=MOST_WRITES)
+        first = data.View(layout, writes.r_data)
+        banks = enabled_banks(self.config, first.bank, first.granule, Cat(writes.r_rdy, Const(0, 1)))
+        free = ~result | ~enable.as_value().any()
+        m.d.comb += [
+            writes.w_en.eq(commit),
+            writes.w_data.eq(Cat(write)),
+            writes.r_en.eq(free),
+        ]
+        with m.If(free):
+            m.d.sync += [
+                enable.eq(Cat(banks)),
+                stage.granule.eq(first.granule),
+                stage.above.eq(first.granule + 1),
+                stage.data.eq(first.data),
+            ]
+        return free & writes.r_rdy
 
     def _elaborate_reads(
         self, m: Module, blocks: _Blocks, counters: _Counters, host: _HostRequest, place: _Place
@@ -675,7 +761,8 @@ class Accelerator(wiring.Component):
             with m.If(read_wait == RAM_LATENCY + 4):
                 m.d.sync += answer.eq(Mux(in_window[HostAddress.REGISTERS], register_read, 0))
             with m.If((read_wait == 1) & read_activations):
-                words = [activations.host_data[32 * i : 32 * i + 32] for i in range(columns)]
+                width = self.host_width
+                words = [activations.host_data[width * i : width * i + width] for i in range(columns)]
                 m.d.sync += answer.eq(Array(words)[read_column] if columns > 1 else words[0])
             if counters.ram is not None:
                 with m.If((read_wait == 1) & read_counters):
@@ -693,25 +780,29 @@ class Accelerator(wiring.Component):
     def _stream_reads(
         self, m: Module, blocks: _Blocks, host: _HostRequest, place: _Place, answered: Value, answer: Signal
     ) -> None:
-        """Answers of the DMA's reads of activations, a word a cycle, and behind them that of any other read.
+        """Answers of the DMA's reads of activations, one a cycle, and behind them that of any other read.
 
         answered: that one has its `answer`.
         """
         assert host.streams is not None and host.streamed is not None
         request, response = self.host.request, self.host.response
-        m.submodules.words = words = fifo.SyncFIFO(width=32, depth=MOST_READS)
+        m.submodules.words = words = fifo.SyncFIFO(width=self.host_width, depth=MOST_READS)
         latency = RAM_LATENCY + 3
         arrives = delay(m, host.valid & host.streamed & ~host.request.write, latency, "stream", reset=True)
         column = delay(m, place.column, latency, "stream_column")
         data = blocks.activations.host_data
-        columns = [data[32 * i : 32 * i + 32] for i in range(place.columns)]
+        width = self.host_width
+        columns = [data[width * i : width * i + width] for i in range(place.columns)]
         m.d.sync += [
             words.w_en.eq(arrives),
             words.w_data.eq(Array(columns)[column] if place.columns > 1 else columns[0]),
         ]
         under_way, asked, taken = Signal(range(MOST_READS + 1)), Signal(), Signal()
+        ready = host.ready & (under_way != MOST_READS)
+        if host.waiting is not None:
+            ready = ready & (host.waiting != MOST_WRITES)
         m.d.comb += [
-            request.ready.eq(host.ready & (under_way != MOST_READS)),
+            request.ready.eq(ready),
             asked.eq(request.valid & request.ready & host.streams),
             words.r_en.eq(response.ready),
             taken.eq(words.r_rdy & response.ready),

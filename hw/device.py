@@ -93,6 +93,8 @@ class DeviceTechnology(CompactParts):
     registers: ClassVar[type[FanoutCells]]
     distributed_ram = True
     """Small memories are made of LUTs and can be read within a cycle."""
+    pairs: bool = False
+    """Two products with one factor in common take one DSP block."""
 
     def __init__(self, *, lut_multipliers: int = 0, small_multipliers: int = 1) -> None:
         self._lut = lut_multipliers

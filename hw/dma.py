@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, ResetInserter, Signal, Value
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, fifo, memory, wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from nnloom.arch.dma import (
     BUFFER_ALIGNMENT,
     DESCRIPTOR_BYTES,
+    DESCRIPTORS_AT_ONCE,
     DMA_MAGIC,
     DmaCause,
     DmaCommand,
@@ -17,7 +18,7 @@ from nnloom.arch.dma import (
 )
 
 from .axi import AxiResponse, AxiSignature
-from .host_bus import HostBus
+from .host_bus import HostBus, HostWidener, host_bus
 from .host_sharing import HostArbiter
 from .program_queue import ProgramQueue
 
@@ -25,6 +26,11 @@ __all__ = ["DmaEngine"]
 
 IN_FLIGHT = 4
 """Read bursts that may be under way at once: they hide the latency of DDR."""
+
+STORES_IN_FLIGHT = 4
+"""Write bursts that may wait for their answers, with a wide port."""
+STORE_REQUESTS = 32
+"""Words, or beats, of a STORE with a wide port that were asked for and have not been sent."""
 
 _NORMAL_MEMORY = 0b0011
 """AxCACHE: modifiable and bufferable, so that interconnects may change the width of beats."""
@@ -109,13 +115,16 @@ class _Transfer:
     """One beat, towards the host bus or from it."""
     beat_index: Signal
     beat_full: Signal
+    wide: Signal | None = None
+    """With a wide port: a word on the host bus is a whole beat."""
 
 
 @dataclass(frozen=True)
 class _Burst:
     """One burst of a STORE."""
 
-    burst_write: memory.WritePort
+    burst_write: memory.WritePort | None
+    """None with a wide port."""
     burst_count: Signal
     """Beats collected."""
     sent: Signal
@@ -123,6 +132,20 @@ class _Burst:
     write_address: Signal
     write_left: Signal
     write_beats: Signal
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """What runs ahead with a wide port."""
+
+    beats: fifo.SyncFIFO
+    """Of descriptors that were fetched: whether it is no error response, and the beat."""
+    clear: Signal
+    """Forget them."""
+    bursts: fifo.SyncFIFO
+    """Addresses of bursts that wait for their answers."""
+    unanswered: Signal
+    """How many."""
 
 
 class DmaEngine(wiring.Component):
@@ -140,19 +163,25 @@ class DmaEngine(wiring.Component):
     after an abort when the accelerator was reset. A reset of the whole engine forgets
     bursts under way, so the interconnect has to be reset with it.
 
+    With a wide port (`port_width`) whole beats are exchanged with program, weights and activations, one a cycle, and a
+    STORE reads on while bursts are sent and answered. It is done when all is sent: RELOADs and the end of the list wait
+    for the answers. Up to four descriptors are fetched at once, those of a block of 64 bytes.
+
     Parameters
     ----------
     data_width
         Bits of a beat: 32, 64 or 128.
     burst_beats
         Most beats of a burst, a power of two; 16 is what AXI3 takes too.
+    port_width
+        Bits of data on the host bus: 32, or `data_width` (`nnloom.arch.dma.port_width`).
     in_system
         There are the members `busy` and `reloading`.
 
     Members
     -------
     registers : In(HostBus); the addresses are those of `DmaRegister`
-    host : Out(HostBus); to the accelerator
+    host : Out(host_bus(port_width)); to the accelerator
     axi : Out(AxiSignature)
     engine_reset, engine_reset_done : Out, In; asks for a reset of the accelerator until it is done
     engine_busy : In; the accelerator runs a program
@@ -161,18 +190,23 @@ class DmaEngine(wiring.Component):
     reloading : Out, with `in_system`; what is read is that of a RELOAD
     """
 
-    def __init__(self, *, data_width: int, burst_beats: int = 16, in_system: bool = False) -> None:
+    def __init__(
+        self, *, data_width: int, burst_beats: int = 16, port_width: int = 32, in_system: bool = False
+    ) -> None:
         if data_width not in (32, 64, 128):
             raise ValueError(f"AXI data must be 32, 64 or 128 bits wide, not {data_width}")
         if not 4 <= burst_beats <= 256 or burst_beats & (burst_beats - 1) or burst_beats * data_width > 8 * 4096:
             raise ValueError(f"bursts must be a power of two of beats, 4 to 256 and at most 4 KiB, not {burst_beats}")
+        if port_width not in (32, data_width):
+            raise ValueError(f"the port must be 32 or {data_width} bits wide, as a beat, not {port_width}")
+        self.port_width = port_width
         self.data_width = data_width
         self.burst_beats = burst_beats
         self.in_system = in_system
         super().__init__(
             {
                 "registers": In(HostBus),
-                "host": Out(HostBus),
+                "host": Out(host_bus(port_width)),
                 "axi": Out(AxiSignature(address_width=32, data_width=data_width)),
                 "engine_reset": Out(1),
                 "engine_reset_done": In(1),
@@ -181,6 +215,10 @@ class DmaEngine(wiring.Component):
                 **({"busy": Out(1), "reloading": Out(1)} if in_system else {}),
             }
         )
+
+    @property
+    def _is_wide(self) -> bool:
+        return self.port_width > 32
 
     @property
     def _beat_bytes(self) -> int:
@@ -224,20 +262,33 @@ class DmaEngine(wiring.Component):
         transfer = self._elaborate_transfer(m)
         burst = self._elaborate_burst(m, transfer)
         m.submodules.queue = queue = ResetInserter(self.engine_reset_done)(ProgramQueue())
-        m.submodules.sharing = sharing = HostArbiter()
-        connect(m, queue.host, sharing.first)
+        m.submodules.sharing = sharing = HostArbiter(width=self.port_width)
+        if self._is_wide:
+            m.submodules.widener = widener = HostWidener(width=self.port_width)
+            connect(m, queue.host, widener.host)
+            connect(m, widener.bus, sharing.first)
+        else:
+            connect(m, queue.host, sharing.first)
         connect(m, transfer.host, sharing.second)
         connect(m, sharing.bus, flipped(self.host))
         m.d.comb += [queue.engine_busy.eq(self.engine_busy), queue.stop.eq(stopping)]
+        ahead = self._elaborate_ahead(m, progress) if self._is_wide else None
         fetched = Signal(range(DESCRIPTOR_BYTES // self._beat_bytes + 1))
         # A cycle old: of the descriptor that is decoded, and nothing is started meanwhile.
         waiting = Signal()
         m.d.sync += waiting.eq(queue.under_way > transfer.descriptor.under_way)
         with m.FSM() as state:
-            self._fetch_states(m, progress, reads, transfer, fetched, stopping)
-            self._decode_state(m, progress, reads, transfer, burst, stopping, waiting)
+            self._start_state(m, progress, reads, fetched, ahead)
+            if ahead is not None:
+                self._fetch_ahead_states(m, progress, reads, transfer, fetched, stopping, ahead)
+            else:
+                self._fetch_state(m, progress, reads, transfer, fetched, stopping)
+            self._decode_state(m, progress, reads, transfer, burst, stopping, waiting, ahead)
             self._load_state(m, progress, reads, transfer, stopping)
-            self._store_states(m, progress, transfer, burst, stopping)
+            if ahead is not None:
+                self._stream_store_states(m, transfer, burst, stopping, ahead)
+            else:
+                self._store_states(m, progress, transfer, burst, stopping)
             with m.State("RUN"):
                 m.d.comb += [
                     queue.program.valid.eq(~stopping),
@@ -245,7 +296,7 @@ class DmaEngine(wiring.Component):
                 ]
                 with m.If(stopping | queue.program.ready):
                     m.next = "NEXT"
-            self._end_states(m, progress, reads, transfer, fetched, stopping, queue.under_way)
+            self._end_states(m, progress, reads, transfer, fetched, stopping, queue.under_way, ahead)
         with m.If(queue.failed & ~error):
             m.d.sync += progress.fail(DmaCause.ENGINE)
         if self.in_system:
@@ -297,7 +348,7 @@ class DmaEngine(wiring.Component):
     def _elaborate_transfer(self, m: Module) -> _Transfer:
         """The transfer at hand: what is left of it, and its next address on the host bus."""
         beat_words = self._beat_words
-        host = HostBus.create(path=("transfer",))
+        host = host_bus(self.port_width).create(path=("transfer",))
         request = host.request
         descriptor = Signal(DescriptorWords)
         beats = Signal(25)
@@ -309,9 +360,16 @@ class DmaEngine(wiring.Component):
         m.d.comb += taken.eq(request.valid & request.ready)
         next_row = Signal(32)
         m.d.comb += next_row.eq(row_address + (descriptor.row_step << 2))
+        wide = Signal() if self._is_wide else None
+        words: Value | int = 1 if wide is None else Mux(wide, beat_words, 1)
+        step: Value | int = 4 if wide is None else Mux(wide, 4 * beat_words, 4)
         with m.If(taken):
-            m.d.sync += [words_left.eq(words_left - 1), host_address.eq(host_address + 4), row_left.eq(row_left - 1)]
-            with m.If((row_left == 1) & (descriptor.row_words != 0)):
+            m.d.sync += [
+                words_left.eq(words_left - words),
+                host_address.eq(host_address + step),
+                row_left.eq(row_left - words),
+            ]
+            with m.If((row_left == words) & (descriptor.row_words != 0)):
                 m.d.sync += [
                     host_address.eq(next_row),
                     row_address.eq(next_row),
@@ -335,58 +393,125 @@ class DmaEngine(wiring.Component):
             beat,
             beat_index,
             beat_full,
+            wide,
         )
 
     def _elaborate_burst(self, m: Module, transfer: _Transfer) -> _Burst:
-        """One burst of a STORE: collected, then sent; strobes leave out what is behind the last word."""
-        axi, burst_bits, beat_bytes, beat_words = self.axi, self._burst_bits, self._beat_bytes, self._beat_words
-        descriptor, beat = transfer.descriptor, transfer.beat
-        m.submodules.burst = burst = memory.Memory(
-            shape=self.data_width, depth=self.burst_beats, init=[], attrs={"ram_style": "distributed"}
-        )
-        burst_write, burst_read = burst.write_port(), burst.read_port(domain="comb")
+        """One burst of a STORE: collected, then sent; strobes leave out what is behind the last word.
+
+        With a wide port its beats are in `_stream_store_states`.
+        """
+        axi, burst_bits, beat_words = self.axi, self._burst_bits, self._beat_words
+        burst_write = burst_read = None
+        if not self._is_wide:
+            m.submodules.burst = burst = memory.Memory(
+                shape=self.data_width, depth=self.burst_beats, init=[], attrs={"ram_style": "distributed"}
+            )
+            burst_write, burst_read = burst.write_port(), burst.read_port(domain="comb")
         burst_count = Signal(burst_bits + 1)  # beats collected
         sent = Signal(burst_bits + 1)  # beats sent
         write_address, write_left = Signal(32), Signal(25)
         write_beats = Signal(burst_bits + 1)
         m.d.comb += write_beats.eq(self._first_beats(write_address, write_left))
-        beat_last = Signal()
-        m.d.comb += [
-            burst_write.addr.eq(burst_count),
-            burst_write.data.eq(beat.as_value()),
-            burst_read.addr.eq(sent),
-            axi.wdata.eq(burst_read.data),
-            axi.wlast.eq(sent + 1 == burst_count),
-            beat_last.eq((write_left == burst_count) & axi.wlast),
-        ]
-        surplus = descriptor.words[: (beat_words - 1).bit_length()] if beat_words > 1 else Const(0, 1)
-        full = (1 << beat_bytes) - 1
-        masks = [full, *((1 << 4 * i) - 1 for i in range(1, beat_words))]
-        m.d.comb += axi.wstrb.eq(Mux(beat_last, Array(Const(v, beat_bytes) for v in masks)[surplus], full))
+        if burst_write is not None and burst_read is not None:
+            beat_last = Signal()
+            m.d.comb += [
+                burst_write.addr.eq(burst_count),
+                burst_write.data.eq(transfer.beat.as_value()),
+                burst_read.addr.eq(sent),
+                axi.wdata.eq(burst_read.data),
+                axi.wlast.eq(sent + 1 == burst_count),
+                beat_last.eq((write_left == burst_count) & axi.wlast),
+            ]
+            surplus = transfer.descriptor.words[: (beat_words - 1).bit_length()] if beat_words > 1 else Const(0, 1)
+            m.d.comb += axi.wstrb.eq(self._strobes(beat_last, surplus))
         return _Burst(burst_write, burst_count, sent, write_address, write_left, write_beats)
 
-    def _fetch_states(
-        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, fetched: Signal, stopping: Signal
+    def _elaborate_ahead(self, m: Module, progress: _Progress) -> _Ahead:
+        """Queues of descriptors and of bursts, and the answers to the latter."""
+        axi, clear = self.axi, Signal()
+        depth = DESCRIPTORS_AT_ONCE * DESCRIPTOR_BYTES // self._beat_bytes
+        m.submodules.ahead = beats = ResetInserter(clear)(fifo.SyncFIFO(width=1 + self.data_width, depth=depth))
+        m.submodules.bursts = bursts = fifo.SyncFIFO(width=32, depth=STORES_IN_FLIGHT)
+        unanswered = Signal(range(STORES_IN_FLIGHT + 1))
+        m.d.comb += [axi.bready.eq(1), bursts.r_en.eq(axi.bvalid)]
+        m.d.sync += unanswered.eq(unanswered + bursts.w_en - axi.bvalid)
+        failed = (axi.bresp == AxiResponse.SLVERR) | (axi.bresp == AxiResponse.DECERR)
+        with m.If(axi.bvalid & failed & ~progress.error):
+            m.d.sync += progress.fail(DmaCause.WRITE, bursts.r_data)
+        return _Ahead(beats, clear, bursts, unanswered)
+
+    def _ask_for_descriptors(self, address: Signal, reads: _Reads, ahead: _Ahead | None) -> list:
+        """Statements that ask for the descriptor at an address, or for those of its block from there on."""
+        beats = DESCRIPTOR_BYTES // self._beat_bytes
+        count: Value | int = beats
+        if ahead is not None:
+            index = address[(DESCRIPTOR_BYTES - 1).bit_length() :][: (DESCRIPTORS_AT_ONCE - 1).bit_length()]
+            count = (DESCRIPTORS_AT_ONCE - index) << (beats - 1).bit_length()
+        return [reads.answer_address.eq(address), reads.read_address.eq(address), reads.read_left.eq(count)]
+
+    def _start_state(
+        self, m: Module, progress: _Progress, reads: _Reads, fetched: Signal, ahead: _Ahead | None
     ) -> None:
-        """A list begins; a descriptor comes from DDR."""
-        axi = self.axi
-        beat_bytes = self._beat_bytes
+        """A list begins."""
         list_address = progress.list_address
         with m.State("IDLE"), m.If(progress.start):
             m.d.sync += [
                 *(s.eq(0) for s in progress.outcome),
                 progress.cause.eq(DmaCause.NONE),
                 progress.busy.eq(1),
-                reads.answer_address.eq(list_address),
-                reads.read_address.eq(list_address),
-                reads.read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
+                *self._ask_for_descriptors(list_address, reads, ahead),
                 fetched.eq(0),
             ]
+            if ahead is not None:
+                m.d.comb += ahead.clear.eq(1)
             with m.If(list_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()):
                 m.d.sync += [*progress.fail(DmaCause.DESCRIPTOR, list_address), reads.read_left.eq(0)]
                 m.next = "END"
             with m.Else():
                 m.next = "FETCH"
+
+    def _fetch_ahead_states(
+        self,
+        m: Module,
+        progress: _Progress,
+        reads: _Reads,
+        transfer: _Transfer,
+        fetched: Signal,
+        stopping: Signal,
+        ahead: _Ahead,
+    ) -> None:
+        """Descriptors come from DDR, a block at a time; the next one is taken of those that have come."""
+        axi, beats = self.axi, DESCRIPTOR_BYTES // self._beat_bytes
+        with m.State("FETCH"):
+            m.d.comb += [
+                axi.rready.eq(1),
+                ahead.beats.w_en.eq(axi.rvalid),
+                ahead.beats.w_data.eq(Cat(reads.good, axi.rdata)),
+            ]
+            with m.If(stopping & (reads.asked == 0)):
+                m.next = "END"
+            with m.Elif((reads.read_left == 0) & (reads.asked == 0)):
+                m.next = "TAKE"
+        with m.State("TAKE"):
+            m.d.comb += ahead.beats.r_en.eq(fetched != beats)
+            with m.If(fetched == beats):
+                m.next = "DECODE"
+            with m.Elif(ahead.beats.r_rdy):
+                word = transfer.descriptor.as_value()
+                m.d.sync += [
+                    word.eq(Cat(word, ahead.beats.r_data[1:])[-8 * DESCRIPTOR_BYTES :]),
+                    fetched.eq(fetched + 1),
+                ]
+                with m.If(~ahead.beats.r_data[0] & ~progress.error):
+                    place = progress.list_address + (progress.completed << 4) + (fetched << self._size)
+                    m.d.sync += progress.fail(DmaCause.FETCH, place[:32])
+
+    def _fetch_state(
+        self, m: Module, progress: _Progress, reads: _Reads, transfer: _Transfer, fetched: Signal, stopping: Signal
+    ) -> None:
+        """A descriptor comes from DDR."""
+        axi, beat_bytes = self.axi, self._beat_bytes
         with m.State("FETCH"):
             m.d.comb += axi.rready.eq(1)
             with m.If(axi.rvalid):
@@ -412,6 +537,7 @@ class DmaEngine(wiring.Component):
         burst: _Burst,
         stopping: Signal,
         waiting: Signal,
+        ahead: _Ahead | None,
     ) -> None:
         """What the descriptor asks for, whether it can be done, and whether yet."""
         descriptor = transfer.descriptor
@@ -430,14 +556,27 @@ class DmaEngine(wiring.Component):
                 burst.sent.eq(0),
             ]
             misplaced = Signal()
-            m.d.comb += misplaced.eq(
+            aligned_wrong = (
                 descriptor.ddr_address[: (BUFFER_ALIGNMENT - 1).bit_length()].any()
                 | descriptor.host_address[:2].any()
                 | (descriptor.words == 0)
             )
+            if transfer.wide is not None:
+                # Program, weights and activations are windows 1 to 3.
+                in_memory = descriptor.host_address[28:30].any() & ~descriptor.host_address[30:].any()
+                bits = (self._beat_words - 1).bit_length()
+                counts = descriptor.words[:bits], descriptor.row_words[:bits], descriptor.row_step[:bits]
+                m.d.sync += transfer.wide.eq(in_memory)
+                uneven = Cat(*counts, descriptor.host_address[2 : 2 + bits]).any()
+                m.d.comb += misplaced.eq(aligned_wrong | (in_memory & uneven))
+            else:
+                m.d.comb += misplaced.eq(aligned_wrong)
+            not_yet: Value = waiting
+            if ahead is not None:
+                not_yet = waiting | ((descriptor.command == DmaCommand.RELOAD) & (ahead.unanswered != 0))
             with m.If(stopping):
                 m.next = "END"
-            with m.Elif(waiting):
+            with m.Elif(not_yet):
                 m.next = "DECODE"
             with m.Elif(descriptor.command == DmaCommand.RUN):
                 m.next = "RUN"
@@ -458,10 +597,14 @@ class DmaEngine(wiring.Component):
         taken, beat_index, beat_full = transfer.taken, transfer.beat_index, transfer.beat_full
         with m.State("LOAD"):
             last_word = Signal()
+            last: Value = (beat_index == beat_words - 1) | (transfer.words_left == 1)
+            word: Value = transfer.beat[beat_index]
+            if transfer.wide is not None:
+                last, word = last | transfer.wide, Mux(transfer.wide, transfer.beat.as_value(), word)
             m.d.comb += [
-                last_word.eq((beat_index == beat_words - 1) | (transfer.words_left == 1)),
+                last_word.eq(last),
                 request.payload.write.eq(1),
-                request.payload.data.eq(transfer.beat[beat_index]),
+                request.payload.data.eq(word),
                 request.valid.eq(beat_full),
                 # The next beat may come as the last word of this one goes.
                 axi.rready.eq(~beat_full | (taken & last_word)),
@@ -499,6 +642,7 @@ class DmaEngine(wiring.Component):
             m.d.comb += [request.valid.eq((to_ask != 0) & ~stopping), response.ready.eq(1)]
             with m.If(transfer.taken):
                 m.d.sync += to_ask.eq(to_ask - 1)
+            assert burst.burst_write is not None
             with m.If(beat_full):
                 m.d.comb += burst.burst_write.en.eq(1)
                 m.d.sync += [beat_full.eq(0), burst_count.eq(burst_count + 1)]
@@ -540,6 +684,93 @@ class DmaEngine(wiring.Component):
                     with m.Else():
                         m.next = "STORE"
 
+    def _stream_store_states(
+        self, m: Module, transfer: _Transfer, burst: _Burst, stopping: Signal, ahead: _Ahead
+    ) -> None:
+        """STORE through a wide port: requests, beats, bursts and answers each run ahead of the next.
+
+        A burst whose address was sent is completed, also where the list ends early.
+        """
+        axi, size, beat_words = self.axi, self._size, self._beat_words
+        request, response = transfer.host.request, transfer.host.response
+        beat, beat_index, beat_full = transfer.beat, transfer.beat_index, transfer.beat_full
+        assert transfer.wide is not None
+        wide, words_left = transfer.wide, transfer.words_left
+        write_address, write_left, write_beats = burst.write_address, burst.write_left, burst.write_beats
+        clear = Signal()
+        m.submodules.beats = beats = ResetInserter(clear)(fifo.SyncFIFO(width=self.data_width, depth=STORE_REQUESTS))
+        kept = Signal(range(STORE_REQUESTS + 1))  # words asked for whose beats were not sent
+        to_come, to_send = Signal(range(STORE_REQUESTS + 1)), Signal(25)  # words; beats
+        burst_left = Signal(self._burst_bits + 1)  # beats of the burst whose address was sent
+        surplus = transfer.descriptor.words[: (beat_words - 1).bit_length()]
+        last_words = Mux(surplus == 0, beat_words, surplus)
+        sent, begins = Signal(), Signal()
+        m.d.comb += [
+            beats.w_en.eq(beat_full),
+            beats.w_data.eq(beat.as_value()),
+            axi.wdata.eq(beats.r_data),
+            axi.wlast.eq(burst_left == 1),
+            axi.wvalid.eq(beats.r_rdy & (burst_left != 0)),
+            axi.wstrb.eq(self._strobes(to_send == 1, surplus)),
+            sent.eq(axi.wvalid & axi.wready),
+            beats.r_en.eq(sent),
+            ahead.bursts.w_en.eq(begins),
+            ahead.bursts.w_data.eq(write_address),
+        ]
+        with m.State("STORE"):
+            m.d.comb += clear.eq(1)
+            m.d.sync += [
+                kept.eq(0),
+                to_come.eq(0),
+                to_send.eq(transfer.beats),
+                burst_left.eq(0),
+            ]
+            m.next = "STREAM"
+        with m.State("STREAM"):
+            m.d.comb += [
+                request.valid.eq((words_left != 0) & (kept != STORE_REQUESTS) & (~stopping | (burst_left != 0))),
+                response.ready.eq(1),
+            ]
+            leaves = Mux(wide, 1, Mux(to_send == 1, last_words, beat_words))
+            m.d.sync += [
+                kept.eq(kept + transfer.taken - Mux(sent, leaves, 0)),
+                to_come.eq(to_come + transfer.taken - response.valid),
+                beat_full.eq(0),
+            ]
+            with m.If(response.valid):
+                with m.If(wide):
+                    m.d.sync += [beat.as_value().eq(response.payload.data), beat_full.eq(1)]
+                with m.Else():
+                    m.d.sync += [beat[beat_index].eq(response.payload.data), beat_index.eq(beat_index + 1)]
+                    with m.If((beat_index == beat_words - 1) | ((to_come == 1) & (words_left == 0))):
+                        m.d.sync += [beat_full.eq(1), beat_index.eq(0)]
+            # The next burst begins as the last beat of this one is sent.
+            ends = (burst_left == 0) | (sent & (burst_left == 1))
+            room = ahead.unanswered != STORES_IN_FLIGHT
+            m.d.comb += begins.eq(~axi.awvalid & ends & (write_left != 0) & room & ~stopping)
+            with m.If(axi.awvalid & axi.awready):
+                m.d.sync += axi.awvalid.eq(0)
+            with m.If(sent):
+                m.d.sync += [burst_left.eq(burst_left - 1), to_send.eq(to_send - 1)]
+            with m.If(begins):
+                m.d.sync += [
+                    axi.awvalid.eq(1),
+                    axi.awaddr.eq(write_address),
+                    axi.awlen.eq(write_beats - 1),
+                    burst_left.eq(write_beats),
+                    write_left.eq(write_left - write_beats),
+                    write_address.eq(write_address + (write_beats << size)),
+                ]
+            at_rest = ~axi.awvalid & (burst_left == 0) & (to_come == 0)
+            with m.If(at_rest & (stopping | (write_left == 0))):
+                m.next = "NEXT"
+
+    def _strobes(self, last: Value, surplus: Value) -> Value:
+        """Bytes of a beat that are written: of the last one those before the end."""
+        full = (1 << self._beat_bytes) - 1
+        masks = [full, *((1 << 4 * i) - 1 for i in range(1, self._beat_words))]
+        return Mux(last, Array(Const(v, self._beat_bytes) for v in masks)[surplus], full)
+
     def _end_states(
         self,
         m: Module,
@@ -549,9 +780,9 @@ class DmaEngine(wiring.Component):
         fetched: Signal,
         stopping: Signal,
         under_way: Value,
+        ahead: _Ahead | None,
     ) -> None:
         """To the next descriptor, or to the end of the list, when the programs `under_way` have ended."""
-        beat_bytes = self._beat_bytes
         completed, abort = progress.completed, progress.abort
         read_left = reads.read_left
         with m.State("NEXT"):
@@ -565,17 +796,19 @@ class DmaEngine(wiring.Component):
                 m.d.comb += following.eq(progress.list_address + ((completed + 1) << 4))
                 with m.If(transfer.descriptor.last):
                     m.next = "END"
+                if ahead is not None:
+                    with m.Elif(ahead.beats.r_rdy):
+                        m.next = "TAKE"
                 with m.Else():
-                    m.d.sync += [
-                        reads.answer_address.eq(following),
-                        reads.read_address.eq(following),
-                        read_left.eq(DESCRIPTOR_BYTES // beat_bytes),
-                    ]
+                    m.d.sync += self._ask_for_descriptors(following, reads, ahead)
                     m.next = "FETCH"
         with m.State("END"):
             m.d.sync += read_left.eq(0)
             m.d.comb += self.engine_reset.eq(abort)
-            with m.If(Mux(abort, self.engine_reset_done, under_way == 0)):
+            at_rest: Value = Mux(abort, self.engine_reset_done, under_way == 0)
+            if ahead is not None:
+                at_rest = at_rest & (ahead.unanswered == 0)
+            with m.If(at_rest):
                 m.d.sync += [progress.busy.eq(0), progress.done.eq(1), progress.aborted.eq(abort), abort.eq(0)]
                 m.next = "IDLE"
 

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from nnloom.arch.dma import DMA_BASE
 
-from .host_bus import HostBus
+from .host_bus import HostBus, host_bus
 
 __all__ = ["MOST_READS", "HostArbiter", "HostDecoder"]
 
@@ -22,21 +22,26 @@ class HostArbiter(wiring.Component):
     """Two hosts on one bus; `first` goes first. A host keeps the bus until its reads are answered, and may ask for more
     of them meanwhile: `MOST_READS` at most.
 
+    Parameters
+    ----------
+    width
+        Bits of data of all three.
+
     Members
     -------
-    first, second : In(HostBus)
-    bus : Out(HostBus)
+    first, second : In(host_bus(width))
+    bus : Out(host_bus(width))
     pause : In; no further request is passed on
     idle : Out; no read waits for its answer
     from_second : Out; with a request on `bus`: it is `second`'s
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, width: int = 32) -> None:
         super().__init__(
             {
-                "first": In(HostBus),
-                "second": In(HostBus),
-                "bus": Out(HostBus),
+                "first": In(host_bus(width)),
+                "second": In(host_bus(width)),
+                "bus": Out(host_bus(width)),
                 "pause": In(1),
                 "idle": Out(1),
                 "from_second": Out(1),

@@ -53,6 +53,9 @@ class DescriptorCheck(wiring.Component):
             faults["pixel_pair"] = d.pixel_pair & ~(dense & strides & (d.out_row_step == 2) & ~d.out_row_start[0])
         if config.row_triples:
             faults["row_triple"] = triple & (~dense | d.row_pair | (d.kernel_rows != 255))
+        if config.partial_sums:
+            several = (d.n_g != 1) | (d.n_oy != 1) | (d.n_ox != 1)
+            faults["partial_sums"] = (d.resume | d.keep) & (~dense | d.pixel_pair | several)
         if config.elementwise_add:
             for name, value in add_fields(config).items():
                 faults[f"add_{name}"] = add & (d[name] != value)

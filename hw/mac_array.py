@@ -26,8 +26,9 @@ def mac_latency(config: AcceleratorConfig) -> int:
 class MacArray(wiring.Component):
     """acc = (first ? 0 : acc) + sum of operand * weight, per pixel and lane, one step a cycle.
 
-    All pixels have the same weights. Beside the accumulator of the first pixel a running maximum of the products of
-    `maximum_taps` is kept (max pooling), if configured: of their low 8 bits, as int8. The accumulator wraps at 32 bits.
+    All pixels have the same weights; where the technology has `pairs` they share multipliers. Beside the accumulator of
+    the first pixel a running maximum of the products of `maximum_taps` is kept (max pooling), if configured: of their
+    low 8 bits, as int8. The accumulator wraps at 32 bits.
 
     With `config.elementwise_mul` two taps of the first pixel can have another weight than that of the memory: that of
     `config.newest_tap` the byte of `previous`, the next one the complement of that of `newest`.
@@ -70,6 +71,7 @@ class MacArray(wiring.Component):
         control = Cat(delay(m, self.multiply, ahead, "multiply", reset=True), delay(m, self.first, ahead, "first"))
         controls = spread(m, self.technology, control, config.lanes * config.pixels, "control")
         first_weights = self._weights_of_first_pixel(m)
+        pairs = self._pairs(m, first_weights) if config.pixels == 2 and self.technology.pairs else []
         for pixel, lane in itertools.product(range(config.pixels), range(config.lanes)):
             name = f"{pixel}_{lane}"
             multiply, first = controls[pixel * config.lanes + lane]
@@ -77,16 +79,21 @@ class MacArray(wiring.Component):
             weights = self.weights[lane] if pixel else first_weights[lane]
             values = []
             for tap in range(config.taps):
-                multiplier = self.technology.multiplier(a_width=8, b_width=8)
-                m.submodules[f"multiplier_{name}_{tap}"] = multiplier
-                m.d.comb += [
-                    multiplier.a.eq(operands[tap].as_signed()),
-                    multiplier.b.eq(weights[tap].as_signed()),
-                ]
-                product = multiplier.p
+                if pairs:
+                    multiplier = pairs[lane][tap]
+                    result = multiplier.p_second if pixel else multiplier.p
+                else:
+                    multiplier = self.technology.multiplier(a_width=8, b_width=8)
+                    m.submodules[f"multiplier_{name}_{tap}"] = multiplier
+                    m.d.comb += [
+                        multiplier.a.eq(operands[tap].as_signed()),
+                        multiplier.b.eq(weights[tap].as_signed()),
+                    ]
+                    result = multiplier.p
+                product = result
                 if config.product_registers:
-                    product = Signal.like(multiplier.p, name=f"product_{name}_{tap}", reset_less=True)
-                    m.d.sync += product.eq(multiplier.p)
+                    product = Signal.like(result, name=f"product_{name}_{tap}", reset_less=True)
+                    m.d.sync += product.eq(result)
                 values.append(product)
             levels = tree_levels(config.taps)
             newest: list = [values[tap][:8].as_signed() for tap in maximum_taps(config)]
@@ -114,6 +121,23 @@ class MacArray(wiring.Component):
                     m.d.sync += maximum.eq((value & take) | (maximum & ~take))
                 m.d.comb += self.maxima[lane].eq(maximum)
         return m
+
+    def _pairs(self, m: Module, weights: list[list[Value]]) -> list[list[wiring.Component]]:
+        """[lanes][taps] multipliers for both pixels. Where a tap of the first one has another weight, the second one
+        has it, too: it has no results then."""
+        pairs: list[list[wiring.Component]] = []
+        for lane in range(self.config.lanes):
+            pairs.append([])
+            for tap in range(self.config.taps):
+                multiplier = self.technology.multiplier_pair()
+                m.submodules[f"multipliers_{lane}_{tap}"] = multiplier
+                m.d.comb += [
+                    multiplier.a.eq(self.operands[lane][tap].as_signed()),
+                    multiplier.a_second.eq(self.second_operands[lane][tap].as_signed()),
+                    multiplier.b.eq(weights[lane][tap].as_signed()),
+                ]
+                pairs[lane].append(multiplier)
+        return pairs
 
     def _greatest(self, m: Module, values: list, latency: int, name: str) -> Signal:
         """The greatest of three int8, `latency` >= 2 cycles later.

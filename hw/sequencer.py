@@ -295,8 +295,11 @@ class Sequencer(wiring.Component):
             with m.Elif(held != 0):
                 m.d.sync += held.eq(held - 1)
             parameters_free = ~busy & (held == 0)
+        completes: Value = kx.last & ky.last
+        if config.partial_sums:
+            completes = completes & ~d.keep
         m.d.comb += [
-            result.eq(Mux(d.slide, fire, is_add | (kx.last & ky.last))),
+            result.eq(Mux(d.slide, fire, is_add | completes)),
             issue.eq(run & ~(result & busy)),
         ]
         return _Pacing(timer, busy, spacing, spaced, load_index, load_final, parameters_free, result, run, issue)
@@ -314,7 +317,7 @@ class Sequencer(wiring.Component):
             event.step.eq(issue),
             event.result.eq(result),
             event.multiply.eq(~d.slide | fire),
-            event.first.eq(d.slide | is_add | first),
+            event.first.eq(d.slide | is_add | (first & ~d.resume if config.partial_sums else first)),
             event.phase.eq(phase),
             event.same.eq(d.broadcast & ~phase if config.elementwise_mul else 0),
             event.to_addend.eq(is_add & ~phase),

@@ -19,6 +19,7 @@ __all__ = [
     "FanoutRegister",
     "GenericTechnology",
     "Multiplier",
+    "MultiplierPair",
     "MultiplyAccumulate",
     "Product",
     "Ram",
@@ -68,6 +69,36 @@ class Multiplier(wiring.Component):
         p = Signal.like(product)
         m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), p.eq(product)]
         m.d.comb += self.p.eq(p)
+        return m
+
+
+class MultiplierPair(wiring.Component):
+    """Two products of signed bytes with one factor in common, from one multiplier of 25 x 8 bits; latency as that of
+    `Multiplier`, no enable, no reset.
+
+    a + 65536 * a_second times b is a * b + 65536 * a_second * b. The lowest 16 bits are a * b, which they always hold;
+    the others are a_second * b, less one where a * b is negative.
+
+    Members
+    -------
+    a, a_second, b : In(signed(8))
+    p, p_second : Out(signed(16)); p(t + 3) = a(t) * b(t), p_second(t + 3) = a_second(t) * b(t)
+    """
+
+    attributes: ClassVar[dict[str, str]] = {}
+    """of the product's register, for synthesis"""
+
+    def __init__(self) -> None:
+        inputs = {name: In(signed(8)) for name in ("a", "a_second", "b")}
+        super().__init__({**inputs, "p": Out(signed(16)), "p_second": Out(signed(16))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        both, b = Signal(signed(25), reset_less=True), Signal(signed(8), reset_less=True)
+        product = Signal(signed(33), reset_less=True, attrs=self.attributes)
+        p = Signal.like(product)
+        m.d.sync += [both.eq((self.a_second << 16) + self.a), b.eq(self.b), product.eq(both * b), p.eq(product)]
+        m.d.comb += [self.p.eq(p[:16].as_signed()), self.p_second.eq(p[16:].as_signed() + p[15])]
         return m
 
 
@@ -255,6 +286,11 @@ class Technology(Protocol):
 
     distributed_ram: bool
     """Small memories are made of LUTs and can be read within a cycle."""
+    pairs: bool
+    """Two products with one factor in common take one multiplier."""
+
+    def multiplier_pair(self) -> wiring.Component:
+        """With `pairs`: a component with the ports and contract of `MultiplierPair`."""
 
     def multiplier(self, *, a_width: int, b_width: int) -> wiring.Component:
         """A component with the ports and contract of `Multiplier`."""
@@ -276,7 +312,11 @@ class Technology(Protocol):
 
 
 class CompactParts:
-    """What the compact engine is made of, as portable Amaranth, for technologies that have nothing better."""
+    """What the compact engine is made of, as portable Amaranth, for technologies that have nothing better; and the
+    multiplier of two products."""
+
+    def multiplier_pair(self) -> MultiplierPair:
+        return MultiplierPair()
 
     def single_port_ram(self, *, width: int, depth: int) -> SinglePortRam:
         return SinglePortRam(width=width, depth=depth)
@@ -293,12 +333,13 @@ class GenericTechnology(CompactParts):
 
     Parameters
     ----------
-    distributed_ram
+    distributed_ram, pairs
         As of the technology that this one stands for.
     """
 
-    def __init__(self, *, distributed_ram: bool = True) -> None:
+    def __init__(self, *, distributed_ram: bool = True, pairs: bool = False) -> None:
         self.distributed_ram = distributed_ram
+        self.pairs = pairs
 
     def multiplier(self, *, a_width: int, b_width: int) -> Multiplier:
         return Multiplier(a_width=a_width, b_width=b_width)

@@ -19,9 +19,6 @@ __all__ = ["WEIGHT_LATENCY", "WeightMemory"]
 WEIGHT_LATENCY = SPREAD_LATENCY + RAM_LATENCY
 """Cycles from `address` to `word`: the way to each memory, the memory."""
 
-COLUMN_BYTES = 4
-"""Bytes that the host writes at a time."""
-
 
 @dataclass(frozen=True)
 class _Layout:
@@ -62,26 +59,38 @@ class _HostWrite:
     address: Value
     columns: dict[int, Value]
     """Whether it is this column of the word."""
+    column_bytes: int
+
+    def column(self, index: int) -> Value:
+        """Whether it is the column that has this byte of the word."""
+        return self.columns[index // self.column_bytes]
 
     def byte(self, index: int) -> Value:
         """Where a byte of the word stands in the data."""
-        low = 8 * (index % COLUMN_BYTES)
+        low = 8 * (index % self.column_bytes)
         return self.data[low : low + 8]
 
 
 class WeightMemory(wiring.Component):
-    """Reads a word each cycle (`WEIGHT_LATENCY`); the host writes a word's columns of 32 bits in ascending order.
+    """Reads a word each cycle (`WEIGHT_LATENCY`); the host writes a word's columns in ascending order.
 
     Of the lowest bytes of each memory's share the bits are stored with later columns: they are what was written when
     the last column is.
 
+    Parameters
+    ----------
+    host_width
+        Bits of a column: 32, or a multiple of 32 of which a word consists.
+
     Members
     -------
     address : In, word : Out; read port
-    host_write, host_address, host_data : In; byte offset in the WEIGHTS window and 32 bits of data
+    host_write, host_address, host_data : In; byte offset in the WEIGHTS window and a column of data
     """
 
-    def __init__(self, config: AcceleratorConfig, technology: Technology) -> None:
+    def __init__(self, config: AcceleratorConfig, technology: Technology, *, host_width: int = 32) -> None:
+        assert host_width == 32 or 8 * config.weight_word_bytes % host_width == 0
+        self.column_bytes = host_width // 8
         self.config = config
         self.technology = technology
         super().__init__(
@@ -90,7 +99,7 @@ class WeightMemory(wiring.Component):
                 "word": Out(8 * config.weight_word_bytes),
                 "host_write": In(1),
                 "host_address": In(28),
-                "host_data": In(32),
+                "host_data": In(host_width),
             }
         )
 
@@ -118,28 +127,31 @@ class WeightMemory(wiring.Component):
     def _host_writes(self, m: Module, address_bits: int) -> list[_HostWrite]:
         """For each group of `LANES_OF_A_COPY` lanes: the long way from the host takes cycles of its own."""
         config = self.config
-        column_bits = (weight_stride(config) // COLUMN_BYTES - 1).bit_length()
+        size = self.column_bytes
+        column_bits = (weight_stride(config) // size - 1).bit_length()
+        columns_of_word = 4 * weight_word_columns(config) // size
         host_write = Signal()
-        host_address, host_data = Signal(28, reset_less=True), Signal(32, reset_less=True)
+        host_address, host_data = Signal(28, reset_less=True), Signal(8 * size, reset_less=True)
         m.d.sync += [
             host_write.eq(self.host_write),
             host_address.eq(self.host_address),
             host_data.eq(self.host_data),
         ]
         groups = -(-config.lanes // LANES_OF_A_COPY)
-        low = 2 + column_bits
+        below = (size - 1).bit_length()
+        low = below + column_bits
         value = Cat(host_data, host_address[low : low + address_bits])
         copies = spread(m, self.technology, value, groups, "host_copies")
         writes = []
         for group in range(groups):
-            first = group * LANES_OF_A_COPY * config.taps // COLUMN_BYTES
-            behind = -(-(group + 1) * LANES_OF_A_COPY * config.taps // COLUMN_BYTES)
+            first = group * LANES_OF_A_COPY * config.taps // size
+            behind = -(-(group + 1) * LANES_OF_A_COPY * config.taps // size)
             columns = {}
-            for column in range(first, min(behind, weight_word_columns(config))):
-                here = host_address[2:low] == column if column_bits else 1
+            for column in range(first, min(behind, columns_of_word)):
+                here = host_address[below:low] == column if column_bits else 1
                 columns[column] = delay(m, host_write & here, SPREAD_LATENCY, f"enable_{group}_{column}", reset=True)
             copy = copies[group]
-            writes.append(_HostWrite(copy[:32], copy[32:], columns))
+            writes.append(_HostWrite(copy[: 8 * size], copy[8 * size :], columns, size))
         return writes
 
     def _write(self, m: Module, ram: wiring.Component, layout: _Layout, write: _HostWrite) -> None:
@@ -147,17 +159,17 @@ class WeightMemory(wiring.Component):
         held = Signal(8 * layout.spread, name=f"held_{layout.first}", reset_less=True)
         for i in range(layout.spread):
             byte = layout.first + i
-            with m.If(write.columns[byte // COLUMN_BYTES]):
+            with m.If(write.column(byte)):
                 m.d.sync += held[8 * i : 8 * i + 8].eq(write.byte(byte))
         enables, data = [], []
         for lane in range(layout.lanes):
             byte = layout.byte(lane)
-            column = byte // COLUMN_BYTES
             ninth: Value = Const(0, layout.lane - 8)
             if lane < 8 * layout.spread:
                 source = layout.first + lane // 8
                 # Of a byte that comes with the same column nothing is held yet.
-                ninth = write.byte(source)[lane % 8] if source // COLUMN_BYTES == column else held[lane]
-            enables.append(write.columns[column])
+                same = source // write.column_bytes == byte // write.column_bytes
+                ninth = write.byte(source)[lane % 8] if same else held[lane]
+            enables.append(write.column(byte))
             data.append(Cat(write.byte(byte), ninth))
         m.d.comb += [ram.w_en.eq(Cat(enables)), ram.w_addr.eq(write.address), ram.w_data.eq(Cat(data))]

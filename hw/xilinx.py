@@ -10,13 +10,19 @@ from typing import ClassVar
 from amaranth.hdl import ClockSignal, Const, Instance, Signal, Value
 
 from .device import DeviceTechnology, FanoutCells
-from .technology import Multiplier, Ram
+from .technology import Multiplier, MultiplierPair, Ram
 
-__all__ = ["BlockRam", "DspMultiplier", "FanoutFlipFlops", "XilinxTechnology"]
+__all__ = ["BlockRam", "DspMultiplier", "DspMultiplierPair", "FanoutFlipFlops", "XilinxTechnology"]
 
 
 class DspMultiplier(Multiplier):
     """As `Multiplier`, in a DSP block whatever the widths; the block has all its registers."""
+
+    attributes: ClassVar[dict[str, str]] = {"use_dsp": "yes"}
+
+
+class DspMultiplierPair(MultiplierPair):
+    """As `MultiplierPair`, in one DSP block: 25 x 18 bits are the multiplier of a DSP48E1."""
 
     attributes: ClassVar[dict[str, str]] = {"use_dsp": "yes"}
 
@@ -49,3 +55,7 @@ class XilinxTechnology(DeviceTechnology):
     dsp = DspMultiplier
     block_ram = BlockRam
     registers = FanoutFlipFlops
+    pairs = True
+
+    def multiplier_pair(self) -> DspMultiplierPair:
+        return DspMultiplierPair()

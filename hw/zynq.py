@@ -7,12 +7,14 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out, connect, flipped
 
 from nnloom.arch.config import AcceleratorConfig
-from nnloom.arch.dma import APERTURE_BYTES
+from nnloom.arch.dma import APERTURE_BYTES, port_width
 
 from .accelerator import make_accelerator
 from .axi import AxiLiteSignature, AxiSignature
 from .axi_lite import AxiLiteBridge
 from .dma import DmaEngine
+from .engine_top import observed_ports
+from .host_bus import HostWidener
 from .host_sharing import HostArbiter, HostDecoder
 from .technology import Technology
 
@@ -25,21 +27,32 @@ class ZynqSystem(wiring.Component):
     """Everything in one clock domain.
 
     The AXI4-Lite aperture holds the engine's registers (`isa.Register`) at 0 and those of the DMA at `dma.DMA_BASE`;
-    the accelerator's memories are reached by DMA alone.
+    the accelerator's memories are reached by DMA alone, at the width of its beats where their words consist of such.
 
     Parameters
     ----------
     data_width
         Bits of the AXI4 port: 64 for a Zynq-7000's HP ports, 64 or 128 for an UltraScale+'s.
+    observed
+        Show the engine's writes to activation memory, for test benches.
 
     Members
     -------
     s_axi : In(AxiLiteSignature); control
     m_axi : Out(AxiSignature); DDR
     interrupt : Out; level
+    write_valid, write_bank, write_granule, write_enable, write_data : Out, if `observed`; as those of `EngineTop`
     """
 
-    def __init__(self, config: AcceleratorConfig, *, data_width: int, technology: Technology | None = None) -> None:
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        *,
+        data_width: int,
+        technology: Technology | None = None,
+        observed: bool = False,
+    ) -> None:
+        self.observed = observed
         self.config = config
         self.data_width = data_width
         self.technology = technology
@@ -48,6 +61,7 @@ class ZynqSystem(wiring.Component):
                 "s_axi": In(AxiLiteSignature(address_width=_APERTURE_BITS)),
                 "m_axi": Out(AxiSignature(address_width=32, data_width=data_width)),
                 "interrupt": Out(1),
+                **({k: v for k, v in observed_ports(config).items() if k != "busy"} if observed else {}),
             }
         )
 
@@ -55,14 +69,17 @@ class ZynqSystem(wiring.Component):
         m = Module()
         m.submodules.bridge = bridge = AxiLiteBridge(address_width=_APERTURE_BITS)
         m.submodules.decoder = decoder = HostDecoder()
-        m.submodules.dma = dma = DmaEngine(data_width=self.data_width)
-        m.submodules.arbiter = arbiter = HostArbiter()
+        width = port_width(self.config, self.data_width)
+        m.submodules.dma = dma = DmaEngine(data_width=self.data_width, port_width=width)
+        m.submodules.arbiter = arbiter = HostArbiter(width=width)
+        m.submodules.widener = widener = HostWidener(width=width)
         reset = Signal()
-        accelerator = make_accelerator(self.config, self.technology, loads_while_running=True)
+        accelerator = make_accelerator(self.config, self.technology, loads_while_running=True, host_width=width)
         m.submodules.accelerator = ResetInserter(reset)(accelerator)
         connect(m, flipped(self.s_axi), bridge.axi)
         connect(m, bridge.host, decoder.host)
-        connect(m, decoder.low, arbiter.first)
+        connect(m, decoder.low, widener.host)
+        connect(m, widener.bus, arbiter.first)
         connect(m, decoder.high, dma.registers)
         connect(m, dma.host, arbiter.second)
         connect(m, arbiter.bus, accelerator.host)
@@ -76,6 +93,9 @@ class ZynqSystem(wiring.Component):
         ]
         if not self.config.compact:
             m.d.comb += accelerator.from_dma.eq(arbiter.from_second)
+        if self.observed:
+            for name in ("valid", "bank", "granule", "enable", "data"):
+                m.d.comb += getattr(self, f"write_{name}").eq(accelerator.trace[name])
         return m
 
 

@@ -184,7 +184,18 @@ def layer_cycles(
     A layer lasts from the last write of the layer before to its own last write. The time that the last
     result needs through the pipeline counts with the last layer, not the first.
     """
-    ends = np.cumsum([len(trace.bank) for trace in golden]) - 1
+    counts = [len(trace.bank) for trace in golden]
+    if not all(counts):
+        # Layers that write nothing count with the next one that does.
+        writing = [index for index, count in enumerate(counts) if count]
+        result = [0] * len(golden)
+        if writing:
+            chosen = ([values[index] for index in writing] for values in (descriptors, golden))
+            for index, cycles in zip(writing, layer_cycles(config, *chosen, rtl, total), strict=True):
+                result[index] = cycles
+        result[-1] += total - sum(result)
+        return result
+    ends = np.cumsum(counts) - 1
     late = [TABLE_STAGES if d.table else 0 for d in descriptors]
     result = [int(v) for v in np.diff(rtl.cycle[ends] - late)]
     result.insert(0, total - sum(result))

@@ -142,6 +142,8 @@ class GoldenModel:
         """uint8 [bank, byte]"""
         self.window = np.zeros((config.window_rows, config.lanes, config.window_columns - 1), np.int8)
         """[row, lane, column]: the columns loaded last, oldest first, which the next load leaves in the window"""
+        self.sums = np.zeros(config.lanes, np.int64)
+        """what a descriptor with `keep` has left"""
         # Temporaries come and go; glibc keeps as much freed memory as was once freed in one piece, and returns the
         # rest to the kernel every time.
         np.empty(8 << 20, np.uint8)
@@ -269,8 +271,13 @@ class GoldenModel:
         x = layer.operands.read(self.activations.reshape(-1)).view(np.int8).astype(layer.weights.dtype)
         p = layer.parameters
         # One product for each output row: small ones that BLAS does not hand to threads, which would cost more.
-        product = (x @ layer.weights).reshape(d.n_g, -1, self.config.lanes)
-        total = wrap_int32(product.astype(np.int64) + p.bias)
+        product = (x @ layer.weights).reshape(d.n_g, -1, self.config.lanes).astype(np.int64)
+        if d.resume:
+            product += self.sums
+        if d.keep:
+            self.sums = wrap_int32(product).reshape(-1)
+            return np.zeros((0, self.config.lanes), np.uint8), _NOTHING
+        total = wrap_int32(product + p.bias)
         return self._finish(d, total, p.multiplier, p.shift), layer.targets
 
     def _prepare_dense(self, d: Descriptor) -> _Dense:
@@ -465,6 +472,10 @@ def _exact_type(weights: NDArray[np.int8]) -> type[np.floating]:
     return np.float32 if largest <= 1 << 24 else np.float64
 
 
+_NOTHING = _Targets(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.intp), slice(None))
+"""of a descriptor that writes nothing"""
+
+
 def _gather(index: NDArray, valid: NDArray, pad: NDArray | np.int64) -> _Gather:
     invalid = np.flatnonzero(~np.broadcast_to(valid, index.shape))
     return _Gather(
@@ -501,7 +512,7 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
     half, third = taps // 2, taps // 3
     window = np.zeros((columns, rows, lanes), np.int8)
     window[1:] = model.window.transpose(2, 0, 1)
-    accumulator = np.zeros((2, lanes), np.int64)
+    accumulator = np.stack([model.sums, np.zeros(lanes, np.int64)])
     maximum = np.zeros(lanes, np.int64)
     sets: list[int] = []
     addends: list[NDArray] = []
@@ -571,6 +582,8 @@ def execute_literally(model: GoldenModel, d: Descriptor) -> WriteTrace:
             result = result + bias
         data = model._finish(d, wrap_int32(result), multiplier, shift)
         written.append((step.out_bank, step.out_granule, step.out_enable, data))
+    if d.keep:
+        model.sums = wrap_int32(accumulator[0])
     bank, granule, enable = (np.array([w[i] for w in written], np.int64) for i in range(3))
     data = np.array([w[3] for w in written], np.uint8).reshape(-1, lanes)
     _store(config, model.activations, data, _make_targets(config, bank, granule, enable))

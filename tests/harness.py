@@ -11,7 +11,7 @@ from nnloom.arch.artifact import EngineImage
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, encode_program
 from nnloom.compiler.graph import LayerGraph
-from nnloom.compiler.lower import lower, table_image, tables_of
+from nnloom.compiler.lower import lower, lower_layers, place_program, table_image, tables_of
 from nnloom.compiler.memory import MemoryPlan, plan_memory
 from nnloom.sim.golden import GoldenModel
 from tests.graphs import evaluate
@@ -34,9 +34,15 @@ class Compiled:
         return EngineImage(self.config, self.program, self.weights, self.tables)
 
 
-def compile_region(config: AcceleratorConfig, graph: LayerGraph) -> Compiled:
+def compile_region(config: AcceleratorConfig, graph: LayerGraph, *, words: int = 0) -> Compiled:
+    """words: sums of channel groups with more weight words, parameters included, are made in pieces of so many."""
     plan = plan_memory(config, graph)
     lowered = lower(config, graph, plan.locations)
+    if words:
+        layers = lower_layers(config, graph, plan.locations)
+        split = [list(x.pieces(config, words)) if len(x.weights) // x.groups > words else [x] for x in layers]
+        pieces = [piece for made in split for piece in made]
+        lowered = place_program(config, pieces, tables=tables_of(graph.layers))
     descriptors = [item.descriptor for item in lowered]
     weights = np.concatenate([item.weights for item in lowered])
     tables = table_image(tables_of(graph.layers))

@@ -23,7 +23,7 @@ row_start 7 0 16 s, q_start 7 16 16 s, row_step_oy 8 0 8, row_step_ky 8 8 8, q_s
 q_step_g 9 16 16, weight_base 10 0 16, weight_step_g 10 16 16, out_step_ox 11 0 16, out_step_g 11 16 16,
 pad_value 12 0 8 s, pad_value2 12 8 8 s, out_zero_point 12 16 8 s, kernel_rows 12 24 8, act_min 13 0 8 s,
 act_max 13 8 8 s, slide_first 13 16 8, slide_step 13 24 8, table 14 0 4, product 14 4 1, broadcast 14 5 1,
-out_row_start 14 6 2, out_row_step 14 8 3
+out_row_start 14 6 2, out_row_step 14 8 3, resume 14 11 1, keep 14 12 1
 """
 PLACES = {
     name: (int(word), int(low), int(width), bool(signed))
@@ -143,7 +143,7 @@ def test_parameters_ignore_reserved_bits():
 @given(VALUES)
 def test_needed_field_bits(values):
     """Every bit that is set, and the last row and byte that are read, one bit more for bytes."""
-    values = {**values, "row_triple": 0, **dict.fromkeys(("table", "product", "broadcast"), 0)}
+    values = {**values, "row_triple": 0, **dict.fromkeys(("table", "product", "broadcast", "resume", "keep"), 0)}
     d = Descriptor(**values)
     bits = isa.needed_field_bits(d)
     wide = [name for name, (_, _, width, _) in PLACES.items() if width == 16]
@@ -169,14 +169,22 @@ def test_needed_field_bits(values):
 
 
 def test_row_triples_need_their_option():
-    d = Descriptor(**{**{name: 1 for name in PLACES}, "row_triple": 1})
+    d = Descriptor(**{**{name: 1 for name in PLACES}, "row_triple": 1, "resume": 0, "keep": 0})
     with pytest.raises(ValueError, match="row_triple must be 0 to 0, not 1"):
         isa.check_descriptor(AcceleratorConfig(tables=1, elementwise_mul=True), d)
     isa.check_descriptor(AcceleratorConfig(row_triples=True, tables=1, elementwise_mul=True), d)
 
 
+@pytest.mark.parametrize("name", ["resume", "keep"])
+def test_partial_sums_need_their_option(name):
+    d = Descriptor(**{n: 1 for n in PLACES} | {"row_triple": 0, "resume": 0, "keep": 0, name: 1})
+    with pytest.raises(ValueError, match=f"{name} must be 0 to 0, not 1"):
+        isa.check_descriptor(AcceleratorConfig(tables=1, elementwise_mul=True), d)
+    isa.check_descriptor(AcceleratorConfig(tables=1, elementwise_mul=True, partial_sums=True), d)
+
+
 def test_tables_need_their_option():
-    values = {name: 1 for name in PLACES} | {"row_triple": 0}
+    values = {name: 1 for name in PLACES} | {"row_triple": 0, "resume": 0, "keep": 0}
     for tables, most in ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15)):
         config = AcceleratorConfig(tables=tables, elementwise_mul=True)
         isa.check_descriptor(config, Descriptor(**values | {"table": most}))

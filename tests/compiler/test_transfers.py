@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nnloom.arch.dma import DmaCommand
+from nnloom.arch.isa import HostAddress
+from nnloom.arch.lists import Move, Transfer
 from nnloom.boards import get
 from nnloom.cli.commands import _parts
 from nnloom.compiler.cost import program_cycles
 from nnloom.compiler.emit import emit
-from nnloom.compiler.transfers import memory_timing, region_cycles
+from nnloom.compiler.transfers import external_timing, fetch_cycles, memory_timing, move_cycles, region_cycles
 from tests.artifacts import SMALL
 from tests.graphs import random_graph
 
@@ -24,6 +27,25 @@ def test_the_timing_is_the_chips():
     assert (timing.data_width, timing.latency, timing.answer) == (64, 16, 18)
     assert 128_000 * timing.beat_cycles == pytest.approx(517_500, rel=0.001)
     assert memory_timing(get("ulx3s-85f")) is None
+
+
+def test_the_ultra96_moves_whole_beats():
+    """Of weights; a word of registers takes as long as ever. Descriptors come four at a time."""
+    board = get("ultra96-v2")
+    timing = external_timing(board)
+    assert (timing.data_width, timing.port_words) == (128, 4)
+    narrow = external_timing(board, replace(SMALL, lanes=4, taps=3, requant_units=4))
+    assert narrow == replace(timing, port_words=1)
+    load = Move(DmaCommand.LOAD, Transfer(host_address=HostAddress.WEIGHTS, row_words=4000), 0)
+    registers = replace(load, transfer=replace(load.transfer, host_address=HostAddress.TABLES))
+    assert move_cycles(load, timing) == pytest.approx(1000, abs=40)
+    assert move_cycles(load, narrow) == pytest.approx(4000, abs=40) == move_cycles(registers, timing)
+    store = replace(
+        load, command=DmaCommand.STORE, transfer=replace(load.transfer, host_address=HostAddress.ACTIVATIONS)
+    )
+    assert move_cycles(store, timing) == pytest.approx(1000, abs=20)
+    assert move_cycles(store, narrow) > 5000
+    assert 4 * fetch_cycles(timing) < fetch_cycles(narrow) + 30
 
 
 def test_lists_are_counted_where_there_is_memory():

@@ -21,6 +21,7 @@ SMALL = {
     **CONFIGS,
     "dense only": AcceleratorConfig(depthwise=False, max_pool=False, elementwise_add=False),
     "default": AcceleratorConfig(),
+    "partial sums": AcceleratorConfig(pixels=2, partial_sums=True),
 }
 
 

@@ -18,6 +18,7 @@ CONFIGS = [
     AcceleratorConfig(lanes=4, taps=3, requant_units=2, overlap=False),
     AcceleratorConfig(lanes=8, taps=5, requant_units=2, elementwise_mul=True),
     AcceleratorConfig(lanes=4, taps=3, requant_units=2, elementwise_mul=True, overlap=False),
+    AcceleratorConfig(lanes=8, taps=5, requant_units=2, partial_sums=True),
 ]
 
 
@@ -75,6 +76,17 @@ def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bo
             out_step_ox=2,
             q_step_g=config.lanes,
             weights_advance=0,
+        )
+    if kind == "dense" and config.partial_sums and rng.randrange(2):
+        common |= dict(resume=rng.randrange(2), keep=rng.randrange(2), n_g=1, n_oy=1)
+        return Descriptor(
+            **common,
+            kind=Kind.DENSE,
+            n_ox=1,
+            n_ky=rng.randrange(1, 4),
+            n_kx=rng.randrange(1, 9),
+            row_step_ky=rng.randrange(1, 4),
+            q_step_kx=rng.randrange(32),
         )
     if kind == "dense" and config.pixels > 1 and rng.randrange(2):
         common |= dict(pixel_pair=1, odd_rows=rng.randrange(2), row_step_oy=2 * rng.randrange(1, 3))

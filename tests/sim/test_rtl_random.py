@@ -15,6 +15,7 @@ from nnloom.boards import get
 from nnloom.boards.ice40_flow import Ice40Toolchain
 from nnloom.compiler.carried import with_carried_rows, with_spare_rows
 from nnloom.compiler.cost import program_cycles
+from nnloom.compiler.graph import LayerGraph
 from nnloom.compiler.overlap import start_delays
 from nnloom.runtime.devices.rtl import RtlDevice
 from nnloom.sim.golden import GoldenModel, WriteTrace
@@ -23,7 +24,7 @@ from tests.artifacts import SMALL
 from tests.compiler.test_carried import column
 from tests.compiler.test_carried import columns as filled_column
 from tests.engines import compact, without_overlap
-from tests.graphs import EVERY_KIND, random_graph
+from tests.graphs import EVERY_KIND, random_graph, random_layer, tensor
 from tests.harness import compile_region, random_inputs
 
 CONFIGS = {
@@ -35,7 +36,7 @@ CONFIGS = {
         pixels=2, row_triples=True, product_registers=True, field_bits=14, elementwise_mul=True, tables=8
     ),
     "2x8x5 with 4 requantization units": AcceleratorConfig(
-        pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192, tables=8
+        pixels=2, lanes=8, taps=5, requant_units=4, weight_words=8192, tables=8, partial_sums=True
     ),
     "8x3 without options": AcceleratorConfig(
         lanes=8, taps=3, requant_units=8, max_pool=False, elementwise_add=False, weight_words=8192
@@ -93,6 +94,16 @@ def columns(config: AcceleratorConfig):
             yield rng, form, compile_region(config, form)
 
 
+def sums_in_pieces(config: AcceleratorConfig):
+    """Fully connected layers whose weights come in pieces, if the engine can."""
+    for seed in range(6 * config.partial_sums):
+        rng = np.random.default_rng([5, seed])
+        source = tensor(rng, "x", int(rng.integers(1, 5)), int(rng.integers(1, 4)), int(rng.integers(1, 24)))
+        layer = random_layer(rng, "dense", source)
+        graph = LayerGraph("region", layer.inputs, (layer.output,), (layer,))
+        yield rng, graph, compile_region(config, graph, words=config.parameter_words + int(rng.integers(8, 30)))
+
+
 def check_writes(config: AcceleratorConfig, writes: RtlWrites, traces: list[WriteTrace], message: str) -> None:
     """Every write of the engine is the golden model's."""
     for field in ("bank", "granule", "enable"):
@@ -141,7 +152,7 @@ def run_on_rtl(config: AcceleratorConfig, graph, rng: np.random.Generator) -> No
 def test_rtl_writes_what_the_golden_model_writes(config):
     device = RtlDevice()
     try:
-        for rng, graph, compiled in (*chains(config, 40), *columns(config)):
+        for rng, graph, compiled in (*chains(config, 40), *columns(config), *sums_in_pieces(config)):
             compare(device, config, graph, compiled, rng)
     finally:
         device.close()

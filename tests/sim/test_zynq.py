@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import (
     AT_ONCE,
     DMA_BASE,
@@ -23,6 +24,7 @@ from nnloom.arch.dma import (
     DmaRegister,
     DmaStatus,
     encode_list,
+    port_width,
 )
 from nnloom.arch.isa import MAGIC, Descriptor, ErrorCause, HostAddress, Kind, Register, Status, encode_program
 from nnloom.sim.pynq import CONTROL_BASE, PAGE_BYTES, SimulatedPynq
@@ -31,6 +33,17 @@ from tests.artifacts import SMALL
 pytestmark = pytest.mark.verilator
 WORDS = SMALL.activation_bytes // 4
 SLVERR = 2
+WIDE = AcceleratorConfig(
+    lanes=32,
+    taps=4,
+    requant_units=4,
+    activation_bytes=SMALL.activation_bytes,
+    weight_words=256,
+    depthwise=False,
+    max_pool=False,
+    elementwise_add=False,
+)
+"""Whose memories consist of beats of 128 bits."""
 
 LONG = Descriptor(
     kind=Kind.DENSE,
@@ -55,8 +68,11 @@ RUN = DmaDescriptor(command=DmaCommand.RUN)
 class Bench:
     """Registers and lists of a system."""
 
-    def __init__(self, library: SimulatedPynq) -> None:
+    def __init__(self, library: SimulatedPynq, config: AcceleratorConfig, data_width: int) -> None:
         self.library = library
+        self.config = config
+        self.unit = port_width(config, data_width) // 32
+        """words that are moved at once"""
         self.mmio = library.MMIO(CONTROL_BASE, 0x2000)
         self.list = library.allocate(1024)
         self.data = library.allocate(2 * WORDS)
@@ -107,23 +123,36 @@ class Bench:
     def usable(self) -> None:
         """The system still moves data."""
         rng = np.random.default_rng(1)
-        values = rng.integers(0, 1 << 32, 77, dtype=np.uint32)
+        count = 77 // self.unit * self.unit
+        values = rng.integers(0, 1 << 32, count, dtype=np.uint32)
         self.data[:] = 0
-        self.data[:77] = values
+        self.data[:count] = values
         self.data.flush()
         back = self.data.physical_address + 4 * 1024
-        descriptors = [self.load(77), self.load(77, command=DmaCommand.STORE, ddr_address=back)]
+        descriptors = [self.load(count), self.load(count, command=DmaCommand.STORE, ddr_address=back)]
         assert self.run(descriptors) == (DmaStatus.DONE, DmaCause.NONE)
         assert self.read(DmaRegister.COMPLETED) == 2
         self.data.invalidate()
-        np.testing.assert_array_equal(self.data[1024 : 1024 + 77], values)
-        assert self.data[1024 + 77] == 0
+        np.testing.assert_array_equal(self.data[1024 : 1024 + count], values)
+        assert self.data[1024 + count] == 0
 
 
-@pytest.fixture(scope="module", params=[pytest.param(32, marks=pytest.mark.slow), 64, 128])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param((SMALL, 32), marks=pytest.mark.slow), (SMALL, 64), (SMALL, 128), (WIDE, 128)],
+    ids=["32", "64", "128", "wide"],
+)
 def bench(request):
-    with SimulatedPynq(SMALL, data_width=request.param) as library:
-        yield Bench(library)
+    config, data_width = request.param
+    with SimulatedPynq(config, data_width=data_width) as library:
+        yield Bench(library, config, data_width)
+
+
+def test_what_is_wide():
+    assert [port_width(SMALL, width) for width in (32, 64, 128)] == [32, 32, 32]
+    assert [port_width(WIDE, width) for width in (32, 64, 128)] == [32, 64, 128]
+    # Words of 144 bytes in granules of 8.
+    assert [port_width(AcceleratorConfig(), width) for width in (64, 128)] == [64, 32]
 
 
 @pytest.fixture(autouse=True)
@@ -143,7 +172,12 @@ def test_registers(bench, stalls):
         DMA_BASE + DmaRegister.LIST: 0xFFFF_FFFF,
         DMA_BASE + DmaRegister.INTERRUPT_ENABLE: 1,
     }
-    fixed = {Register.MAGIC: MAGIC, Register.CONFIG_HASH: SMALL.hash, DMA_BASE + DmaRegister.ID: DMA_MAGIC, 0x80: 0}
+    fixed = {
+        Register.MAGIC: MAGIC,
+        Register.CONFIG_HASH: bench.config.hash,
+        DMA_BASE + DmaRegister.ID: DMA_MAGIC,
+        0x80: 0,
+    }
     for _ in range(10):
         # Many at once: writes and reads are independent channels, each in order.
         written = [(int(r), int(rng.integers(0, 1 << 32))) for r in rng.choice(list(registers), 12)]
@@ -182,13 +216,14 @@ def test_random_transfers(bench, stalls):
         for _ in range(int(rng.integers(1, 6))):
             words = int(rng.choice([1, 2, 3, 5, rng.integers(1, 100), rng.integers(100, 600)]))
             row = int(rng.integers(1, words + 1)) if rng.random() < 0.5 else 0
-            step = row + int(rng.integers(0, 4))
+            words, row = words * bench.unit, row * bench.unit
+            step = row + int(rng.integers(0, 4)) * bench.unit
             index = np.arange(words)
             if row:
                 index = index // row * step + index % row
             span = int(index[-1]) + 1
             # A granule of SMALL is one word; longer ones would commit with their last word only.
-            start = int(rng.integers(0, WORDS - span + 1)) if span <= WORDS else None
+            start = int(rng.integers(0, (WORDS - span) // bench.unit + 1)) * bench.unit if span <= WORDS else None
             if start is None:
                 continue
             place = int(rng.integers(0, (len(ddr) - words) // 4)) * 4
@@ -232,7 +267,9 @@ def test_error_responses(bench, stalls):
             bench.data.flush()
             bench.library.set_faults([(address, address + 1)])
             assert bench.run(descriptors) == (DmaStatus.DONE | DmaStatus.ERROR, cause), (trial, command)
-            assert bench.read(DmaRegister.COMPLETED) == completed
+            # Through a wide port a store is done when all is sent.
+            late = int(bench.unit > 1 and command == DmaCommand.STORE)
+            assert completed <= bench.read(DmaRegister.COMPLETED) <= completed + late
             where = bench.read(DmaRegister.ERROR_ADDRESS)
             # The beat of a read, the burst of a write.
             assert where <= address < where + (16 if cause == DmaCause.READ else 16 * 16)
@@ -256,18 +293,25 @@ def test_reads_beyond_a_buffer_are_errors_of_the_bench(bench):
 
 def test_descriptors_are_checked(bench):
     data = bench.data.physical_address
+    uneven = (
+        bench.load(6),
+        bench.load(8, host_address=HostAddress.ACTIVATIONS + 4),
+        bench.load(8, row_words=2, row_step=4),
+        bench.load(8, row_words=4, row_step=6),
+    )
     for wrong in (
+        *(uneven if bench.unit > 1 else ()),
         bench.load(0),
         bench.load(4, ddr_address=data + 4),
         bench.load(4, ddr_address=data + 8),
         bench.load(4, host_address=HostAddress.ACTIVATIONS + 2),
         bench.load(4, command=4),
     ):
-        assert bench.run([bench.load(5), wrong]) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.DESCRIPTOR)
+        assert bench.run([bench.load(20), wrong]) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.DESCRIPTOR)
         assert bench.read(DmaRegister.COMPLETED) == 1
         assert bench.read(DmaRegister.ERROR_ADDRESS) == bench.list.physical_address + 16
     misplaced = bench.list.physical_address + 8
-    assert bench.run([bench.load(5)], address=misplaced) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.DESCRIPTOR)
+    assert bench.run([bench.load(20)], address=misplaced) == (DmaStatus.DONE | DmaStatus.ERROR, DmaCause.DESCRIPTOR)
     bench.usable()
 
 
@@ -336,12 +380,12 @@ def test_memories_are_loaded_beside_a_program(bench):
     words = rng.integers(0, 1 << 32, 200, dtype=np.uint32)
     for stalls in (0, 0.4):
         # A result in every cycle in which a requantization unit is free, and in few.
-        for interval in (8, 200):
+        for interval in (2 * bench.config.requant_slots, 200):
             program = bench.load_program(replace(LONG, interval=interval))
             bench.data[512 : 512 + len(words)] = words
             bench.data.flush()
             bench.library.set_stalls(stalls, seed=3)
-            place = HostAddress.ACTIVATIONS + 64 * SMALL.granule
+            place = HostAddress.ACTIVATIONS + 64 * bench.config.granule
             loads = [
                 bench.load(len(words), ddr_address=data + 2048, host_address=address, under_way=1)
                 for address in (place, HostAddress.WEIGHTS, HostAddress.PROGRAM + 4 * 32)
@@ -418,7 +462,7 @@ def test_interrupt(bench):
     bench.write(DmaRegister.INTERRUPT_ENABLE, 1)
     bench.write(DmaRegister.STATUS, 0)
     assert not library.interrupt()
-    bench.run([bench.load(5)])
+    bench.run([bench.load(20)])
     assert library.interrupt()
     bench.write(DmaRegister.STATUS, 0)
     assert not library.interrupt()
