@@ -24,6 +24,7 @@ from nnloom.arch.files import Scratch
 
 from .build import build_simulator, build_verilator, cocotb_environment, verilator_root
 from .process import last_words, wait_for_connection
+from .rtl import RtlWrites
 
 __all__ = ["SimulatedPynq", "build_zynq_simulation"]
 
@@ -47,6 +48,7 @@ def build_zynq_simulation(
     ToolMissingError, BuildError
     """
     from nnloom.hw.emit import emit_verilog
+    from nnloom.hw.technology import GenericTechnology
     from nnloom.hw.zynq import ZynqSystem, ZynqTop
 
     verilator_root()
@@ -54,7 +56,8 @@ def build_zynq_simulation(
 
     def build(folder: Path) -> None:
         say("elaborating the system")
-        top = ZynqTop(ZynqSystem(config, data_width=data_width))
+        technology = GenericTechnology(pairs=True)  # as a Xilinx device has them
+        top = ZynqTop(ZynqSystem(config, data_width=data_width, technology=technology, observed=True))
         (folder / f"{TOPLEVEL}.v").write_text(emit_verilog(top, TOPLEVEL))
         say("building the simulation with verilator")
         build_verilator(folder, toplevel=TOPLEVEL, sources=[f"{TOPLEVEL}.v"], public=list(top.signature.members))
@@ -90,6 +93,7 @@ class SimulatedPynq:
         self._temporary = self._scratch.path
         self._stdout = self._temporary / "stdout"
         self._next_address = DDR_BASE
+        self._lanes = config.lanes
         self._buffers: dict[int, int] = {}
         self._connection: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -133,6 +137,17 @@ class SimulatedPynq:
     def set_faults(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Physical addresses [start, stop) whose accesses are answered with SLVERR; replaces earlier ones."""
         self.call("faults", list(ranges))
+
+    def watch(self) -> None:
+        """Take down the engine's writes from now on; until then the simulation is faster."""
+        self.call("watch")
+
+    def writes(self) -> RtlWrites:
+        """Those since the last call."""
+        found = self.call("writes")
+        values = np.array([write[:-1] for write in found], np.int64).reshape(-1, 4)
+        data = np.frombuffer(b"".join(write[-1] for write in found), np.uint8).reshape(len(found), self._lanes)
+        return RtlWrites(*values.T, data)
 
     def interrupt(self, cycles: int = 1) -> bool:
         """Let some cycles pass, then look at the interrupt line."""

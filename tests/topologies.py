@@ -10,7 +10,17 @@ import numpy as np
 
 from .tflite_models import ModelWriter
 
-__all__ = ["TOPOLOGIES", "larger_resnet", "mobilenet_v2", "resnet_18", "write_topology"]
+__all__ = [
+    "LARGE_TOPOLOGIES",
+    "TOPOLOGIES",
+    "DeepWriter",
+    "larger_resnet",
+    "mobilenet_v2",
+    "resnet_18",
+    "resnet_50",
+    "vgg_16",
+    "write_topology",
+]
 
 
 class DeepWriter(ModelWriter):
@@ -81,6 +91,36 @@ def resnet_18(m: ModelWriter, size: int = 224, classes: int = 1000) -> list[int]
     return [logits, m.softmax(logits)]
 
 
+def resnet_50(m: ModelWriter, size: int = 224, classes: int = 1000, width: int = 64) -> list[int]:
+    """ResNet-50 (He and others, 2015), as people train it: the 3x3 convolution of a block has the stride."""
+    x = m.conv(m.input((1, size, size, 3)), width, (7, 7), (2, 2))
+    x = m.pool(x, "MAX", (3, 3), (2, 2), padding="SAME")
+    for channels, blocks, stride in ((width, 3, 1), (2 * width, 4, 2), (4 * width, 6, 2), (8 * width, 3, 2)):
+        for index in range(blocks):
+            strides = (stride, stride) if index == 0 else (1, 1)
+            y = m.conv(m.conv(x, channels, (1, 1)), channels, (3, 3), strides)
+            y = m.conv(y, 4 * channels, (1, 1), activation=None)
+            if index == 0:
+                x = m.conv(x, 4 * channels, (1, 1), strides, activation=None)
+            x = m.add(x, y, "relu")
+    _, rows, columns, channels = m.shape(x)
+    x = m.reshape(m.pool(x, "AVERAGE", (rows, columns), (1, 1), padding="VALID"), (1, channels))
+    logits = m.dense(x, classes)
+    return [logits, m.softmax(logits)]
+
+
+def vgg_16(m: ModelWriter, size: int = 224, classes: int = 1000, width: int = 64, hidden: int = 4096) -> list[int]:
+    """VGG16 (Simonyan and Zisserman, 2014), configuration D."""
+    x = m.input((1, size, size, 3))
+    for channels, count in ((width, 2), (2 * width, 2), (4 * width, 3), (8 * width, 3), (8 * width, 3)):
+        for _ in range(count):
+            x = m.conv(x, channels)
+        x = m.pool(x, "MAX", (2, 2), (2, 2))
+    x = m.reshape(x, (1, math.prod(m.shape(x))))
+    logits = m.dense(m.dense(m.dense(x, hidden, "relu"), hidden, "relu"), classes)
+    return [logits, m.softmax(logits)]
+
+
 TOPOLOGIES: dict[str, Callable[[ModelWriter], list[int]]] = {
     "larger image classification": larger_resnet,
     "MobileNetV2-0.35-160": lambda m: mobilenet_v2(m, 0.35, 160),
@@ -89,10 +129,13 @@ TOPOLOGIES: dict[str, Callable[[ModelWriter], list[int]]] = {
 }
 """By name: what a network's outputs are, before the softmax and behind it."""
 
+LARGE_TOPOLOGIES: dict[str, Callable[[ModelWriter], list[int]]] = {"ResNet-50-224": resnet_50, "VGG16-224": vgg_16}
+"""As `TOPOLOGIES`: for boards with more memory than the ULX3S."""
+
 
 def write_topology(name: str, folder: Path) -> Path:
-    """The TFLite file of one of `TOPOLOGIES`, int8 with random weights."""
+    """The TFLite file of one of `TOPOLOGIES` or `LARGE_TOPOLOGIES`, int8 with random weights."""
     m = DeepWriter(1)
     file = folder / f"{name.replace(' ', '_')}.tflite"
-    file.write_bytes(m.finish(*TOPOLOGIES[name](m)))
+    file.write_bytes(m.finish(*(TOPOLOGIES | LARGE_TOPOLOGIES)[name](m)))
     return file

@@ -10,7 +10,7 @@ from multiprocessing.connection import Client
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles
+from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam, AxiResp
 from cocotbext.axi.axi_ram import AxiRamRead, AxiRamWrite
 
@@ -71,10 +71,35 @@ class _Processor:
 
     def __init__(self, dut) -> None:
         self.dut = dut
+        self.written: list[tuple[int, int, int, int, bytes]] | None = None
+        """None: nobody watches"""
         self.control = AxiLiteMaster(
             AxiLiteBus.from_prefix(dut, "s_axi"), dut.aclk, dut.aresetn, reset_active_level=False
         )
         self.ddr = _Ddr(AxiBus.from_prefix(dut, "m_axi"), dut.aclk, dut.aresetn)
+
+    async def watch(self) -> None:
+        """Take down the engine's writes from now on."""
+        if self.written is None:
+            self.written = []
+            cocotb.start_soon(self._watch(self.written))
+
+    async def _watch(self, written: list[tuple[int, int, int, int, bytes]]) -> None:
+        dut, cycle = self.dut, 0
+        size = len(dut.write_data) // 8
+        while True:
+            await RisingEdge(dut.aclk)
+            cycle += 1
+            if dut.write_valid.value:
+                places = (int(getattr(dut, f"write_{name}").value) for name in ("bank", "granule", "enable"))
+                written.append((cycle, *places, int(dut.write_data.value).to_bytes(size, "little")))
+
+    async def writes(self) -> list[tuple[int, int, int, int, bytes]]:
+        """Cycle, bank, granule, enables and data of the writes since the last call."""
+        found = list(self.written or [])
+        if self.written:
+            self.written.clear()
+        return found
 
     async def reset(self) -> None:
         """Reset the fabric for a few cycles."""

@@ -21,8 +21,8 @@ from nnloom.compiler import compile as compile_model
 from nnloom.compiler.emit import Emitted, emit
 from nnloom.compiler.fit import fit
 from nnloom.compiler.frontend import read_model
-from nnloom.compiler.graph import LayerGraph
-from nnloom.compiler.strips import balanced, plan_strips
+from nnloom.compiler.graph import Add, LayerGraph
+from nnloom.compiler.strips import balanced, buffer_name, plan_strips
 from nnloom.compiler.transfers import external_timing
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.devices.model import ModelDevice
@@ -201,6 +201,29 @@ def test_a_global_pool_of_many_channels_is_sliced(tmp_path):
     same_as_litert(file, artifact)
 
 
+def test_sums_are_made_where_an_operand_lies(tmp_path):
+    """In a stage of convolution and sum: three buffers would not fit, two do."""
+    m = ModelWriter(5)
+    x = m.conv(m.input((1, 40, 16, 16)), 48, (1, 1))
+    y = m.conv(m.conv(x, 16, (3, 3)), 48, (1, 1), activation=None)
+    file = tmp_path / "network.tflite"
+    file.write_bytes(m.finish(m.conv(m.add(x, y, "relu"), 8, (1, 1))))
+    config = replace(get("ulx3s-85f").config, activation_bytes=16384)
+    fitted = fit(read_model(file), config, memory=TIMING)
+    (item,) = fitted.emitted.regions
+    plan = plan_strips(config, item.graph, TIMING)
+    places = plan.memory.locations
+    (index,) = [i for i, layer in enumerate(item.graph.layers) if isinstance(layer, Add)]
+    (stage,) = [stage for stage in plan.stages if stage.first <= index < stage.end]
+    add = item.graph.layers[index]
+    names = [buffer_name(stage.first, t.name) for t in (add.output, *add.inputs)]
+    out, *operands = [places[name] for name in names]
+    assert [out.base == place.base for place in operands].count(True) == 1
+    alive = {life.name for life in plan.memory.lifetimes}
+    assert names[0] not in alive and alive >= {*names[1:]}
+    same_as_litert(file, compile_in_strips(file, tmp_path / "artifact", config))
+
+
 def test_topologies_have_the_bits_of_litert(tmp_path):
     """MLPerf Tiny's newer image classification and MobileNetV2-0.35-160, whole, with strips of several layers."""
     for name in ("larger image classification", "MobileNetV2-0.35-160"):
@@ -211,14 +234,14 @@ def test_topologies_have_the_bits_of_litert(tmp_path):
         same_as_litert(file, artifact)
 
 
-def compile_in_strips(file: Path, output: Path, config: AcceleratorConfig) -> Path:
+def compile_in_strips(file: Path, output: Path, config: AcceleratorConfig, *, board: str = "ulx3s-85f-sdram") -> Path:
     """Without the CPU's library, which takes the time."""
 
     def no_code(*arguments: object) -> None:
         next(path for path in arguments if isinstance(path, Path)).write_bytes(b"none")
 
     with patch("nnloom.compiler.cpu.build_cpu", no_code):
-        return compile_model(file, board="ulx3s-85f-sdram", output=output, config=config).path
+        return compile_model(file, board=board, output=output, config=config).path
 
 
 def same_as_litert(file: Path, artifact: Path) -> None:

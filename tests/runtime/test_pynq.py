@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 
 from nnloom.arch.artifact import Artifact
+from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.dma import DMA_BASE, DmaRegister
 from nnloom.arch.errors import DeviceError, ToolMissingError
-from nnloom.arch.isa import HostAddress
+from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, HostAddress
 from nnloom.arch.lists import Transfer, transfers
 from nnloom.runtime import InferenceSession
 from nnloom.runtime.devices.model import ModelDevice
 from nnloom.runtime.devices.pynq import PynqDevice
 from nnloom.sim.pynq import SimulatedPynq
+from nnloom.sim.scoreboard import GoldenScoreboard
 from tests.artifacts import SMALL, make_artifact, random_network_inputs
+from tests.compiler.test_strips import compile_in_strips
 from tests.graphs import KINDS, random_graph
+from tests.topologies import DeepWriter, resnet_50, vgg_16
 
 
 def expand(moves):
@@ -185,6 +189,57 @@ def test_another_dma_is_refused(pynq, tmp_path, monkeypatch):
     )
     with PynqDevice(pynq=pynq) as device, pytest.raises(DeviceError, match="DMA answers 0x00000000"):
         device.load(artifact)
+
+
+WIDE = AcceleratorConfig(
+    lanes=16,
+    taps=4,
+    pixels=2,
+    requant_units=4,
+    activation_bytes=4096,
+    weight_words=256,
+    field_bits=12,
+    partial_sums=True,
+)
+"""Whose memories consist of beats of 64 bits."""
+
+
+@pytest.mark.slow
+@pytest.mark.verilator
+def test_small_forms_of_resnet_50_and_vgg16_write_what_the_golden_model_writes(tmp_path):
+    """In strips, and with sums in pieces: every write of the engine, whole beats moved beside it, under stalls."""
+    networks = {
+        "resnet": lambda m: resnet_50(m, size=64, classes=10, width=4),
+        "vgg": lambda m: vgg_16(m, size=32, classes=10, width=4, hidden=512),
+    }
+    artifacts = {}
+    for name, network in networks.items():
+        m = DeepWriter(1)
+        (tmp_path / f"{name}.tflite").write_bytes(m.finish(*network(m)))
+        folder = compile_in_strips(tmp_path / f"{name}.tflite", tmp_path / name, WIDE, board="pynq-z2")
+        artifacts[name] = Artifact.load(folder)
+    with SimulatedPynq(WIDE, data_width=64) as library, PynqDevice(pynq=library) as device:
+        library.watch()
+        for seed, (name, artifact) in enumerate(artifacts.items()):
+            (region,) = artifact.manifest.regions
+            descriptors = decode_all(artifact.program)
+            assert region.external if name == "resnet" else any(d.keep for d in descriptors)
+            device.load(artifact)
+            for stalls in (0, 0.3):
+                library.set_stalls(stalls, seed=seed)
+                rng = np.random.default_rng([seed, int(10 * stalls)])
+                inputs = [rng.integers(-128, 128, location.shape, np.int8) for location in region.inputs]
+                library.writes()
+                result = device.run_region(region, inputs)
+                scoreboard = GoldenScoreboard(artifact.image)
+                scoreboard.check(region, inputs, library.writes(), result.program_cycles)
+                for got, want in zip(result.outputs, model_outputs(artifact, inputs), strict=True):
+                    np.testing.assert_array_equal(got, want)
+
+
+def decode_all(program):
+    """Descriptors of all programs of an image."""
+    return [Descriptor.decode(words) for words in program.reshape(-1, DESCRIPTOR_WORDS)]
 
 
 def test_a_machine_without_pynq_says_so(tmp_path, monkeypatch):
