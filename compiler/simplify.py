@@ -14,6 +14,7 @@ from nnloom.arch.reference import evaluate
 
 from .folding import fold
 from .ir import Graph, Node, Value
+from .reorder import reordered_products
 from .tables import collapse
 
 __all__ = ["needed_nodes", "simplify"]
@@ -35,7 +36,7 @@ def simplify(graph: Graph) -> Graph:
             for index, value in zip(node.outputs, folded, strict=True):
                 values[index] = value
     folded_graph = fold(collapse(graph.replace_nodes(nodes, values)))
-    return folded_graph.replace_nodes(needed_nodes(graph.results, list(folded_graph.nodes)))
+    return reordered_products(folded_graph.replace_nodes(needed_nodes(graph.results, list(folded_graph.nodes))))
 
 
 def _without_shape_operands(node: Node) -> Node:

@@ -171,6 +171,12 @@ def _taken(
     if whole_channels:
         part = source.part((0, 0, channels.start), (source.rows, source.columns, size[2]))
         return output, (copy_layer(name, part, output, steps, skipped),)
+    weights, room = source.channels * size[2], config.weight_words * config.weight_word_bytes
+    if weights > room:
+        raise Refusal(
+            f"values in another order, {size[2]:,} of {source.channels:,} channels: that takes {weights:,} bytes of "
+            f"weights, the configuration has {room:,}"
+        )
     return output, (selection_layer(name, source, output, channels.indices, steps, skipped),)
 
 

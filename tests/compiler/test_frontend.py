@@ -92,7 +92,7 @@ def test_empty(tmp_path, data):
 
 @pytest.mark.parametrize("data", [b"x" * 1000, b"\x08\0\0\0ONNX" + bytes(100), b"PK\x03\x04" + bytes(100)])
 def test_another_format(tmp_path, data):
-    refused(tmp_path / "m.tflite", data, "not a TFLite model")
+    refused(tmp_path / "m.tflite", data, "neither a TFLite model")
 
 
 @pytest.mark.parametrize("keep", [8, 20, 100, 0.5, 0.9])

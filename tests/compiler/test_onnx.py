@@ -359,6 +359,25 @@ def test_channels_in_another_order_are_one_transposition(tmp_path):
     assert {x["op"] for x in report["layers"] if x["target"] == "cpu"} <= {"quantize", "dequantize"}
 
 
+def decoder(n: Network, *, also_read: bool = False):
+    """A vector that is seen as an image with channels first, as generators and autoencoders begin."""
+    weights = n.constant(n.rng.normal(0, 0.3, (12, 16 * 20)))
+    y = n.add("Relu", n.add("Gemm", "x", weights, n.constant(n.rng.normal(0, 0.3, 320))))
+    image = n.conv(n.add("Reshape", y, n.constant([1, 16, 4, 5], "int64")), 8, 16)
+    return n.model(image, y) if also_read else n.model(image)
+
+
+@pytest.mark.parametrize("also_read", [False, True])
+def test_a_vector_that_becomes_an_image_is_made_in_its_order(also_read, tmp_path):
+    model = decoder(Network(16, (1, 12)), also_read=also_read)
+    path = quantized(model, tmp_path / "n.onnx", activations="QUInt8")
+    report = check(path, tmp_path, config="8x5", unproved="scales")
+    assert [node.kind for node in read_model(path).nodes].count("TRANSPOSE") == also_read
+    reasons = [layer["reason"] for layer in report["layers"] if layer["target"] == "cpu"]
+    # Else it is a product with 320 x 320 weights, which for larger vectors are more than the chip has.
+    assert any("320 of 320 channels: that takes 102,400 bytes" in reason for reason in reasons) == also_read, reasons
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_sums_products_and_means_on_the_accelerator(seed, tmp_path):
     n = Network(20 + seed, (1, 8, 6, 5))

@@ -27,8 +27,21 @@ def _made(network, shape, folder):
     return folder / "a", data[:1]
 
 
-@pytest.mark.parametrize(("network", "shape"), [(_residual, (3, 12, 10)), (_squeeze, (4, 8, 6))])
-def test_every_tensor_of_an_onnx_model(network, shape, tmp_path):
+def _decoder():
+    """ONNX Runtime has the DepthToSpace of it in float32, nnloom in integers."""
+    n = Network(4, (1, 4, 5, 6))
+    x = n.conv("x", 8, 4)
+    for _ in range(2):
+        weights = n.constant(n.rng.normal(0, 0.3, (8, 8, 3, 3)))
+        bias = n.constant(n.rng.normal(0, 0.3, 8))
+        x = n.add("Relu", n.add("ConvTranspose", x, weights, bias, strides=[2, 2], pads=[1, 1, 1, 1]))
+    return n.model(n.conv(n.conv(x, 8, 8), 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "alone"), [(_residual, (3, 12, 10), 2), (_squeeze, (4, 8, 6), 2), (_decoder, (4, 5, 6), 5)]
+)
+def test_every_tensor_of_an_onnx_model(network, shape, alone, tmp_path):
     artifact, x = _made(network(), shape, tmp_path)
     found = compare(artifact, x)
     assert found.against == "ONNX Runtime" and found.first is None and len(found.tensors) >= 10
@@ -38,7 +51,7 @@ def test_every_tensor_of_an_onnx_model(network, shape, tmp_path):
     beside = compare(artifact, x, against="float", floating=tmp_path / "n.onnx")
     assert beside.against == str(tmp_path / "n.onnx")
     assert {t.name for t in beside.tensors} <= {t.name for t in found.tensors}
-    assert min(t.sqnr_db for t in beside.tensors) > 20 and len(beside.tensors) >= len(found.tensors) - 2
+    assert min(t.sqnr_db for t in beside.tensors) > 20 and len(beside.tensors) >= len(found.tensors) - alone
 
 
 def test_the_first_difference(tmp_path, monkeypatch):
