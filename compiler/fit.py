@@ -34,7 +34,7 @@ from .ir import Graph
 from .lower import lower_layers
 from .memory import fits_memory, lifetimes, plan_memory, region_bytes
 from .orientation import turned
-from .partition import Cuts, Partitioned, Region, partition
+from .partition import Cuts, Partitioned, Region, is_sequence, partition
 from .parts import group_too_large
 from .strips import misfits, sliced
 from .transfers import MemoryTiming
@@ -92,8 +92,9 @@ def fit(
     Of more functions than tables, some stay on the CPU or tables are loaded in turn: what leaves the accelerator more
     of the multiply-accumulates, to a hundredth, or else moves fewer bytes.
 
-    Where memories make cuts necessary, images with rows for columns are tried, too (`compiler.orientation`): they are
-    taken where the accelerator does more of the network by a hundredth, or a tenth fewer bytes are moved.
+    Where memories make cuts necessary, the other direction is tried, too: images with rows for columns
+    (`compiler.orientation`), a vector of a sequence in each row. It is taken where the accelerator does more of the
+    network by a hundredth, or a tenth fewer bytes are moved.
 
     Parameters
     ----------
@@ -103,18 +104,20 @@ def fit(
         Whether images may have rows for columns: the user's tensors are then permuted.
     """
     fitted = _with_tables(graph, config, memory)
-    other = turned(graph) if turn and fitted.is_cut else None
-    if other is None:
+    if not fitted.is_cut:
         return fitted
-    found = _with_tables(other, config, memory)
+    other = turned(graph) if turn else None
+    if other is None and not any(is_sequence(value.type.shape) for value in graph.values if value.data is None):
+        return fitted
+    found = _with_tables(other or graph, config, memory, tall=True)
     more = found.engine_share - fitted.engine_share
     moved, before = (f.link_bytes + (0 if memory else f.emitted.loaded_bytes(config)) for f in (found, fitted))
     return found if more >= 0.01 or (more >= 0 and moved < 0.9 * before) else fitted
 
 
-def _with_tables(graph: Graph, config: AcceleratorConfig, memory: MemoryTiming | None) -> Fitted:
+def _with_tables(graph: Graph, config: AcceleratorConfig, memory: MemoryTiming | None, *, tall: bool = False) -> Fitted:
     """With tables that are loaded in turn, or without, whichever suits the network better."""
-    fitted = _fit(graph, config, memory, more_tables=False)
+    fitted = _fit(graph, config, memory, tall=tall)
     if not fitted.partitioned.lacks_tables:
         return fitted
 
@@ -122,15 +125,25 @@ def _with_tables(graph: Graph, config: AcceleratorConfig, memory: MemoryTiming |
         loaded = 0 if memory else item.emitted.loaded_bytes(config)
         return round(item.engine_share, 2), -item.link_bytes - loaded
 
-    return max(fitted, _fit(graph, config, memory, more_tables=True), key=rank)
+    return max(fitted, _fit(graph, config, memory, more_tables=True, tall=tall), key=rank)
 
 
-def _fit(graph: Graph, config: AcceleratorConfig, memory: MemoryTiming | None, *, more_tables: bool) -> Fitted:
-    """Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left."""
+def _fit(
+    graph: Graph,
+    config: AcceleratorConfig,
+    memory: MemoryTiming | None,
+    *,
+    more_tables: bool = False,
+    tall: bool = False,
+) -> Fitted:
+    """Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left.
+
+    more_tables, tall: see `partition`.
+    """
     cuts = Cuts()
     in_strips = memory is not None
     while True:
-        partitioned = partition(graph, config, cuts, more_tables=more_tables)
+        partitioned = partition(graph, config, cuts, more_tables=more_tables, tall=tall)
         try:
             return Fitted(partitioned, emit(config, partitioned.graphs, memory=memory, in_strips=in_strips))
         except CapacityError:

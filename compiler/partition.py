@@ -9,6 +9,7 @@ fewest regions, since each node runs as early as its operands allow.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +25,7 @@ from .ops.lookup import OneValue, copy_with_table, function_of_one_value, lookup
 from .ops.operator import Layout, natural_layout, output_tensor
 from .recentre import Recentred, is_renaming, recentre
 
-__all__ = ["CpuOperator", "Cuts", "Partitioned", "Region", "Stage", "partition"]
+__all__ = ["CpuOperator", "Cuts", "Partitioned", "Region", "Stage", "is_sequence", "partition"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class _Region:
     """values that only fully connected layers read"""
     renamed: Mapping[int, int]
     """values of the CPU whose bytes another value has, which a region reads instead"""
+    tall: bool = False
+    """see `partition`"""
     inputs: dict[int, Tensor] = field(default_factory=dict)
     made: dict[int, Tensor] = field(default_factory=dict)
     """by layers, or as another shape of what a layer makes"""
@@ -119,12 +122,14 @@ class _Region:
         return self.made.get(value) or self.inputs.get(value) or self.offered.get(value)
 
     def layout(self, value: int) -> Layout | None:
-        """See `Operands`. An image has one layout; what has other shapes takes that of its first reader."""
+        """See `Operands`. An image has one layout; what has other shapes takes that of its first reader, or is tall."""
         value = self.renamed.get(value, value)
         known = self._known(value)
         if known:
             return known.rows, known.columns, known.channels
         shape = self.graph.values[value].type.shape
+        if self.tall and is_sequence(shape):
+            return math.prod(shape[:-1]), 1, shape[-1]
         return natural_layout(shape) if len(shape) == 4 and value not in self.only_flat else None
 
     def tensor(self, value: int, layout: Layout | None = None) -> Tensor:
@@ -144,7 +149,7 @@ class _Region:
         if item.type.dtype != ACTIVATION or q is None or not q.is_per_tensor:
             raise Refusal(f"{item.name} is no int8 tensor with one scale")
         flat = (1, 1, item.type.elements) if value in self.only_flat else natural_layout(item.type.shape)
-        rows, columns, channels = layout or flat
+        rows, columns, channels = layout or self.layout(value) or flat
         return Tensor(
             name=item.name,
             rows=rows,
@@ -239,6 +244,8 @@ class _Assignment:
     cuts: Cuts
     more_tables: bool = False
     """see `partition`"""
+    tall: bool = False
+    """see `partition`"""
     lacks_tables: bool = False
     """see `Partitioned`"""
     ended: set[int] = field(default_factory=set)
@@ -319,7 +326,9 @@ class _Assignment:
             self.ended.update(self.stage[last] for last in self.cuts.after.get(node.outputs[0], ()))
             while stage in self.ended:
                 stage += 1
-            region = self.regions.get(stage) or _Region(self.network, self.config, self._only_flat, self.renamed)
+            region = self.regions.get(stage) or _Region(
+                self.network, self.config, self._only_flat, self.renamed, self.tall
+            )
             if not self._look_up_before(node, region):
                 made = self._layers(node, entry, region)
                 if entry.follows and not self.accelerated.intersection(operands):
@@ -464,22 +473,39 @@ def _made(what: Layer | Sequence[Layer] | Made) -> Made:
 
 
 def partition(
-    graph: Graph, config: AcceleratorConfig, cuts: Cuts | None = None, *, more_tables: bool = False
+    graph: Graph,
+    config: AcceleratorConfig,
+    cuts: Cuts | None = None,
+    *,
+    more_tables: bool = False,
+    tall: bool = False,
 ) -> Partitioned:
     """Split a network between accelerator and CPU; a network of other operators has no region.
 
     Sizes of memories do not matter here, but for `cuts`.
 
-    more_tables: more functions than the engine has tables for run there, which then are loaded with parts.
+    Parameters
+    ----------
+    more_tables
+        More functions than the engine has tables for run there, which then are loaded with parts.
+    tall
+        Sequences of vectors (`is_sequence`) that come from the CPU lie a vector a row, not all of them in one.
     """
-    return _assemble(_assign(graph, config, cuts or Cuts(), more_tables))
+    return _assemble(_assign(graph, config, cuts or Cuts(), more_tables, tall))
 
 
-def _assign(graph: Graph, config: AcceleratorConfig, cuts: Cuts, more_tables: bool = False) -> _Assignment:
+def is_sequence(shape: tuple[int, ...]) -> bool:
+    """Whether a shape is that of several vectors, and no image."""
+    return len(shape) in (2, 3) and math.prod(shape[:-1]) > 1
+
+
+def _assign(
+    graph: Graph, config: AcceleratorConfig, cuts: Cuts, more_tables: bool = False, tall: bool = False
+) -> _Assignment:
     kept_apart: dict[int, str] = {}
     network = recentre(graph)
     while True:
-        assignment = _Assignment(graph, network, config, kept_apart, cuts, more_tables)
+        assignment = _Assignment(graph, network, config, kept_apart, cuts, more_tables, tall)
         try:
             assignment.run()
             return assignment

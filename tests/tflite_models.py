@@ -257,11 +257,12 @@ class ModelWriter:
         target = self.tensor((4,), dtype="INT32", data=np.array([1, *sizes, channels], np.int32))
         return self.operator("TRANSPOSE_CONV", [target, weights, x, bias], output, options)
 
-    def dense(self, x: int, outputs: int, activation: str | None = None) -> int:
+    def dense(self, x: int, outputs: int, activation: str | None = None, rows: int = 1) -> int:
+        """rows: of the operand, each of which has a row of outputs."""
         options = schema.FullyConnectedOptionsT()
         options.fusedActivationFunction = _ACTIVATION[activation]
-        count = math.prod(self.shape(x))
-        weights, bias, output = self._product(x, (outputs, count), 0, count, (1, outputs))
+        count = math.prod(self.shape(x)) // rows
+        weights, bias, output = self._product(x, (outputs, count), 0, count, (rows, outputs))
         # Fully connected weights have one scale.
         for index in (weights, bias):
             q = self.tensors[index].quantization

@@ -11,7 +11,9 @@ from nnloom.arch.reference import evaluate
 from nnloom.compiler.fit import fit
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.ir import Graph
+from nnloom.compiler.memory import fits_memory
 from nnloom.compiler.orientation import turned
+from nnloom.compiler.partition import partition
 from nnloom.runtime import InferenceSession
 from nnloom.sim.compare import compare
 from nnloom.sim.litert import LiteRtReference
@@ -131,3 +133,20 @@ def test_a_reshape_with_another_scale_is_a_view(tmp_path):
 
     partitioned = exact(tmp_path, build, 8)
     assert not partitioned.cpu_operators and len(partitioned.graphs) == 1
+
+
+def test_sequences_lie_a_vector_a_row_where_one_row_is_too_long(tmp_path):
+    """Vectors from the CPU (tokens): in one row they fill a bank of four."""
+
+    def build(m: ModelWriter) -> list[int]:
+        x = m.softmax(m.input((12, 16)))
+        y = m.dense(m.dense(x, 40, "relu", rows=12), 16, rows=12)
+        return [m.softmax(m.add(y, m.dense(x, 16, rows=12)))]
+
+    config = CONFIGS[SMALL]
+    graph = written(tmp_path, build, 9)
+    plain, fitted = partition(graph, config), fit(graph, config)
+    assert {t.rows for part in plain.graphs for t in part.inputs} == {1} and not fits_memory(config, plain.graphs[0])
+    assert {t.rows for part in fitted.partitioned.graphs for t in part.inputs} == {12}
+    assert fitted.engine_share == 1 and len(fitted.emitted.regions) == 1
+    exact(tmp_path, build, 9, config=SMALL)
