@@ -179,7 +179,7 @@ def test_a_network_that_fits_no_configuration():
 
 def test_the_program_memory_holds_as_many_layers_as_the_network_has(monkeypatch):
     """The board's own holds 64."""
-    monkeypatch.setattr(importlib.import_module("nnloom.compiler.explore"), "_LANES", (8, 16))
+    monkeypatch.setattr(importlib.import_module("nnloom.compiler.explore"), "_LANES", (8,))
     rng = np.random.default_rng(3)
     x = tensor(rng, "x", 1, 1, 8)
     first = random_layer(rng, "dense", x)

@@ -168,7 +168,7 @@ def _together(components: dict[str, wiring.Component]) -> str:
 
 
 @pytest.mark.fpga
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.slow)])
 def test_primitives_are_inferred_without_logic(family, tmp_path):
     """No LUT is needed; Yosys may leave registers of the blocks in the fabric (`PRIMITIVES`: the most there can be)."""
     components = {name: component for name, (component, _) in PRIMITIVES.items()}

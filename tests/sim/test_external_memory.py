@@ -265,7 +265,7 @@ def test_resets_at_random_moments(board, networks):
         begin = time.monotonic()
         network.check(device, 0)
         taken = time.monotonic() - begin
-        for seed in range(3):
+        for seed in range(2):
             timer = threading.Timer(float(rng.uniform(0, taken)), board.press_reset)
             timer.start()
             network.check(device, seed)
@@ -276,7 +276,7 @@ def test_resets_at_random_moments(board, networks):
         mine = memory._lists.regions[network.region.name]
         status = np.array([SystemAddress.REGISTERS + DMA_BASE + DmaRegister.STATUS], np.uint32)
         seen = set()
-        for seed in range(8):
+        for seed in range(6):
             board.set_stalls(int(rng.choice([0, 95])))
             list_register = np.array([SystemAddress.REGISTERS + DMA_BASE + DmaRegister.LIST], np.uint32)
             start = SystemAddress.REGISTERS + DMA_BASE + DmaRegister.CONTROL, 1
