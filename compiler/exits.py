@@ -71,7 +71,7 @@ def fit_with_exits(
     split = []
     for fitted in networks:
         count = len(fitted.partitioned.graphs)
-        split.append(Fitted(fitted.partitioned, dataclasses.replace(emitted, regions=tuple(left[:count]))))
+        split.append(dataclasses.replace(fitted, emitted=dataclasses.replace(emitted, regions=tuple(left[:count]))))
         del left[:count]
     exits = [FittedExit(n, fitted, plan_host(fitted.partitioned)) for n, fitted in zip(names, split[1:], strict=True)]
     return split[0], tuple(sorted(exits, key=_depth))

@@ -39,7 +39,17 @@ from .parts import group_too_large
 from .strips import misfits, sliced
 from .transfers import MemoryTiming
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["Fitted", "Form", "fit"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """In which form a network is partitioned, of those that `fit` chooses among."""
+
+    more_tables: bool = False
+    """see `partition`"""
+    tall: bool = False
+    """rows for columns (`compiler.orientation`), a vector of a sequence in each row"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class Fitted:
 
     partitioned: Partitioned
     emitted: Emitted
+    form: Form = Form()
 
     @property
     def is_cut(self) -> bool:
@@ -86,6 +97,7 @@ def fit(
     *,
     memory: MemoryTiming | None = None,
     turn: bool = True,
+    form: Form | None = None,
 ) -> Fitted:
     """Partition a network so that every region fits the configuration's memories.
 
@@ -102,7 +114,12 @@ def fit(
         See `emit`.
     turn
         Whether images may have rows for columns: the user's tensors are then permuted.
+    form
+        The only one that is tried.
     """
+    if form is not None:
+        upright = turned(graph) if turn and form.tall else None
+        return _fit(upright or graph, config, memory, form)
     fitted = _with_tables(graph, config, memory)
     if not fitted.is_cut:
         return fitted
@@ -117,7 +134,7 @@ def fit(
 
 def _with_tables(graph: Graph, config: AcceleratorConfig, memory: MemoryTiming | None, *, tall: bool = False) -> Fitted:
     """With tables that are loaded in turn, or without, whichever suits the network better."""
-    fitted = _fit(graph, config, memory, tall=tall)
+    fitted = _fit(graph, config, memory, Form(tall=tall))
     if not fitted.partitioned.lacks_tables:
         return fitted
 
@@ -125,27 +142,22 @@ def _with_tables(graph: Graph, config: AcceleratorConfig, memory: MemoryTiming |
         loaded = 0 if memory else item.emitted.loaded_bytes(config)
         return round(item.engine_share, 2), -item.link_bytes - loaded
 
-    return max(fitted, _fit(graph, config, memory, more_tables=True, tall=tall), key=rank)
+    return max(fitted, _fit(graph, config, memory, Form(more_tables=True, tall=tall)), key=rank)
 
 
 def _fit(
     graph: Graph,
     config: AcceleratorConfig,
     memory: MemoryTiming | None,
-    *,
-    more_tables: bool = False,
-    tall: bool = False,
+    form: Form,
 ) -> Fitted:
-    """Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left.
-
-    more_tables, tall: see `partition`.
-    """
+    """Each turn keeps another layer on the CPU or makes another cut; at worst, single layers are left."""
     cuts = Cuts()
     in_strips = memory is not None
     while True:
-        partitioned = partition(graph, config, cuts, more_tables=more_tables, tall=tall)
+        partitioned = partition(graph, config, cuts, more_tables=form.more_tables, tall=form.tall)
         try:
-            return Fitted(partitioned, emit(config, partitioned.graphs, memory=memory, in_strips=in_strips))
+            return Fitted(partitioned, emit(config, partitioned.graphs, memory=memory, in_strips=in_strips), form)
         except CapacityError:
             more = _further_cuts(config, partitioned, in_strips)
             if more == cuts and in_strips:

@@ -50,13 +50,16 @@ def with_more_memory(board: Board) -> Iterator[AcceleratorConfig]:
 
 
 def find_larger(graph: Graph, fitted: Fitted, config: AcceleratorConfig, board: Board) -> Larger | None:
-    """The first that takes all of it, of the board and the others by size; else the one that takes most; or None."""
+    """The first that takes all of it, of the board and the others by size; else the one that takes most; or None.
+
+    Each is tried in the form that suits the network here.
+    """
     best, most = None, fitted
     for name, other, memory in _candidates(board):
         more_memory = memory is not None and external_timing(board) is None
         if not (more_memory or _has_more(other, config)):
             continue
-        found = fit(graph, other, memory=memory)
+        found = fit(graph, other, memory=memory, form=fitted.form)
         if found.rank > most.rank:
             best, most = Larger(name, other, found), found
             if not found.is_cut:

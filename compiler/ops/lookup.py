@@ -27,7 +27,15 @@ from ..ir import Graph, Node
 from .operator import Operands, Operator, Refusal, int8_type, output_tensor
 from .pointwise import function_of, operand_of
 
-__all__ = ["LOOKUP", "OneValue", "copy_with_table", "function_of_one_value", "lookup_layer", "table_of"]
+__all__ = [
+    "LOOKUP",
+    "SQUARED_DIFFERENCE",
+    "OneValue",
+    "copy_with_table",
+    "function_of_one_value",
+    "lookup_layer",
+    "table_of",
+]
 
 
 def table_of(graph: Graph, node: Node) -> tuple[int, Table]:
@@ -42,6 +50,8 @@ def table_of(graph: Graph, node: Node) -> tuple[int, Table]:
         return _given(graph, node)
     if node.kind not in ELEMENTWISE:
         raise Refusal(f"{node.kind} is no function of one value")
+    if node.kind == "SQUARED_DIFFERENCE" and len(graph.operands(node)) == 2:
+        raise Refusal("the difference of two tensors has more than eight bits before it is squared")
     index, answers, _ = function_of(graph, node)
     if (answers != answers[:, :1]).any():
         raise Refusal("a function for each channel")
@@ -151,3 +161,6 @@ def copy_with_table(graph: Graph, node: Node, operands: Operands, function: OneV
 
 LOOKUP = Operator(layer=lookup_layer, follows=True, takes="int8, as a table", roundings=("tflite", "onnx"))
 """An operator that the engine does in no other way"""
+SQUARED_DIFFERENCE = dataclasses.replace(LOOKUP, takes="int8 and a constant, as a table")
+"""Of two tensors it is not exact on the engine: what LiteRT squares is a difference in steps of a 128th of the greater
+scale, and even of equal scales one of nine bits; SUB gives eight."""

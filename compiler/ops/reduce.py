@@ -1,4 +1,5 @@
-"""MEAN and SUM on the accelerator: sums over a window, or over all channels as a convolution with equal weights."""
+"""MEAN, SUM and REDUCE_MAX on the accelerator: sums over a window, or over all channels as a convolution with equal
+weights; a maximum pool with one window."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ import numpy as np
 
 from nnloom.arch.reference.reduce import reduction_factor
 
-from ..graph import Conv2D, Layer, WindowSum
+from ..graph import Conv2D, Layer, MaxPool2D, WindowSum
 from ..ir import Graph, Node
 from .onnx_sums import proved_mean
-from .operator import Layout, Operands, Operator, Refusal, common, int8_type, natural_layout
+from .operator import Layout, Operands, Operator, Refusal, common, int8_type, natural_layout, unchanged_types
 
-__all__ = ["MEAN", "SUM", "left_shift_weight"]
+__all__ = ["MEAN", "REDUCE_MAX", "SUM", "left_shift_weight"]
 
 LARGEST_SHIFT = 6
 """A weight of 2 ** 6 shifts an operand left; the next power of two is no int8."""
@@ -35,12 +36,7 @@ def left_shift_weight(exponent: int) -> tuple[int, int]:
 def _reduction(graph: Graph, node: Node, operands: Operands, *, divide: bool) -> Layer:
     source, q_in = int8_type(node.operation.inputs[0], "the operand")
     _, q_out = int8_type(node.operation.outputs[0], "the output")
-    given = graph.constant(node.inputs[1])
-    if given is None:
-        raise Refusal("the axes are not constant")
-    rank = len(source.shape)
-    axes = {int(a) % rank for a in given.reshape(-1)}
-    axes = {a for a in axes if source.shape[a] > 1}
+    axes, rank = _axes(graph, node, source.shape), len(source.shape)
     count = math.prod(source.shape[a] for a in axes)
     exact_to_onnx = node.operation.rounding == "onnx"
     multiplier, weight, shift = 0, 1, 0
@@ -69,6 +65,27 @@ def _reduction(graph: Graph, node: Node, operands: Operands, *, divide: bool) ->
     )
 
 
+def _axes(graph: Graph, node: Node, shape: tuple[int, ...]) -> set[int]:
+    """The axes that are reduced and have more than one value."""
+    given = graph.constant(node.inputs[1])
+    if given is None:
+        raise Refusal("the axes are not constant")
+    axes = {int(a) % len(shape) for a in given.reshape(-1)}
+    return {a for a in axes if shape[a] > 1}
+
+
+def _maximum(graph: Graph, node: Node, operands: Operands) -> Layer:
+    source, _ = unchanged_types(node)
+    axes = _axes(graph, node, source.shape)
+    if len(source.shape) - 1 in axes:
+        raise Refusal("a maximum over channels")
+    assert node.inputs[0] is not None
+    layout, window = _window(source.shape, axes, operands.layout(node.inputs[0]))
+    inputs = (operands.tensor(node.inputs[0], layout),)
+    fields = common(graph, node, inputs, (layout[0] // window[0], layout[1] // window[1], layout[2]))
+    return MaxPool2D(**fields, window=window, strides=window)
+
+
 def _window(shape: tuple[int, ...], axes: set[int], known: Layout | None) -> tuple[Layout, tuple[int, int]]:
     """Layout of the operand, and over how many rows and columns of it axes other than the last reach."""
     leading = {a for a in range(len(shape) - 1) if shape[a] > 1}
@@ -95,4 +112,5 @@ def _sum(graph: Graph, node: Node, operands: Operands) -> Layer:
 
 
 MEAN = Operator(layer=_mean, takes="int8, over axes that lie together", roundings=("tflite", "onnx"))
+REDUCE_MAX = Operator(layer=_maximum, takes="int8, over axes that lie together, not over channels")
 SUM = Operator(layer=_sum, takes="int8, over axes that lie together")

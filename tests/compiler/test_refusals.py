@@ -178,8 +178,8 @@ def quotient(m: ModelWriter, x: int, y: int) -> int:
     return m.binary("DIV", x, y, m.scale(x))
 
 
-def gathered(m: ModelWriter, indices: Sequence[int], axis: int, rows: int = 6) -> list[int]:
-    x = image(m, rows=rows)
+def gathered(m: ModelWriter, indices: Sequence[int], axis: int, rows: int = 6, x: int | None = None) -> list[int]:
+    x = image(m, rows=rows) if x is None else x
     options = schema.GatherOptionsT()
     options.axis = axis
     shape = [*m.shape(x)]
@@ -390,6 +390,16 @@ CASES = {
     "axes apart": Case(
         "SUM", "a reduction of [2, 3, 4, 5] over [0, 2]", lambda m: [reducer(m, "SUM", m.input((2, 3, 4, 5)), (0, 2))]
     ),
+    "a maximum over channels": Case(
+        "REDUCE_MAX",
+        "a maximum over channels",
+        lambda m: [_as(m, reducer(m, "REDUCE_MAX", x := image(m), (3,)), x)],
+    ),
+    "a square of two tensors": Case(
+        "SQUARED_DIFFERENCE",
+        "the difference of two tensors has more than eight bits before it is squared",
+        lambda m: [_squared_difference(m, image(m), image(m))],
+    ),
     "a steep mean": Case("SUM", "a factor of 2 ** 13 or more", lambda m: [reducer(m, "SUM", image(m), (1, 2), 1e-4)]),
     # Elementwise
     "broadcast along one of two": Case(
@@ -436,6 +446,12 @@ CASES = {
     ),
     "variable indices": Case("SLICE", "where it moves values to is not constant", lambda m: _variable_slice(m)),
     "another order": Case("TRANSPOSE", "values in another order", lambda m: transposed(m, 0, 2, 1, 3)),
+    "a wide selection": Case(
+        "GATHER",
+        "values in another order, 600 of 600 channels: that takes 360,000 bytes of weights, the configuration has "
+        "294,912",
+        lambda m: gathered(m, range(600)[::-1], 3, x=m.conv(m.input((1, 2, 2, 8)), 600, (1, 1))),
+    ),
     "uneven rows": Case("GATHER", "rows or columns at uneven distances", lambda m: gathered(m, (0, 1, 3), 1)),
     "movement that rescales": Case(
         "SLICE",
@@ -559,6 +575,17 @@ def _data(graph: Graph, place: int, data: np.ndarray) -> Graph:
 
 def _shaped(graph: Graph, place: int, shape: tuple[int, ...], of: str = "") -> Graph:
     return _retyped(graph, _operand(graph, place, of), shape=shape)
+
+
+def _squared_difference(m: ModelWriter, a: int, b: int) -> int:
+    out = m.tensor(m.shape(a), scale=0.1, zero_point=-128)
+    return m.operator("SQUARED_DIFFERENCE", [a, b], out, schema.SquaredDifferenceOptionsT())
+
+
+def _as(m: ModelWriter, x: int, other: int) -> int:
+    """With the scale and zero point of another tensor."""
+    m.tensors[x].quantization = m.tensors[other].quantization
+    return x
 
 
 def _rescaled(m: ModelWriter, x: int, factor: float = 1.7) -> list[int]:
