@@ -62,6 +62,8 @@ class _Run:
     """whether it is all of its stage"""
     free_after: int | None = None
     """layers after which nobody reads the rows that it loads, if those of the next run may take their place"""
+    late: Mapping[int, tuple[Rows, ...]] = field(default_factory=dict)
+    """rows that come before some layer"""
 
 
 def strip_parts(config: AcceleratorConfig, plan: StripPlan, tables: PlacedTables) -> list[StripPart]:
@@ -79,7 +81,7 @@ def _merged(runs: Iterator[_Run]) -> Iterator[_Run]:
     """Runs without a move between them as one."""
     last: _Run | None = None
     for run in runs:
-        if last is not None and not last.stores and not run.loads and last.alone and run.alone:
+        if last is not None and not last.stores and not run.loads and not run.late and last.alone and run.alone:
             last.layers += run.layers
             last.locations += run.locations
             last.stores = run.stores
@@ -118,11 +120,17 @@ class _Lowering:
             held[name] = Held(dataclasses.replace(entire, name=buffer, rows=end - begin, shape=shape), begin)
             locations[buffer] = dataclasses.replace(places[buffer], rows=end - begin, shape=shape)
             for channels in _slices(entire.channels, stage.sliced.get(name)):
-                # They take turns in one buffer.
+                # They take turns in one buffer, from its beginning on: the last one may be narrower.
+                pixel = -(-len(channels) // self._config.granule) * self._config.granule
                 size = dict(channels=len(channels), shape=(1, end - begin, entire.columns, len(channels)))
                 piece = dataclasses.replace(entire, name=slice_name(buffer, channels), rows=end - begin, **size)
                 held[slice_name(name, channels)] = Held(piece, begin)
-                locations[piece.name] = dataclasses.replace(locations[buffer], name=piece.name, **size)
+                stride = locations[buffer].row_stride
+                if len(channels) < stage.sliced[name]:
+                    stride = entire.columns * pixel // self._config.granule
+                locations[piece.name] = dataclasses.replace(
+                    locations[buffer], name=piece.name, pixel_stride=pixel, row_stride=stride, **size
+                )
         layers: list[LoweredLayer] = []
         written: list[TensorLocation] = []
         for layer, index, (first, end), channels in self._in_turn(stage, strip):
@@ -147,7 +155,9 @@ class _Lowering:
         stored = [name for name in strip.tensors if name == layer.output.name and name in self._numbers]
         return _Run(
             loads=tuple(
-                self._rows(stage, n, rows, number) for n, rows in strip.tensors.items() if source_of(n) in stage.loaded
+                self._rows(stage, n, rows, number)
+                for n, rows in strip.tensors.items()
+                if source_of(n) in stage.loaded and n not in stage.late
             ),
             layers=layers,
             locations=written,
@@ -155,21 +165,27 @@ class _Lowering:
             again=number < len(stage.strips) - 1,
             alone=len(stage.strips) == 1,
             free_after=self._free_after(stage, layers) if stage.buffers == 1 else None,
+            late=self._late(stage, strip, number, layers),
         )
+
+    def _late(
+        self, stage: Stage, strip: Strip, number: int, layers: Sequence[LoweredLayer]
+    ) -> dict[int, tuple[Rows, ...]]:
+        """Rows that come before each layer that is the first to read them."""
+        result: dict[int, tuple[Rows, ...]] = {}
+        for name in strip.tensors:
+            if name in stage.late:
+                buffer = _buffer(stage, name, number)
+                first = next(i for i, x in enumerate(layers) if any(t.name == buffer for t in x.layer.inputs))
+                result[first] = (*result.get(first, ()), self._rows(stage, name, strip.tensors[name], number))
+        return result
 
     def _free_after(self, stage: Stage, layers: Sequence[LoweredLayer]) -> int:
-        """Layers of a strip up to the last one that reads what it loads."""
-        return 1 + max(
-            index
-            for index, lowered in enumerate(layers)
-            if any(t.name in self._loaded_buffers(stage) for t in lowered.layer.inputs)
-        )
-
-    @staticmethod
-    def _loaded_buffers(stage: Stage) -> set[str]:
-        return {buffer_name(stage.first, name) for name in stage.loaded} | {
-            buffer_name(stage.first, copy_name(name)) for name in stage.loaded
-        }
+        """Layers of a strip up to the last one that reads what it loads at first."""
+        names = {name for tensor in stage.loaded for name in (tensor, copy_name(tensor))} - stage.late
+        buffers = {buffer_name(stage.first, name) for name in names}
+        readers = (i for i, x in enumerate(layers) if any(t.name in buffers for t in x.layer.inputs))
+        return 1 + max(readers, default=-1)
 
     def _in_turn(self, stage: Stage, strip: Strip) -> Iterator[tuple[Layer, int, tuple[int, int], range | None]]:
         """The layers of a strip in the order in which they run: layer, or some channels of it; its number, rows of its
@@ -226,7 +242,9 @@ def _slices(channels: int, width: int | None) -> list[range]:
 def _buffer(stage: Stage, name: str, number: int) -> str:
     """Name of the buffer that a strip has for a tensor, by the strip's number."""
     return buffer_name(
-        stage.first, name, second=stage.buffers == 2 and source_of(name) in stage.loaded and bool(number % 2)
+        stage.first,
+        name,
+        second=stage.buffers == 2 and source_of(name) in stage.loaded and name not in stage.late and bool(number % 2),
     )
 
 
@@ -279,13 +297,13 @@ class _Packer:
             ring = self._ring(group)
             for run in group:
                 pieces = list(self._pieces(run, ring))
-                for index, items in enumerate(pieces):
+                for index, (items, loads) in enumerate(pieces):
                     loaded = [item.weights.start for item in items if len(item.layer.weights)]
                     yield StripPart(
                         layers=tuple(self._finished([item.layer for item in items])),
                         locations=tuple(item.location for item in items),
                         weights_base=min(loaded, default=0),
-                        loads=run.loads if index == 0 else (),
+                        loads=loads,
                         stores=run.stores if index == len(pieces) - 1 else (),
                         weights=tuple(item.weights for item in items),
                     )
@@ -322,24 +340,27 @@ class _Packer:
         self._resident.clear()
         return _Ring(range(kept, config.weight_words), kept=kept, share=kept / words)
 
-    def _pieces(self, run: _Run, ring: _Ring) -> Iterator[list[_Item]]:
-        """The layers of each part of a run."""
+    def _pieces(self, run: _Run, ring: _Ring) -> Iterator[tuple[list[_Item], tuple[Rows, ...]]]:
+        """The layers of each part of a run, and the rows that it loads."""
         config = self.config
         items: list[_Item] = []
+        loads = run.loads
         most_items = max(1, config.program_words // _SHARE // DESCRIPTOR_WORDS)
         for index, (layer, location) in enumerate(zip(run.layers, run.locations, strict=True)):
-            if items and index == run.free_after:
-                yield items
-                items = []
+            if items and (
+                index == run.free_after
+                or index in run.late
+                or needs_other_tables(config, (item.layer for item in items), layer)
+            ):
+                yield items, loads
+                items, loads = [], ()
+            loads += run.late.get(index, ())
             reason = group_too_large(config, layer)
             if reason:
                 raise CapacityError(f"{layer.layer.name}: {reason}; run this layer on the CPU")
             size = len(layer.weights) // layer.groups
             most = max(1, config.weight_words // _WEIGHTS_SHARE // size)
             first = 0
-            if needs_other_tables(config, (item.layer for item in items), layer):
-                yield items
-                items = []
             while first < layer.groups:
                 key = id(layer.weights), first
                 if key in self._resident:
@@ -348,8 +369,8 @@ class _Packer:
                     count, place = self._place(ring, size, min(layer.groups - first, most))
                     weights = layer.weights[first * size : (first + count) * size]
                 if len(items) == most_items or not _joins(items, place, len(weights), most * size):
-                    yield items
-                    items = []
+                    yield items, loads
+                    items, loads = [], ()
                 if len(weights):
                     self._resident = {k: old for k, old in self._resident.items() if not _overlap(place, old[1])}
                     self._resident[key] = count, place
@@ -358,7 +379,7 @@ class _Packer:
                 descriptor = dataclasses.replace(taken.descriptor, weight_base=place.start)
                 items.append(_Item(dataclasses.replace(taken, descriptor=descriptor, weights=weights), location, place))
                 first += count
-        yield items
+        yield items, loads
 
     def _place(self, ring: _Ring, size: int, most: int) -> tuple[int, range]:
         """Groups, `most` or fewer, and a place for them."""

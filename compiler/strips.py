@@ -88,6 +88,8 @@ class Stage:
     buffers: int
     """of each of these: 0, memory that others use when it has been read; 1, or 2 in turns: rows of the next strip come
     while this one runs, with 1 as soon as it has read its own"""
+    late: frozenset[str] = frozenset()
+    """of the names of `Strip.tensors`, those of which rows come just before a layer reads them, into one buffer"""
     sliced: Mapping[str, int] = field(default_factory=dict)
     """tensors between two of its layers of which so many channels are made and read at a time"""
 
@@ -267,6 +269,10 @@ class _Search:
         self._touched: dict[_Span, frozenset[str]] = {}
         self._within: dict[_Span, frozenset[str]] = {}
         self._slices: dict[tuple[_Span, int], dict[str, int]] = {}
+        self._late: dict[tuple[_Span, frozenset[str], int], frozenset[str]] = {}
+        self._turns: dict[tuple[_Span, int], list[_Span]] = {}
+        self._sums = [i for i, x in enumerate(graph.layers) if isinstance(x, Add) and x.output.whole is None]
+        """additions that make a whole tensor"""
 
     # Stages
 
@@ -328,12 +334,14 @@ class _Search:
 
     def _beside(self, span: _Span, width: int) -> list[_Span]:
         """Of each layer of a stage, the first and the last of those that it runs in turns with."""
-        sliced = self.slices(span, width)
-        result: list[_Span] = []
-        for index in range(*span):
-            before = index > span[0] and self.layers[index - 1].output.name in sliced
-            result.append((index - before, index + (self.layers[index].output.name in sliced)))
-        return result
+        if (span, width) not in self._turns:
+            sliced = self.slices(span, width)
+            result: list[_Span] = []
+            for index in range(*span):
+                before = index > span[0] and self.layers[index - 1].output.name in sliced
+                result.append((index - before, index + (self.layers[index].output.name in sliced)))
+            self._turns[span, width] = result
+        return self._turns[span, width]
 
     def is_partial(self, index: int) -> bool:
         """Whether a layer leaves out elements of the rows that it writes."""
@@ -453,8 +461,37 @@ class _Search:
         return begin, beside[max(readers) - first][1]
 
     def last_reader(self, span: _Span, loaded: frozenset[str], width: int) -> int:
-        """The last layer of a stage that needs the rows that a strip brings."""
-        return max(self.buffer_life(span, loaded, name, width)[1] for name in loaded)
+        """The last layer of a stage that needs the rows that a strip brings at first."""
+        names = loaded - self.late(span, loaded, width) or loaded
+        return max(self.buffer_life(span, loaded, name, width)[1] for name in names)
+
+    def first_reader(self, span: _Span, name: str, width: int) -> int:
+        """The first layer of a stage that needs rows that a strip brings."""
+        readers = self._readers_within(span, source_of(name))
+        if name != source_of(name):
+            readers = [index for index in readers if leaves_out_nothing(self.layers[index])]
+        return min(self._beside(span, width)[index - span[0]][0] for index in readers)
+
+    def late(self, span: _Span, loaded: frozenset[str], width: int) -> frozenset[str]:
+        """Names of tensors, or of their copies, of which strips bring rows that the first layers do not read."""
+        key = span, loaded, width
+        if key not in self._late:
+            first_turn = self._beside(span, width)[0][1]
+            output = self.layers[span[1] - 1].output.name
+            self._late[key] = frozenset(
+                name
+                for tensor in loaded - {output}
+                for name in (tensor, copy_name(tensor))
+                if (
+                    name == tensor
+                    or any(leaves_out_nothing(self.layers[x]) for x in self._readers_within(span, tensor))
+                )
+                and self.first_reader(span, name, width) > first_turn
+            )
+        return self._late[key]
+
+    def _readers_within(self, span: _Span, tensor: str) -> list[int]:
+        return [index for index in self._readers.get(tensor, ()) if span[0] <= index < span[1]]
 
     def buffer_layout(self, name: str, sliced: Mapping[str, int]) -> TensorLocation:
         """How rows of a tensor lie in its buffer."""
@@ -475,10 +512,8 @@ class _Search:
         The engine reads a word of both operands before it writes that of the sum, and reads none twice.
         """
         found: dict[str, str] = {}
-        for index in range(*span):
+        for index in self._sums[bisect.bisect_left(self._sums, span[0]) : bisect.bisect_left(self._sums, span[1])]:
             layer = self.layers[index]
-            if not isinstance(layer, Add) or layer.output.whole is not None:
-                continue
             output = layer.output.name
             for tensor in layer.inputs:
                 name = tensor.name
@@ -502,11 +537,12 @@ class _Search:
         sliced = self.slices(span, width)
         strips = self.strips(span, external, height)
         shared = self.in_place(span, strips, width)
+        late = self.late(span, loaded, width) if buffers else frozenset()
         total = [0] * (span[1] - span[0])
         for name, rows in self.buffer_rows(strips).items():
             size = -(-rows // self.config.row_banks) * self.buffer_layout(name, sliced).row_stride
             if buffers and source_of(name) in loaded:
-                total = [before + buffers * size for before in total]
+                total = [before + (1 if name in late else buffers) * size for before in total]
                 continue
             begin, end = self.buffer_life(span, loaded, name, width)
             if name in shared:
@@ -585,6 +621,8 @@ class _Search:
         output = self.layers[span[1] - 1].output.name
         slices = {name: -(-self.layouts[name].channels // c) - 1 for name, c in self.slices(span, width).items()}
         last = self.last_reader(span, loaded, width) if buffers == 1 else span[1]
+        late = self.late(span, loaded, width) if buffers else frozenset()
+        late_reader = min((self.first_reader(span, name, width) for name in late), default=span[0])
         computing = loads = stores = hidden = 0.0
         words = largest = 0
         behind = 0.0
@@ -594,16 +632,18 @@ class _Search:
             words += group
             largest = max(largest, group // max(1, -(-self.layers[index].output.channels // self.config.lanes)))
         for strip in strips:
-            brought = 0.0
+            brought = brought_late = before = 0.0
             for name, (begin, end) in strip.tensors.items():
                 pieces = min(end - begin, self.config.row_banks)
                 size = self.layouts[source_of(name)].row_stride * self.config.granule // 4 * (end - begin) / pieces
-                if source_of(name) in loaded:
+                if name in late:
+                    brought_late += pieces * load_cycles(timing, size)
+                elif source_of(name) in loaded:
                     brought += pieces * load_cycles(timing, size)
                 if name == output and name in external:
                     stores += pieces * store_cycles(timing, size)
             hidden += min(brought, behind)
-            loads += brought
+            loads += brought + brought_late
             behind = 0.0
             for index in range(*span):
                 layer = self.layers[index]
@@ -613,6 +653,8 @@ class _Search:
                 computing += cycles
                 # Of two buffers one is free all the time.
                 behind += cycles if buffers == 2 or index > last else 0
+                before += cycles if index < late_reader else 0
+            hidden += min(brought_late, before)
         # What exceeds the memory comes again for each strip, but for what stays: see `strip_program`.
         excess = words - kept_words(self.config, largest) if words > self.config.weight_words else 0
         weights = load_cycles(timing, (words + (len(strips) - 1) * excess) * weight_word_columns(self.config))
@@ -769,7 +811,8 @@ class _Search:
             loaded = self.loaded(span, external)
             buffers = choice.buffers if len(strips) > 1 else 0
             sliced = self.slices(span, choice.width)
-            stages.append(Stage(*span, strips, loaded, buffers, sliced))
+            late = self.late(span, loaded, choice.width) if buffers else frozenset()
+            stages.append(Stage(*span, strips, loaded, buffers, late & strips[0].tensors.keys(), sliced))
             for name in self.within(span):
                 del whole[name]
             for name in whole.keys() & self.touched(span):
@@ -787,7 +830,7 @@ class _Search:
                     life = life[0], max(life[1], self.buffer_life(span, loaded, output, choice.width)[1])
                 if buffers and source_of(name) in loaded:
                     life = span[0], span[1] - 1
-                if buffers == 2 and source_of(name) in loaded:
+                if buffers == 2 and source_of(name) in loaded and name not in late:
                     second = buffer_name(span[0], name, second=True)
                     places[second] = _with_rows(self.layouts[source_of(name)], rows, second)
                     lives.append(Lifetime(second, places[second].granules(self.config), *life))
