@@ -21,9 +21,8 @@ PYNQ_Z2 = ZynqBoard(
     clock_hz=100e6,
     baud=0,
     loader="",
-    # 144 products, two multipliers for each of 16 requantization units, one for addresses: 177 DSP blocks. A second
-    # pixel would need 321.
-    config=AcceleratorConfig(elementwise_mul=True, tables=8),
+    # 288 products in 144 DSP blocks, two multipliers for each of 16 requantization units, one for addresses: 177.
+    config=AcceleratorConfig(pixels=2, product_registers=True, elementwise_mul=True, tables=8, partial_sums=True),
     dsp_blocks=220,
     pins={},
     primitives={"LUT": 53200, "FF": 106400, "RAMB36": 140, "DSP48": 220},

@@ -26,13 +26,20 @@ __all__ = [
 class DeepWriter(ModelWriter):
     """A writer whose scales stay about the same however deep a network is."""
 
+    averages = True
+    """Fully connected layers read averages over an image, which differ little."""
+    gain = 1.0
+    """By which values become larger from layer to layer: without sums, RELU would let them vanish."""
+
     def _product(self, x: int, shape: tuple[int, ...], axis: int, depth: int, output_shape: tuple[int, ...]):
         tensors = weights, bias, output = super()._product(x, shape, axis, depth, output_shape)
         for index in (weights, bias, output):
             q = self.tensors[index].quantization
             q.scale = (q.scale / np.float32(0.8 * math.sqrt(depth))).astype(np.float32)
-        if len(output_shape) == 2:
-            # Averages over an image differ little.
+        for index in (weights, bias):
+            factors = self.tensors[index].quantization
+            factors.scale = (factors.scale * np.float32(self.gain)).astype(np.float32)
+        if len(output_shape) == 2 and self.averages:
             q.scale = (q.scale / np.float32(16)).astype(np.float32)
         return tensors
 
@@ -136,6 +143,8 @@ LARGE_TOPOLOGIES: dict[str, Callable[[ModelWriter], list[int]]] = {"ResNet-50-22
 def write_topology(name: str, folder: Path) -> Path:
     """The TFLite file of one of `TOPOLOGIES` or `LARGE_TOPOLOGIES`, int8 with random weights."""
     m = DeepWriter(1)
+    if "VGG" in name:
+        m.averages, m.gain = False, 2.0
     file = folder / f"{name.replace(' ', '_')}.tflite"
     file.write_bytes(m.finish(*(TOPOLOGIES | LARGE_TOPOLOGIES)[name](m)))
     return file

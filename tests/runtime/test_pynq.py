@@ -220,6 +220,7 @@ def test_small_forms_of_resnet_50_and_vgg16_write_what_the_golden_model_writes(t
         artifacts[name] = Artifact.load(folder)
     with SimulatedPynq(WIDE, data_width=64) as library, PynqDevice(pynq=library) as device:
         library.watch()
+        device.timeout_seconds = 600.0
         for seed, (name, artifact) in enumerate(artifacts.items()):
             (region,) = artifact.manifest.regions
             descriptors = decode_all(artifact.program)
