@@ -1,5 +1,11 @@
 """The `nnloom` command."""
 
-from .main import main
+import sys
+
+try:
+    from .main import main
+except KeyboardInterrupt:  # main() says so itself, once it is there
+    print("nnloom: error: interrupted", file=sys.stderr)
+    raise SystemExit(130) from None
 
 __all__ = ["main"]

@@ -70,6 +70,21 @@ def test_an_interrupt_at_any_moment_of_tvms_callback(stage):
         assert "Traceback" not in error
 
 
+def test_an_interrupt_while_the_command_is_loaded(tmp_path):
+    code = """
+import sys
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "nnloom.cli.console":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+from nnloom.cli import main
+sys.exit(main(["boards"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nnloom: error: interrupted\n")
+
+
 def test_a_name_that_the_terminal_cannot_show(stage, tmp_path):
     shutil.copytree(stage / "kws", tmp_path / "größe-模型")
     for encoding in ("ascii", "utf-8"):
