@@ -21,6 +21,7 @@ from ..frontend.model_files import MODEL_FILES
 from ..frontend.onnx.plan import first_line, load_model, run_options
 from .as_convolutions import with_convolutions
 from .calibration import ModelInput
+from .extremes import without_extremes
 from .global_pools import with_global_pools
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class OnnxQuantizer:
                     f"{self.path}: ONNX Runtime's quantizer refuses it ({first_line(error)}); "
                     "--keep-float LAYER leaves a layer out"
                 ) from error
-        return onnx.load(str(target))
+        return without_extremes(onnx.load(str(target)))
 
     def answers(
         self, model: onnx.ModelProto | None, inferences: Sequence[Mapping[str, NDArray]]

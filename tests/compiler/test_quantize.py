@@ -55,6 +55,37 @@ def test_quantized_networks_are_exact_and_proved(network, shape, tmp_path):
     assert result.sqnr_db == pytest.approx(10 * np.log10((want**2).sum() / ((want - got) ** 2).sum()), abs=0.01)
 
 
+def test_channels_that_training_left_without_sense(tmp_path):
+    """A steep one, and one with next to no weights but a bias: the accelerator has them, and the others stay."""
+    n = Network(4, (1, 8, 6, 6))
+    x = n.add("Clip", n.conv("x", 8, 8), n.constant(0.0), n.constant(6.0))
+    y = n.conv(x, 16, 8, 1)
+    weights, bias = (next(i for i in n.initializers if i.name == name) for name in n.nodes[-1].input[1:])
+    values, sums = (numpy_helper.to_array(i).copy() for i in (weights, bias))
+    values[3] *= 1e4
+    values[5], sums[5] = values[5] * 1e-9, 0.7
+    weights.CopyFrom(numpy_helper.from_array(values, weights.name))
+    bias.CopyFrom(numpy_helper.from_array(sums, bias.name))
+    y = n.add("Clip", y, n.constant(0.0), n.constant(6.0))
+    y = n.conv(y, 4, 16)
+    last = next(i for i in n.initializers if i.name == n.nodes[-1].input[1])
+    read = numpy_helper.to_array(last).copy()
+    read[:, 3] = 0
+    last.CopyFrom(numpy_helper.from_array(read, last.name))
+    path = _float(n.model(y), tmp_path / "n.onnx")
+    result = quantize(path, _data((8, 6, 6)), output=tmp_path / "q.onnx", method="minmax")
+    assert result.sqnr_db > 20 and result.provability.proved == result.provability.channels == 28
+    made = onnx.load(tmp_path / "q.onnx")
+    constants = {i.name: numpy_helper.to_array(i) for i in made.graph.initializer}
+    conv = [node for node in made.graph.node if node.op_type == "Conv"][1]
+    origin = {name: node for node in made.graph.node for name in node.output}
+    kept = constants[origin[conv.input[1]].input[0]]
+    assert (np.abs(kept).reshape(16, -1).max(axis=1) == 127)[[0, 1, 2, 3, 4, 6, 15]].all() and not kept[5].any()
+    report = check(tmp_path / "q.onnx", tmp_path)
+    on_cpu = {layer["op"] for layer in report["layers"] if layer["target"] == "cpu"}
+    assert report["exact"] and "conv_2d" not in on_cpu
+
+
 def test_scales_are_moved_until_all_is_proved(tmp_path):
     n = Network(3, (1, 16, 6, 6))
     path = quantized(n.model(n.conv("x", 256, 16)), tmp_path / "n.onnx")
