@@ -97,12 +97,12 @@ def _products(model: onnx.ModelProto, known: dict[str, Any], users: Counter[str]
         turned = any(a.name == "transB" and a.i for a in node.attribute)
         if not (node.op_type == "Conv" or (node.op_type == "Gemm" and turned)) or len(node.input) < 3:
             continue
-        origins = [dequantized(name) for name in node.input]
-        source = None if origins[0] is None else constant(origins[0].input[1])
+        operand, kernel, start = (dequantized(name) for name in node.input[:3])
+        source = None if operand is None else constant(operand.input[1])
         result = _scale_behind(node.output[0], readers, constant)
-        if source is None or source.size != 1 or result is None or None in origins[1:]:
+        if source is None or source.size != 1 or result is None or kernel is None or start is None:
             continue
-        names = (*origins[1].input[:2], *origins[2].input[:2])
+        names = (*kernel.input[:2], *start.input[:2])
         weights, scales, bias, units = (constant(name) for name in names)
         if weights is None or scales is None or bias is None or units is None or any(users[n] != 1 for n in names):
             continue

@@ -98,6 +98,7 @@ def networks(tmp_path_factory) -> list[Network]:
         if emitted.parts > 1 and (memory is None or emitted.regions[0].region.steps):
             found.append(Network(Artifact.load(folder / str(seed)), emitted.parts))
         if len(found) == 8:
+            assert sum(table_loads(network) > 1 for network in found) > 2
             return found
     raise AssertionError("too few networks in parts")
 
