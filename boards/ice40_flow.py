@@ -24,8 +24,9 @@ class Ice40Toolchain(Toolchain):
 
     placer = NEXTPNR_ICE40
     bitstream_file = "nnloom.bin"
-    # Multipliers are instances or on purpose of LUTs.
-    synthesis = "synth_ice40 -device u -abc9 -top top -json top.json"
+    # Multipliers are instances or on purpose of LUTs. The eight flip-flops of a tile share an enable: with enables for
+    # less than four, the placer hardly finds legal places in a device that is nearly full.
+    synthesis = "synth_ice40 -device u -abc9 -dffe_min_ce_use 4 -top top -json top.json"
     constraints_file = "top.pcf"
     primitives: ClassVar[Mapping[str, str]] = {
         "ICESTORM_LC": "LC",

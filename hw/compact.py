@@ -30,11 +30,11 @@ from nnloom.arch.loopnest import COMPACT_SPACING, write_stage
 
 from .activation_memory import WritePort
 from .compact_requantizer import SerialRequantizer, serial_requant_latency
+from .compact_sequencer import CompactSequencer
 from .delay import delay
 from .descriptor import DescriptorFetch
 from .host_bus import HostBus
 from .program_control import ProgramControl
-from .sequencer import Sequencer
 from .technology import GenericTechnology, Technology
 
 __all__ = ["CompactAccelerator", "CompactActivationMemory", "CompactWeightMemory", "Slot"]
@@ -188,7 +188,7 @@ class _Engine:
 
     program: list[wiring.Component]
     fetch: DescriptorFetch
-    sequencer: Sequencer
+    sequencer: CompactSequencer
     activations: CompactActivationMemory
     weights: CompactWeightMemory
     requantizer: SerialRequantizer
@@ -298,7 +298,7 @@ class CompactAccelerator(wiring.Component):
         for i, column in enumerate(program):
             m.submodules[f"program_{i}"] = column
         m.submodules.fetch = fetch = DescriptorFetch(config, address_width=len(program[0].r_addr))
-        sequencer = Sequencer(config, drain=write_stage(config))
+        sequencer = CompactSequencer(config, drain=write_stage(config))
         m.submodules.sequencer = EnableInserter(tick)(sequencer)
         m.submodules.activations = activations = CompactActivationMemory(config, self.technology)
         m.submodules.weights = weights = CompactWeightMemory(config, self.technology)
@@ -316,6 +316,8 @@ class CompactAccelerator(wiring.Component):
             sequencer.next.eq(fetch.descriptor),
             sequencer.next_valid.eq(fetch.valid),
         ]
+        # Not held by `tick`: a step's taps leave the time to compare.
+        m.d.sync += sequencer.ended.eq(sequencer.ends)
         return _Engine(program, fetch, sequencer, activations, weights, requantizer, start, program_start)
 
     def _elaborate_reading(self, m: Module, engine: _Engine, slot: data.View) -> _Reading:
@@ -457,7 +459,7 @@ class CompactAccelerator(wiring.Component):
         ]
         return output_beyond
 
-    def _elaborate_slots(self, m: Module, sequencer: Sequencer, tick: Signal):
+    def _elaborate_slots(self, m: Module, sequencer: CompactSequencer, tick: Signal):
         """The slots of the sequencer's step; `tick` lets it go on to the next one."""
         config = self.config
         step, active = sequencer.step, sequencer.active
@@ -531,29 +533,34 @@ class CompactAccelerator(wiring.Component):
         program_write = Signal()
         m.d.comb += Array(ram.w_en for ram in program)[column].eq(program_write)
 
+        # Registered, as it makes the engine's state.
+        m.d.sync += engine.start.eq(0)
         # The payload stands until it is taken, so that it needs no register.
         with m.FSM():
             with m.State("IDLE"):
                 m.d.sync += [wait.eq(0), tap.eq(0), answer.eq(0)]
+                # The host's way to `valid` may be long.
                 with m.If(request.valid):
-                    m.next = "ACCEPT"
-                    with m.If(window == HostAddress.REGISTERS >> 28):
-                        m.d.sync += answer.eq(register_value)
-                        with m.If(request.payload.write), m.Switch(offset[:8]):
-                            with m.Case(Register.PROGRAM_START):
-                                m.d.sync += program_start.eq(written)
-                            with m.Case(Register.CONTROL), m.If(written[0] & ~busy):
-                                m.d.comb += engine.start.eq(1)
-                    with m.Elif(busy):
-                        m.d.comb += control.access.eq(1)
-                    with m.Elif(window == HostAddress.ACTIVATIONS >> 28):
-                        m.d.comb += [memories.access.eq(1), memories.write.eq(request.payload.write)]
-                        with m.If(~request.payload.write):
-                            m.next = "READ"
-                    with m.Elif(request.payload.write & (window == HostAddress.WEIGHTS >> 28)):
-                        m.next = "WEIGHTS"
-                    with m.Elif(request.payload.write & (window == HostAddress.PROGRAM >> 28)):
-                        m.d.comb += program_write.eq(1)
+                    m.next = "DECODE"
+            with m.State("DECODE"):
+                m.next = "ACCEPT"
+                with m.If(window == HostAddress.REGISTERS >> 28):
+                    m.d.sync += answer.eq(register_value)
+                    with m.If(request.payload.write), m.Switch(offset[:8]):
+                        with m.Case(Register.PROGRAM_START):
+                            m.d.sync += program_start.eq(written)
+                        with m.Case(Register.CONTROL), m.If(written[0] & ~busy):
+                            m.d.sync += engine.start.eq(1)
+                with m.Elif(busy):
+                    m.d.comb += control.access.eq(1)
+                with m.Elif(window == HostAddress.ACTIVATIONS >> 28):
+                    m.d.comb += [memories.access.eq(1), memories.write.eq(request.payload.write)]
+                    with m.If(~request.payload.write):
+                        m.next = "READ"
+                with m.Elif(request.payload.write & (window == HostAddress.WEIGHTS >> 28)):
+                    m.next = "WEIGHTS"
+                with m.Elif(request.payload.write & (window == HostAddress.PROGRAM >> 28)):
+                    m.d.comb += program_write.eq(1)
             with m.State("WEIGHTS"):
                 m.d.comb += memories.weights.eq(1)
                 m.d.sync += tap.eq(tap + 1)

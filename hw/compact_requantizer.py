@@ -1,6 +1,8 @@
 """Requantization in the compact engine: one lane every two cycles, exactly as `nnloom.arch.numerics.requantize`."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from dataclasses import dataclass
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -22,6 +24,19 @@ LANE_LATENCY = 9
 def serial_requant_latency(config: AcceleratorConfig) -> int:
     """Cycles from `capture` to `done`."""
     return 1 + LANE_CYCLES * (config.lanes - 1) + LANE_LATENCY + 1
+
+
+@dataclass(frozen=True)
+class _Shifted:
+    """A number on its way through the shifts."""
+
+    value: Value
+    """its lowest bits; unless it is `beyond`, `sign` is what would be above them"""
+    sign: Value
+    lost: Value
+    """bits below the lowest were not all zero"""
+    beyond: Value
+    """in the end it will not fit nine bits and a sign"""
 
 
 class SerialRequantizer(wiring.Component):
@@ -110,25 +125,26 @@ class SerialRequantizer(wiring.Component):
         upper = Signal(signed(32), reset_less=True)
         m.d.sync += [lower.eq(high.p + (low.p >> 16)), middle.eq(lower + low.p), upper.eq(high.p)]
         # Cycle 4: half of 2**31 is added before the upper half is taken; a single rounding rounds later.
-        shift = delay(m, now[fields["shift"]], 4, "shift")
+        valid = [active & ~second_half]
+        for cycle in range(1, LANE_LATENCY + 1):
+            valid.append(delay(m, valid[-1], 1, f"valid_{cycle}", reset=True))
+        shift = self._hold(m, now[fields["shift"]], valid, "shift", cycles=(1, 3))
         x = Signal(signed(32), reset_less=True)
         nudge = (self.double_rounding | (shift == 0)) & middle[14]
         m.d.sync += x.eq((upper << 1) + (middle >> 15) + nudge)
-        # Cycle 5: half of 2**shift; in double rounding ties go away from zero. The lane's turn had a second cycle, so
-        # `shift` is still its own.
-        half_less_one = Cat(shift > i + 1 for i in range(31))
-        carry = (shift != 0) & ~(self.double_rounding & x[-1])
-        rounded = Signal(signed(33), reset_less=True)
-        m.d.sync += rounded.eq(x + half_less_one + carry)
-        # Cycles 6, 7: shift; limit to 10 bits, beyond every clamp, and add the zero point.
-        shifted = Signal(signed(33), reset_less=True)
-        m.d.sync += shifted.eq(rounded >> delay(m, shift, 1, "shift_last"))
-        limited = Signal(signed(10))
-        m.d.comb += limited.eq(shifted[:10].as_signed())
-        with m.If(~(shifted[9:].all() | ~shifted[9:].any())):
-            m.d.comb += limited.eq(Cat((~shifted[-1]).replicate(9), shifted[-1]).as_signed())
+        # Cycles 5 and 6: shift, a half below the unit.
+        halves = Cat(Const(0, 1), x).as_signed()
+        coarse = self._shift(m, _Shifted(halves, x[-1], Const(0, 1), Const(0, 1)), shift, (4, 3), "coarse")
+        fine = self._shift(m, coarse, self._hold(m, shift[:3], valid, "shift_fine", cycles=(5,)), (2, 1, 0), "fine")
+        # Cycle 7: round, in double rounding ties away from zero; add the zero point. What does not fit nine bits is
+        # beyond every clamp.
+        whole = Signal(signed(10))
+        m.d.comb += whole.eq(Cat(fine.value[1:], fine.sign).as_signed())
+        with m.If(fine.beyond):
+            m.d.comb += whole.eq(Cat((~fine.sign).replicate(9), fine.sign).as_signed())
+        up = fine.value[0] & (~(self.double_rounding & fine.sign) | fine.lost)
         offset = Signal(signed(11), reset_less=True)
-        m.d.sync += offset.eq(limited + self.out_zero_point)
+        m.d.sync += offset.eq(whole + self.out_zero_point + up)
         # Cycle 8: clamp.
         byte = Signal(8, reset_less=True)
         with m.If(offset < self.act_min):
@@ -138,11 +154,41 @@ class SerialRequantizer(wiring.Component):
         with m.Else():
             m.d.sync += byte.eq(offset[:8])
         # Cycle 9: the bytes of a result gather.
-        valid = delay(m, active & ~second_half, LANE_LATENCY, "valid", reset=True)
         word = Signal(8 * lanes, reset_less=True)
         count = Signal(range(lanes))
-        m.d.sync += self.done.eq(valid & count.all())
-        with m.If(valid):
+        m.d.sync += self.done.eq(valid[-1] & count.all())
+        with m.If(valid[-1]):
             m.d.sync += [word.eq(Cat(word[8:], byte)), count.eq(count + 1)]
         m.d.comb += self.bytes.eq(word)
         return m
+
+    @staticmethod
+    def _hold(m: Module, value: Value, valid: list[Value], name: str, *, cycles: tuple[int, ...]) -> Value:
+        """`value`, which a lane has for two cycles: registers take it from each other in `cycles` of the lane."""
+        for cycle in cycles:
+            held = Signal.like(value, name=f"{name}_{cycle}", reset_less=True)
+            with m.If(valid[cycle]):
+                m.d.sync += held.eq(value)
+            value = held
+        return value
+
+    @staticmethod
+    def _shift(m: Module, number: _Shifted, amount: Value, stages: tuple[int, ...], name: str) -> _Shifted:
+        """A number shifted right by the powers of two of `amount` in `stages`, highest first; a register behind.
+
+        Of its bits only those that can come into the lowest nine are left.
+        """
+        value, sign, lost, beyond = number.value, number.sign, number.lost, number.beyond
+        for stage in stages:
+            distance, width = 1 << stage, 8 + (1 << stage)
+            selected = amount[stage]
+            longer = Cat(value, sign.replicate(distance))
+            lost = lost | (selected & value[:distance].any())
+            beyond = beyond | (~selected & (value[width:] ^ sign.replicate(len(value) - width)).any())
+            value = Mux(selected, longer[distance : distance + width], longer[:width])
+        result = _Shifted(
+            Signal(len(value), name=f"{name}_value", reset_less=True),
+            *(Signal(name=f"{name}_{field}", reset_less=True) for field in ("sign", "lost", "beyond")),
+        )
+        m.d.sync += [result.value.eq(value), result.sign.eq(sign), result.lost.eq(lost), result.beyond.eq(beyond)]
+        return result

@@ -1,6 +1,8 @@
 """The loop nest in hardware: one descriptor in, one step a cycle out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
@@ -13,7 +15,7 @@ from nnloom.arch.loopnest import PARAMETER_SPACING, TABLE_STAGES, parameter_hold
 from .descriptor import descriptor_layout
 from .legality import DescriptorCheck
 
-__all__ = ["Sequencer", "step_layout"]
+__all__ = ["Loop", "Loops", "Sequencer", "step_layout"]
 
 
 def step_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -63,7 +65,7 @@ _EVENT_LAYOUT = data.StructLayout(
 )
 
 
-class _Loop:
+class Loop:
     """A loop counter: remaining turns after this one, and whether this is the last.
 
     What it starts from is made of `count`, that of the next descriptor, while `settle`.
@@ -85,14 +87,14 @@ class _Loop:
 
 
 @dataclass(frozen=True)
-class _Loops:
+class Loops:
     """Where in the loop nest the next step is."""
 
-    kx: _Loop
-    ky: _Loop
-    ox: _Loop
-    oy: _Loop
-    g: _Loop
+    kx: Loop
+    ky: Loop
+    ox: Loop
+    oy: Loop
+    g: Loop
     settle: Signal
     """The next descriptor stands: what loops start from is made of it."""
     slide_first_zero: Signal
@@ -171,6 +173,13 @@ class Sequencer(wiring.Component):
     keep their "this is the last" flag in a register, and each address keeps the value that the next turn of its loop
     will use, so that a cycle needs one addition behind one multiplexer.
 
+    Parameters
+    ----------
+    drain
+        See `finished`.
+    members
+        Further ones, of a subclass.
+
     Members
     -------
     next : In; the prefetched descriptor, with `next_valid` and `take`; without `config.overlap` it is also the active
@@ -189,11 +198,16 @@ class Sequencer(wiring.Component):
     waits : Out; registered; what a cycle without a step was spent on: `Counter` from WAITS_START on
     """
 
-    def __init__(self, config: AcceleratorConfig, *, drain: int) -> None:
+    loop: ClassVar[type[Loop]] = Loop
+
+    def __init__(
+        self, config: AcceleratorConfig, *, drain: int, members: Mapping[str, wiring.Member] | None = None
+    ) -> None:
         self.config = config
         self.drain = drain
         super().__init__(
             {
+                **(members or {}),
                 "start": In(1),
                 "next": In(descriptor_layout(config)),
                 "next_valid": In(1),
@@ -202,13 +216,18 @@ class Sequencer(wiring.Component):
                 "step": Out(step_layout(config)),
                 "row_ahead": Out(signed(config.field_bits + 1)),
                 "finished": Out(1),
-                "completed": Out(16),
+                "completed": Out(self.completed_bits),
                 "probe": Out(1),
                 "illegal": Out(1),
                 "stop": In(1),
                 "waits": Out(len(Counter) - 1),
             }
         )
+
+    @property
+    def completed_bits(self) -> int:
+        """Width of `completed`."""
+        return 16
 
     @property
     def _paced(self) -> bool:
@@ -248,7 +267,7 @@ class Sequencer(wiring.Component):
         self._elaborate_states(m, event, is_add, taken, malformed, loops, pacing)
         self._elaborate_turns(m, event, is_add, loops, pacing)
 
-    def _elaborate_loops(self, m: Module) -> _Loops:
+    def _elaborate_loops(self, m: Module) -> Loops:
         """Loop counters. What they start from is made of the next descriptor, in the state before it is taken."""
         config = self.config
         d = self.active
@@ -258,16 +277,17 @@ class Sequencer(wiring.Component):
             m.d.sync += [slide_first_zero.eq(self.next.slide_first == 0), slide_step_one.eq(self.next.slide_step == 1)]
 
         kx, ky, ox, oy, g = (
-            _Loop(m, name, config.field_bits, self.next[f"n_{name}"], settle) for name in ("kx", "ky", "ox", "oy", "g")
+            self.loop(m, name, config.field_bits, self.next[f"n_{name}"], settle)
+            for name in ("kx", "ky", "ox", "oy", "g")
         )
         first, phase = Signal(reset_less=True), Signal(reset_less=True)
         fire, fire_wait = Signal(reset_less=True), Signal(8, reset_less=True)
         product: Value = d.product if config.elementwise_mul else Const(0, 1)
-        return _Loops(
+        return Loops(
             kx, ky, ox, oy, g, settle, slide_first_zero, slide_step_one, first, phase, fire, fire_wait, product
         )
 
-    def _elaborate_pacing(self, m: Module, is_add: Signal, loops: _Loops) -> _Pacing:
+    def _elaborate_pacing(self, m: Module, is_add: Signal, loops: Loops) -> _Pacing:
         """When a step may be issued: results and parameters keep the distances that the pipeline needs."""
         config = self.config
         d = self.active
@@ -304,7 +324,7 @@ class Sequencer(wiring.Component):
         ]
         return _Pacing(timer, busy, spacing, spaced, load_index, load_final, parameters_free, result, run, issue)
 
-    def _elaborate_event(self, m: Module, event, is_add: Signal, loops: _Loops, pacing: _Pacing) -> None:
+    def _elaborate_event(self, m: Module, event, is_add: Signal, loops: Loops, pacing: _Pacing) -> None:
         """What a step is, and which loop it turns."""
         config = self.config
         d = self.active
@@ -338,7 +358,7 @@ class Sequencer(wiring.Component):
         is_add: Signal,
         taken: Signal,
         malformed: Signal,
-        loops: _Loops,
+        loops: Loops,
         pacing: _Pacing,
     ) -> None:
         """From descriptor to descriptor, and from one set of parameters to the next."""
@@ -444,7 +464,7 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.finished.eq(1)
                     m.next = "IDLE"
 
-    def _elaborate_turns(self, m: Module, event, is_add: Signal, loops: _Loops, pacing: _Pacing) -> None:
+    def _elaborate_turns(self, m: Module, event, is_add: Signal, loops: Loops, pacing: _Pacing) -> None:
         """A step that is issued moves the loops on."""
         d = self.active
         kx, ky, ox, oy, g = loops.kx, loops.ky, loops.ox, loops.oy, loops.g

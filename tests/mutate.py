@@ -68,6 +68,7 @@ COVERED_BY: dict[str, tuple[str, ...]] = {
     "hw/host_link.py": ("tests/hw/test_host_link.py",),
     "hw/compact.py": ("tests/hw/test_compact.py",),
     "hw/compact_requantizer.py": ("tests/hw/test_compact.py",),
+    "hw/compact_sequencer.py": ("tests/hw/test_sequencer.py",),
     # Drivers.
     "runtime/session.py": (
         "tests/runtime/test_device_life.py",

@@ -1,14 +1,18 @@
 """The sequencer issues exactly the steps of the reference loop nest, at the predicted cycles."""
 
 import random
+from dataclasses import replace
 
 import pytest
+from amaranth.hdl import EnableInserter, Module, Signal
 from amaranth.sim import Simulator
 
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.isa import Descriptor, Kind
 from nnloom.arch.loopnest import LEAST_START_DELAY, ParameterLoad, by_word, issue_cycles, timed_steps
+from nnloom.hw.compact_sequencer import CompactSequencer
 from nnloom.hw.sequencer import Sequencer
+from tests.engines import compact
 
 CONFIGS = [
     AcceleratorConfig(),
@@ -23,7 +27,8 @@ CONFIGS = [
 
 
 def random_descriptor(rng: random.Random, config: AcceleratorConfig, *, last: bool) -> Descriptor:
-    kind = rng.choice(["dense", "slide", "window", "add", *(["product"] * 2 * config.elementwise_mul)])
+    kinds = ["dense", "slide", "window", *(["add"] * config.elementwise_add)]
+    kind = rng.choice([*kinds, *(["product"] * 2 * config.elementwise_mul)])
     slots = config.requant_slots
     common = dict(
         last=int(last),
@@ -203,3 +208,73 @@ def test_issues_the_reference_steps_at_the_predicted_cycles(config, seed):
                 if not by_word(d):
                     assert (1 if g.half else 3) == w.out_enable
         assert got[-1][0] - got[0][0] + 1 == issue_cycles(config, d)
+
+
+def observe(sequencer: type[Sequencer], config: AcceleratorConfig, seed: int) -> list[tuple]:
+    """What a sequencer says in each cycle that it may go on, with some programs, of which some are stopped."""
+    rng = random.Random(seed)
+    dut = sequencer(config, drain=4)
+    enable = Signal(init=1)
+    m = Module()
+    m.submodules.dut = EnableInserter(enable)(dut)
+    if isinstance(dut, CompactSequencer):
+        m.d.sync += dut.ended.eq(dut.ends)
+    seen: list[tuple] = []
+
+    async def bench(ctx):
+        go = False
+        for _ in range(3):
+            pending = [random_descriptor(rng, config, last=i == 2) for i in range(3)]
+            pending = [replace(d, n_kx=0) if rng.random() < 0.05 else d for d in pending]
+            stop_at = rng.choice([None, rng.randrange(200)])
+            arrival, cycle, finished = 0, 0, False
+            ctx.set(dut.start, 1)
+            ctx.set(dut.stop, 0)
+            while not finished:
+                go = not go and rng.random() < 0.8
+                ctx.set(enable, go)
+                if pending and arrival == 0:
+                    words = pending[0].encode()
+                    ctx.set(dut.next.as_value(), sum(int(w) << (32 * i) for i, w in enumerate(words)))
+                ctx.set(dut.next_valid, bool(pending) and arrival == 0)
+                ctx.set(dut.stop, stop_at is not None and cycle >= stop_at)
+                step = ctx.get(dut.step)
+                finished = go and ctx.get(dut.finished)
+                used = [step.load, step.step, ctx.get(dut.probe), ctx.get(dut.take), ctx.get(dut.illegal)]
+                used += [ctx.get(dut.completed), finished]
+                if seen and seen[-1][2] and go:
+                    used += [step.row, step.q]
+                if step.load:
+                    used.append(step.weight)
+                if step.step:
+                    used += [getattr(step, name) for name in USED]
+                if go:
+                    seen.append(tuple(used))
+                taken = go and ctx.get(dut.take)
+                await ctx.tick()
+                if go:
+                    ctx.set(dut.start, 0)
+                    cycle += 1
+                    arrival -= arrival > 0
+                if taken:
+                    pending.pop(0)
+                    arrival = rng.randrange(1, 30)
+                assert cycle < 50_000
+
+    sim = Simulator(m)
+    sim.add_clock(1e-6)
+    sim.add_testbench(bench)
+    sim.run()
+    return seen
+
+
+USED = ("row", "q", "kernel_row", "multiply", "first", "result", "out_bank", "out_granule", "half", "weight")
+"""What the compact engine takes of a step."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_that_of_the_compact_engine_is_the_same(seed):
+    config = compact(activation_bytes=4096, weight_words=1024, program_words=64, field_bits=10 + 2 * seed)
+    observed = observe(CompactSequencer, config, seed)
+    assert observed == observe(Sequencer, config, seed)
+    assert len(observed) > 300
