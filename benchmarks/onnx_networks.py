@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from run import write_readme
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from nnloom import boards
 from nnloom.arch.errors import NnloomError
 from nnloom.arch.files import cache_directory, write_atomically
 from nnloom.compiler import compile as compile_model
@@ -41,7 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "onnx.md"
 RESULTS = ROOT / "benchmarks" / "results" / "onnx_networks.json"
 BEGIN, END = "<!-- networks: written by benchmarks/onnx_networks.py -->", "<!-- end of networks -->"
-BOARD = "ulx3s-85f"
+BOARD, WITH_MEMORY = "ulx3s-85f", "ulx3s-85f-sdram"
 CALIBRATION, COMPARED = 4, 1
 """Inferences"""
 
@@ -176,7 +177,7 @@ def program_of(weights: Path) -> Any:
 
 
 def measure(network: Network) -> dict[str, Any]:
-    """Quantize, compile, and compare two inferences that were not calibrated with."""
+    """Quantize, compile for both boards, and compare an inference that was not calibrated with."""
     row: dict[str, Any] = {"network": network.name, "package": network.package}
     with tempfile.TemporaryDirectory(prefix="nnloom-onnx-networks-") as scratch:
         folder = Path(scratch)
@@ -188,24 +189,40 @@ def measure(network: Network) -> dict[str, Any]:
                     model, output=folder / "artifact", board=BOARD, shapes=network.shapes or None,
                     calibrate=network.inputs(CALIBRATION, 0), quantization={"method": "minmax", "explain": False},
                 )  # fmt: skip
+                row["seconds"] = round(time.process_time() - start, 1)
+                more = compile_model(folder / "artifact" / "model.onnx", output=folder / "more", board=WITH_MEMORY)
         except NnloomError as error:
             text = str(error).replace(f"{cache_directory('onnx-networks')}/", "").replace(f"{folder}/", "")
             return row | {"refused": text}
         report, quantized = result.report, result.quantized
         assert quantized
-        row["seconds"] = round(time.process_time() - start, 1)
         row |= {
             "operators": len(report["layers"]),
             "engine_share": report["engine_share"],
             "exact": report["exact"],
             "cycles": report["cycles"],
             "sqnr_db": quantized.sqnr_db,
+            "link_bytes": report["link_bytes_per_inference"],
+            "with_memory": {
+                "engine_share": more.report["engine_share"],
+                "link_bytes": more.report["link_bytes_per_inference"],
+                "ms": engine_ms(more.report),
+                "regions": len({layer["region"] for layer in more.report["layers"] if layer["target"] != "cpu"}),
+                "cpu_operators": sum(layer["target"] == "cpu" for layer in more.report["layers"]),
+            },
             "inexact": dict(Counter(x["op"] for x in report["layers"] if not x["exact"])),
         }
         if quantized.provability:
             row |= {"channels": quantized.provability.channels, "proved": quantized.provability.proved}
-        row |= compared(network, folder / "artifact")
+        row |= compared(network, folder / "more")
     return row
+
+
+def engine_ms(report: Mapping[str, Any]) -> float:
+    """Of the lists of an inference with external memory, or of the programs where nothing has to be loaded."""
+    lists = report["memory"].get("lists", [])
+    total = sum(x["programs"] + x["weights"] + x["tensors"] + x["control"] - x["overlapped"] for x in lists)
+    return round(1e3 * (total or report["cycles"]) / boards.get(WITH_MEMORY).clock_hz, 2)
 
 
 def compared(network: Network, artifact: Path) -> dict[str, Any]:
@@ -238,18 +255,24 @@ def _one(data: Data, name: str, index: int, session: InferenceSession) -> NDArra
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| network | operators | on the engine | channels proved | exact | outputs that differ | SQNR, dB | seconds |",
-        "|---|---:|---:|---:|---|---:|---:|---:|",
+        "| network | operators | MACs on the engine | with external memory | its regions, CPU operators | bytes over link "
+        "| ms, engine | channels proved | exact | outputs that differ | SQNR, dB | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     for row in rows:
         if "refused" in row:
-            lines.append(f"| {row['network']} | | | | refused: {row['refused']} | | | |")
+            lines.append(f"| {row['network']} | | | | | | | | refused: {row['refused']} | | | |")
             continue
+        more = row["with_memory"]
         named = ", ".join(f"{count} {op}" for op, count in row["inexact"].items())
         cells = [
             row["network"],
             f"{row['operators']}",
             f"{100 * row['engine_share']:.1f} %",
+            f"{100 * more['engine_share']:.1f} %",
+            f"{more['regions']}, {more['cpu_operators']}",
+            f"{more['link_bytes']:,}",
+            f"{more['ms']:.2f}",
             f"{row['proved']:,} of {row['channels']:,}" if "proved" in row else "",
             "yes" if row["exact"] else f"but for {named}",
             f"{row['differ']} of {row['values']:,}" + (f" (by {row['largest']:.1g})" if row["differ"] else ""),
