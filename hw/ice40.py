@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal,
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .technology import FanoutRegister, Multiplier, MultiplyAccumulate, Product, Ram, SinglePortRam
+from .technology import CompactParts, FanoutRegister, Multiplier, MultiplyAccumulate, Product, Ram, SinglePortRam
 
 __all__ = [
     "AccumulatorBlock",
@@ -374,7 +374,7 @@ class Pll(wiring.Component):
         return m
 
 
-class Ice40Technology:
+class Ice40Technology(CompactParts):
     """Maker of iCE40 UltraPlus primitives.
 
     Parameters
@@ -385,6 +385,7 @@ class Ice40Technology:
     """
 
     distributed_ram = False
+    pairs = False
 
     def __init__(self, *, dsp_blocks: int = 8) -> None:
         self._left = dsp_blocks

@@ -9,7 +9,9 @@ from amaranth.hdl import Module, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from nnloom.hw.emit import emit_verilog
+from nnloom.arch.config import AcceleratorConfig
+from nnloom.hw.emit import emit_rtlil, emit_verilog
+from nnloom.hw.engine_top import EngineTop
 from nnloom.hw.ice40 import (
     AccumulatorBlock,
     BlockRam,
@@ -171,3 +173,10 @@ def test_pll_is_exact_and_within_its_limits(mhz):
 def test_pll_refuses_what_it_cannot_make():
     with pytest.raises(ValueError, match="no PLL setting makes 5 MHz from 12 MHz"):
         pll_settings(12e6, 5e6)
+
+
+def test_the_engine_of_two_pixels_is_made_of_what_there_is():
+    memories = dict(activation_bytes=4096, weight_words=64, program_words=64)
+    config = AcceleratorConfig(lanes=4, taps=3, pixels=2, requant_units=1, **memories)
+    text = emit_rtlil(EngineTop(config, Ice40Technology()), "top")
+    assert "SB_MAC16" in text and "SB_RAM40_4K" in text
