@@ -659,7 +659,9 @@ def _lower_dense(
     rows = _pad_to(parameters.weights, pixel, axis=3).reshape(outputs, kernel_rows, kernel_columns * pixel)
     rows = rows[:, :, :row_bytes]
     interval = _interval(config, parameters.narrow)
-    needed = rows.any((0, 1)).astype(np.int64) if rows.dtype == np.int8 else _parts_needed(rows).max((0, 1))
+    needed: NDArray[np.int64] = np.any(rows, (0, 1)).astype(np.int64)
+    if rows.dtype != np.int8:
+        needed = _parts_needed(rows).max((0, 1))
     if needed.max(initial=0) > 1:
         # Weights of nine bits: steps overlap.
         spread = _row_steps(needed, config.taps)

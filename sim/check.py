@@ -190,8 +190,8 @@ def layer_cycles(
         writing = [index for index, count in enumerate(counts) if count]
         result = [0] * len(golden)
         if writing:
-            chosen = ([values[index] for index in writing] for values in (descriptors, golden))
-            for index, cycles in zip(writing, layer_cycles(config, *chosen, rtl, total), strict=True):
+            theirs, traces = [descriptors[index] for index in writing], [golden[index] for index in writing]
+            for index, cycles in zip(writing, layer_cycles(config, theirs, traces, rtl, total), strict=True):
                 result[index] = cycles
         result[-1] += total - sum(result)
         return result

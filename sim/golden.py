@@ -472,7 +472,8 @@ def _exact_type(weights: NDArray[np.int8]) -> type[np.floating]:
     return np.float32 if largest <= 1 << 24 else np.float64
 
 
-_NOTHING = _Targets(*(np.zeros(0, np.int64) for _ in range(3)), np.zeros(0, np.intp), slice(None))
+_NONE = np.zeros(0, np.int64)
+_NOTHING = _Targets(_NONE, _NONE, _NONE, np.zeros(0, np.intp), slice(None))
 """of a descriptor that writes nothing"""
 
 

@@ -147,7 +147,8 @@ class SimulatedPynq:
         found = self.call("writes")
         values = np.array([write[:-1] for write in found], np.int64).reshape(-1, 4)
         data = np.frombuffer(b"".join(write[-1] for write in found), np.uint8).reshape(len(found), self._lanes)
-        return RtlWrites(*values.T, data)
+        cycle, bank, granule, enable = values.T
+        return RtlWrites(cycle, bank, granule, enable, data)
 
     def interrupt(self, cycles: int = 1) -> bool:
         """Let some cycles pass, then look at the interrupt line."""

@@ -91,8 +91,10 @@ class _Processor:
             await RisingEdge(dut.aclk)
             cycle += 1
             if dut.write_valid.value:
-                places = (int(getattr(dut, f"write_{name}").value) for name in ("bank", "granule", "enable"))
-                written.append((cycle, *places, int(dut.write_data.value).to_bytes(size, "little")))
+                bank, granule, enable = (
+                    int(port.value) for port in (dut.write_bank, dut.write_granule, dut.write_enable)
+                )
+                written.append((cycle, bank, granule, enable, int(dut.write_data.value).to_bytes(size, "little")))
 
     async def writes(self) -> list[tuple[int, int, int, int, bytes]]:
         """Cycle, bank, granule, enables and data of the writes since the last call."""
