@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nnloom.arch.artifact import Rows, TensorLocation
 from nnloom.arch.config import AcceleratorConfig
 from nnloom.arch.errors import CapacityError
-from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, check_descriptor, weight_word_columns
+from nnloom.arch.isa import DESCRIPTOR_WORDS, Descriptor, check_descriptor, granule_columns, weight_word_columns
 from nnloom.arch.legality import register_faults
 from nnloom.arch.overlap_check import touched_granules
 from nnloom.arch.steps import Step
@@ -293,10 +293,12 @@ class _Packer:
 
     def parts(self, runs: Iterable[_Run]) -> Iterator[StripPart]:
         """Of all runs."""
+        share = _FIRST_SHARE
         for group in _groups(runs):
             ring = self._ring(group)
             for run in group:
-                pieces = list(self._pieces(run, ring))
+                pieces = list(self._pieces(run, ring, share))
+                share = _WEIGHTS_SHARE
                 for index, (items, loads) in enumerate(pieces):
                     loaded = [item.weights.start for item in items if len(item.layer.weights)]
                     yield StripPart(
@@ -333,15 +335,18 @@ class _Packer:
                 self._next = 0
                 self._resident.clear()
             return _Ring(whole)
-        # What does not fit comes again for each run, through a third of the memory; the rest stays.
+        # What does not fit comes again for each run, through what is left of the memory; the rest stays.
         largest = max(len(layer.weights) // layer.groups for layer in layers)
         kept = kept_words(config, largest)
         self._next = kept
         self._resident.clear()
         return _Ring(range(kept, config.weight_words), kept=kept, share=kept / words)
 
-    def _pieces(self, run: _Run, ring: _Ring) -> Iterator[tuple[list[_Item], tuple[Rows, ...]]]:
-        """The layers of each part of a run, and the rows that it loads."""
+    def _pieces(self, run: _Run, ring: _Ring, share: int) -> Iterator[tuple[list[_Item], tuple[Rows, ...]]]:
+        """The layers of each part of a run, and the rows that it loads.
+
+        share: a part loads this fraction of the weight memory at most.
+        """
         config = self.config
         items: list[_Item] = []
         loads = run.loads
@@ -359,7 +364,7 @@ class _Packer:
             if reason:
                 raise CapacityError(f"{layer.layer.name}: {reason}; run this layer on the CPU")
             size = len(layer.weights) // layer.groups
-            most = max(1, config.weight_words // _WEIGHTS_SHARE // size)
+            most = max(1, config.weight_words // share // size)
             first = 0
             while first < layer.groups:
                 key = id(layer.weights), first
@@ -368,7 +373,7 @@ class _Packer:
                 else:
                     count, place = self._place(ring, size, min(layer.groups - first, most))
                     weights = layer.weights[first * size : (first + count) * size]
-                if len(items) == most_items or not _joins(items, place, len(weights), most * size):
+                if len(items) == most_items or not _joins(items, place, len(weights), config.weight_words // share):
                     yield items, loads
                     items, loads = [], ()
                 if len(weights):
@@ -399,6 +404,8 @@ _SHARE = 3
 """A part takes this fraction of the program memory at most, so that the next one can come beside it."""
 _WEIGHTS_SHARE = 6
 """And of the weight memory what it loads: it waits for all of it."""
+_FIRST_SHARE = 32
+"""In the first run: nothing else runs while its weights are loaded."""
 
 
 @dataclass
@@ -528,7 +535,7 @@ class _Arrangement:
             yield step
         for ahead in range(following, min(following + _ROWS_AHEAD, len(self._parts))):
             if self._parts[ahead].loads and ahead >= self._brought:
-                if self._now + self._moved_cycles(self._parts[ahead].loads, load_cycles) <= self._end:
+                if self._now + self._moved_cycles(self._parts[ahead].loads, self._load_beside) <= self._end:
                     step = self._rows(ahead, running)
                     if step is not None:
                         yield step
@@ -601,7 +608,7 @@ class _Arrangement:
         if running is not None and not all(self._may_be_brought(p, part) for p in self._parts[running:index]):
             return None
         self._brought = index + 1
-        self._now += self._moved_cycles(part.loads, load_cycles)
+        self._now += self._moved_cycles(part.loads, load_cycles if running is None else self._load_beside)
         return Step(kind="bring", part=index, under_way=0 if running is None else 1)
 
     def _may_be_brought(self, before: StripPart, part: StripPart) -> bool:
@@ -627,6 +634,12 @@ class _Arrangement:
 
     def _program_cycles(self, index: int) -> float:
         return load_cycles(self._timing, len(self._parts[index].layers) * DESCRIPTOR_WORDS)
+
+    def _load_beside(self, timing: MemoryTiming, words: float) -> float:
+        """As `load_cycles`, of activations while a program writes its results first: a granule's last word takes four
+        cycles."""
+        slowest = words * (1 + 3 / granule_columns(self._config)) if timing.port_words == 1 else 0
+        return max(load_cycles(timing, words), load_cycles(timing, 0) + slowest)
 
     def _moved_cycles(self, moved: Sequence[Rows], cycles: Callable[[MemoryTiming, float], float]) -> float:
         total = 0.0

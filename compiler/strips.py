@@ -214,13 +214,14 @@ class _Costs:
         key = index, rows
         if key not in self._known:
             d = self._descriptor(index, layer)
+            share = 1.0
             if d.pixel_pair:
                 d = dataclasses.replace(d, n_oy=-(-rows // 2), odd_rows=rows % 2)
             elif d.n_oy == layer.output.rows:
                 d = dataclasses.replace(d, n_oy=rows)
-            cycles = issue_cycles(self.config, d) + descriptor_cycles(self.config)
-            if d.n_oy != rows and not d.pixel_pair:  # one long row of each bank
-                cycles = -(-cycles * rows // layer.output.rows)
+            else:  # one long row of each bank
+                share = rows / layer.output.rows
+            cycles = math.ceil(share * (issue_cycles(self.config, d) + descriptor_cycles(self.config)))
             self._known[key] = cycles
         return self._known[key]
 

@@ -286,31 +286,26 @@ def test_random_blocks_have_the_bits_of_litert(tmp_path):
     """Slices of channels, sums in the place of an operand, rows that come when a strip has read its own; the lists on
     the model of the DMA."""
     config = replace(SMALL, weight_words=160)
-    sliced = buffers = shared = 0
-    for seed in range(12):
+    sliced = buffers = shared = late = 0
+    for seed in (4, 6):
         file = write_blocks(tmp_path / "network.tflite", seed)
         fitted = fit(read_model(file), config, memory=TIMING)
-        if len(fitted.emitted.regions) != 1 or not fitted.emitted.regions[0].region.external:
-            continue
-        item = fitted.emitted.regions[0]
+        (item,) = fitted.emitted.regions
         make_artifact(tmp_path / str(seed), four_axes(item.graph), config, memory=TIMING)
         artifact = Artifact.load(tmp_path / str(seed))
         (region,) = artifact.manifest.regions
         plan = plan_strips(config, item.graph, TIMING)
         sliced += any(stage.sliced for stage in plan.stages)
         buffers |= 1 << max(stage.buffers for stage in plan.stages)
-        bases = [
-            {n: x.base for n, x in plan.memory.locations.items() if n.endswith(f"@ {s.first}")} for s in plan.stages
-        ]
-        lives = {life.name for life in plan.memory.lifetimes}
-        shared += any(name not in lives for places in bases for name in places)
+        late += any(stage.late for stage in plan.stages)
+        shared += any(plan.memory.locations.keys() - {life.name for life in plan.memory.lifetimes})
         _, device = twin_device(config, MemoryBoard(config, size=1 << 19))
         device.load(artifact)
         value = np.random.default_rng(seed).integers(-128, 128, region.inputs[0].shape, np.int8)
         (got,) = device.run_region(region, [value]).outputs
         (want,) = LiteRtReference(file).run(value)
         np.testing.assert_array_equal(got.reshape(want.shape), want)
-    assert sliced >= 2 and shared >= 2 and buffers & 6 == 6
+    assert sliced == 2 and shared == 2 and late and buffers == 0b110
 
 
 def test_one_list_is_an_inference(tmp_path):
