@@ -151,6 +151,8 @@ def _top1(values: NDArray, labels: NDArray) -> tuple[float, NDArray[np.int64], N
     if labels.ndim == 2 and labels.shape[1] == classes > 1:
         labels = labels.argmax(axis=1)  # one hot
     labels = labels.reshape(len(labels), -1)
+    if labels.dtype.kind == "f" and np.array_equal(labels, np.rint(np.clip(labels, -1, classes))):
+        labels = labels.astype(np.int64)  # whole numbers, as NumPy's readers of text make them
     if labels.shape[1] != 1 or labels.dtype.kind not in "iub" or labels.min() < 0 or labels.max() >= classes:
         raise InputError(f"top1 needs a class from 0 to {classes - 1} as label of each inference, or one-hot rows")
     labels = labels[:, 0].astype(np.int64)

@@ -5,13 +5,17 @@ Needs torch, which is not part of nnloom[dev]: pip install 'nnloom[torch]'.
 
 from __future__ import annotations
 
+import re
+import shlex
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
 from nnloom.arch.errors import ModelError
+from nnloom.cli import main
 from nnloom.compiler import compile as compile_model
 from nnloom.compiler.frontend import read_model
 from nnloom.compiler.quantize import quantize
@@ -19,6 +23,7 @@ from nnloom.runtime import InferenceSession
 from nnloom.sim.onnx_runtime import OnnxRuntimeReference
 from tests.onnx_models import answer, check, without_code
 
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     find_spec("torch") is None or find_spec("onnxscript") is None,
     reason="PyTorch programs are NOT tested: torch or onnxscript is not installed (pip install 'nnloom[torch]')",
@@ -114,6 +119,22 @@ def test_quantized_program(torch, tmp_path):
     with without_code():
         result = compile_model(path, output=tmp_path / "a")
     assert not result.is_float and result.report["rounding"]["channels"] == 6
+
+
+def test_the_tutorial(torch, tmp_path, monkeypatch, capsys):
+    """Script and commands as written, but for the RTL."""
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    text = text[text.index("## A network of your own, from PyTorch") :]
+    (script,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(script, "tutorial", "exec"), {})
+    commands = [line for line in re.findall(r"^nnloom (.*)$", text, re.MULTILINE) if not line.startswith("simulate")]
+    assert [line.split()[0] for line in commands] == ["compile", "run", "compare"]
+    for line in commands:
+        assert main(shlex.split(line, comments=True)) == 0, capsys.readouterr().err
+    assert "tensors beside those of net.pt2" in capsys.readouterr().out
+    assert main(["compare", "build/net", "--input", "x.npy"]) == 0
+    assert "each equal to that of ONNX Runtime" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ def test_top1_is_scikit_learns():
     np.testing.assert_array_equal(found.confusion, metrics.confusion_matrix(labels, outputs.argmax(1)))
     one_hot = evaluate("it", lambda x: x["features"], data(outputs, np.eye(6)[labels]), "top1")
     assert one_hot.value == found.value
+    assert (
+        evaluate("it", lambda x: x["features"], data(outputs, labels.astype(np.float32)), "top1").value == found.value
+    )
 
 
 def test_mae_is_scikit_learns():
@@ -70,6 +73,8 @@ def test_real_values_of_integers():
         ({"x": np.zeros((3, 6)), "y": np.zeros(4)}, "top1", "the first dimension of both"),
         ({"x": np.zeros((0, 6)), "y": np.zeros(0)}, "top1", "hold no inferences"),
         ({"x": np.zeros((3, 6)), "y": np.full(3, 6)}, "top1", "a class from 0 to 5"),
+        ({"x": np.zeros((3, 6)), "y": np.full(3, 0.5)}, "top1", "a class from 0 to 5"),
+        ({"x": np.zeros((3, 6)), "y": np.full(3, np.inf)}, "top1", "a class from 0 to 5"),
         ({"x": np.zeros((3, 6)), "y": np.zeros((3, 2))}, "mae", "needs 6 values"),
         ({"x": np.zeros((3, 6)), "y": np.zeros(3, int)}, "auc", "0 or 1, and both of them"),
     ],
