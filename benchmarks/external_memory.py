@@ -166,12 +166,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, nargs="+", default=[], metavar="FILE")
     parser.add_argument("--activations", type=int, metavar="BYTES", help="with --model: activation memory")
+    parser.add_argument("--weights", type=int, metavar="WORDS", help="with --model: weight memory")
     parser.add_argument("--rtl", action="store_true", help="run the last network in RTL (half an hour, or less)")
     options = parser.parse_args()
     board = get(BOARD)
-    if options.activations:
-        config = dataclasses.replace(board.config, activation_bytes=options.activations)
-        board = dataclasses.replace(board, config=config)
+    sizes = {"activation_bytes": options.activations, "weight_words": options.weights}
+    config = dataclasses.replace(board.config, **{name: size for name, size in sizes.items() if size})
+    board = dataclasses.replace(board, config=config)
     try:
         if options.model:
             print(table([measure(path.name, path, board) for path in options.model], board))
