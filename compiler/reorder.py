@@ -105,7 +105,7 @@ def _rows(value: Value, places: NDArray[np.int64]) -> Value:
     t = value.type
     if t.quantization is not None and not t.quantization.is_per_tensor:
         q = t.quantization
-        scales, zeros = ([many[int(i)] for i in places] for many in (q.scales, q.zero_points))
-        q = dataclasses.replace(q, scales=tuple(scales), zero_points=tuple(zeros))
+        scales = tuple(q.scales[int(i)] for i in places)
+        q = dataclasses.replace(q, scales=scales, zero_points=tuple(q.zero_points[int(i)] for i in places))
         t = TensorType(t.shape, t.dtype, q)
     return Value(f"{value.name} (reordered)", t, value.data.reshape(len(places), -1)[places].reshape(value.data.shape))
