@@ -119,17 +119,25 @@ class _Lowering:
             shape = (1, end - begin, entire.columns, entire.channels)
             held[name] = Held(dataclasses.replace(entire, name=buffer, rows=end - begin, shape=shape), begin)
             locations[buffer] = dataclasses.replace(places[buffer], rows=end - begin, shape=shape)
-            for channels in _slices(entire.channels, stage.sliced.get(name)):
+            for part in _slices(entire.channels, stage.sliced.get(name)):
                 # They take turns in one buffer, from its beginning on: the last one may be narrower.
-                pixel = -(-len(channels) // self._config.granule) * self._config.granule
-                size = dict(channels=len(channels), shape=(1, end - begin, entire.columns, len(channels)))
-                piece = dataclasses.replace(entire, name=slice_name(buffer, channels), rows=end - begin, **size)
-                held[slice_name(name, channels)] = Held(piece, begin)
+                count = len(part)
+                pixel = -(-count // self._config.granule) * self._config.granule
+                shape = (1, end - begin, entire.columns, count)
+                tensor = dataclasses.replace(
+                    entire, name=slice_name(buffer, part), rows=end - begin, channels=count, shape=shape
+                )
+                held[slice_name(name, part)] = Held(tensor, begin)
                 stride = locations[buffer].row_stride
-                if len(channels) < stage.sliced[name]:
+                if count < stage.sliced[name]:
                     stride = entire.columns * pixel // self._config.granule
-                locations[piece.name] = dataclasses.replace(
-                    locations[buffer], name=piece.name, pixel_stride=pixel, row_stride=stride, **size
+                locations[tensor.name] = dataclasses.replace(
+                    locations[buffer],
+                    name=tensor.name,
+                    pixel_stride=pixel,
+                    row_stride=stride,
+                    channels=count,
+                    shape=shape,
                 )
         layers: list[LoweredLayer] = []
         written: list[TensorLocation] = []
@@ -196,7 +204,8 @@ class _Lowering:
             maker = layers[index][0]
             name = maker.output.name
             turns = [index, index + 1] if name in stage.sliced else [index]
-            for channels in _slices(maker.output.channels, stage.sliced.get(name)) or [None]:
+            slices: Sequence[range | None] = _slices(maker.output.channels, stage.sliced.get(name)) or (None,)
+            for channels in slices:
                 for turn in turns:
                     layer, rows = layers[turn]
                     if channels is not None:
