@@ -94,6 +94,8 @@ ULX3S_85F_SDRAM = dataclasses.replace(
     ULX3S_85F,
     name="ulx3s-85f-sdram",
     description="Radiona ULX3S, Lattice ECP5 LFE5U-85F, with its SDRAM",
+    # Weights come from the SDRAM beside computing: room for tensors saves more than room for weights.
+    config=dataclasses.replace(ULX3S_85F.config, activation_bytes=131072, weight_words=1024),
     external_memory="ULX3S",
 )
 

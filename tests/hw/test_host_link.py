@@ -151,7 +151,7 @@ def burst(rng: np.random.Generator) -> dict[str, int]:
     return {"address": int(rng.integers(0, 2**24)) * 4, "run": run, "jump": int(rng.integers(1, 300))}
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.5])
+@pytest.mark.parametrize("pause", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_bursts_arrive_and_come_back(pause):
     harness = LinkHarness(1, pause)
     rng = np.random.default_rng(2)
@@ -624,7 +624,7 @@ def test_steps_say_which_bytes_go_over_the_line(seed):
     np.testing.assert_array_equal(np.concatenate(got), used)
 
 
-@pytest.mark.parametrize(("seed", "pause"), [(1, 0.0), (2, 0.4)])
+@pytest.mark.parametrize(("seed", "pause"), [pytest.param(1, 0.0, marks=pytest.mark.slow), (2, 0.4)])
 def test_scripts_write_start_and_answer(seed, pause):
     """Inputs and outputs of any chunks, cut into frames anywhere; the twin gives the same frames."""
     harness = ScriptHarness(seed, pause)

@@ -52,7 +52,7 @@ def test_rows_become_one_transfer():
     assert transfers(addresses) == [Transfer(host_address=HostAddress.WEIGHTS, row_words=36, row_step=64, rows=50)]
 
 
-@pytest.fixture(scope="module", params=[64, 128])
+@pytest.fixture(scope="module", params=[64, pytest.param(128, marks=pytest.mark.slow)])
 def pynq(request):
     with SimulatedPynq(SMALL, data_width=request.param) as library:
         yield library

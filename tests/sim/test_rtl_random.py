@@ -48,7 +48,7 @@ CONFIGS = {
     ),
 }
 
-SLOW = ("16x9", "2x16x9", "16x9 with row triples", "4x3 with one requantization unit")
+SLOW = ("16x9", "2x16x9", "16x9 with row triples", "8x3 without options", "4x3 with one requantization unit")
 QUICK = tuple(name for name in CONFIGS if name not in SLOW)
 """Every option of the engine is in one of these, with and without; each more is a minute for its simulator."""
 

@@ -139,7 +139,12 @@ class Bench:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param((SMALL, 32), marks=pytest.mark.slow), (SMALL, 64), (SMALL, 128), (WIDE, 128)],
+    params=[
+        pytest.param((SMALL, 32), marks=pytest.mark.slow),
+        (SMALL, 64),
+        pytest.param((SMALL, 128), marks=pytest.mark.slow),
+        (WIDE, 128),
+    ],
     ids=["32", "64", "128", "wide"],
 )
 def bench(request):
