@@ -181,10 +181,10 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="nnloom-") as folder:
             files = {name: write_topology(name, Path(folder)) for name in TOPOLOGIES}
             rows += [measure(f"{name} (random weights)", file, board) for name, file in files.items()]
-            config = dataclasses.replace(board.config, activation_bytes=131072)
+            config = dataclasses.replace(board.config, weight_words=2048)
             larger = dataclasses.replace(board, config=config)
             name = "larger image classification"
-            rows.append(measure(f"{name} with 128 KiB of activation memory", files[name], larger))
+            rows.append(measure(f"{name} with 2,048 words of weights", files[name], larger))
             rtl = run_in_rtl(files[name], larger) if options.rtl else json.loads(RESULTS.read_text()).get("rtl")
     except NnloomError as error:
         parser.exit(1, f"error: {error}\n")

@@ -221,7 +221,10 @@ def size(layers: list[Descriptor]) -> int:
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(c, id=n, marks=[pytest.mark.slow] if n.startswith("4x3") else []) for n, c in CONFIGS.items()],
+)
 def test_random_programs_are_answered_alike_or_refused_alike(config):
     rng = np.random.default_rng(1)
     generator = Generator(config, 2)
