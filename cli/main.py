@@ -18,6 +18,7 @@ from typing import Any
 from nnloom.arch.cpu_target import CPU_TARGETS
 from nnloom.arch.errors import NnloomError, ToolMissingError
 from nnloom.arch.extras import missing_package
+from nnloom.arch.interrupts import interrupts_arrive
 from nnloom.arch.serving import ServerLimits
 
 from .console import Console
@@ -589,7 +590,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from . import commands  # with NumPy and the artifact's reader, which --help does without
 
-        result = getattr(commands, options.run)(options, console)
+        with interrupts_arrive():
+            result = getattr(commands, options.run)(options, console)
         if options.json:
             print(json.dumps(result, indent=1))
         return 0
