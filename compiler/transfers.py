@@ -47,7 +47,7 @@ _END = 10
 """From a program's end until it has been seen: a look at the accelerator's status."""
 _STORE_WORD = 1
 """Of activation memory; reads follow each other."""
-_READ_WORD = 8
+_READ_WORD = 9
 """Of anything else: the accelerator answers before it takes the next read."""
 _READ_LATENCY = 9
 """Until the first word of a burst has come."""
