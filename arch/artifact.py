@@ -202,6 +202,12 @@ class Part:
     """Of each of the engine's tables, which of the image its program needs there, -1: none. Empty if it needs none, or
     the engine holds all of the image's, each under its number."""
 
+    @property
+    def weights_place(self) -> tuple[int, int, int]:
+        """First word of its weights in the image, words, first word in the memory: weights that lie there already are
+        those of a part that has the same."""
+        return self.weights_start, self.weights_words, self.weights_base
+
 
 @dataclass(frozen=True, kw_only=True)
 class Region:

@@ -478,6 +478,11 @@ class HostAddress(enum.IntEnum):
     COUNTERS = 0x4000_0000
     TABLES = 0x5000_0000
 
+    @staticmethod
+    def window(address: int) -> int:
+        """Where the window of a byte address begins, be it one of these or not."""
+        return address >> 28 << 28
+
 
 MEMORY_WINDOWS = {
     HostAddress.PROGRAM: (

@@ -171,7 +171,9 @@ def _commands(
     if before is not None:
         program[: len(before)] = before
         loaded[: space.activations] = True
-    if not any(d.command != DmaCommand.RUN and d.host_address >> 28 << 28 == HostAddress.TABLES for d in descriptors):
+    if not any(
+        d.command != DmaCommand.RUN and HostAddress.window(d.host_address) == HostAddress.TABLES for d in descriptors
+    ):
         # The host has loaded all of them.
         loaded[space.tables : space.activations] = True
     none = np.zeros(space.size, bool)

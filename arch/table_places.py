@@ -61,11 +61,7 @@ def loaded_bytes(config: AcceleratorConfig, parts: Sequence[Part]) -> list[int]:
     sizes = []
     for before, part in zip([*parts[-1:], *parts[:-1]], parts, strict=True):
         size = 4 * part.program_words + TABLE_BYTES * len([*places.load(part)])
-        if _weights(part) != _weights(before):
+        if part.weights_place != before.weights_place:
             size += part.weights_words * config.weight_word_bytes
         sizes.append(size)
     return sizes
-
-
-def _weights(part: Part) -> tuple[int, int, int]:
-    return part.weights_start, part.weights_words, part.weights_base

@@ -151,7 +151,7 @@ def move_cycles(move: Move, timing: MemoryTiming, config: AcceleratorConfig | No
     beats = -(-words // timing.beat_words)
     port_words = timing.port_words if _is_memory(move) else 1
     each = max(timing.beat_cycles, timing.beat_words / port_words)
-    if config and port_words == 1 and move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
+    if config and port_words == 1 and HostAddress.window(move.transfer.host_address) == HostAddress.ACTIVATIONS:
         # A granule's last word takes four cycles.
         each = max(each, timing.beat_words * (1 + 3 / granule_columns(config)))
     return timing.latency + _ASK + (beats - 1) * each + timing.beat_words / port_words
@@ -211,7 +211,7 @@ _MEMORIES = HostAddress.PROGRAM, HostAddress.WEIGHTS, HostAddress.ACTIVATIONS
 
 def _is_memory(move: Move) -> bool:
     """Whether it is a memory that is reached through the whole port, not registers, counters or tables."""
-    return move.transfer.host_address >> 28 << 28 in _MEMORIES
+    return HostAddress.window(move.transfer.host_address) in _MEMORIES
 
 
 def _store_cycles(move: Move, timing: MemoryTiming) -> float:
@@ -222,7 +222,7 @@ def _store_cycles(move: Move, timing: MemoryTiming) -> float:
     if timing.port_words > 1:
         reads = words / timing.port_words if _is_memory(move) else words * _READ_WORD
         return _READ_LATENCY + max(reads, beats * timing.beat_cycles)
-    if move.transfer.host_address >> 28 << 28 == HostAddress.ACTIVATIONS:
+    if HostAddress.window(move.transfer.host_address) == HostAddress.ACTIVATIONS:
         reads = words * _STORE_WORD + bursts * _READ_LATENCY
     else:
         reads = words * _READ_WORD

@@ -105,7 +105,7 @@ class ListModel:
         index = np.arange(d.words)
         row = d.row_words or d.words
         offsets = d.host_address + 4 * (index // row * d.row_step + index % row)
-        window = HostAddress(d.host_address >> 28 << 28)
+        window = HostAddress(HostAddress.window(d.host_address))
         place = slice(d.ddr_address // 4, d.ddr_address // 4 + d.words)
         words = (offsets - window) // 4
         if window == HostAddress.REGISTERS:

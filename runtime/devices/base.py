@@ -162,11 +162,6 @@ def layer_counts(ends: NDArray[np.int64], program_cycles: int) -> tuple[list[int
     return counts[:, Counter.CYCLES].tolist(), waits
 
 
-def _weights_of(part: Part) -> tuple[int, int, int]:
-    """First word in the image, words, first word in the memory."""
-    return part.weights_start, part.weights_words, part.weights_base
-
-
 class HostBusDevice(Device):
     """An accelerator reached by reads and writes on its host bus: over a serial line, in simulation, ...
 
@@ -182,7 +177,7 @@ class HostBusDevice(Device):
         self._part: Part | None = None
         """What program memory holds, if not all of the artifact."""
         self._weights: tuple[int, int, int] | None = None
-        """What weight memory holds: first word in the image, words, first word in the memory; None: not known."""
+        """What weight memory holds (`Part.weights_place`); None: not known."""
         self._places: TablePlaces | None = None
         """What the tables hold, of a network that has more of them."""
         self._shares = False
@@ -224,7 +219,7 @@ class HostBusDevice(Device):
         """
         self.load_image(artifact.image)
         parts = [part for region in artifact.manifest.all_regions for part in region.parts]
-        self._shares = len(parts) > 1 and len({_weights_of(part) for part in parts}) == 1
+        self._shares = len(parts) > 1 and len({part.weights_place for part in parts}) == 1
         if self._shares:
             self._load_weights(parts[0])
 
@@ -411,11 +406,11 @@ class HostBusDevice(Device):
             return
         self._part = None
         program, weights = image.part_images(part)
-        if whole and self._weights == _weights_of(part):
+        if whole and self._weights == part.weights_place:
             weights = weights[:0]
         self._weights = None
         self._write_images(program, weights, weights_base=part.weights_base)
-        self._part, self._weights = part, _weights_of(part) if whole else None
+        self._part, self._weights = part, part.weights_place if whole else None
 
     def _load_weights(self, part: Part) -> None:
         """Have a part's weights in the memory."""
@@ -423,7 +418,7 @@ class HostBusDevice(Device):
         self._part = self._weights = None
         program, weights = self._images.part_images(part)
         self._write_images(program[:0], weights, weights_base=part.weights_base)
-        self._weights = _weights_of(part)
+        self._weights = part.weights_place
 
     def _forget_parts(self) -> None:
         """Load the next part whatever the memories hold, but for weights that all parts share."""

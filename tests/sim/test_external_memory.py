@@ -109,7 +109,7 @@ def table_loads(network: Network) -> int:
     descriptors = lists.descriptors(
         lists.regions[network.region.name], counting=False, image_address=0, table_address=4 * lists.image_words
     )
-    return sum(d.host_address >> 28 << 28 == HostAddress.TABLES for d in descriptors)
+    return sum(HostAddress.window(d.host_address) == HostAddress.TABLES for d in descriptors)
 
 
 @pytest.fixture(scope="module")
